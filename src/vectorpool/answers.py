@@ -1,0 +1,166 @@
+"""What commands answer, as msgspec structs.
+
+A shard encodes an answer as JSON once; the front process passes those bytes on. The same structs document the
+native API.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer on its way out: the JSON body, ready to send, and the commit it saw (0: none yet)."""
+
+    body: bytes
+    commit: int
+
+
+class Collection(msgspec.Struct, omit_defaults=False):
+    """A collection and how it is indexed. ``dimension`` is null until the first record comes."""
+
+    name: str
+    id: str
+    avatar_id: str | None
+    metadata: dict[str, Any] | None
+    dimension: int | None
+    # Which embedder made the embeddings; null until text is embedded, or if callers bring their own.
+    embedder: str | None
+    space: str
+    hnsw: dict[str, Any]
+    count: int
+
+
+class CollectionPage(msgspec.Struct):
+    """Collections by name, and how many there are in all."""
+
+    collections: list[Collection]
+    total: int
+
+
+class Avatar(msgspec.Struct):
+    """An avatar of a user: how many collections, records and ingested documents it has."""
+
+    avatar_id: str
+    collections: int
+    records: int
+    documents: int
+
+
+class AvatarPage(msgspec.Struct):
+    """Avatars by id, and how many there are in all."""
+
+    avatars: list[Avatar]
+    total: int
+
+
+class Count(msgspec.Struct):
+    """How many."""
+
+    count: int
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """A record; what was not asked for is left out."""
+
+    id: str
+    document: str | None = None
+    metadata: dict[str, Any] | None = None
+    embedding: list[float] | None = None
+    uri: str | None = None
+
+
+class RecordPage(msgspec.Struct):
+    """Records in insertion order."""
+
+    records: list[Record]
+
+
+class Match(msgspec.Struct, omit_defaults=True):
+    """A record found by a query, and its distance (smaller is nearer)."""
+
+    id: str
+    distance: float | None = None
+    document: str | None = None
+    metadata: dict[str, Any] | None = None
+    embedding: list[float] | None = None
+    uri: str | None = None
+
+
+class QueryResult(msgspec.Struct):
+    """For each query, in order, its matches, nearest first."""
+
+    results: list[list[Match]]
+
+
+class Written(msgspec.Struct):
+    """How many records a write carried, and how many there were before it that it replaced."""
+
+    written: int
+    replaced: int = 0
+
+
+class Deleted(msgspec.Struct):
+    """How many records, collections or objects were deleted."""
+
+    deleted: int
+
+
+class Ingested(msgspec.Struct):
+    """A document that became records: from which bytes (``etag``, ``size``), and how many chunks."""
+
+    path: str
+    collection: str
+    etag: str
+    size: int
+    chunks: int
+    embedder: str | None = None
+
+
+class IngestedPage(msgspec.Struct):
+    """An avatar's ingested documents, by path."""
+
+    documents: list[Ingested]
+
+
+class Vectorstore(msgspec.Struct):
+    """What is stored for a user."""
+
+    user_id: str
+    avatars: int
+    collections: int
+    records: int
+    bytes: int
+
+
+class Residency(msgspec.Struct):
+    """Where a user's vectorstore is on this instance.
+
+    ``bytes`` is the size of the open working directory, ``warm_bytes`` of the cached log objects;
+    ``dirty`` says that acknowledged writes wait for a commit (write-back only).
+    """
+
+    user_id: str
+    state: SlotState
+    commit: int
+    bytes: int
+    warm_bytes: int
+    last_use_ms: int
+    dirty: bool
+    shard: int = 0
+    detail: str | None = None
+
+
+class PoolView(msgspec.Struct):
+    """Every slot of an instance, most recently used first, and the pool's bounds."""
+
+    slots: list[Residency]
+    open_slots: int
+    open_slots_limit: int
+    local_bytes: int
+    local_bytes_limit: int
+    waiting: int

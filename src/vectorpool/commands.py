@@ -1,0 +1,255 @@
+"""Every operation on a vectorstore as a msgspec struct: commands are data.
+
+One struct an operation serves the shard protocol, the re-apply after a lost commit, and the audit line.
+``avatar_id`` None means the user's own collections. Embeddings travel as raw little-endian float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+Metadata: TypeAlias = dict[str, Any]
+Include = Literal["documents", "metadatas", "embeddings", "distances", "uris"]
+Space = Literal["cosine", "l2", "ip"]
+
+
+class Vectors(msgspec.Struct, frozen=True, array_like=True):
+    """Embeddings of one call: float32[count, dimension], little-endian, row after row."""
+
+    dimension: int
+    data: bytes
+    # Who made them: an embedder's name, or None when the caller brought them.
+    embedder: str | None = None
+    # The positions in the command's ids that have an embedding; None means all, in order.
+    rows: list[int] | None = None
+
+
+class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The index of a new collection; None means the server's default."""
+
+    space: Space | None = None
+    ef_construction: int | None = None
+    ef_search: int | None = None
+    max_neighbors: int | None = None
+    sync_threshold: int | None = None
+
+
+class _Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
+    pass
+
+
+# --- Reads -------------------------------------------------------------------------------------------
+
+
+class DescribeVectorstore(_Command, tag="describe"):
+    """What is stored. Answers answers.Vectorstore."""
+
+
+class ListAvatars(_Command, tag="list-avatars"):
+    """The avatars that have collections. Answers answers.AvatarPage."""
+
+    limit: int | None = None
+    offset: int = 0
+
+
+class GetAvatar(_Command, tag="get-avatar"):
+    """One avatar. Answers answers.Avatar."""
+
+    avatar_id: str
+
+
+class ListCollections(_Command, tag="list-collections"):
+    """The collections of an avatar, or the user's own. Answers answers.CollectionPage."""
+
+    avatar_id: str | None = None
+    limit: int | None = None
+    offset: int = 0
+
+
+class GetCollection(_Command, tag="get-collection"):
+    """One collection. Answers answers.Collection."""
+
+    avatar_id: str | None = None
+    name: str
+
+
+class CountRecords(_Command, tag="count-records"):
+    """How many records a collection holds. Answers answers.Count."""
+
+    avatar_id: str | None = None
+    collection: str
+
+
+class GetRecords(_Command, tag="get-records"):
+    """Records by ids or filters, in insertion order. Answers answers.RecordPage."""
+
+    avatar_id: str | None = None
+    collection: str
+    ids: list[str] | None = None
+    where: dict[str, Any] | None = None
+    where_document: dict[str, Any] | None = None
+    limit: int | None = None
+    offset: int = 0
+    include: list[Include] = ["documents", "metadatas"]
+
+
+class QueryRecords(_Command, tag="query-records"):
+    """The records nearest to each embedding. Answers answers.QueryResult."""
+
+    avatar_id: str | None = None
+    collection: str
+    vectors: Vectors
+    n_results: int = 10
+    ids: list[str] | None = None
+    where: dict[str, Any] | None = None
+    where_document: dict[str, Any] | None = None
+    include: list[Include] = ["documents", "metadatas", "distances"]
+
+
+class ListIngested(_Command, tag="list-ingested"):
+    """What the sidecar says of an avatar's documents. Answers answers.IngestedPage."""
+
+    avatar_id: str
+
+
+# --- Writes ------------------------------------------------------------------------------------------
+
+
+class CreateCollection(_Command, tag="create-collection"):
+    """A new collection; with ``get_or_create`` an existing one is answered as it is."""
+
+    avatar_id: str | None = None
+    name: str
+    metadata: Metadata | None = None
+    hnsw: Hnsw = Hnsw()
+    get_or_create: bool = False
+
+
+class ModifyCollection(_Command, tag="modify-collection"):
+    """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
+
+    avatar_id: str | None = None
+    name: str
+    new_name: str | None = None
+    new_metadata: Metadata | None = None
+
+
+class DeleteCollection(_Command, tag="delete-collection"):
+    """Deletes a collection with its records. Answers answers.Deleted."""
+
+    avatar_id: str | None = None
+    name: str
+
+
+class _WriteRecords(_Command, frozen=True):
+    avatar_id: str | None = None
+    collection: str
+    ids: list[str]
+    vectors: Vectors | None = None
+    documents: list[str | None] | None = None
+    metadatas: list[Metadata | None] | None = None
+    uris: list[str | None] | None = None
+
+
+class AddRecords(_WriteRecords, tag="add-records"):
+    """Adds records; an id that is there already refuses the whole call. Answers answers.Written."""
+
+
+class UpsertRecords(_WriteRecords, tag="upsert-records"):
+    """Adds records or replaces them; metadata is merged. Answers answers.Written."""
+
+
+class UpdateRecords(_WriteRecords, tag="update-records"):
+    """Changes parts of records; an id that is not there refuses the whole call. Answers answers.Written."""
+
+
+class DeleteRecords(_Command, tag="delete-records"):
+    """Deletes records by ids or filters; ids that are not there count nothing. Answers answers.Deleted."""
+
+    avatar_id: str | None = None
+    collection: str
+    ids: list[str] | None = None
+    where: dict[str, Any] | None = None
+    where_document: dict[str, Any] | None = None
+
+
+class DeleteAvatar(_Command, tag="delete-avatar"):
+    """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
+
+    avatar_id: str
+
+
+class IngestDocument(_Command, tag="ingest-document"):
+    """Replaces what one document gave: old chunks go, new ones come, the sidecar says so; one commit.
+
+    The collection is created if it is not there. Answers answers.Written.
+    """
+
+    avatar_id: str
+    collection: str
+    path: str
+    etag: str
+    size: int
+    ids: list[str]
+    vectors: Vectors
+    documents: list[str]
+    metadatas: list[Metadata]
+
+
+class ForgetDocument(_Command, tag="forget-document"):
+    """Deletes the chunks of a document and what the sidecar says of it. Answers answers.Deleted."""
+
+    avatar_id: str
+    path: str
+
+
+# --- Operations on the slot, not on what it holds ----------------------------------------------------
+
+
+class Hydrate(_Command, tag="hydrate"):
+    """Opens the vectorstore at its newest commit. Answers answers.Residency."""
+
+
+class Flush(_Command, tag="flush"):
+    """Commits what is not committed yet. Answers answers.Residency."""
+
+
+class Evict(_Command, tag="evict"):
+    """Commits, closes and drops the working directory. Answers answers.Residency."""
+
+
+class Inspect(_Command, tag="inspect"):
+    """Where the vectorstore is, without touching it. Answers answers.Residency."""
+
+
+class DeleteVectorstore(_Command, tag="delete-vectorstore"):
+    """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted."""
+
+
+Read: TypeAlias = (
+    DescribeVectorstore
+    | ListAvatars
+    | GetAvatar
+    | ListCollections
+    | GetCollection
+    | CountRecords
+    | GetRecords
+    | QueryRecords
+    | ListIngested
+)
+Write: TypeAlias = (
+    CreateCollection
+    | ModifyCollection
+    | DeleteCollection
+    | AddRecords
+    | UpsertRecords
+    | UpdateRecords
+    | DeleteRecords
+    | DeleteAvatar
+    | IngestDocument
+    | ForgetDocument
+)
+Operation: TypeAlias = Hydrate | Flush | Evict | Inspect | DeleteVectorstore
+Command: TypeAlias = Read | Write | Operation

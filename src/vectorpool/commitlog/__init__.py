@@ -1,0 +1,1 @@
+"""commitlog: see ARCHITECTURE.md."""

@@ -1,0 +1,332 @@
+"""Every error of the project: one tree, grouped by what the caller can do about it.
+
+An error has a stable ``type`` (the last part of the problem's URI on HTTP), a ``status``, and a sentence
+that says what happened and what to do. ``extra`` holds members for machines. ``to_wire`` and ``from_wire``
+carry an error across the shard boundary without losing its class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class ErrorWire(msgspec.Struct, frozen=True):
+    """An error as it crosses from a shard to the front process."""
+
+    type: str
+    detail: str
+    retry_after_s: float | None = None
+    extra: dict[str, Any] = {}
+
+
+class VectorpoolError(Exception):
+    """Anything that this project reports on purpose."""
+
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Something is wrong on our side"
+    status: ClassVar[int] = 500
+    retry_after_s: float | None = None
+
+    _by_type: ClassVar[dict[str, type[VectorpoolError]]] = {}
+
+    def __init__(
+        self, detail: str, *, retry_after_s: float | None = None, extra: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra or {}
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+    def __init_subclass__(cls) -> None:
+        if "type" in cls.__dict__:
+            assert cls.type not in VectorpoolError._by_type, f"two errors of type {cls.type}"
+            VectorpoolError._by_type[cls.type] = cls
+
+    def to_wire(self) -> ErrorWire:
+        """Return the error as a struct that msgspec can encode."""
+        return ErrorWire(self.type, self.detail, self.retry_after_s, self.extra)
+
+    @staticmethod
+    def from_wire(wire: ErrorWire) -> VectorpoolError:
+        """Return the error that ``to_wire`` took apart; an unknown type becomes an InternalError."""
+        cls = VectorpoolError._by_type.get(wire.type, InternalError)
+        return cls(wire.detail, retry_after_s=wire.retry_after_s, extra=wire.extra)
+
+
+class InternalError(VectorpoolError):
+    """A defect of ours. The log has the traceback."""
+
+    type = "internal-error"
+
+
+# --- Change the request ------------------------------------------------------------------------------
+
+
+class InvalidRequest(VectorpoolError):
+    """The request cannot be carried out as it stands; sending it again does not help."""
+
+    type = "invalid-request"
+    title = "The request is not valid"
+    status = 400
+
+
+class InvalidId(InvalidRequest):
+    """A user, avatar, collection, record or document id that breaks the rules of its kind."""
+
+    type = "invalid-id"
+    title = "The id is not valid"
+
+
+class InvalidFilter(InvalidRequest):
+    """A ``where`` or ``where_document`` that Chroma does not understand."""
+
+    type = "invalid-filter"
+    title = "The filter is not valid"
+
+
+class InvalidEmbedding(InvalidRequest):
+    """An embedding that is empty, ragged, not a number or infinite."""
+
+    type = "invalid-embedding"
+    title = "The embedding is not valid"
+
+
+class DimensionMismatch(InvalidRequest):
+    """An embedding whose dimension is not the collection's."""
+
+    type = "dimension-mismatch"
+    title = "The embedding has another dimension than the collection"
+
+
+class LimitExceeded(InvalidRequest):
+    """More than one call may carry. ``extra`` names the limit."""
+
+    type = "limit-exceeded"
+    title = "The request is larger than the limit"
+    status = 413
+
+
+class UnsupportedFormat(InvalidRequest):
+    """A document that no registered format can read."""
+
+    type = "unsupported-format"
+    title = "The document's format is not supported"
+    status = 415
+
+
+# --- Name something that is there --------------------------------------------------------------------
+
+
+class NotFound(VectorpoolError):
+    """What the request names is not there."""
+
+    type = "not-found"
+    title = "Not found"
+    status = 404
+
+
+class UserNotFound(NotFound):
+    """Nothing is stored for this user."""
+
+    type = "user-not-found"
+    title = "Nothing is stored for this user"
+
+
+class AvatarNotFound(NotFound):
+    """The user has no such avatar."""
+
+    type = "avatar-not-found"
+    title = "The user has no such avatar"
+
+
+class CollectionNotFound(NotFound):
+    """There is no collection of this name."""
+
+    type = "collection-not-found"
+    title = "There is no collection of this name"
+
+
+class RecordNotFound(NotFound):
+    """A record that was to be updated is not there."""
+
+    type = "record-not-found"
+    title = "The record is not there"
+
+
+class DocumentNotFound(NotFound):
+    """There is no document at this path."""
+
+    type = "document-not-found"
+    title = "There is no document at this path"
+
+
+class CommitNotFound(NotFound):
+    """The log holds no commit of this number."""
+
+    type = "commit-not-found"
+    title = "The log holds no commit of this number"
+
+
+# --- Look again, then decide -------------------------------------------------------------------------
+
+
+class Conflict(VectorpoolError):
+    """What the request assumes no longer holds."""
+
+    type = "conflict"
+    title = "The request conflicts with what is stored"
+    status = 409
+
+
+class CollectionExists(Conflict):
+    """A collection of this name is there already."""
+
+    type = "collection-exists"
+    title = "A collection of this name is there already"
+
+
+class RecordExists(Conflict):
+    """A record that was to be added is there already."""
+
+    type = "record-exists"
+    title = "A record of this id is there already"
+
+
+class EmbedderMismatch(Conflict):
+    """The collection was embedded by another model than the one that would be used now."""
+
+    type = "embedder-mismatch"
+    title = "The collection was embedded by another model"
+
+
+class VectorstoreExists(Conflict):
+    """A vectorstore is there already, and the operation needs an empty place."""
+
+    type = "vectorstore-exists"
+    title = "A vectorstore is there already"
+
+
+class CommitConflict(Conflict):
+    """Other instances kept winning; the write was not committed and left no trace."""
+
+    type = "commit-conflict"
+    title = "Another instance committed first"
+
+
+# --- Wait, then send the same again ------------------------------------------------------------------
+
+
+class TryAgain(VectorpoolError):
+    """Nothing is wrong with the request; sent again later it may pass."""
+
+    type = "try-again"
+    title = "Try again later"
+    status = 503
+    retry_after_s = 1.0
+
+
+class PoolBusy(TryAgain):
+    """Every slot is in use and the waiting room is full, or the wait was too long."""
+
+    type = "pool-busy"
+    title = "Every slot is in use"
+
+
+class QueueFull(TryAgain):
+    """A bounded queue is full."""
+
+    type = "queue-full"
+    title = "Too many requests are waiting"
+    status = 429
+
+
+class Draining(TryAgain):
+    """The instance is shutting down and takes no new work."""
+
+    type = "draining"
+    title = "The instance is shutting down"
+
+
+class ShardUnavailable(TryAgain):
+    """The shard's process died; it is being started again."""
+
+    type = "shard-unavailable"
+    title = "The shard is being started again"
+
+
+class StoreUnavailable(TryAgain):
+    """The object store did not answer, after bounded retries."""
+
+    type = "store-unavailable"
+    title = "The object store does not answer"
+    retry_after_s = 2.0
+
+
+class EmbedderUnavailable(TryAgain):
+    """The embedding endpoint did not answer, after bounded retries."""
+
+    type = "embedder-unavailable"
+    title = "The embedding provider does not answer"
+    retry_after_s = 2.0
+
+
+class OutcomeUnknown(TryAgain):
+    """The write may or may not be durable: the store could not be asked.
+
+    Look before the same write is sent again, or send an idempotent one (upsert, delete by ids).
+    """
+
+    type = "outcome-unknown"
+    title = "It is not known whether the write was committed"
+    retry_after_s = 5.0
+
+
+# --- Call an operator --------------------------------------------------------------------------------
+
+
+class Damaged(VectorpoolError):
+    """Stored bytes are not what they should be. ``vectorpool scrub`` says more."""
+
+    type = "damaged"
+    title = "Stored data is damaged"
+
+
+class CorruptObject(Damaged):
+    """An object of the log is truncated, altered or foreign."""
+
+    type = "corrupt-object"
+    title = "An object of the commit log is corrupt"
+
+
+class BrokenLog(Damaged):
+    """The log's objects are intact, but do not lead to a state: a gap, or no base."""
+
+    type = "broken-log"
+    title = "The commit log has a gap"
+
+
+class BrokenReplica(Damaged):
+    """Chroma cannot open or answer from a freshly built replica."""
+
+    type = "broken-replica"
+    title = "The vectorstore cannot be opened"
+
+
+# --- Fix the configuration and start again -----------------------------------------------------------
+
+
+class Misconfigured(VectorpoolError):
+    """The service cannot start like this. One sentence says what to change."""
+
+    type = "misconfigured"
+    title = "The configuration does not work"
+
+
+class StoreRefused(Misconfigured):
+    """The object store cannot be used: unreachable, denied, missing, or without create-if-absent."""
+
+    type = "store-refused"
+    title = "The object store cannot be used"

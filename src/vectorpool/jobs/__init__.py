@@ -1,0 +1,1 @@
+"""Durable workflows. Empty as yet: ingestion runs inside the request."""

@@ -1,0 +1,215 @@
+"""Ids, object keys and local paths: the only place that builds them.
+
+``user_id`` and ``avatar_id`` come from other systems. They are kept verbatim in object keys, because those
+systems read and write beside us, and are escaped in local paths. Whatever could leave the prefix is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from pathlib import Path
+from typing import Final
+
+from vectorpool.errors import InvalidId
+
+MAX_ID_BYTES: Final = 128
+MAX_DOCUMENT_PATH_BYTES: Final = 512
+MAX_SEQ: Final = 999_999_999_999
+
+DEFAULT_TENANT: Final = "default_tenant"
+DEFAULT_DATABASE: Final = "default_database"
+AVATAR_DATABASE_PREFIX: Final = "avatar-"
+
+CHROMA_DATABASE_FILE: Final = "chroma.sqlite3"
+SIDECAR_FILE: Final = "vectorpool.sqlite3"
+
+_USERS: Final = "users/"
+
+
+def _excerpt(text: str) -> str:
+    """Return ``text`` fit for an error message: short, and without control characters."""
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return ascii(shown)
+
+
+def _check_segment(kind: str, value: str, max_bytes: int) -> str:
+    if not value:
+        raise InvalidId(f"The {kind} is empty. Give 1 to {max_bytes} bytes of printable text.")
+    if len(value) > max_bytes or len(value.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise InvalidId(f"The {kind} {_excerpt(value)} is longer than {max_bytes} bytes. Use a shorter one.")
+    if value in (".", ".."):
+        raise InvalidId(f"The {kind} may not be {value!r}: it would leave its prefix. Use another one.")
+    for char in value:
+        if char in "/\\":
+            raise InvalidId(
+                f"The {kind} {_excerpt(value)} holds a slash. Remove it, or encode it your own way."
+            )
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"):
+            raise InvalidId(
+                f"The {kind} {_excerpt(value)} holds a control or unassigned character. Use printable text."
+            )
+    if value != value.strip():
+        raise InvalidId(f"The {kind} {_excerpt(value)} begins or ends with a space. Remove it.")
+    return value
+
+
+def check_user_id(user_id: str) -> str:
+    """Return ``user_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
+    return _check_segment("user id", user_id, MAX_ID_BYTES)
+
+
+def check_avatar_id(avatar_id: str) -> str:
+    """Return ``avatar_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
+    return _check_segment("avatar id", avatar_id, MAX_ID_BYTES)
+
+
+def check_document_path(path: str) -> str:
+    """Return a document's path if it is relative, clean and at most 512 bytes; raise InvalidId otherwise."""
+    if (
+        len(path) > MAX_DOCUMENT_PATH_BYTES
+        or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES
+    ):
+        raise InvalidId(
+            f"The document path {_excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
+        )
+    for segment in path.split("/"):
+        _check_segment("document path's segment", segment, MAX_DOCUMENT_PATH_BYTES)
+    return path
+
+
+# --- Object keys -------------------------------------------------------------------------------------
+
+
+def users_prefix() -> str:
+    """Return the prefix that holds every user."""
+    return _USERS
+
+
+def user_prefix(user_id: str) -> str:
+    """Return ``users/{user_id}/``."""
+    return f"{_USERS}{check_user_id(user_id)}/"
+
+
+def vectorstore_prefix(user_id: str) -> str:
+    """Return the prefix of the objects that are ours alone."""
+    return f"{user_prefix(user_id)}vectorstore/"
+
+
+def log_prefix(user_id: str) -> str:
+    """Return the prefix of the user's commit log."""
+    return f"{vectorstore_prefix(user_id)}log/"
+
+
+def avatars_prefix(user_id: str) -> str:
+    """Return the prefix of the user's avatars; only ``*/vectorstore_data/`` below it may be written."""
+    return f"{user_prefix(user_id)}avatars/"
+
+
+def documents_prefix(user_id: str, avatar_id: str) -> str:
+    """Return the prefix of an avatar's source documents."""
+    return f"{avatars_prefix(user_id)}{check_avatar_id(avatar_id)}/vectorstore_data/"
+
+
+def document_key(user_id: str, avatar_id: str, path: str) -> str:
+    """Return the key of one source document."""
+    return documents_prefix(user_id, avatar_id) + check_document_path(path)
+
+
+# --- Log objects: numbers name downwards, so that a listing shows the newest first -------------------
+
+
+def _inverted(seq: int) -> str:
+    if not 0 <= seq <= MAX_SEQ:
+        raise ValueError(f"seq {seq} is out of range")
+    return f"{MAX_SEQ - seq:012d}"
+
+
+def commit_name(seq: int) -> str:
+    """Return the name of commit ``seq`` below the log prefix. One name a number: the store picks one winner."""
+    return _inverted(seq)
+
+
+def base_name(seq: int) -> str:
+    """Return the name of the base that holds the whole image as of commit ``seq``."""
+    return f"{_inverted(seq)}-base"
+
+
+def merged_name(seq: int, after: int) -> str:
+    """Return the name of the merged delta of the commits ``after + 1 .. seq``."""
+    return f"{_inverted(seq)}-after-{_inverted(after)}"
+
+
+def parse_log_name(name: str) -> tuple[str, int, int] | None:
+    """Return (kind, seq, after) of a log object's name, or None for a foreign name.
+
+    kind is ``commit`` (after = seq - 1), ``base`` (after = 0) or ``merged``.
+    """
+    head, dash, tail = name.partition("-")
+    if len(head) != 12 or not head.isascii() or not head.isdigit():
+        return None
+    seq = MAX_SEQ - int(head)
+    if not dash:
+        return ("commit", seq, seq - 1) if seq >= 1 else None
+    if tail == "base":
+        return ("base", seq, 0) if seq >= 1 else None
+    word, _, number = tail.partition("-")
+    if word == "after" and len(number) == 12 and number.isascii() and number.isdigit():
+        after = MAX_SEQ - int(number)
+        if 0 <= after < seq - 1:
+            return "merged", seq, after
+    return None
+
+
+# --- Chroma's names ----------------------------------------------------------------------------------
+
+
+def database_name(avatar_id: str | None) -> str:
+    """Return the Chroma database of an avatar, or of the user's own collections for None."""
+    return DEFAULT_DATABASE if avatar_id is None else AVATAR_DATABASE_PREFIX + check_avatar_id(avatar_id)
+
+
+def avatar_of_database(database: str) -> str | None:
+    """Return the avatar id of a Chroma database, or None if it is not an avatar's."""
+    if not database.startswith(AVATAR_DATABASE_PREFIX):
+        return None
+    return database[len(AVATAR_DATABASE_PREFIX) :]
+
+
+def check_collection_name(name: str) -> str:
+    """Return ``name`` if Chroma would take it as a collection's; raise InvalidId otherwise."""
+    rule = "3 to 512 characters of [a-zA-Z0-9._-], the first and last a letter or digit"
+    ok = 3 <= len(name) <= 512 and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+    if not ok or not (name[0].isalnum() and name[-1].isalnum()):
+        raise InvalidId(f"The collection name {_excerpt(name)} is not valid. Use {rule}.")
+    return name
+
+
+# --- Local paths -------------------------------------------------------------------------------------
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-@")
+
+
+def local_segment(value: str) -> str:
+    """Return an id as one file name: readable, unique on case-insensitive file systems, never hidden.
+
+    Bytes outside [a-z0-9._-@] are written as ``%xx``. An escaped id of more than 200 bytes would not fit a
+    file name on every system, which is why ids end at 128 bytes and only rare ids are hashed.
+    """
+    raw = value.encode("utf-8")
+    escaped = "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02x}" for b in raw)
+    if escaped.startswith("."):
+        escaped = "%2e" + escaped[1:]
+    if len(escaped) > 200:
+        return "%%" + hashlib.sha256(raw).hexdigest()
+    return escaped
+
+
+def open_dir(replica_dir: Path, shard: int) -> Path:
+    """Return the directory of a shard's open working directories; emptied when the shard starts."""
+    return replica_dir / "open" / f"shard-{shard}"
+
+
+def warm_dir(replica_dir: Path) -> Path:
+    """Return the directory of the warm tier: cached log objects, one directory a user."""
+    return replica_dir / "warm"

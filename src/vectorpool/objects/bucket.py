@@ -1,0 +1,88 @@
+"""The interface of a bucket, and what can go wrong with it.
+
+``create`` is the one primitive on which the commit log's safety rests: it writes an object only if the key is
+free, and of any number of concurrent callers exactly one returns normally.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """One object of a listing. ``modified_ms`` is the store's clock, milliseconds since 1970."""
+
+    key: str
+    size: int
+    etag: str
+    modified_ms: int
+
+
+class Body(msgspec.Struct, frozen=True):
+    """An object's bytes, and the ETag they were read at."""
+
+    data: bytes
+    etag: str
+
+
+class ObjectMissing(Exception):
+    """There is no object of this key."""
+
+
+class ObjectExists(Exception):
+    """The key is taken. After a retried create it may be taken by the caller's own first attempt."""
+
+
+class BucketUnavailable(Exception):
+    """No answer, after bounded retries. A write may or may not have happened."""
+
+
+class BucketDenied(Exception):
+    """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help."""
+
+
+class Bucket(Protocol):
+    """A flat, key-ordered set of immutable byte strings. Keys are relative to the bucket's own prefix."""
+
+    @property
+    def url(self) -> str:
+        """Where the bucket is, without secrets; for messages."""
+        ...
+
+    async def get(self, key: str) -> Body:
+        """Return a whole object; raise ObjectMissing."""
+        ...
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes ``start`` up to, not including, ``end``; raise ObjectMissing."""
+        ...
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return what is known of an object without its bytes; raise ObjectMissing."""
+        ...
+
+    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+        """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``."""
+        ...
+
+    async def list_prefixes(self, prefix: str) -> list[str]:
+        """Return the names of the "directories" directly below ``prefix``, sorted, without slashes."""
+        ...
+
+    async def create(self, key: str, data: bytes) -> str:
+        """Write an object whose key is free and return its ETag; raise ObjectExists if it is not."""
+        ...
+
+    async def put(self, key: str, data: bytes) -> str:
+        """Write an object, replacing any other of that key, and return its ETag."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; it is no error if it is not there."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections and threads back."""
+        ...
