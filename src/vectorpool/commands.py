@@ -43,24 +43,24 @@ class _Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
 # --- Reads -------------------------------------------------------------------------------------------
 
 
-class DescribeVectorstore(_Command, tag="describe"):
+class DescribeVectorstore(_Command, frozen=True, kw_only=True, tag="describe"):
     """What is stored. Answers answers.Vectorstore."""
 
 
-class ListAvatars(_Command, tag="list-avatars"):
+class ListAvatars(_Command, frozen=True, kw_only=True, tag="list-avatars"):
     """The avatars that have collections. Answers answers.AvatarPage."""
 
     limit: int | None = None
     offset: int = 0
 
 
-class GetAvatar(_Command, tag="get-avatar"):
+class GetAvatar(_Command, frozen=True, kw_only=True, tag="get-avatar"):
     """One avatar. Answers answers.Avatar."""
 
     avatar_id: str
 
 
-class ListCollections(_Command, tag="list-collections"):
+class ListCollections(_Command, frozen=True, kw_only=True, tag="list-collections"):
     """The collections of an avatar, or the user's own. Answers answers.CollectionPage."""
 
     avatar_id: str | None = None
@@ -68,21 +68,21 @@ class ListCollections(_Command, tag="list-collections"):
     offset: int = 0
 
 
-class GetCollection(_Command, tag="get-collection"):
+class GetCollection(_Command, frozen=True, kw_only=True, tag="get-collection"):
     """One collection. Answers answers.Collection."""
 
     avatar_id: str | None = None
     name: str
 
 
-class CountRecords(_Command, tag="count-records"):
+class CountRecords(_Command, frozen=True, kw_only=True, tag="count-records"):
     """How many records a collection holds. Answers answers.Count."""
 
     avatar_id: str | None = None
     collection: str
 
 
-class GetRecords(_Command, tag="get-records"):
+class GetRecords(_Command, frozen=True, kw_only=True, tag="get-records"):
     """Records by ids or filters, in insertion order. Answers answers.RecordPage."""
 
     avatar_id: str | None = None
@@ -95,7 +95,7 @@ class GetRecords(_Command, tag="get-records"):
     include: list[Include] = ["documents", "metadatas"]
 
 
-class QueryRecords(_Command, tag="query-records"):
+class QueryRecords(_Command, frozen=True, kw_only=True, tag="query-records"):
     """The records nearest to each embedding. Answers answers.QueryResult."""
 
     avatar_id: str | None = None
@@ -108,7 +108,7 @@ class QueryRecords(_Command, tag="query-records"):
     include: list[Include] = ["documents", "metadatas", "distances"]
 
 
-class ListIngested(_Command, tag="list-ingested"):
+class ListIngested(_Command, frozen=True, kw_only=True, tag="list-ingested"):
     """What the sidecar says of an avatar's documents. Answers answers.IngestedPage."""
 
     avatar_id: str
@@ -117,7 +117,7 @@ class ListIngested(_Command, tag="list-ingested"):
 # --- Writes ------------------------------------------------------------------------------------------
 
 
-class CreateCollection(_Command, tag="create-collection"):
+class CreateCollection(_Command, frozen=True, kw_only=True, tag="create-collection"):
     """A new collection; with ``get_or_create`` an existing one is answered as it is."""
 
     avatar_id: str | None = None
@@ -127,7 +127,7 @@ class CreateCollection(_Command, tag="create-collection"):
     get_or_create: bool = False
 
 
-class ModifyCollection(_Command, tag="modify-collection"):
+class ModifyCollection(_Command, frozen=True, kw_only=True, tag="modify-collection"):
     """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
 
     avatar_id: str | None = None
@@ -136,14 +136,14 @@ class ModifyCollection(_Command, tag="modify-collection"):
     new_metadata: Metadata | None = None
 
 
-class DeleteCollection(_Command, tag="delete-collection"):
+class DeleteCollection(_Command, frozen=True, kw_only=True, tag="delete-collection"):
     """Deletes a collection with its records. Answers answers.Deleted."""
 
     avatar_id: str | None = None
     name: str
 
 
-class _WriteRecords(_Command, frozen=True):
+class _WriteRecords(_Command, frozen=True, kw_only=True):
     avatar_id: str | None = None
     collection: str
     ids: list[str]
@@ -153,19 +153,19 @@ class _WriteRecords(_Command, frozen=True):
     uris: list[str | None] | None = None
 
 
-class AddRecords(_WriteRecords, tag="add-records"):
+class AddRecords(_WriteRecords, frozen=True, kw_only=True, tag="add-records"):
     """Adds records; an id that is there already refuses the whole call. Answers answers.Written."""
 
 
-class UpsertRecords(_WriteRecords, tag="upsert-records"):
+class UpsertRecords(_WriteRecords, frozen=True, kw_only=True, tag="upsert-records"):
     """Adds records or replaces them; metadata is merged. Answers answers.Written."""
 
 
-class UpdateRecords(_WriteRecords, tag="update-records"):
+class UpdateRecords(_WriteRecords, frozen=True, kw_only=True, tag="update-records"):
     """Changes parts of records; an id that is not there refuses the whole call. Answers answers.Written."""
 
 
-class DeleteRecords(_Command, tag="delete-records"):
+class DeleteRecords(_Command, frozen=True, kw_only=True, tag="delete-records"):
     """Deletes records by ids or filters; ids that are not there count nothing. Answers answers.Deleted."""
 
     avatar_id: str | None = None
@@ -175,13 +175,13 @@ class DeleteRecords(_Command, tag="delete-records"):
     where_document: dict[str, Any] | None = None
 
 
-class DeleteAvatar(_Command, tag="delete-avatar"):
+class DeleteAvatar(_Command, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
 
     avatar_id: str
 
 
-class IngestDocument(_Command, tag="ingest-document"):
+class IngestDocument(_Command, frozen=True, kw_only=True, tag="ingest-document"):
     """Replaces what one document gave: old chunks go, new ones come, the sidecar says so; one commit.
 
     The collection is created if it is not there. Answers answers.Written.
@@ -198,7 +198,7 @@ class IngestDocument(_Command, tag="ingest-document"):
     metadatas: list[Metadata]
 
 
-class ForgetDocument(_Command, tag="forget-document"):
+class ForgetDocument(_Command, frozen=True, kw_only=True, tag="forget-document"):
     """Deletes the chunks of a document and what the sidecar says of it. Answers answers.Deleted."""
 
     avatar_id: str
@@ -208,23 +208,23 @@ class ForgetDocument(_Command, tag="forget-document"):
 # --- Operations on the slot, not on what it holds ----------------------------------------------------
 
 
-class Hydrate(_Command, tag="hydrate"):
+class Hydrate(_Command, frozen=True, kw_only=True, tag="hydrate"):
     """Opens the vectorstore at its newest commit. Answers answers.Residency."""
 
 
-class Flush(_Command, tag="flush"):
+class Flush(_Command, frozen=True, kw_only=True, tag="flush"):
     """Commits what is not committed yet. Answers answers.Residency."""
 
 
-class Evict(_Command, tag="evict"):
+class Evict(_Command, frozen=True, kw_only=True, tag="evict"):
     """Commits, closes and drops the working directory. Answers answers.Residency."""
 
 
-class Inspect(_Command, tag="inspect"):
+class Inspect(_Command, frozen=True, kw_only=True, tag="inspect"):
     """Where the vectorstore is, without touching it. Answers answers.Residency."""
 
 
-class DeleteVectorstore(_Command, tag="delete-vectorstore"):
+class DeleteVectorstore(_Command, frozen=True, kw_only=True, tag="delete-vectorstore"):
     """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted."""
 
 

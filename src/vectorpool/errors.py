@@ -31,9 +31,7 @@ class VectorpoolError(Exception):
 
     _by_type: ClassVar[dict[str, type[VectorpoolError]]] = {}
 
-    def __init__(
-        self, detail: str, *, retry_after_s: float | None = None, extra: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, retry_after_s: float | None = None, extra: dict[str, Any] | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.extra = extra or {}

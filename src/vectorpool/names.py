@@ -42,9 +42,7 @@ def _check_segment(kind: str, value: str, max_bytes: int) -> str:
         raise InvalidId(f"The {kind} may not be {value!r}: it would leave its prefix. Use another one.")
     for char in value:
         if char in "/\\":
-            raise InvalidId(
-                f"The {kind} {_excerpt(value)} holds a slash. Remove it, or encode it your own way."
-            )
+            raise InvalidId(f"The {kind} {_excerpt(value)} holds a slash. Remove it, or encode it your own way.")
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"):
             raise InvalidId(
                 f"The {kind} {_excerpt(value)} holds a control or unassigned character. Use printable text."
@@ -66,10 +64,7 @@ def check_avatar_id(avatar_id: str) -> str:
 
 def check_document_path(path: str) -> str:
     """Return a document's path if it is relative, clean and at most 512 bytes; raise InvalidId otherwise."""
-    if (
-        len(path) > MAX_DOCUMENT_PATH_BYTES
-        or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES
-    ):
+    if len(path) > MAX_DOCUMENT_PATH_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES:
         raise InvalidId(
             f"The document path {_excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
         )

@@ -46,9 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, _setting("Port to listen on", ge=0, le=65535)] = 8000
     shards: Annotated[
         int,
-        _setting(
-            "Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64
-        ),
+        _setting("Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64),
     ] = 0
 
     # What is promised
@@ -62,9 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 5.0
     consistency: Annotated[
         Consistency,
-        _setting(
-            "Reads ask for newer commits each time (strong), at most so often (bounded), or never (local)"
-        ),
+        _setting("Reads ask for newer commits each time (strong), at most so often (bounded), or never (local)"),
     ] = "strong"
     consistency_bound_ms: Annotated[
         int, _setting("Under bounded consistency, how old a replica may be", ge=1, le=86_400_000)
@@ -78,37 +74,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     s3_path_style: Annotated[
         bool | None, _setting("Address buckets in the path; on by default where s3_endpoint is set")
     ] = None
-    s3_access_key_id: Annotated[
-        str | None, _setting("Explicit credentials; else boto3's chain finds them")
-    ] = None
+    s3_access_key_id: Annotated[str | None, _setting("Explicit credentials; else boto3's chain finds them")] = None
     s3_secret_access_key: Annotated[str | None, _setting("The secret of s3_access_key_id")] = None
-    store_timeout_s: Annotated[float, _setting("Longest wait for one request to the store", gt=0, le=600)] = (
-        30.0
-    )
-    store_retries: Annotated[
-        int, _setting("Further attempts of a failed request, with jitter", ge=0, le=20)
-    ] = 4
+    store_timeout_s: Annotated[float, _setting("Longest wait for one request to the store", gt=0, le=600)] = 30.0
+    store_retries: Annotated[int, _setting("Further attempts of a failed request, with jitter", ge=0, le=20)] = 4
     store_fsync: Annotated[
         bool, _setting("On a directory as store, survive power loss too (fsync), not only killed processes")
     ] = False
 
     # The pool, each number for one shard
     open_slots: Annotated[int, _setting("Most vectorstores open at once, per shard", ge=1, le=100_000)] = 100
-    warm_bytes: Annotated[
-        int, _setting("Most bytes of cached log objects on local disk, per shard", ge=0)
-    ] = 2 * 1024**3
+    warm_bytes: Annotated[int, _setting("Most bytes of cached log objects on local disk, per shard", ge=0)] = (
+        2 * 1024**3
+    )
     open_bytes: Annotated[
         int, _setting("Most bytes of open working directories, per shard (one store may exceed it)", ge=1)
     ] = 4 * 1024**3
-    idle_timeout_s: Annotated[float, _setting("An unused vectorstore is evicted after this time", gt=0)] = (
-        600.0
-    )
+    idle_timeout_s: Annotated[float, _setting("An unused vectorstore is evicted after this time", gt=0)] = 600.0
     slot_wait_s: Annotated[float, _setting("Longest wait for a free slot, then 503", gt=0, le=600)] = 10.0
     slot_waiters: Annotated[int, _setting("Most requests waiting for a free slot, per shard", ge=1)] = 256
     user_queue: Annotated[int, _setting("Most writes waiting for one user, then 429", ge=1)] = 256
-    user_queue_bytes: Annotated[
-        int, _setting("Most bytes of writes waiting for one user, then 429", ge=1)
-    ] = 256 * 1024**2
+    user_queue_bytes: Annotated[int, _setting("Most bytes of writes waiting for one user, then 429", ge=1)] = (
+        256 * 1024**2
+    )
     workers: Annotated[int, _setting("Threads that call Chroma, per shard", ge=1, le=256)] = 8
     write_slice_ms: Annotated[
         int, _setting("Bulk writes are cut so that one holds the interpreter about this long", ge=1, le=1000)
@@ -119,16 +107,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes: Annotated[int, _setting("Largest request body", ge=1024)] = 64 * 1024**2
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
-    max_results: Annotated[
-        int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)
-    ] = 10_000
+    max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
     max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=65_536)] = 8192
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
-    hnsw_ef_construction: Annotated[
-        int, _setting("HNSW build effort of new collections", ge=1, le=10_000)
-    ] = 100
+    hnsw_ef_construction: Annotated[int, _setting("HNSW build effort of new collections", ge=1, le=10_000)] = 100
     hnsw_ef_search: Annotated[int, _setting("HNSW search effort of new collections", ge=1, le=10_000)] = 100
     hnsw_max_neighbors: Annotated[int, _setting("HNSW links a node of new collections", ge=2, le=1024)] = 16
     hnsw_sync_threshold: Annotated[
@@ -140,29 +124,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     embedder_model: Annotated[
         str | None, _setting("The model of sentence-transformers or openai; onnx has its own")
     ] = None
-    embedder_device: Annotated[str | None, _setting("sentence-transformers' device, such as cpu or cuda")] = (
-        None
-    )
+    embedder_device: Annotated[str | None, _setting("sentence-transformers' device, such as cpu or cuda")] = None
     embedder_batch: Annotated[int, _setting("Texts embedded in one run of the model", ge=1, le=2048)] = 16
-    embedder_threads: Annotated[
-        int, _setting("Threads of the onnx model; 0 is one per core", ge=0, le=256)
-    ] = 0
+    embedder_threads: Annotated[int, _setting("Threads of the onnx model; 0 is one per core", ge=0, le=256)] = 0
     embedder_queue: Annotated[int, _setting("Most texts waiting to be embedded, then 429", ge=1)] = 20_000
-    openai_url: Annotated[str, _setting("Base URL of an OpenAI-compatible endpoint")] = (
-        "https://api.openai.com/v1"
-    )
+    openai_url: Annotated[str, _setting("Base URL of an OpenAI-compatible endpoint")] = "https://api.openai.com/v1"
     openai_api_key: Annotated[str | None, _setting("Its key")] = None
     openai_timeout_s: Annotated[float, _setting("Longest wait for one request to it", gt=0, le=600)] = 30.0
     openai_retries: Annotated[int, _setting("Further attempts of a failed request to it", ge=0, le=20)] = 4
 
     # Documents to records
-    documents_collection: Annotated[str, _setting("The collection that an avatar's documents become")] = (
-        "documents"
-    )
+    documents_collection: Annotated[str, _setting("The collection that an avatar's documents become")] = "documents"
     chunk_tokens: Annotated[int, _setting("Most tokens of one chunk", ge=16, le=8192)] = 220
-    chunk_overlap_tokens: Annotated[int, _setting("Tokens repeated from the chunk before", ge=0, le=4096)] = (
-        30
-    )
+    chunk_overlap_tokens: Annotated[int, _setting("Tokens repeated from the chunk before", ge=0, le=4096)] = 30
     max_document_bytes: Annotated[int, _setting("Largest source document", ge=1)] = 32 * 1024**2
 
     # The commit log
@@ -173,9 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, _setting("A hydrate reads at most about this many times the live bytes", ge=1.1, le=10)
     ] = 1.5
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("How much is logged")] = (
-        "info"
-    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("How much is logged")] = "info"
 
 
 SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
@@ -242,9 +214,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             return {key.replace("-", "_"): value for key, value in tomllib.load(file).items()}
     except FileNotFoundError:
-        raise Misconfigured(
-            f"The configuration file {path} is not there. Create it, or leave --config out."
-        ) from None
+        raise Misconfigured(f"The configuration file {path} is not there. Create it, or leave --config out.") from None
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"The configuration file {path} is not valid TOML: {error}.") from None
 
@@ -273,9 +243,7 @@ def load_settings(
     for variable in environ:
         name = variable.removeprefix(ENV_PREFIX).lower()
         if variable.startswith(ENV_PREFIX) and name not in known and name != "config":
-            raise Misconfigured(
-                f"{variable} is not a setting. `vectorpool serve --help` lists them; remove it."
-            )
+            raise Misconfigured(f"{variable} is not a setting. `vectorpool serve --help` lists them; remove it.")
     for name, value in (flags or {}).items():
         if value is not None:
             values[name], origin[name] = value, f"in the flag {known[name].flag}"
@@ -285,9 +253,7 @@ def load_settings(
             values["s3_endpoint"] = endpoint
     for name in values:
         if name not in known:
-            raise Misconfigured(
-                f"{name!r} {origin[name]} is not a setting. `vectorpool serve --help` lists them."
-            )
+            raise Misconfigured(f"{name!r} {origin[name]} is not a setting. `vectorpool serve --help` lists them.")
     for name, value in values.items():
         try:
             msgspec.convert({name: value}, Settings, strict=False)
