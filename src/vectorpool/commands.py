@@ -92,7 +92,7 @@ class GetRecords(_Command, frozen=True, kw_only=True, tag="get-records"):
     where_document: dict[str, Any] | None = None
     limit: int | None = None
     offset: int = 0
-    include: list[Include] = ["documents", "metadatas"]
+    include: tuple[Include, ...] = ("documents", "metadatas")
 
 
 class QueryRecords(_Command, frozen=True, kw_only=True, tag="query-records"):
@@ -105,7 +105,7 @@ class QueryRecords(_Command, frozen=True, kw_only=True, tag="query-records"):
     ids: list[str] | None = None
     where: dict[str, Any] | None = None
     where_document: dict[str, Any] | None = None
-    include: list[Include] = ["documents", "metadatas", "distances"]
+    include: tuple[Include, ...] = ("documents", "metadatas", "distances")
 
 
 class ListIngested(_Command, frozen=True, kw_only=True, tag="list-ingested"):

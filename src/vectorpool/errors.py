@@ -1,6 +1,6 @@
 """Every error of the project: one tree, grouped by what the caller can do about it.
 
-An error has a stable ``type`` (the last part of the problem's URI on HTTP), a ``status``, and a sentence
+An error has a stable ``code`` (the last part of the problem's URI on HTTP), a ``status``, and a sentence
 that says what happened and what to do. ``extra`` holds members for machines. ``to_wire`` and ``from_wire``
 carry an error across the shard boundary without losing its class.
 """
@@ -15,7 +15,7 @@ import msgspec
 class ErrorWire(msgspec.Struct, frozen=True):
     """An error as it crosses from a shard to the front process."""
 
-    type: str
+    code: str
     detail: str
     retry_after_s: float | None = None
     extra: dict[str, Any] = {}
@@ -24,12 +24,12 @@ class ErrorWire(msgspec.Struct, frozen=True):
 class VectorpoolError(Exception):
     """Anything that this project reports on purpose."""
 
-    type: ClassVar[str] = "internal-error"
+    code: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Something is wrong on our side"
     status: ClassVar[int] = 500
     retry_after_s: float | None = None
 
-    _by_type: ClassVar[dict[str, type[VectorpoolError]]] = {}
+    _by_code: ClassVar[dict[str, type[VectorpoolError]]] = {}
 
     def __init__(self, detail: str, *, retry_after_s: float | None = None, extra: dict[str, Any] | None = None) -> None:
         super().__init__(detail)
@@ -39,25 +39,25 @@ class VectorpoolError(Exception):
             self.retry_after_s = retry_after_s
 
     def __init_subclass__(cls) -> None:
-        if "type" in cls.__dict__:
-            assert cls.type not in VectorpoolError._by_type, f"two errors of type {cls.type}"
-            VectorpoolError._by_type[cls.type] = cls
+        if "code" in cls.__dict__:
+            assert cls.code not in VectorpoolError._by_code, f"two errors of code {cls.code}"
+            VectorpoolError._by_code[cls.code] = cls
 
     def to_wire(self) -> ErrorWire:
         """Return the error as a struct that msgspec can encode."""
-        return ErrorWire(self.type, self.detail, self.retry_after_s, self.extra)
+        return ErrorWire(self.code, self.detail, self.retry_after_s, self.extra)
 
     @staticmethod
     def from_wire(wire: ErrorWire) -> VectorpoolError:
-        """Return the error that ``to_wire`` took apart; an unknown type becomes an InternalError."""
-        cls = VectorpoolError._by_type.get(wire.type, InternalError)
+        """Return the error that ``to_wire`` took apart; an unknown code becomes an InternalError."""
+        cls = VectorpoolError._by_code.get(wire.code, InternalError)
         return cls(wire.detail, retry_after_s=wire.retry_after_s, extra=wire.extra)
 
 
 class InternalError(VectorpoolError):
     """A defect of ours. The log has the traceback."""
 
-    type = "internal-error"
+    code = "internal-error"
 
 
 # --- Change the request ------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class InternalError(VectorpoolError):
 class InvalidRequest(VectorpoolError):
     """The request cannot be carried out as it stands; sending it again does not help."""
 
-    type = "invalid-request"
+    code = "invalid-request"
     title = "The request is not valid"
     status = 400
 
@@ -74,35 +74,35 @@ class InvalidRequest(VectorpoolError):
 class InvalidId(InvalidRequest):
     """A user, avatar, collection, record or document id that breaks the rules of its kind."""
 
-    type = "invalid-id"
+    code = "invalid-id"
     title = "The id is not valid"
 
 
 class InvalidFilter(InvalidRequest):
     """A ``where`` or ``where_document`` that Chroma does not understand."""
 
-    type = "invalid-filter"
+    code = "invalid-filter"
     title = "The filter is not valid"
 
 
 class InvalidEmbedding(InvalidRequest):
     """An embedding that is empty, ragged, not a number or infinite."""
 
-    type = "invalid-embedding"
+    code = "invalid-embedding"
     title = "The embedding is not valid"
 
 
 class DimensionMismatch(InvalidRequest):
     """An embedding whose dimension is not the collection's."""
 
-    type = "dimension-mismatch"
+    code = "dimension-mismatch"
     title = "The embedding has another dimension than the collection"
 
 
 class LimitExceeded(InvalidRequest):
     """More than one call may carry. ``extra`` names the limit."""
 
-    type = "limit-exceeded"
+    code = "limit-exceeded"
     title = "The request is larger than the limit"
     status = 413
 
@@ -110,7 +110,7 @@ class LimitExceeded(InvalidRequest):
 class UnsupportedFormat(InvalidRequest):
     """A document that no registered format can read."""
 
-    type = "unsupported-format"
+    code = "unsupported-format"
     title = "The document's format is not supported"
     status = 415
 
@@ -121,7 +121,7 @@ class UnsupportedFormat(InvalidRequest):
 class NotFound(VectorpoolError):
     """What the request names is not there."""
 
-    type = "not-found"
+    code = "not-found"
     title = "Not found"
     status = 404
 
@@ -129,42 +129,42 @@ class NotFound(VectorpoolError):
 class UserNotFound(NotFound):
     """Nothing is stored for this user."""
 
-    type = "user-not-found"
+    code = "user-not-found"
     title = "Nothing is stored for this user"
 
 
 class AvatarNotFound(NotFound):
     """The user has no such avatar."""
 
-    type = "avatar-not-found"
+    code = "avatar-not-found"
     title = "The user has no such avatar"
 
 
 class CollectionNotFound(NotFound):
     """There is no collection of this name."""
 
-    type = "collection-not-found"
+    code = "collection-not-found"
     title = "There is no collection of this name"
 
 
 class RecordNotFound(NotFound):
     """A record that was to be updated is not there."""
 
-    type = "record-not-found"
+    code = "record-not-found"
     title = "The record is not there"
 
 
 class DocumentNotFound(NotFound):
     """There is no document at this path."""
 
-    type = "document-not-found"
+    code = "document-not-found"
     title = "There is no document at this path"
 
 
 class CommitNotFound(NotFound):
     """The log holds no commit of this number."""
 
-    type = "commit-not-found"
+    code = "commit-not-found"
     title = "The log holds no commit of this number"
 
 
@@ -174,7 +174,7 @@ class CommitNotFound(NotFound):
 class Conflict(VectorpoolError):
     """What the request assumes no longer holds."""
 
-    type = "conflict"
+    code = "conflict"
     title = "The request conflicts with what is stored"
     status = 409
 
@@ -182,35 +182,35 @@ class Conflict(VectorpoolError):
 class CollectionExists(Conflict):
     """A collection of this name is there already."""
 
-    type = "collection-exists"
+    code = "collection-exists"
     title = "A collection of this name is there already"
 
 
 class RecordExists(Conflict):
     """A record that was to be added is there already."""
 
-    type = "record-exists"
+    code = "record-exists"
     title = "A record of this id is there already"
 
 
 class EmbedderMismatch(Conflict):
     """The collection was embedded by another model than the one that would be used now."""
 
-    type = "embedder-mismatch"
+    code = "embedder-mismatch"
     title = "The collection was embedded by another model"
 
 
 class VectorstoreExists(Conflict):
     """A vectorstore is there already, and the operation needs an empty place."""
 
-    type = "vectorstore-exists"
+    code = "vectorstore-exists"
     title = "A vectorstore is there already"
 
 
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 
-    type = "commit-conflict"
+    code = "commit-conflict"
     title = "Another instance committed first"
 
 
@@ -220,7 +220,7 @@ class CommitConflict(Conflict):
 class TryAgain(VectorpoolError):
     """Nothing is wrong with the request; sent again later it may pass."""
 
-    type = "try-again"
+    code = "try-again"
     title = "Try again later"
     status = 503
     retry_after_s = 1.0
@@ -229,14 +229,14 @@ class TryAgain(VectorpoolError):
 class PoolBusy(TryAgain):
     """Every slot is in use and the waiting room is full, or the wait was too long."""
 
-    type = "pool-busy"
+    code = "pool-busy"
     title = "Every slot is in use"
 
 
 class QueueFull(TryAgain):
     """A bounded queue is full."""
 
-    type = "queue-full"
+    code = "queue-full"
     title = "Too many requests are waiting"
     status = 429
 
@@ -244,21 +244,21 @@ class QueueFull(TryAgain):
 class Draining(TryAgain):
     """The instance is shutting down and takes no new work."""
 
-    type = "draining"
+    code = "draining"
     title = "The instance is shutting down"
 
 
 class ShardUnavailable(TryAgain):
     """The shard's process died; it is being started again."""
 
-    type = "shard-unavailable"
+    code = "shard-unavailable"
     title = "The shard is being started again"
 
 
 class StoreUnavailable(TryAgain):
     """The object store did not answer, after bounded retries."""
 
-    type = "store-unavailable"
+    code = "store-unavailable"
     title = "The object store does not answer"
     retry_after_s = 2.0
 
@@ -266,7 +266,7 @@ class StoreUnavailable(TryAgain):
 class EmbedderUnavailable(TryAgain):
     """The embedding endpoint did not answer, after bounded retries."""
 
-    type = "embedder-unavailable"
+    code = "embedder-unavailable"
     title = "The embedding provider does not answer"
     retry_after_s = 2.0
 
@@ -277,7 +277,7 @@ class OutcomeUnknown(TryAgain):
     Look before the same write is sent again, or send an idempotent one (upsert, delete by ids).
     """
 
-    type = "outcome-unknown"
+    code = "outcome-unknown"
     title = "It is not known whether the write was committed"
     retry_after_s = 5.0
 
@@ -288,28 +288,28 @@ class OutcomeUnknown(TryAgain):
 class Damaged(VectorpoolError):
     """Stored bytes are not what they should be. ``vectorpool scrub`` says more."""
 
-    type = "damaged"
+    code = "damaged"
     title = "Stored data is damaged"
 
 
 class CorruptObject(Damaged):
     """An object of the log is truncated, altered or foreign."""
 
-    type = "corrupt-object"
+    code = "corrupt-object"
     title = "An object of the commit log is corrupt"
 
 
 class BrokenLog(Damaged):
     """The log's objects are intact, but do not lead to a state: a gap, or no base."""
 
-    type = "broken-log"
+    code = "broken-log"
     title = "The commit log has a gap"
 
 
 class BrokenReplica(Damaged):
     """Chroma cannot open or answer from a freshly built replica."""
 
-    type = "broken-replica"
+    code = "broken-replica"
     title = "The vectorstore cannot be opened"
 
 
@@ -319,12 +319,12 @@ class BrokenReplica(Damaged):
 class Misconfigured(VectorpoolError):
     """The service cannot start like this. One sentence says what to change."""
 
-    type = "misconfigured"
+    code = "misconfigured"
     title = "The configuration does not work"
 
 
 class StoreRefused(Misconfigured):
     """The object store cannot be used: unreachable, denied, missing, or without create-if-absent."""
 
-    type = "store-refused"
+    code = "store-refused"
     title = "The object store cannot be used"

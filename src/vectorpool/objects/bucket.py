@@ -63,7 +63,7 @@ class Bucket(Protocol):
         """Return what is known of an object without its bytes; raise ObjectMissing."""
         ...
 
-    async def list(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+    async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``."""
         ...
 
