@@ -111,12 +111,13 @@ class Deleted(msgspec.Struct):
 
 
 class Ingested(msgspec.Struct):
-    """A document that became records: from which bytes (``etag``, ``size``), and how many chunks."""
+    """A document that became records: from which bytes (``etag``, ``size``), how (``recipe``), how many chunks."""
 
     path: str
     collection: str
     etag: str
     size: int
+    recipe: str
     chunks: int
     embedder: str | None = None
 

@@ -184,7 +184,9 @@ class DeleteAvatar(_Command, frozen=True, kw_only=True, tag="delete-avatar"):
 class IngestDocument(_Command, frozen=True, kw_only=True, tag="ingest-document"):
     """Replaces what one document gave: old chunks go, new ones come, the sidecar says so; one commit.
 
-    The collection is created if it is not there. Answers answers.Written.
+    ``recipe`` says how chunks were made of the bytes (embedder, format, chunker and its numbers), as text; the
+    same ETag and recipe give the same records. The collection is created if it is not there. Answers
+    answers.Written.
     """
 
     avatar_id: str
@@ -192,6 +194,7 @@ class IngestDocument(_Command, frozen=True, kw_only=True, tag="ingest-document")
     path: str
     etag: str
     size: int
+    recipe: str
     ids: list[str]
     vectors: Vectors
     documents: list[str]
