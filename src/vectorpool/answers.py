@@ -98,10 +98,9 @@ class QueryResult(msgspec.Struct):
 
 
 class Written(msgspec.Struct):
-    """How many records a write carried, and how many there were before it that it replaced."""
+    """How many records a write carried."""
 
     written: int
-    replaced: int = 0
 
 
 class Deleted(msgspec.Struct):

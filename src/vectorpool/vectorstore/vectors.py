@@ -1,0 +1,39 @@
+"""Embeddings as they come in a command: from bytes to an array, and whether they fit a collection."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vectorpool.commands import Vectors
+from vectorpool.errors import DimensionMismatch, EmbedderMismatch, InvalidEmbedding
+from vectorpool.vectorstore.chroma import CollectionInfo, Float32
+from vectorpool.vectorstore.sidecar import Sidecar
+
+
+def as_array(vectors: Vectors) -> Float32:
+    """Return the embeddings as float32[count, dimension]; raise InvalidEmbedding if the bytes do not fit."""
+    if vectors.dimension < 1 or len(vectors.data) % (4 * vectors.dimension):
+        raise InvalidEmbedding(f"{len(vectors.data)} bytes are not rows of {vectors.dimension} float32 numbers.")
+    array = np.frombuffer(vectors.data, dtype="<f4").reshape(-1, vectors.dimension)
+    if not np.isfinite(array).all():
+        raise InvalidEmbedding("An embedding holds NaN or an infinite number. Send finite numbers only.")
+    return array
+
+
+def check_vectors(info: CollectionInfo, sidecar: Sidecar, vectors: Vectors) -> Float32:
+    """Return the array if it fits the collection; raise DimensionMismatch or EmbedderMismatch by name."""
+    array = as_array(vectors)
+    known = sidecar.embedder(info.id)
+    if vectors.embedder is not None and known is not None and vectors.embedder != known:
+        raise EmbedderMismatch(
+            f"The collection {info.name!r} was embedded by {known}, this text by {vectors.embedder}. "
+            f"Start the service with the collection's embedder, or ingest into a new collection.",
+            extra={"collection_embedder": known, "request_embedder": vectors.embedder},
+        )
+    if info.dimension is not None and info.dimension != vectors.dimension:
+        raise DimensionMismatch(
+            f"The collection {info.name!r} has embeddings of dimension {info.dimension}, the request's have "
+            f"{vectors.dimension}. Use the model that made the collection.",
+            extra={"collection_dimension": info.dimension, "request_dimension": vectors.dimension},
+        )
+    return array
