@@ -107,6 +107,21 @@ class LimitExceeded(InvalidRequest):
     status = 413
 
 
+class MalformedJson(InvalidRequest):
+    """A request body that is not JSON, or not of the documented shape."""
+
+    code = "malformed-json"
+    title = "The body is not the JSON that this request needs"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not for this HTTP method."""
+
+    code = "method-not-allowed"
+    title = "The path does not take this method"
+    status = 405
+
+
 class UnsupportedFormat(InvalidRequest):
     """A document that no registered format can read."""
 
@@ -297,6 +312,13 @@ class CorruptObject(Damaged):
 
     code = "corrupt-object"
     title = "An object of the commit log is corrupt"
+
+
+class NewerFormat(Damaged):
+    """An object of the log was written by a later version, in a format that this one cannot read."""
+
+    code = "newer-format"
+    title = "The commit log is of a newer format"
 
 
 class BrokenLog(Damaged):

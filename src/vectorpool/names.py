@@ -27,7 +27,7 @@ SIDECAR_FILE: Final = "vectorpool.sqlite3"
 _USERS: Final = "users/"
 
 
-def _excerpt(text: str) -> str:
+def excerpt(text: str) -> str:
     """Return ``text`` fit for an error message: short, and without control characters."""
     shown = text if len(text) <= 40 else text[:40] + "…"
     return ascii(shown)
@@ -37,18 +37,16 @@ def _check_segment(kind: str, value: str, max_bytes: int) -> str:
     if not value:
         raise InvalidId(f"The {kind} is empty. Give 1 to {max_bytes} bytes of printable text.")
     if len(value) > max_bytes or len(value.encode("utf-8", "surrogatepass")) > max_bytes:
-        raise InvalidId(f"The {kind} {_excerpt(value)} is longer than {max_bytes} bytes. Use a shorter one.")
+        raise InvalidId(f"The {kind} {excerpt(value)} is longer than {max_bytes} bytes. Use a shorter one.")
     if value in (".", ".."):
         raise InvalidId(f"The {kind} may not be {value!r}: it would leave its prefix. Use another one.")
     for char in value:
         if char in "/\\":
-            raise InvalidId(f"The {kind} {_excerpt(value)} holds a slash. Remove it, or encode it your own way.")
+            raise InvalidId(f"The {kind} {excerpt(value)} holds a slash. Remove it, or encode it your own way.")
         if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"):
-            raise InvalidId(
-                f"The {kind} {_excerpt(value)} holds a control or unassigned character. Use printable text."
-            )
+            raise InvalidId(f"The {kind} {excerpt(value)} holds a control or unassigned character. Use printable text.")
     if value != value.strip():
-        raise InvalidId(f"The {kind} {_excerpt(value)} begins or ends with a space. Remove it.")
+        raise InvalidId(f"The {kind} {excerpt(value)} begins or ends with a space. Remove it.")
     return value
 
 
@@ -66,7 +64,7 @@ def check_document_path(path: str) -> str:
     """Return a document's path if it is relative, clean and at most 512 bytes; raise InvalidId otherwise."""
     if len(path) > MAX_DOCUMENT_PATH_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES:
         raise InvalidId(
-            f"The document path {_excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
+            f"The document path {excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
         )
     for segment in path.split("/"):
         _check_segment("document path's segment", segment, MAX_DOCUMENT_PATH_BYTES)
@@ -176,7 +174,7 @@ def check_collection_name(name: str) -> str:
     rule = "3 to 512 characters of [a-zA-Z0-9._-], the first and last a letter or digit"
     ok = 3 <= len(name) <= 512 and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
     if not ok or not (name[0].isalnum() and name[-1].isalnum()):
-        raise InvalidId(f"The collection name {_excerpt(name)} is not valid. Use {rule}.")
+        raise InvalidId(f"The collection name {excerpt(name)} is not valid. Use {rule}.")
     return name
 
 
