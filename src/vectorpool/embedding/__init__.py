@@ -1,1 +1,32 @@
-"""embedding: see ARCHITECTURE.md."""
+"""Text to vectors: one interface, three providers, batching off the event loop.
+
+Promises: an embedder has a stable name, which is stored with what it embedded; ``embed`` keeps the order of its
+texts; waiting is bounded, and a query does not wait behind a long ingest. May not know what a vectorstore is. The
+only package that knows onnxruntime, tokenizers and sentence-transformers; importing it loads none of them, because
+``open_embedder`` imports a provider's module when that provider is chosen.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from vectorpool.embedding.embedder import Embedder, Tokenizer
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+
+__all__ = ["Embedder", "Tokenizer", "open_embedder"]
+
+_PROVIDERS = {
+    "onnx": "vectorpool.embedding.onnx",
+    "sentence-transformers": "vectorpool.embedding.sentence_transformers",
+    "openai": "vectorpool.embedding.openai",
+}
+
+
+def open_embedder(settings: Settings, sources: Sources = SYSTEM) -> Embedder:
+    """Return the embedder that ``settings.embedder`` names, not started yet.
+
+    Raises Misconfigured if a setting that it needs is missing, or a package that it needs is not installed.
+    """
+    embedder: Embedder = import_module(_PROVIDERS[settings.embedder]).build(settings, sources)
+    return embedder

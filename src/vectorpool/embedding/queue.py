@@ -1,0 +1,211 @@
+"""The bounded queue in front of a model: batches, fairness, and threads that are not the event loop's.
+
+Calls to ``embed`` become jobs. Worker threads take batches of at most ``batch`` texts from them, so:
+
+- Two lanes. A job of one or two texts is a question that somebody waits for: its texts go next, and never share a
+  run with long ones. After ``_SMALL_RUNS`` such runs in a row, one batch of the other lane runs, so that a stream
+  of questions cannot starve an ingest.
+- Long jobs take turns, a batch each. What a job's last batch leaves free is filled from the next job.
+- Each job's texts are taken in order of length, which keeps padding small; results return in the caller's order.
+- At most ``limit`` texts wait. A cancelled call's texts leave at once; the run under way ends, and is dropped.
+- A run that fails and served several jobs is repeated for each of them alone, so that only the job with the bad
+  text fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorpool.errors import Draining, InternalError, LimitExceeded, QueueFull
+
+Model = Callable[[list[str]], npt.NDArray[np.float32]]
+
+SMALL_TEXTS = 2
+_SMALL_RUNS = 8
+
+
+class _Job:
+    """One call: which of its texts still wait, and where the results go."""
+
+    def __init__(self, texts: list[str], loop: asyncio.AbstractEventLoop) -> None:
+        self.texts = texts
+        self.waiting = deque(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+        self.unfinished = len(texts)
+        self.vectors: npt.NDArray[np.float32] | None = None
+        self.loop = loop
+        self.future: asyncio.Future[npt.NDArray[np.float32]] = loop.create_future()
+        self.over = False
+
+    def settle(self, error: BaseException | None) -> None:
+        """Give the caller its result or its error, on its own loop."""
+        self.over = True
+
+        def deliver() -> None:
+            if self.future.done():
+                return
+            if error is not None:
+                self.future.set_exception(error)
+            else:
+                assert self.vectors is not None
+                self.future.set_result(self.vectors)
+
+        # The loop may be closed when a test or a process ends in the middle of a run; then nobody listens.
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(deliver)
+
+
+_Part = tuple[_Job, list[int]]
+
+
+class EmbeddingQueue:
+    """Runs ``model`` in ``workers`` threads over the texts of all concurrent calls."""
+
+    def __init__(self, model: Model, *, batch: int, limit: int, workers: int = 1) -> None:
+        """Prepare; ``start`` starts the threads. ``limit`` counts texts that no run has taken yet."""
+        assert batch >= 1 and limit >= 1 and workers >= 1
+        self._model = model
+        self._batch = batch
+        self._limit = limit
+        self._change = threading.Condition()
+        self._small: deque[_Job] = deque()
+        self._large: deque[_Job] = deque()
+        self._small_runs = 0
+        self._waiting = 0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"embedding-{i}", daemon=True) for i in range(workers)
+        ]
+
+    @property
+    def waiting(self) -> int:
+        """How many texts wait."""
+        return self._waiting
+
+    def start(self) -> None:
+        """Start the worker threads."""
+        for thread in self._threads:
+            thread.start()
+
+    async def close(self) -> None:
+        """Fail what waits with Draining, and wait for the runs under way."""
+        with self._change:
+            self._closed = True
+            jobs = [*self._small, *self._large]
+            self._small.clear()
+            self._large.clear()
+            self._waiting = 0
+            self._change.notify_all()
+        for job in jobs:
+            job.settle(Draining("The embedder is shutting down. Send the request again, to another instance."))
+        for thread in self._threads:
+            if thread.ident is not None:
+                await asyncio.to_thread(thread.join)
+
+    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return float32[n, d] for n >= 1 texts, in their order."""
+        assert texts, "an embedder answers no texts itself"
+        if len(texts) > self._limit:
+            raise LimitExceeded(
+                f"{len(texts)} texts are more than the embedding queue ever takes ({self._limit}). Send fewer in one "
+                "call, or raise VECTORPOOL_EMBEDDER_QUEUE.",
+                extra={"limit": self._limit},
+            )
+        job = _Job(list(texts), asyncio.get_running_loop())
+        with self._change:
+            if self._closed:
+                raise Draining("The embedder is shutting down. Send the request again, to another instance.")
+            if self._waiting + len(texts) > self._limit:
+                raise QueueFull(
+                    f"{self._waiting} texts wait to be embedded, and {len(texts)} more would exceed the limit of "
+                    f"{self._limit}. Send the request again in a moment.",
+                    retry_after_s=2.0,
+                )
+            (self._small if len(texts) <= SMALL_TEXTS else self._large).append(job)
+            self._waiting += len(texts)
+            self._change.notify()
+        try:
+            return await job.future
+        finally:
+            if not job.over:
+                self._withdraw(job)
+
+    def _withdraw(self, job: _Job) -> None:
+        with self._change:
+            job.over = True
+            self._waiting -= len(job.waiting)
+            job.waiting.clear()
+            for lane in (self._small, self._large):
+                if job in lane:
+                    lane.remove(job)
+
+    def _take(self) -> list[_Part]:
+        """Return the next batch, as parts of jobs. Called with the lock held and something waiting."""
+        questions = bool(self._small) and (self._small_runs < _SMALL_RUNS or not self._large)
+        lane = self._small if questions else self._large
+        self._small_runs = self._small_runs + 1 if questions else 0
+        room = self._batch
+        parts: list[_Part] = []
+        while lane and room:
+            job = lane.popleft()
+            count = min(room, len(job.waiting))
+            parts.append((job, [job.waiting.popleft() for _ in range(count)]))
+            room -= count
+            if job.waiting:
+                lane.append(job)
+        self._waiting -= self._batch - room
+        return parts
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not (self._small or self._large or self._closed):
+                    self._change.wait()
+                if self._closed:
+                    return
+                parts = self._take()
+            self._run(parts)
+
+    def _run(self, parts: list[_Part]) -> None:
+        try:
+            vectors = self._call([job.texts[i] for job, indices in parts for i in indices])
+        except Exception as error:
+            if len(parts) > 1:
+                for part in parts:
+                    if not part[0].over:
+                        self._run([part])
+                return
+            job = parts[0][0]
+            self._withdraw(job)
+            job.settle(error)
+            return
+        row = 0
+        for job, indices in parts:
+            self._accept(job, indices, vectors[row : row + len(indices)])
+            row += len(indices)
+
+    def _call(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        vectors = self._model(texts)
+        if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
+            raise InternalError(
+                f"The model answered {len(texts)} texts with an array of shape {vectors.shape}, or NaN."
+            )
+        return vectors
+
+    def _accept(self, job: _Job, indices: list[int], vectors: npt.NDArray[np.float32]) -> None:
+        # With several workers, two runs may serve one job at once: the count is kept under the lock.
+        with self._change:
+            if job.over:
+                return
+            if job.vectors is None:
+                job.vectors = np.empty((len(job.texts), vectors.shape[1]), dtype=np.float32)
+            job.vectors[indices] = vectors
+            job.unfinished -= len(indices)
+            finished = job.unfinished == 0
+        if finished:
+            job.settle(None)
