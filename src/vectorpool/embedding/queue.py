@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vectorpool.errors import Draining, InternalError, LimitExceeded, QueueFull
+from vectorpool.errors import Draining, InternalError, InvalidRequest, LimitExceeded, QueueFull
 
 Model = Callable[[list[str]], npt.NDArray[np.float32]]
 
@@ -61,6 +61,17 @@ class _Job:
 
 
 _Part = tuple[_Job, list[int]]
+
+
+def _refuse_surrogates(texts: Sequence[str]) -> None:
+    """Raise InvalidRequest for half a surrogate pair, which is no text to any tokenizer."""
+    for number, text in enumerate(texts):
+        try:
+            text.isascii() or text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(
+                f"Text {number} is not valid Unicode: character {error.start} is half of a surrogate pair. Remove it."
+            ) from None
 
 
 class EmbeddingQueue:
@@ -110,6 +121,7 @@ class EmbeddingQueue:
     async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return float32[n, d] for n >= 1 texts, in their order."""
         assert texts, "an embedder answers no texts itself"
+        _refuse_surrogates(texts)
         if len(texts) > self._limit:
             raise LimitExceeded(
                 f"{len(texts)} texts are more than the embedding queue ever takes ({self._limit}). Send fewer in one "

@@ -1,0 +1,368 @@
+"""Documents to records: read, cut, embed, and send one command a document.
+
+One document is one command, hence one commit: a reader sees all of its chunks or none, and a stopped ingest goes on
+where it was. A document is skipped if the sidecar has its ETag and its recipe: embedder, format, chunker and their
+numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+
+What is wrong with a document (its format, its size, an id) fails that document and no other; what was ingested from it
+before stays. What is wrong with the world (the store, the embedder, the shard) is tried again for a while, since the
+same command twice is the same as once, and then ends the ingest with that error; what was committed stays committed.
+
+A document of more chunks than one command carries (max_records) fails: two commands would be two states.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import msgspec
+import numpy as np
+
+from vectorpool.answers import Answer, Ingested, IngestedPage
+from vectorpool.commands import (
+    Command,
+    ForgetDocument,
+    Include,
+    IngestDocument,
+    ListIngested,
+    QueryRecords,
+    Vectors,
+)
+from vectorpool.documents.chunking import Chunk, ChunkSize, split
+from vectorpool.documents.formats import Format, format_of
+from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.embedding import Embedder
+from vectorpool.errors import (
+    AvatarNotFound,
+    CommitConflict,
+    Draining,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    TryAgain,
+    UserNotFound,
+    VectorpoolError,
+)
+from vectorpool.names import check_document_path
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+
+Status = Literal["ingested", "unchanged", "removed", "failed"]
+T = TypeVar("T")
+
+_AHEAD: Final = 2
+# Texts handed to the embedder at once: enough to sort by length, few enough that ingests take turns.
+_EMBED_WINDOW: Final = 256
+_ATTEMPTS: Final = 12
+_LONGEST_WAIT_S: Final = 5.0
+
+
+class Router(Protocol):
+    """Finds the user's shard and executes a command there."""
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Return the answer; raise a VectorpoolError."""
+        ...
+
+
+class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one document; ``reason`` says why it failed, ``code`` is the error's."""
+
+    path: str
+    status: Status
+    chunks: int = 0
+    reason: str | None = None
+    code: str | None = None
+
+
+class IngestReport(msgspec.Struct, frozen=True):
+    """Every document looked at, by path, and the newest commit seen (0: none)."""
+
+    documents: list[DocumentOutcome]
+    commit: int
+
+    def count(self, status: Status) -> int:
+        """Return how many documents came to this."""
+        return sum(outcome.status == status for outcome in self.documents)
+
+
+class IngestProgress(msgspec.Struct, frozen=True):
+    """How far an ingest is: documents that are done, and chunks embedded so far. ``path`` was worked on last."""
+
+    documents_done: int
+    documents_total: int
+    chunks_embedded: int
+    path: str
+
+
+ProgressCallback = Callable[[IngestProgress], None]
+
+
+class _Prepared(msgspec.Struct, frozen=True):
+    """A document on its way: a command, or the outcome that it has already."""
+
+    path: str
+    command: IngestDocument | None = None
+    outcome: DocumentOutcome | None = None
+
+
+class Ingestor:
+    """Turns an avatar's documents into records, and questions into queries."""
+
+    def __init__(
+        self,
+        library: DocumentLibrary,
+        embedder: Embedder,
+        router: Router,
+        settings: Settings,
+        sources: Sources = SYSTEM,
+    ) -> None:
+        """``embedder`` is started before the first call, and closed by its owner."""
+        self.library = library
+        self.embedder = embedder
+        self.router = router
+        self.settings = settings
+        self.sources = sources
+
+    async def ingest(
+        self,
+        user_id: str,
+        avatar_id: str,
+        paths: list[str] | None = None,
+        *,
+        force: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> IngestReport:
+        """Bring an avatar's records up to its documents, or only those of ``paths``.
+
+        Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
+        too. Raises what ends the whole ingest; see the module.
+        """
+        run = _Run(self, user_id, avatar_id, force, progress)
+        return await run.execute(paths)
+
+    async def query(
+        self,
+        user_id: str,
+        avatar_id: str,
+        text: str,
+        n_results: int = 10,
+        *,
+        where: dict[str, Any] | None = None,
+        where_document: dict[str, Any] | None = None,
+        include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
+    ) -> Answer:
+        """Return the chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
+        vectors = await self.embedder.embed([text])
+        command = QueryRecords(
+            avatar_id=avatar_id,
+            collection=self.settings.documents_collection,
+            vectors=self.as_vectors(vectors),
+            n_results=n_results,
+            where=where,
+            where_document=where_document,
+            include=include,
+        )
+        return await self.router.execute(user_id, command)
+
+    async def forget(self, user_id: str, avatar_id: str, path: str) -> Answer:
+        """Delete what was ingested from a document: the JSON of answers.Deleted."""
+        return await self.router.execute(user_id, ForgetDocument(avatar_id=avatar_id, path=check_document_path(path)))
+
+    def size(self) -> ChunkSize:
+        """Return how large chunks are: the settings, within what the embedder takes."""
+        settings, embedder = self.settings, self.embedder
+        return ChunkSize.fitting(
+            settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
+        )
+
+    def recipe(self, entry: Format) -> str:
+        """Return how this ingestor makes records of a document; equal recipes and bytes give equal records."""
+        return f"{self.embedder.name} {entry.name}/{entry.version} {self.size().recipe()}"
+
+    def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
+        """Return float32[n, dimension] as a command carries them, with the embedder's name."""
+        data = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+        return Vectors(self.embedder.dimension, data, self.embedder.name)
+
+
+class _Run:
+    """One call of ``ingest``."""
+
+    def __init__(
+        self, ingestor: Ingestor, user_id: str, avatar_id: str, force: bool, progress: ProgressCallback | None
+    ) -> None:
+        self._of = ingestor
+        self._user_id = user_id
+        self._avatar_id = avatar_id
+        self._force = force
+        self._progress = progress
+        self._known: dict[str, Ingested] = {}
+        self._outcomes: list[DocumentOutcome] = []
+        self._commit = 0
+        self._total = 0
+        self._chunks = 0
+
+    async def execute(self, paths: list[str] | None) -> IngestReport:
+        self._known = await self._list_ingested()
+        documents: list[Document | DocumentOutcome]
+        if paths is None:
+            documents = [d async for d in self._of.library.iterate(self._user_id, self._avatar_id)]
+            gone = sorted(self._known.keys() - {d.path for d in documents})
+        else:
+            documents = [await self._find(path) for path in sorted(set(paths))]
+            gone = []
+        self._total = len(documents) + len(gone)
+        async for prepared in self._prepared(documents):
+            await self._finish(prepared)
+        for path in gone:
+            command = ForgetDocument(avatar_id=self._avatar_id, path=path)
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+            self._commit = max(self._commit, answer.commit)
+            self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
+        return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
+
+    async def _list_ingested(self) -> dict[str, Ingested]:
+        command = ListIngested(avatar_id=self._avatar_id)
+        try:
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+        except (AvatarNotFound, UserNotFound):
+            return {}
+        self._commit = answer.commit
+        return {entry.path: entry for entry in msgspec.json.decode(answer.body, type=IngestedPage).documents}
+
+    async def _find(self, path: str) -> Document | DocumentOutcome:
+        try:
+            return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
+        except (InvalidRequest, NotFound) as error:
+            return _failed(path, error)
+
+    async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncIterator[_Prepared]:
+        """Yield documents in order, ready to send, while at most ``_AHEAD`` of those after them are prepared."""
+        tasks: deque[asyncio.Task[_Prepared]] = deque()
+        waiting = iter(documents)
+        try:
+            while True:
+                while len(tasks) <= _AHEAD and (document := next(waiting, None)) is not None:
+                    tasks.append(asyncio.create_task(self._prepare(document)))
+                if not tasks:
+                    return
+                yield await tasks[0]
+                tasks.popleft()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prepare(self, document: Document | DocumentOutcome) -> _Prepared:
+        if isinstance(document, DocumentOutcome):
+            return _Prepared(document.path, outcome=document)
+        path = document.path
+        try:
+            entry = format_of(path)
+            recipe = self._of.recipe(entry)
+            if not self._force and self._is_unchanged(document, recipe):
+                return _Prepared(path, outcome=DocumentOutcome(path, "unchanged", self._known[path].chunks))
+            body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
+            chunks = await asyncio.to_thread(self._cut, entry, body.data)
+            self._check_chunks(path, chunks)
+            vectors = await self._embed(path, [chunk.text for chunk in chunks])
+        except (InvalidRequest, NotFound) as error:
+            return _Prepared(path, outcome=_failed(path, error))
+        command = IngestDocument(
+            avatar_id=self._avatar_id,
+            collection=self._of.settings.documents_collection,
+            path=path,
+            etag=body.etag,
+            size=len(body.data),
+            recipe=recipe,
+            ids=[f"{path}#{number:04d}" for number in range(len(chunks))],
+            vectors=vectors,
+            documents=[chunk.text for chunk in chunks],
+            metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
+        )
+        return _Prepared(path, command=command)
+
+    def _is_unchanged(self, document: Document, recipe: str) -> bool:
+        known = self._known.get(document.path)
+        collection = self._of.settings.documents_collection
+        return known is not None and (known.etag, known.recipe, known.collection) == (
+            document.etag,
+            recipe,
+            collection,
+        )
+
+    def _cut(self, entry: Format, data: bytes) -> list[Chunk]:
+        extract = entry.extract(data)
+        return split(extract.text, extract.sections, self._of.size(), self._of.embedder.tokenizer)
+
+    def _check_chunks(self, path: str, chunks: list[Chunk]) -> None:
+        limit = self._of.settings.max_records
+        if len(chunks) > limit:
+            raise LimitExceeded(
+                f"The document {path!r} makes {len(chunks)} chunks, and one command carries {limit}. Split the "
+                "document, or raise VECTORPOOL_MAX_RECORDS or VECTORPOOL_CHUNK_TOKENS.",
+                extra={"limit": limit},
+            )
+
+    async def _embed(self, path: str, texts: list[str]) -> Vectors:
+        # Never more at once than the queue could hold alone, or it would refuse for ever.
+        window = max(1, min(_EMBED_WINDOW, self._of.settings.embedder_queue))
+        parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
+        for start in range(0, len(texts), window):
+            batch = texts[start : start + window]
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            self._chunks += len(batch)
+            self._report(path)
+        return self._of.as_vectors(np.concatenate(parts))
+
+    async def _finish(self, prepared: _Prepared) -> None:
+        command = prepared.command
+        if command is None:
+            assert prepared.outcome is not None
+            self._done(prepared.outcome)
+            return
+        try:
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+        except InvalidRequest as error:
+            self._done(_failed(prepared.path, error))
+            return
+        self._commit = max(self._commit, answer.commit)
+        self._done(DocumentOutcome(prepared.path, "ingested", len(command.ids)))
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``attempt`` returns; what may pass later is tried again, a bounded number of times."""
+        for number in range(1, _ATTEMPTS + 1):
+            try:
+                return await attempt()
+            except Draining:
+                raise
+            except (TryAgain, CommitConflict) as error:
+                if number == _ATTEMPTS:
+                    raise
+                wait_s = min(max(error.retry_after_s or 0.0, 0.2), _LONGEST_WAIT_S)
+                await self._of.sources.sleep(wait_s * (0.5 + self._of.sources.random()))
+        raise AssertionError("the loop returns or raises")
+
+    def _done(self, outcome: DocumentOutcome) -> None:
+        self._outcomes.append(outcome)
+        self._report(outcome.path)
+
+    def _report(self, path: str) -> None:
+        if self._progress is not None:
+            self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
+
+
+def _failed(path: str, error: VectorpoolError) -> DocumentOutcome:
+    return DocumentOutcome(path, "failed", reason=error.detail, code=error.code)
+
+
+def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end}
+    if chunk.heading is not None:
+        metadata["heading"] = chunk.heading
+    return metadata
