@@ -36,15 +36,52 @@ class ObjectExists(Exception):
 
 
 class BucketUnavailable(Exception):
-    """No answer, after bounded retries. A write may or may not have happened."""
+    """No usable answer, after bounded retries. A write may or may not have happened."""
 
 
 class BucketDenied(Exception):
     """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help."""
 
 
+def check_key(key: str) -> str:
+    """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
+
+    Callers build keys with ``vectorpool.names``, which refuses bad ids with an error for their senders; this is
+    the wall behind it, the same for every store: 1 to 1,024 bytes of non-empty segments, none of them ``.``
+    or ``..``, and no control characters.
+    """
+    if not key or len(key.encode("utf-8", "surrogatepass")) > 1024:
+        raise ValueError(f"an object key has 1 to 1,024 bytes, not {len(key)} characters")
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            raise ValueError(f"the object key {key!r} has a segment that is empty, '.' or '..'")
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in key):
+        raise ValueError(f"the object key {key!r} holds a control character")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return a listing's prefix if it is empty or a clean key followed by one slash; raise ValueError otherwise."""
+    if prefix:
+        if not prefix.endswith("/"):
+            raise ValueError(f"the prefix {prefix!r} does not end with a slash")
+        check_key(prefix[:-1])
+    return prefix
+
+
+def check_range(start: int, end: int) -> None:
+    """Raise ValueError unless ``0 <= start < end``: stores disagree about empty ranges, so none is asked for."""
+    if not 0 <= start < end:
+        raise ValueError(f"a range needs 0 <= start < end, not {start} to {end}")
+
+
 class Bucket(Protocol):
-    """A flat, key-ordered set of immutable byte strings. Keys are relative to the bucket's own prefix."""
+    """A flat, key-ordered set of immutable byte strings. Keys are relative to the bucket's own prefix.
+
+    Key order is the order of the keys' UTF-8 bytes. A prefix is empty or ends with a slash. A call may raise
+    BucketUnavailable or BucketDenied besides what its line names, and ValueError for a key that no caller of
+    ``vectorpool.names`` can build.
+    """
 
     @property
     def url(self) -> str:
@@ -56,7 +93,10 @@ class Bucket(Protocol):
         ...
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
-        """Return bytes ``start`` up to, not including, ``end``; raise ObjectMissing."""
+        """Return bytes ``start`` up to, not including, ``end``; raise ObjectMissing.
+
+        What lies beyond the object's end is left out, so a range wholly beyond it is empty.
+        """
         ...
 
     async def head(self, key: str) -> ObjectInfo:

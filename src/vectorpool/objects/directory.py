@@ -1,0 +1,267 @@
+"""A bucket in a local directory (or a mounted one): every object is one file, at the path of its key.
+
+Consistency. ``create`` writes a file in the staging directory and *links* it to its name: the file system lets one
+link win, readers see all of the bytes or nothing. ``put`` renames over the name. Neither leaves a half-written
+object, whenever the process is killed.
+
+Crash consistency. A killed process leaves at most a file in the staging directory, which no listing shows and
+which is swept at open once it is a day old (another instance may be writing a younger one). With ``fsync`` on,
+the file is flushed before it gets its name, and the directory (and each new directory above it) before the
+call returns: what was acknowledged survives power loss too. Without it, only killed processes are survived.
+
+Limits. All instances must see one file system with working hard links; a key must fit it (255 bytes a segment), and
+cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never asks for. Blocking
+calls run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from vectorpool.objects.bucket import (
+    Body,
+    BucketDenied,
+    BucketUnavailable,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+    check_key,
+    check_prefix,
+    check_range,
+)
+from vectorpool.sources import SYSTEM, Sources
+
+STAGING: Final = ".vectorpool-staging"
+STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
+_THREADS: Final = 16
+# A delete prunes emptied directories while a write makes them: the write then looks again, so many times.
+_ATTEMPTS: Final = 20
+
+T = TypeVar("T")
+
+
+def _etag(info: os.stat_result) -> str:
+    """Return an ETag: a write makes a new file, so inode, time and size tell any two writes apart."""
+    return f'"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"'
+
+
+def _fsync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class DirectoryBucket:
+    """Objects as files below ``root``, which is made if it is not there.
+
+    Raises BucketDenied from the constructor if the directory cannot be made or written.
+    """
+
+    def __init__(self, root: str | Path, *, fsync: bool = False, sources: Sources = SYSTEM) -> None:
+        self._root = Path(root).absolute()
+        self._staging = self._root / STAGING
+        self._fsync = fsync
+        self._sources = sources
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="directory-bucket")
+        try:
+            self._make_dirs(self._staging)
+            self._sweep()
+        except OSError as error:
+            self._threads.shutdown(wait=False)
+            raise BucketDenied(f"the directory {self._root} cannot be used: {error.strerror}") from error
+
+    @property
+    def url(self) -> str:
+        return self._root.as_uri()
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectMissing(f"{self.url} has no such object: {error.filename}") from error
+        except OSError as error:
+            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+            kind = BucketDenied if refused else BucketUnavailable
+            raise kind(f"{self.url}: {error.strerror}") from error
+
+    def _path(self, key: str) -> Path:
+        check_key(key)
+        if key.partition("/")[0] == STAGING:
+            raise ValueError(f"the object key {key!r} lies in the staging directory")
+        return self._root / key
+
+    # --- Reading -------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> Body:
+        return await self._run(partial(self._get, self._path(key)))
+
+    def _get(self, path: Path) -> Body:
+        with path.open("rb") as file:
+            return Body(file.read(), _etag(os.fstat(file.fileno())))
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        check_range(start, end)
+        return await self._run(partial(self._get_range, self._path(key), start, end))
+
+    def _get_range(self, path: Path, start: int, end: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._run(partial(self._head, self._path(key), key))
+
+    def _head(self, path: Path, key: str) -> ObjectInfo:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not an object", str(path))
+        return ObjectInfo(key, info.st_size, _etag(info), info.st_mtime_ns // 1_000_000)
+
+    async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+        check_prefix(prefix)
+        return await self._run(partial(self._list, prefix, limit, after))
+
+    def _list(self, prefix: str, limit: int, after: str | None) -> list[ObjectInfo]:
+        found: list[ObjectInfo] = []
+        if limit > 0:
+            for key, path in self._walk(prefix, after):
+                try:
+                    found.append(self._head(path, key))
+                except FileNotFoundError:
+                    continue  # Deleted since the directory was read.
+                if len(found) >= limit:
+                    break
+        return found
+
+    def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, Path]]:
+        """Yield (key, path) in key order. A directory sorts as its name and a slash, as in a flat key space."""
+        directory = self._root / prefix
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted(e.name + "/" if e.is_dir() else e.name for e in scan)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for name in entries:
+            key = prefix + name
+            if key == STAGING + "/":
+                continue
+            if name.endswith("/"):
+                # A whole directory before ``after`` is skipped unread.
+                if after is None or key > after or after.startswith(key):
+                    yield from self._walk(key, after)
+            elif after is None or key > after:
+                yield key, directory / name
+
+    async def list_prefixes(self, prefix: str) -> list[str]:
+        check_prefix(prefix)
+        return await self._run(partial(self._list_prefixes, prefix))
+
+    def _list_prefixes(self, prefix: str) -> list[str]:
+        try:
+            with os.scandir(self._root / prefix) as scan:
+                names = sorted(e.name for e in scan if e.is_dir() and prefix + e.name != STAGING)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        # An empty directory, which a kill between two steps can leave, is not a prefix: nothing is below it.
+        return [name for name in names if next(self._walk(f"{prefix}{name}/", None), None) is not None]
+
+    # --- Writing -------------------------------------------------------------------------------------
+
+    async def create(self, key: str, data: bytes) -> str:
+        return await self._run(partial(self._write, self._path(key), data, only_if_free=True))
+
+    async def put(self, key: str, data: bytes) -> str:
+        return await self._run(partial(self._write, self._path(key), data, only_if_free=False))
+
+    def _write(self, path: Path, data: bytes, *, only_if_free: bool) -> str:
+        staged = self._staging / self._sources.uuid()
+        try:
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                if self._fsync:
+                    os.fsync(file.fileno())
+                etag = _etag(os.fstat(file.fileno()))
+            self._name(staged, path, only_if_free=only_if_free)
+        finally:
+            staged.unlink(missing_ok=True)
+        if self._fsync:
+            _fsync_dir(path.parent)
+        return etag
+
+    def _name(self, staged: Path, path: Path, *, only_if_free: bool) -> None:
+        """Give a staged file its name, in one step of the file system."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._make_dirs(path.parent)
+                if only_if_free:
+                    os.link(staged, path)
+                else:
+                    staged.replace(path)
+            except FileExistsError:
+                if only_if_free and path.is_file():
+                    raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
+                raise OSError(errno.EEXIST, "a directory and an object cannot share a name") from None
+            except FileNotFoundError:
+                # A delete pruned the directory between the two steps.
+                if attempt == _ATTEMPTS - 1 or not staged.exists():
+                    raise OSError(errno.EAGAIN, "the directory is deleted again and again") from None
+            except (IsADirectoryError, NotADirectoryError):
+                raise OSError(errno.EEXIST, "a directory and an object cannot share a name") from None
+            else:
+                return
+
+    def _make_dirs(self, directory: Path) -> None:
+        """Make a directory and those above it; with fsync on, their names survive power loss as well."""
+        if directory.is_dir():
+            return
+        self._make_dirs(directory.parent)
+        directory.mkdir(exist_ok=True)
+        if self._fsync:
+            _fsync_dir(directory.parent)
+
+    async def delete(self, key: str) -> None:
+        try:
+            await self._run(partial(self._delete, self._path(key)))
+        except ObjectMissing:
+            return
+
+    def _delete(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        path.unlink()
+        if self._fsync:
+            _fsync_dir(path.parent)
+        for parent in path.parents:
+            if parent == self._root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # Not empty, or another delete was first.
+
+    # --- Opening and closing -------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Remove what killed writers left in the staging directory long enough ago."""
+        oldest_ms = self._sources.now_ms() - STAGING_MAX_AGE_MS
+        with os.scandir(self._staging) as scan:
+            for entry in scan:
+                try:
+                    if entry.stat().st_mtime_ns // 1_000_000 < oldest_ms:
+                        Path(entry.path).unlink(missing_ok=True)
+                except FileNotFoundError:
+                    continue  # Its writer was alive, or another instance swept it.
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)

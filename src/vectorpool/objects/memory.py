@@ -1,0 +1,79 @@
+"""A bucket in this process's memory: for tests, simulations and a quick look. It ends with the process.
+
+Nothing in it waits, so a call is atomic as far as the event loop goes: ``create`` has exactly one winner.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+from vectorpool.objects.bucket import (
+    Body,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+    check_key,
+    check_prefix,
+    check_range,
+)
+from vectorpool.sources import SYSTEM, Sources
+
+
+class MemoryBucket:
+    """Keys and bytes in a dictionary."""
+
+    def __init__(self, *, name: str = "", sources: Sources = SYSTEM) -> None:
+        self._name = name
+        self._sources = sources
+        self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"memory://{self._name}"
+
+    def _find(self, key: str) -> tuple[bytes, ObjectInfo]:
+        found = self._objects.get(check_key(key))
+        if found is None:
+            raise ObjectMissing(f"{self.url} has no object {key!r}")
+        return found
+
+    def _store(self, key: str, data: bytes) -> str:
+        kept = bytes(data)
+        etag = f'"{xxhash.xxh3_128_hexdigest(kept)}"'
+        self._objects[key] = kept, ObjectInfo(key, len(kept), etag, self._sources.now_ms())
+        return etag
+
+    async def get(self, key: str) -> Body:
+        data, info = self._find(key)
+        return Body(data, info.etag)
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        check_range(start, end)
+        return self._find(key)[0][start:end]
+
+    async def head(self, key: str) -> ObjectInfo:
+        return self._find(key)[1]
+
+    async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+        check_prefix(prefix)
+        keys = sorted(k for k in self._objects if k.startswith(prefix) and (after is None or k > after))
+        return [self._objects[key][1] for key in keys[: max(limit, 0)]]
+
+    async def list_prefixes(self, prefix: str) -> list[str]:
+        check_prefix(prefix)
+        tails = (key[len(prefix) :] for key in self._objects if key.startswith(prefix))
+        return sorted({tail.partition("/")[0] for tail in tails if "/" in tail})
+
+    async def create(self, key: str, data: bytes) -> str:
+        if check_key(key) in self._objects:
+            raise ObjectExists(f"{self.url} already has an object {key!r}")
+        return self._store(key, data)
+
+    async def put(self, key: str, data: bytes) -> str:
+        return self._store(check_key(key), data)
+
+    async def delete(self, key: str) -> None:
+        self._objects.pop(check_key(key), None)
+
+    async def close(self) -> None:
+        """Nothing to give back; the objects stay readable, so that a test can open the same bucket again."""
