@@ -1,0 +1,221 @@
+"""Which slots may be open: the LRU, its bounds in slots and bytes, hydration and eviction.
+
+A request *leases* a slot: it is pinned, hydrated if it is cold (everybody who comes meanwhile waits for the
+same hydration), and used. Unpinned slots stay open in an LRU, whose end is evicted when a place is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from cachetools import LRUCache
+
+from vectorpool.errors import Damaged, VectorpoolError
+from vectorpool.pool.slot import Slot
+from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
+from vectorpool.pool.waiting import WaitingRoom
+from vectorpool.settings import Settings
+from vectorpool.sources import Sources
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+logger = logging.getLogger(__name__)
+
+# How long everybody gets the same error for a vectorstore that cannot be opened, before it is tried again.
+BROKEN_RETRY_S = 5.0
+
+
+class Residency:
+    """The slots of one pool. Belongs to one event loop."""
+
+    def __init__(self, make_store: Callable[[str], Vectorstore], settings: Settings, sources: Sources) -> None:
+        self._make_store = make_store
+        self._settings = settings
+        self._sources = sources
+        self.slots: dict[str, Slot] = {}
+        # Open, unpinned slots in the order of their last use. Never more than there are places.
+        self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
+        self._room = WaitingRoom(limit=settings.slot_waiters)
+        self._taken = 0
+        self._evictions: set[asyncio.Task[None]] = set()
+
+    # --- Figures -------------------------------------------------------------------------------------
+
+    @property
+    def open_slots(self) -> int:
+        """Places taken: slots that are open, being opened or being closed."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a place."""
+        return len(self._room)
+
+    def open_bytes(self) -> int:
+        """Bytes of all open working directories."""
+        return sum(slot.store.size_bytes() for slot in self.slots.values() if slot.store is not None)
+
+    # --- Lease ---------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lease(self, user_id: str, *, create: bool) -> AsyncIterator[tuple[Slot, Vectorstore]]:
+        """Pin the user's slot, open it if need be, and yield it with its vectorstore.
+
+        Raises UserNotFound (without ``create``), PoolBusy, StoreUnavailable, Damaged.
+        """
+        slot = self.pin(user_id)
+        try:
+            yield slot, await self.open(slot, create=create)
+        finally:
+            self.unpin(slot)
+
+    def pin(self, user_id: str) -> Slot:
+        """Return the user's slot and keep it from eviction until ``unpin``."""
+        slot = self.slots.get(user_id)
+        if slot is None:
+            slot = self.slots[user_id] = Slot(user_id)
+        slot.pins += 1
+        self._idle.pop(user_id, None)
+        slot.last_use_s = self._sources.monotonic_s()
+        slot.last_use_ms = self._sources.now_ms()
+        return slot
+
+    def unpin(self, slot: Slot) -> None:
+        """Give a pin back. An idle slot may be evicted; one without a vectorstore behind it is at once."""
+        slot.pins -= 1
+        assert slot.pins >= 0
+        if slot.pins:
+            return
+        match slot.state:
+            case Ready(store) if store.is_absent:
+                self._start_eviction(slot)
+            case Ready():
+                self._idle[slot.user_id] = slot
+                self._room.call_next()
+            case Cold():
+                self.slots.pop(slot.user_id, None)
+            case _:
+                pass
+
+    async def open(self, slot: Slot, *, create: bool) -> Vectorstore:
+        """Return the vectorstore of a pinned slot, hydrating it if it is cold."""
+        while True:
+            match slot.state:
+                case Ready(store) | Committing(store):
+                    return store
+                case Hydrating(done) | Evicting(_, done):
+                    await asyncio.wait([done])
+                case Broken(error, until_s):
+                    if self._sources.monotonic_s() < until_s:
+                        raise error
+                    slot.become(Cold())
+                case Cold():
+                    await self._hydrate(slot, create=create)
+
+    async def _hydrate(self, slot: Slot, *, create: bool) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        slot.become(Hydrating(done))
+        placed = False
+        try:
+            await self._take_place()
+            placed = True
+            store = self._make_store(slot.user_id)
+            await store.open(create=create)
+        except BaseException as error:
+            if isinstance(error, Damaged):
+                slot.become(Broken(error, self._sources.monotonic_s() + BROKEN_RETRY_S))
+                logger.error("a vectorstore cannot be opened: %s", error.detail)
+            else:
+                slot.become(Cold())
+            if placed:
+                self._give_place_back()
+            raise
+        else:
+            slot.become(Ready(store))
+        finally:
+            done.set_result(None)
+
+    # --- Places --------------------------------------------------------------------------------------
+
+    async def _take_place(self) -> None:
+        deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
+        while not self._has_place():
+            if (victim := self._least_recently_used()) is not None:
+                self._start_eviction(victim)
+            await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
+        self._taken += 1
+
+    def _has_place(self) -> bool:
+        if self._taken >= self._settings.open_slots:
+            return False
+        return self._taken == 0 or self.open_bytes() < self._settings.open_bytes
+
+    def _give_place_back(self) -> None:
+        self._taken -= 1
+        self._room.call_next()
+
+    def _least_recently_used(self) -> Slot | None:
+        while self._idle:
+            _, slot = self._idle.popitem()
+            if isinstance(slot.state, Ready) and slot.pins == 0:
+                return slot
+        return None
+
+    # --- Eviction ------------------------------------------------------------------------------------
+
+    def evict_older_than(self, seconds: float) -> None:
+        """Start to evict what was not used for so long, and what exceeds the bound in bytes."""
+        now_s = self._sources.monotonic_s()
+        for slot in list(self._idle.values()):
+            if now_s - slot.last_use_s >= seconds:
+                self._start_eviction(slot)
+        if self.open_bytes() > self._settings.open_bytes and self._taken > 1:
+            victim = self._least_recently_used()
+            if victim is not None:
+                self._start_eviction(victim)
+
+    async def evict(self, slot: Slot) -> bool:
+        """Evict a slot that nobody but the caller has pinned; return whether it is cold now."""
+        if slot.pins > 1 or not isinstance(slot.state, Ready):
+            return isinstance(slot.state, Cold)
+        await self._evict(slot)
+        return isinstance(slot.state, Cold)
+
+    def _start_eviction(self, slot: Slot) -> None:
+        self._idle.pop(slot.user_id, None)
+        task = asyncio.create_task(self._evict(slot), name=f"evict-{len(self._evictions)}")
+        self._evictions.add(task)
+        task.add_done_callback(self._evictions.discard)
+
+    async def _evict(self, slot: Slot) -> None:
+        if not isinstance(slot.state, Ready):
+            return
+        store = slot.state.store
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        slot.become(Evicting(store, done))
+        try:
+            if store.is_dirty:
+                await store.commit()
+            await store.discard()
+        except Exception as error:
+            # What was acknowledged is still in the working directory: keep it, and try again later.
+            level = logging.WARNING if isinstance(error, VectorpoolError) else logging.ERROR
+            logger.log(level, "a vectorstore cannot be evicted yet: %s", error)
+            slot.become(Ready(store))
+            if slot.pins == 0:
+                self._idle[slot.user_id] = slot
+        else:
+            slot.become(Cold())
+            self._give_place_back()
+            if slot.pins == 0:
+                self.slots.pop(slot.user_id, None)
+        finally:
+            done.set_result(None)
+            self._room.call_next()
+
+    async def settle_evictions(self) -> None:
+        """Wait until no eviction is under way."""
+        while self._evictions:
+            await asyncio.wait(set(self._evictions))

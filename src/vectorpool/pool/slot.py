@@ -1,0 +1,87 @@
+"""A slot: one user's place in the pool, its state, its pins and the jobs that wait for its writer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from vectorpool.answers import Answer
+from vectorpool.pool.states import Cold, Committing, Evicting, Ready, State, check_transition
+from vectorpool.vectorstore.vectorstore import Ticket, Vectorstore
+
+
+def _future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+@dataclass(slots=True)
+class WriteJob:
+    """One write; ``size`` is what it holds of the queue's bytes."""
+
+    ticket: Ticket
+    size: int
+    done: asyncio.Future[Answer]
+
+
+@dataclass(slots=True)
+class FlushJob:
+    """Commit what is not committed."""
+
+    done: asyncio.Future[None] = field(default_factory=_future)
+
+
+@dataclass(slots=True)
+class CatchUpJob:
+    """Take in what other instances committed."""
+
+    done: asyncio.Future[None] = field(default_factory=_future)
+
+
+@dataclass(slots=True)
+class HealJob:
+    """Build the replica anew."""
+
+    done: asyncio.Future[None] = field(default_factory=_future)
+
+
+@dataclass(slots=True)
+class EndJob:
+    """Delete the vectorstore; answers the number of objects deleted."""
+
+    done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | EndJob
+
+
+class Slot:
+    """One user's place. The pool alone changes it."""
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.state: State = Cold()
+        # Requests and tasks that use the slot now; it is not evicted while there are any.
+        self.pins = 0
+        self.jobs: deque[Job] = deque()
+        self.queued_bytes = 0
+        self.writer: asyncio.Task[None] | None = None
+        # Catch-ups that have not started serve everybody who asks meanwhile.
+        self.catch_up: CatchUpJob | None = None
+        self.last_use_s = 0.0
+        self.last_use_ms = 0
+        self.dirty_since_s: float | None = None
+
+    def become(self, state: State) -> None:
+        """Change the state; anything but an allowed transition is a defect."""
+        self.state = check_transition(self.state, state)
+
+    @property
+    def store(self) -> Vectorstore | None:
+        """The open vectorstore, if there is one."""
+        match self.state:
+            case Ready(store) | Committing(store) | Evicting(store, _):
+                return store
+            case _:
+                return None

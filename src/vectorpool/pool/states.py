@@ -1,0 +1,98 @@
+"""The states of a slot, as types, and which may follow which.
+
+    Cold -> Hydrating -> Ready <-> Committing
+                |          |
+                v          v
+             Broken     Evicting -> Cold
+
+Whoever finds a slot Hydrating or Evicting waits for its ``done``; whoever finds it Broken gets the error until
+``until_s``, so that a damaged vectorstore does not hydrate again for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from vectorpool.answers import SlotState
+from vectorpool.errors import VectorpoolError
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """Nothing is open. Log objects may be warm on local disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hydrating:
+    """A replica is being built; ``done`` ends when the state changes."""
+
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Open, for readers and writers."""
+
+    store: Vectorstore
+
+
+@dataclass(frozen=True, slots=True)
+class Committing:
+    """Open, and the writer task is at work: writes are applied, committed or rebased."""
+
+    store: Vectorstore
+
+
+@dataclass(frozen=True, slots=True)
+class Evicting:
+    """Being committed and closed; ``done`` ends when the state changes."""
+
+    store: Vectorstore
+    done: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Could not be opened; ``error`` is everybody's answer until ``until_s`` (monotonic seconds)."""
+
+    error: VectorpoolError
+    until_s: float
+
+
+State: TypeAlias = Cold | Hydrating | Ready | Committing | Evicting | Broken
+
+_FOLLOWS: dict[type, tuple[type, ...]] = {
+    Cold: (Hydrating,),
+    Hydrating: (Ready, Cold, Broken),
+    Ready: (Committing, Evicting),
+    Committing: (Ready,),
+    # Back to Ready when what is dirty could not be committed: it must not be thrown away.
+    Evicting: (Cold, Ready),
+    Broken: (Cold,),
+}
+
+
+def check_transition(before: State, after: State) -> State:
+    """Return ``after`` if it may follow ``before``; anything else is a defect of ours."""
+    assert type(after) in _FOLLOWS[type(before)], f"{type(before).__name__} -> {type(after).__name__}"
+    return after
+
+
+def state_name(state: State) -> SlotState:
+    """Return the state's name in answers, metrics and logs."""
+    match state:
+        case Cold():
+            return "cold"
+        case Hydrating():
+            return "hydrating"
+        case Ready():
+            return "ready"
+        case Committing():
+            return "committing"
+        case Evicting():
+            return "evicting"
+        case Broken():
+            return "broken"

@@ -1,0 +1,86 @@
+"""Makes vectorstores: what every slot's store shares (bucket, warm tier, threads, template, directories)."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO
+
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.warm import WarmTier
+from vectorpool.errors import Misconfigured
+from vectorpool.names import local_segment, open_dir, warm_dir
+from vectorpool.objects.bucket import Bucket
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+_CLAIM_ATTEMPTS = 120
+_CLAIM_PAUSE_S = 0.1
+
+
+class StoreFactory:
+    """Owns a shard's part of the replica directory; what an earlier process left open there is removed."""
+
+    def __init__(self, bucket: Bucket, settings: Settings, *, shard: int = 0, sources: Sources = SYSTEM) -> None:
+        self._bucket = bucket
+        self._settings = settings
+        self._sources = sources
+        self._root = open_dir(Path(settings.replica_dir), shard)
+        self._lock = _claim(self._root)
+        # Whatever is here was not closed by us: a killed process may have wedged it. The log has it all.
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._root.mkdir(parents=True)
+        self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
+        self._workers = ThreadPoolExecutor(settings.workers, thread_name_prefix="chroma")
+        self._template = Template(self._root / ".template")
+        self._generation = itertools.count(1)
+
+    def make(self, user_id: str) -> Vectorstore:
+        """Return a vectorstore that is not open yet."""
+
+        def make_directory() -> Path:
+            directory = self._root / f"{local_segment(user_id)}+{next(self._generation)}"
+            directory.mkdir(parents=True)
+            return directory
+
+        return Vectorstore(
+            user_id,
+            CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources),
+            make_directory=make_directory,
+            template=self._template,
+            workers=self._workers,
+            settings=self._settings,
+            sources=self._sources,
+        )
+
+    def close(self) -> None:
+        """Give the threads back and remove the working directories; warm objects stay."""
+        self._workers.shutdown(wait=True)
+        shutil.rmtree(self._root, ignore_errors=True)
+        self._lock.close()
+
+
+def _claim(root: Path) -> IO[bytes]:
+    """Lock a shard's directory for this process, so that no other removes or reads what is open in it.
+
+    A shard whose front process was killed still commits for ``drain_s``; a new one waits for it to leave.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    lock = root.with_name(root.name + ".lock").open("wb")
+    for _ in range(_CLAIM_ATTEMPTS):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            time.sleep(_CLAIM_PAUSE_S)
+    lock.close()
+    raise Misconfigured(
+        f"Another instance uses the replica directory {root.parent.parent}. Stop it, or give this one its own "
+        "with --replica-dir."
+    )

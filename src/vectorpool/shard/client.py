@@ -1,0 +1,226 @@
+"""The front's side of one shard: starts its process, sends requests, starts it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from typing import TypeAlias
+
+from vectorpool.answers import Answer, PoolView
+from vectorpool.commands import Command, Write
+from vectorpool.errors import (
+    InternalError,
+    OutcomeUnknown,
+    QueueFull,
+    ShardUnavailable,
+    VectorpoolError,
+)
+from vectorpool.settings import Settings
+from vectorpool.shard.protocol import (
+    Answered,
+    Drain,
+    Drained,
+    Execute,
+    Failed,
+    FromShard,
+    Hello,
+    Ready,
+    ToShard,
+    View,
+    Viewed,
+    encode_frame,
+    from_shard_decoder,
+    read_frame,
+)
+
+logger = logging.getLogger(__name__)
+
+# Requests under way to one shard; beyond it the front refuses instead of buffering.
+MAX_UNDER_WAY = 4096
+_START_S = 60.0
+_RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
+
+Reply: TypeAlias = Answered | Viewed | Drained
+
+
+class ShardClient:
+    """One shard. ``start`` returns when it serves; a shard that dies is started again until ``stop``."""
+
+    def __init__(self, shard: int, settings: Settings) -> None:
+        self._shard = shard
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._under_way: dict[int, tuple[asyncio.Future[Reply], Command | None]] = {}
+        self._number = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the shard serves at the moment."""
+        return self._ready.is_set()
+
+    @property
+    def process_id(self) -> int | None:
+        """The process id of the shard, for operators and tests."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
+        reader = await self._launch()
+        self._keeper = asyncio.create_task(self._keep(reader))
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Send one command and return its answer. Raises VectorpoolError."""
+        reply = await self._request(lambda number: Execute(number, user_id, command), command)
+        assert isinstance(reply, Answered)
+        return Answer(reply.body, reply.commit)
+
+    async def view(self) -> PoolView:
+        """Return the shard's slots."""
+        reply = await self._request(View)
+        assert isinstance(reply, Viewed)
+        return reply.view
+
+    async def stop(self, budget_s: float) -> Drained | None:
+        """Drain the shard and end its process; return its report, or None if it gave none in time."""
+        self._stopping = True
+        report: Drained | None = None
+        if self._ready.is_set():
+            with contextlib.suppress(VectorpoolError, TimeoutError):
+                async with asyncio.timeout(budget_s + 1.0):
+                    reply = await self._request(lambda number: Drain(number, budget_s))
+                    report = reply if isinstance(reply, Drained) else None
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if self._writer is not None:
+            self._writer.close()
+        await self._end_process()
+        return report
+
+    # --- Inside --------------------------------------------------------------------------------------
+
+    async def _request(self, make: object, command: Command | None = None) -> Reply:
+        if not self._ready.is_set() or self._writer is None:
+            raise ShardUnavailable("The user's shard is being started again. Send the request again.")
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
+        self._number += 1
+        number = self._number
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._under_way[number] = (reply, command)
+        try:
+            assert callable(make)
+            self._writer.write(encode_frame(make(number)))
+            await self._writer.drain()
+            return await reply
+        except ConnectionError:
+            return await reply  # the keeper has noticed too, and says what became of the request
+        finally:
+            self._under_way.pop(number, None)
+
+    async def _launch(self) -> asyncio.StreamReader:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            # Large answers and bulk writes cross in fewer turns.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "vectorpool.shard.process",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        hello: ToShard = Hello(self._shard, self._settings)
+        writer.write(encode_frame(hello))
+        try:
+            async with asyncio.timeout(_START_S):
+                frame = await read_frame(reader)
+        except TimeoutError:
+            frame = None
+        message: FromShard | None = None if frame is None else from_shard_decoder.decode(frame)
+        if not isinstance(message, Ready):
+            writer.close()
+            await self._end_process()
+            if isinstance(message, Failed):
+                raise VectorpoolError.from_wire(message.error)
+            raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
+        self._writer = writer
+        self._ready.set()
+        return reader
+
+    async def _keep(self, reader: asyncio.StreamReader) -> None:
+        """Receive replies; when the shard dies, tell who waits and start it again."""
+        failures = 0
+        while True:
+            await self._receive(reader)
+            self._ready.clear()
+            self._fail_under_way()
+            if self._writer is not None:
+                self._writer.close()
+            await self._end_process()
+            if self._stopping:
+                return
+            logger.error("shard %d died, it is being started again", self._shard)
+            while True:
+                await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
+                try:
+                    reader = await self._launch()
+                except (VectorpoolError, OSError) as error:
+                    failures += 1
+                    logger.error("shard %d cannot be started: %s", self._shard, error)
+                else:
+                    failures = 0
+                    break
+
+    async def _receive(self, reader: asyncio.StreamReader) -> None:
+        while (frame := await read_frame(reader)) is not None:
+            message = from_shard_decoder.decode(frame)
+            if isinstance(message, Ready):
+                continue
+            reply, _ = self._under_way.get(message.number, (None, None))
+            if reply is None or reply.done():
+                continue
+            if isinstance(message, Failed):
+                reply.set_exception(VectorpoolError.from_wire(message.error))
+            else:
+                reply.set_result(message)
+
+    def _fail_under_way(self) -> None:
+        for reply, command in self._under_way.values():
+            if reply.done():
+                continue
+            if isinstance(command, Write):
+                reply.set_exception(
+                    OutcomeUnknown(
+                        "The user's shard died while it held the write: it may or may not be committed. Read it "
+                        "back, or send an idempotent write (PUT, DELETE by ids) again."
+                    )
+                )
+            elif self._stopping:
+                reply.set_exception(InternalError("The shard ended."))
+            else:
+                reply.set_exception(ShardUnavailable("The user's shard died. Send the request again."))
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(2.0):
+                await process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

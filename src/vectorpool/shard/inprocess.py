@@ -1,0 +1,64 @@
+"""The in-process twin: one shard without a process, for tests, the command line and tiny machines."""
+
+from __future__ import annotations
+
+import logging
+
+from vectorpool.answers import Answer, PoolView
+from vectorpool.commands import Command
+from vectorpool.errors import ShardUnavailable
+from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.opening import open_bucket
+from vectorpool.pool.pool import Pool
+from vectorpool.pool.stores import StoreFactory
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+
+logger = logging.getLogger(__name__)
+
+
+class InProcessRouter:
+    """The interface of the router over one pool in this process."""
+
+    def __init__(self, settings: Settings, *, bucket: Bucket | None = None, sources: Sources = SYSTEM) -> None:
+        self._settings = settings
+        self._bucket = bucket
+        self._sources = sources
+        self._pool: Pool | None = None
+
+    async def start(self) -> None:
+        """Open the bucket and the pool."""
+        if self._bucket is None:
+            self._bucket = open_bucket(self._settings)
+        self._pool = Pool(StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings)
+        await self._pool.start()
+
+    async def stop(self) -> None:
+        """Drain the pool."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            report = await pool.drain(self._settings.drain_s)
+            if report.unfinished or report.uncommitted:
+                logger.error(
+                    "drained with %d requests unfinished and %d vectorstores not committed",
+                    report.unfinished,
+                    len(report.uncommitted),
+                )
+        if self._bucket is not None:
+            await self._bucket.close()
+
+    def is_ready(self) -> bool:
+        """Whether the pool serves."""
+        return self._pool is not None
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Answer one command."""
+        if self._pool is None:
+            raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
+        return await self._pool.execute(user_id, command)
+
+    async def pool_view(self) -> PoolView:
+        """Return every slot."""
+        if self._pool is None:
+            raise ShardUnavailable("The instance is not started, or has stopped.")
+        return self._pool.view()

@@ -1,0 +1,137 @@
+"""The shard's own process: ``python -m vectorpool.shard.process FD``, started by ``client``.
+
+It serves its pool over the inherited socket until it is told to drain or the front process is gone; then it
+commits what it holds. Signals are the front's business: a Ctrl-C in a terminal reaches this process too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
+from vectorpool.objects.opening import open_bucket
+from vectorpool.pool.pool import Pool
+from vectorpool.pool.stores import StoreFactory
+from vectorpool.shard.protocol import (
+    Answered,
+    Drain,
+    Drained,
+    Execute,
+    Failed,
+    FromShard,
+    Hello,
+    Ready,
+    ToShard,
+    View,
+    Viewed,
+    encode_frame,
+    read_frame,
+    to_shard_decoder,
+)
+from vectorpool.vectorstore.bindings import import_lean
+
+logger = logging.getLogger(__name__)
+
+
+class ShardServer:
+    """Serves one pool over one connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pool: Pool | None = None
+        self._drained = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Serve until drained, or until the front process is gone."""
+        hello = await self._receive()
+        if not isinstance(hello, Hello):
+            return
+        logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        try:
+            bucket = open_bucket(hello.settings)
+            self._pool = Pool(StoreFactory(bucket, hello.settings, shard=hello.shard), hello.settings)
+        except (VectorpoolError, OSError) as error:
+            wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
+            await self._send(Failed(0, wire.to_wire()))
+            return
+        await self._pool.start()
+        await self._send(Ready())
+        receiving = asyncio.create_task(self._receive_all())
+        drained = asyncio.create_task(self._drained.wait())
+        await asyncio.wait([receiving, drained], return_when=asyncio.FIRST_COMPLETED)
+        if not self._drained.is_set():
+            # The front process was killed: commit what it had acknowledged, then leave.
+            await self._pool.drain(hello.settings.drain_s)
+        receiving.cancel()
+        drained.cancel()
+        await bucket.close()
+
+    async def _receive(self) -> ToShard | None:
+        frame = await read_frame(self._reader)
+        return None if frame is None else to_shard_decoder.decode(frame)
+
+    async def _receive_all(self) -> None:
+        while (message := await self._receive()) is not None:
+            task = asyncio.create_task(self._handle(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, message: ToShard) -> None:
+        assert self._pool is not None
+        match message:
+            case Execute():
+                await self._send(await self._execute(self._pool, message))
+            case View():
+                await self._send(Viewed(message.number, self._pool.view()))
+            case Drain():
+                report = await self._pool.drain(message.budget_s)
+                await self._send(Drained(message.number, report.unfinished, report.uncommitted))
+                self._drained.set()
+            case Hello():
+                pass
+
+    async def _execute(self, pool: Pool, message: Execute) -> FromShard:
+        try:
+            answer = await pool.execute(message.user_id, message.command)
+        except VectorpoolError as error:
+            return Failed(message.number, error.to_wire())
+        except Exception:
+            logger.exception("a command failed unexpectedly")
+            defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
+            return Failed(message.number, defect.to_wire())
+        return Answered(message.number, answer.body, answer.commit)
+
+    async def _send(self, message: FromShard) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(encode_frame(message))
+            await self._writer.drain()
+
+
+async def _main(descriptor: int) -> None:
+    connection = socket.socket(fileno=descriptor)
+    reader, writer = await asyncio.open_connection(sock=connection, limit=1 << 20)
+    await ShardServer(reader, writer).serve()
+    writer.close()
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import_lean()
+    asyncio.run(_main(int(sys.argv[1])))
+    # Chroma's threads have nothing left to do, and joining them at interpreter exit takes time.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

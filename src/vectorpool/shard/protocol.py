@@ -1,0 +1,110 @@
+"""What crosses between the front process and a shard: length-prefixed msgpack frames on a socket pair.
+
+A frame is a 4-byte little-endian length and a msgpack message. The front sends ``Hello`` first; the shard sends
+``Ready`` when it can serve. Requests and replies carry a number and may overtake each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import msgspec
+
+from vectorpool.answers import PoolView
+from vectorpool.commands import Command
+from vectorpool.errors import ErrorWire
+from vectorpool.settings import Settings
+
+_LENGTH = struct.Struct("<I")
+# A body limit's worth of request with room for its encoding; a longer frame is a defect, not a request.
+MAX_FRAME_BYTES = 1 << 30
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The shard's number and the configuration."""
+
+    shard: int
+    settings: Settings
+
+
+class Execute(msgspec.Struct, frozen=True, tag="execute"):
+    """One command for one user."""
+
+    number: int
+    user_id: str
+    command: Command
+
+
+class View(msgspec.Struct, frozen=True, tag="view"):
+    """Asks for the pool's slots."""
+
+    number: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Asks the shard to finish, commit and leave within the budget."""
+
+    number: int
+    budget_s: float
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The shard serves."""
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """An answer: JSON, ready to send, and the commit that it saw."""
+
+    number: int
+    body: bytes
+    commit: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """An error; with number 0, the shard cannot start."""
+
+    number: int
+    error: ErrorWire
+
+
+class Viewed(msgspec.Struct, frozen=True, tag="viewed"):
+    """The pool's slots."""
+
+    number: int
+    view: PoolView
+
+
+class Drained(msgspec.Struct, frozen=True, tag="drained"):
+    """The shard has left; what it could not finish or commit."""
+
+    number: int
+    unfinished: int
+    uncommitted: list[str]
+
+
+ToShard = Hello | Execute | View | Drain
+FromShard = Ready | Answered | Failed | Viewed | Drained
+
+_encoder = msgspec.msgpack.Encoder()
+to_shard_decoder = msgspec.msgpack.Decoder(ToShard)
+from_shard_decoder = msgspec.msgpack.Decoder(FromShard)
+
+
+def encode_frame(message: ToShard | FromShard) -> bytearray:
+    """Return a message as a frame."""
+    frame = bytearray(_LENGTH.size)
+    _encoder.encode_into(message, frame, _LENGTH.size)
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
+
+
+async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
+    """Return the next message's bytes, or None when the other side is gone."""
+    try:
+        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if length > MAX_FRAME_BYTES:
+            return None
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

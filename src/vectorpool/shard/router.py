@@ -1,0 +1,117 @@
+"""The router: finds the shard of a user. ``open_router`` picks processes, or the twin inside this one."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+from typing import Protocol
+
+import xxhash
+
+from vectorpool.answers import Answer, PoolView
+from vectorpool.commands import Command
+from vectorpool.errors import Draining
+from vectorpool.settings import Settings
+from vectorpool.shard.client import ShardClient
+
+logger = logging.getLogger(__name__)
+
+
+class Router(Protocol):
+    """Where commands go."""
+
+    async def start(self) -> None:
+        """Start every shard; return when all serve. Raises Misconfigured."""
+        ...
+
+    async def stop(self) -> None:
+        """Take no new work, finish, commit, and end the shards within ``drain_s``."""
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether every shard serves."""
+        ...
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Answer one command. Raises VectorpoolError."""
+        ...
+
+    async def pool_view(self) -> PoolView:
+        """Return every slot of the instance."""
+        ...
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """Return the number of the shard that owns a user: by hash, the same in every process."""
+    return xxhash.xxh3_64_intdigest(user_id.encode()) % shards
+
+
+class ShardRouter:
+    """Shards as processes."""
+
+    def __init__(self, settings: Settings) -> None:
+        count = settings.shards or os.cpu_count() or 1
+        self._settings = settings
+        self.clients = [ShardClient(number, settings) for number in range(count)]
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start every shard at the same time; if one cannot start, none stays behind."""
+        results = await asyncio.gather(*(c.start() for c in self.clients), return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                await asyncio.gather(*(c.stop(0.0) for c in self.clients))
+                raise error
+
+    async def stop(self) -> None:
+        """Drain every shard at the same time, and log what could not be finished."""
+        self._stopping = True
+        for report in await asyncio.gather(*(c.stop(self._settings.drain_s) for c in self.clients)):
+            if report is not None and (report.unfinished or report.uncommitted):
+                logger.error(
+                    "drained with %d requests unfinished and %d vectorstores not committed",
+                    report.unfinished,
+                    len(report.uncommitted),
+                )
+
+    def is_ready(self) -> bool:
+        """Whether every shard serves."""
+        return not self._stopping and all(client.is_ready for client in self.clients)
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Send the command to the user's shard."""
+        if self._stopping:
+            raise Draining("The instance is shutting down. Send the request to another one.")
+        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command)
+
+    async def pool_view(self) -> PoolView:
+        """Gather the slots of every shard; one that is being started again has none."""
+        views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
+        return _merge([(n, v) for n, v in enumerate(views) if isinstance(v, PoolView)])
+
+
+def _merge(views: list[tuple[int, PoolView]]) -> PoolView:
+    merged = PoolView(slots=[], open_slots=0, open_slots_limit=0, local_bytes=0, local_bytes_limit=0, waiting=0)
+    for shard, view in views:
+        for slot in view.slots:
+            slot.shard = shard
+        merged.slots += view.slots
+        merged.open_slots += view.open_slots
+        merged.open_slots_limit += view.open_slots_limit
+        merged.local_bytes += view.local_bytes
+        merged.local_bytes_limit += view.local_bytes_limit
+        merged.waiting += view.waiting
+    merged.slots.sort(key=lambda slot: slot.last_use_ms, reverse=True)
+    return merged
+
+
+def open_router(settings: Settings) -> Router:
+    """Return the router that the settings ask for; it is not started yet."""
+    if settings.shards == -1:
+        # Only the twin loads a pool, and with it Chroma, into this process.
+        twin = importlib.import_module("vectorpool.shard.inprocess")
+        router: Router = twin.InProcessRouter(settings)
+        return router
+    return ShardRouter(settings)

@@ -1,0 +1,49 @@
+"""Is there a newer commit? One question to the store serves every reader that came before it was asked.
+
+A strong read may only use an answer to a question that was asked after the read arrived. So a reader never
+joins a question in flight; it joins the next one, which starts when that one ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from vectorpool.sources import Sources
+
+
+class Freshness:
+    """Asks ``ask`` (True: the replica is at the newest commit), and remembers when it last said yes."""
+
+    def __init__(self, ask: Callable[[], Awaitable[bool]], sources: Sources) -> None:
+        self._ask = ask
+        self._sources = sources
+        self._current: asyncio.Task[bool] | None = None
+        self._next: asyncio.Task[bool] | None = None
+        self._known_fresh_s: float | None = None
+
+    def confirm(self) -> None:
+        """Note that the replica was at the newest commit just now (it was hydrated, or it committed)."""
+        self._known_fresh_s = self._sources.monotonic_s()
+
+    def age_ms(self) -> float:
+        """Return how long ago the replica was known to be at the newest commit; infinite if never."""
+        if self._known_fresh_s is None:
+            return float("inf")
+        return (self._sources.monotonic_s() - self._known_fresh_s) * 1000
+
+    async def is_newest(self) -> bool:
+        """Return the answer to a question that is asked from now on. Raises what asking raises."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._ask_after(self._current))
+        return await asyncio.shield(self._next)
+
+    async def _ask_after(self, current: asyncio.Task[bool] | None) -> bool:
+        if current is not None and not current.done():
+            await asyncio.wait([current])
+        self._current, self._next = self._next, None
+        asked_s = self._sources.monotonic_s()
+        newest = await self._ask()
+        if newest:
+            self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
+        return newest

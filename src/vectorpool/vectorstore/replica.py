@@ -1,0 +1,100 @@
+"""The local working copy of a vectorstore: a directory, Chroma and the sidecar open on it.
+
+Everything here blocks and belongs in a worker thread. A replica knows the commit it was built from
+(``position``, ``image``); what it holds beyond that is not committed yet.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from vectorpool.commands import Read, Write
+from vectorpool.commitlog.image import Capture, Image, capture
+from vectorpool.commitlog.outcomes import Position
+from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
+from vectorpool.settings import Settings
+from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.reads import Reader
+from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.writes import Effect, Writer
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ReplicaLost(Exception):
+    """The working directory was removed or replaced behind our back; what is left of it may not be committed."""
+
+
+class Replica:
+    """One open working directory. Opening it raises BrokenReplica if Chroma cannot."""
+
+    def __init__(self, user_id: str, directory: Path, position: Position, image: Image, settings: Settings) -> None:
+        self.directory = directory
+        self.position = position
+        self.image = image
+        self._chroma = Chroma(directory)
+        self._identity = self._identify()
+        self._sidecar = Sidecar(directory / SIDECAR_FILE)
+        self._reader = Reader(user_id, self._chroma, self._sidecar, self.size_bytes)
+        self._writer = Writer(self._chroma, self._sidecar, settings)
+
+    def size_bytes(self) -> int:
+        """Return the size of the files as of the last commit, in bytes."""
+        return sum(file.size for file in self.image.files.values())
+
+    def read(self, command: Read) -> bytes:
+        """Return the answer as JSON; raises VectorpoolError."""
+        return _encode(self._reader.read(command))
+
+    def write(self, command: Write) -> tuple[bytes, Effect]:
+        """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied."""
+        answer, effect = self._writer.write(command)
+        return _encode(answer), effect
+
+    def capture(self) -> Capture:
+        """Return what differs from the last commit. Nobody may read or write meanwhile.
+
+        Raises ReplicaLost if the directory is not the one that was opened: committing what is there instead
+        would commit the loss.
+        """
+        try:
+            captured = capture(self.directory, self.image)
+            if self._identify() == self._identity:
+                return captured
+        except OSError as error:
+            raise ReplicaLost from error
+        raise ReplicaLost
+
+    def _identify(self) -> tuple[int, int]:
+        return self.directory.stat().st_ino, (self.directory / CHROMA_DATABASE_FILE).stat().st_ino
+
+    def advance(self, position: Position, image: Image) -> None:
+        """Note that what was captured is committed."""
+        self.position = position
+        self.image = image
+
+    def discard(self) -> None:
+        """Close Chroma and the sidecar and remove the directory."""
+        self._sidecar.close()
+        self._chroma.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Template:
+    """An empty Chroma directory, made once: a new user's store is a copy of it, not 45 ms of migrations."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def copy_to(self, directory: Path) -> None:
+        """Fill an empty directory."""
+        if not self._directory.exists():
+            making = self._directory.with_name(self._directory.name + ".making")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            Chroma(making).close()
+            making.rename(self._directory)
+        shutil.copytree(self._directory, directory, dirs_exist_ok=True)

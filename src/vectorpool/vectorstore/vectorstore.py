@@ -1,0 +1,373 @@
+"""One user's vectorstore on this instance: a replica, the log behind it, and what is not committed yet.
+
+Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won
+the number, the replica is thrown away, built anew from the log, and the commands that were not committed are
+applied again (*rebase*), bounded times; one that no longer applies fails to its own caller with a conflict.
+The replica of a lost or half-applied state is never repaired: deltas are applied only while a directory is
+built, never to an open one.
+
+Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before
+anything else is (``_settle``). Under write-through the callers were told that the outcome is unknown, so their
+commands are not applied again if the commit turns out lost; under write-back they were acknowledged, so they are.
+
+Tasks. ``read`` may run many times at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
+one task at a time: the slot's writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TypeVar
+
+from vectorpool.answers import Answer
+from vectorpool.commands import Read, Write
+from vectorpool.commitlog.format import Summary
+from vectorpool.commitlog.image import Image
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.errors import (
+    BrokenReplica,
+    CommitConflict,
+    InternalError,
+    OutcomeUnknown,
+    StoreUnavailable,
+    UserNotFound,
+    VectorpoolError,
+)
+from vectorpool.settings import Settings
+from vectorpool.sources import Sources
+from vectorpool.vectorstore.freshness import Freshness
+from vectorpool.vectorstore.gate import Gate
+from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
+from vectorpool.vectorstore.writes import Effect, HalfApplied
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+# How often a commit may lose its number before its callers are told; each time another writer got on.
+MAX_REBASES = 12
+_REBASE_PAUSE_S = 0.01
+
+
+class ReplicaClosed(Exception):
+    """There is no open replica at the moment; ``catch_up`` builds one."""
+
+
+class Ticket:
+    """A write on its way: the command, and then its answer or its error."""
+
+    __slots__ = ("body", "command", "effect", "error")
+
+    def __init__(self, command: Write) -> None:
+        self.command = command
+        self.body = b""
+        self.effect = Effect()
+        self.error: VectorpoolError | None = None
+
+
+class Vectorstore:
+    """See the module. ``make_directory`` returns a new, empty working directory each time."""
+
+    def __init__(
+        self,
+        user_id: str,
+        log: CommitLog,
+        *,
+        make_directory: Callable[[], Path],
+        template: Template,
+        workers: Executor,
+        settings: Settings,
+        sources: Sources,
+    ) -> None:
+        self.user_id = user_id
+        self._log = log
+        self._make_directory = make_directory
+        self._template = template
+        self._workers = workers
+        self._settings = settings
+        self._sources = sources
+        self._gate = Gate()
+        self._replica: Replica | None = None
+        # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
+        self._uncommitted: list[Ticket] = []
+        self._pending: PendingCommit | None = None
+        self._offered = 0
+        self._freshness = Freshness(self._ask, sources)
+        self._absent = True
+
+    # --- What the slot wants to know -----------------------------------------------------------------
+
+    @property
+    def commit_seq(self) -> int:
+        """The commit that the replica was built from or made; 0 if there is none."""
+        return self._replica.position.seq if self._replica is not None else 0
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether acknowledged writes, or a commit of unknown outcome, wait to be committed."""
+        return bool(self._uncommitted) or self._pending is not None
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether nothing is stored for the user (there may be an empty replica to write into)."""
+        return self._absent and not self._uncommitted
+
+    def size_bytes(self) -> int:
+        """Return the size of the working directory as of the last commit, in bytes."""
+        return self._replica.size_bytes() if self._replica is not None else 0
+
+    # --- Open, read, leave ---------------------------------------------------------------------------
+
+    async def open(self, *, create: bool) -> None:
+        """Build the replica from the log. Raises UserNotFound if nothing is stored and ``create`` is False."""
+        if self._replica is None:
+            await self._settle()
+        if self._replica is None:
+            async with self._gate.alone():
+                await self._rebuild(create=create)
+
+    async def read(self, command: Read) -> Answer:
+        """Answer a read from the replica as it is.
+
+        Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from.
+        """
+        async with self._gate.together():
+            replica = self._replica
+            if replica is None:
+                raise ReplicaClosed
+            if self.is_absent:
+                raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
+            seq = replica.position.seq
+            return Answer(await self._run(replica.read, command), seq)
+
+    async def is_fresh_enough(self) -> bool:
+        """Ask, as the consistency setting has it, whether the replica may answer now."""
+        match self._settings.consistency:
+            case "local":
+                return True
+            case "bounded" if self._freshness.age_ms() <= self._settings.consistency_bound_ms:
+                return True
+            case _:
+                return await self._freshness.is_newest()
+
+    async def catch_up(self) -> None:
+        """Build the replica anew if there is a newer commit."""
+        await self._settle()
+        if self._replica is None or not await self._ask():
+            async with self._gate.alone():
+                await self._rebuild(create=True)
+
+    async def heal(self) -> None:
+        """Build the replica anew because Chroma stopped working on it, or a command was applied by half."""
+        try:
+            await self._settle()
+            async with self._gate.alone():
+                await self._rebuild(create=True)
+        except BaseException:
+            await self.discard()
+            raise
+
+    async def discard(self) -> None:
+        """Close the replica and remove its directory; nothing is committed."""
+        async with self._gate.alone():
+            await self._drop_replica()
+
+    # --- Write ---------------------------------------------------------------------------------------
+
+    async def write(self, tickets: list[Ticket]) -> int:
+        """Apply writes in order, under write-through as one commit; return the commit they are in.
+
+        Each ticket gets its answer or its error; nothing is raised for what went wrong with the tickets.
+        """
+        through = self._settings.durability == "write-through"
+        if through and not await self._is_settled(tickets):
+            return self.commit_seq
+        try:
+            await self.open(create=True)
+            for ticket in tickets:
+                await self._apply(ticket)
+            if through:
+                await self._commit()
+        except Exception as error:
+            await self._give_up(tickets, error, through=through)
+        return self.commit_seq
+
+    async def commit(self) -> None:
+        """Commit what is not committed. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
+        await self._settle()
+        await self._commit()
+
+    async def end(self) -> int:
+        """Delete the vectorstore: a tombstone ends the log, all else goes. Returns the objects deleted."""
+        self._uncommitted.clear()
+        self._pending, self._offered = None, 0
+        await self.discard()
+        deleted: int = await self._log.end()
+        self._absent = True
+        return deleted
+
+    async def compact(self) -> None:
+        """Merge what the log's bound asks for. Harmless at any time; reads and writes go on."""
+        if self._replica is not None and not self.is_absent:
+            await self._log.compact(self._replica.position)
+
+    # --- Inside --------------------------------------------------------------------------------------
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+    async def _ask(self) -> bool:
+        return self._replica is not None and await self._log.is_newest(self._replica.position)
+
+    async def _apply(self, ticket: Ticket) -> None:
+        assert self._replica is not None
+        try:
+            ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command)
+        except HalfApplied as error:
+            ticket.error = error.cause
+            logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
+            await self.heal()
+        except VectorpoolError as error:
+            ticket.error = error
+        else:
+            if ticket.effect.touched:
+                self._uncommitted.append(ticket)
+
+    async def _commit(self) -> None:
+        for attempt in range(MAX_REBASES):
+            if not self._uncommitted:
+                return
+            replica = self._replica
+            assert replica is not None
+            try:
+                async with self._gate.alone():
+                    capture = await self._run(replica.capture)
+            except ReplicaLost:
+                logger.error("a working directory was removed or replaced while it was open; it is built anew")
+                async with self._gate.alone():
+                    await self._rebuild(create=True)
+                continue
+            summary = _summary(self._uncommitted)
+            pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
+            self._pending, self._offered = pending, len(self._uncommitted)
+            if await self._offer(pending, replay=True):
+                return
+            await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
+        raise CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
+
+    async def _offer(self, pending: PendingCommit, *, replay: bool) -> bool:
+        """Offer a commit to the log; return False if another writer won and the replica was built anew."""
+        try:
+            position = await self._log.append(pending)
+        except LostRace:
+            self._pending = None
+            if not replay:
+                del self._uncommitted[: self._offered]
+            self._offered = 0
+            async with self._gate.alone():
+                await self._rebuild(create=True)
+            return False
+        self._pending = None
+        del self._uncommitted[: self._offered]
+        self._offered = 0
+        self._absent = False
+        self._freshness.confirm()
+        if self._replica is not None:
+            self._replica.advance(position, pending.image)
+        return True
+
+    async def _settle(self) -> None:
+        """Resolve a commit of unknown outcome before anything else is offered for its number."""
+        if self._pending is not None:
+            await self._offer(self._pending, replay=self._settings.durability == "write-back")
+
+    async def _is_settled(self, tickets: list[Ticket]) -> bool:
+        """Resolve what is in doubt; if that fails, refuse the tickets: nothing of them was applied."""
+        try:
+            await self._settle()
+        except VectorpoolError as error:
+            for ticket in tickets:
+                ticket.error = StoreUnavailable(
+                    "An earlier commit of this user is not resolved yet, because the object store does not answer. "
+                    f"Nothing of this write was applied; send it again. ({error.code})"
+                )
+            return False
+        return True
+
+    async def _give_up(self, tickets: list[Ticket], error: Exception, *, through: bool) -> None:
+        """Tell the callers, and leave no state behind that they were told does not exist."""
+        if not isinstance(error, VectorpoolError):
+            logger.exception("a write failed unexpectedly", exc_info=error)
+            error = InternalError("The write failed for a reason of ours; it was not committed.")
+        for ticket in tickets:
+            if ticket.error is None and (through or ticket not in self._uncommitted):
+                ticket.error = error
+        if through and not isinstance(error, OutcomeUnknown):
+            self._uncommitted.clear()
+            await self.discard()
+
+    async def _rebuild(self, *, create: bool) -> None:
+        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone."""
+        for _ in range(1 + len(self._uncommitted)):
+            await self._drop_replica()
+            self._replica = await self._build(create=create)
+            if await self._reapply():
+                return
+        raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
+
+    async def _reapply(self) -> bool:
+        """Apply the uncommitted commands again; return False if one failed half-way (it is left out next time)."""
+        assert self._replica is not None
+        self._pending, self._offered = None, 0
+        for ticket in list(self._uncommitted):
+            try:
+                ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command)
+            except (HalfApplied, VectorpoolError) as error:
+                cause = error.cause if isinstance(error, HalfApplied) else error
+                self._uncommitted.remove(ticket)
+                ticket.error = CommitConflict(
+                    f"Another instance committed first, and the command no longer applies: {cause.detail}",
+                    extra={"cause": cause.code},
+                )
+                logger.warning("a rebased command no longer applies: %s", cause.code)
+                if isinstance(error, HalfApplied):
+                    return False
+        return True
+
+    async def _build(self, *, create: bool) -> Replica:
+        directory = self._make_directory()
+        try:
+            hydrated = await self._log.hydrate(directory)
+            self._absent = hydrated is None or hydrated.tombstone
+            if hydrated is None or hydrated.tombstone:
+                if not create:
+                    raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
+                position = Position(0, b"") if hydrated is None else hydrated.position
+                image = Image({})
+                await self._run(self._template.copy_to, directory)
+            else:
+                position, image = hydrated.position, hydrated.image
+            self._freshness.confirm()
+            return await self._run(Replica, self.user_id, directory, position, image, self._settings)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    async def _drop_replica(self) -> None:
+        if self._replica is not None:
+            replica, self._replica = self._replica, None
+            await self._run(replica.discard)
+
+
+def _summary(tickets: list[Ticket]) -> Summary:
+    effects = [ticket.effect for ticket in tickets]
+    return Summary(
+        added=sum(e.written for e in effects),
+        deleted=sum(e.deleted for e in effects),
+        collections=tuple(sorted({name for e in effects for name in e.collections})),
+    )
