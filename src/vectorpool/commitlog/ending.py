@@ -1,0 +1,105 @@
+"""End a log: a tombstone takes the next number, then everything else is deleted.
+
+The tombstone is a commit like any other: an empty state that needs nothing below it. Until it is durable nothing is
+deleted; from then on the vectorstore is gone for every reader, whether or not the deletion was finished. Numbers are
+never used again, so a writer that knew the old state loses at the tombstone's number. Objects are deleted from the
+oldest up, so that a reader who still listed them finds the end of the chain missing and lists again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from vectorpool import names
+from vectorpool.commitlog import append
+from vectorpool.commitlog.adoption import has_plain_directory, list_everything
+from vectorpool.commitlog.body import BodyBuilder
+from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
+from vectorpool.commitlog.format import Decoded, Summary
+from vectorpool.commitlog.image import EMPTY
+from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
+from vectorpool.commitlog.plan import LogObject, parse_object
+from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat
+from vectorpool.objects.bucket import Bucket
+from vectorpool.sources import Sources
+
+_TRIES: Final = 8
+_DELETES: Final = 16
+
+
+async def newest_object(bucket: Bucket, user_id: str) -> LogObject | None:
+    """Return an object of the newest number, or None for an empty log. One small listing."""
+    prefix = names.log_prefix(user_id)
+    after: str | None = None
+    while True:
+        with store_errors(bucket, f"listing {prefix}"):
+            page = await bucket.list_objects(prefix, limit=8, after=after)
+        for info in page:
+            obj = parse_object(info)
+            if obj is not None:
+                return obj
+        if not page:
+            return None
+        after = page[-1].key
+
+
+async def newest_header(bucket: Bucket, user_id: str) -> Decoded | None:
+    """Return the checked header of the newest commit, or None for an empty log."""
+    for _ in range(_TRIES):
+        obj = await newest_object(bucket, user_id)
+        if obj is None:
+            return None
+        try:
+            return await Reader(bucket, user_id, None).header(obj)
+        except Vanished:
+            continue
+    raise CommitConflict(f"The log of user {user_id} keeps changing while it is read. Send the request again.")
+
+
+async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
+    """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted."""
+    keep: str | None = None
+    for _ in range(_TRIES):
+        obj = await newest_object(bucket, user_id)
+        if obj is None and not await has_plain_directory(bucket, user_id):
+            return 0
+        try:
+            keep = await _entomb(bucket, user_id, obj, sources)
+        except (LostRace, Vanished):
+            continue
+        break
+    if keep is None:
+        raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
+    gate = asyncio.Semaphore(_DELETES)
+    found = [info.key for info in await list_everything(bucket, names.vectorstore_prefix(user_id))]
+    doomed = [key for key in reversed(found) if key > keep or not key.startswith(names.log_prefix(user_id))]
+    for start in range(0, len(doomed), _DELETES):
+        await asyncio.gather(*(_delete(bucket, key, gate) for key in doomed[start : start + _DELETES]))
+    return len(doomed)
+
+
+async def _entomb(bucket: Bucket, user_id: str, newest: LogObject | None, sources: Sources) -> str:
+    """Return the key of the tombstone that is the newest commit, appending it if there is none."""
+    parent, before = ORIGIN, EMPTY.checksum()
+    if newest is not None:
+        try:
+            decoded = await Reader(bucket, user_id, None).header(newest)
+        except (CorruptObject, NewerFormat):
+            # Deleting must be possible where reading is not; the chain begins anew here anyway.
+            parent = Position(newest.seq, b"")
+        else:
+            if decoded.header.tombstone and newest.kind == "commit":
+                return newest.key
+            parent, before = Position(newest.seq, decoded.commit_hash), decoded.header.state_after
+    pending = append.build_commit(
+        user_id, parent, before, EMPTY, [], BodyBuilder(), Summary(), sources, self_contained=True, tombstone=True
+    )
+    await append.append(bucket, user_id, pending, sources)
+    return pending.key
+
+
+async def _delete(bucket: Bucket, key: str, gate: asyncio.Semaphore) -> None:
+    async with gate:
+        with store_errors(bucket, f"deleting {key}"):
+            await bucket.delete(key)

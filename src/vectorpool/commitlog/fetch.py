@@ -1,0 +1,231 @@
+"""Reading log objects from the bucket or from the warm tier. What talks to storage here keeps these rules.
+
+*Consistency.* Log objects are write-once, so whatever bytes were read of one stay true; a listing tells which there
+are. An object that was listed and is gone when it is read was superseded meanwhile: ``Vanished``, list again. The
+store must list and read what was created before (all four kinds do); nothing rests on clocks or on ETags, which only
+tell apart the copies in the warm tier.
+
+*Retries.* The bucket retries; here nothing is retried but the look at a log that moved. What stays unavailable leaves
+as StoreUnavailable, before anything was changed. A write is special, see ``append``.
+
+*Cancellation.* Every read may be cancelled at any await; requests in flight are cancelled with it, and whoever filled
+a directory empties it. Threads that still unpack finish their part first, so that nobody writes after the clean-up.
+
+*Crash consistency.* A warm copy appears under its name by a rename after all bytes are there, and everything read from
+it is checked as if it came from the network. A crash leaves at most an unfinished copy, which the next start removes.
+
+*Memory.* At most ``HOLD_BYTES`` of beginnings are held, and ``WINDOW`` parts of ``PART_BYTES`` of each of ``STREAMS``
+objects at once, however large the objects are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from vectorpool.commitlog.format import PRELUDE_BYTES, Decoded, Header, corrupt, decode_header, header_bytes
+from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.warm import WarmTier
+from vectorpool.errors import StoreUnavailable
+from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectMissing
+
+PART_BYTES: Final = 8 * 1024**2
+HOLD_BYTES: Final = 64 * 1024**2
+HEAD_BYTES: Final = 64 * 1024
+WINDOW: Final = 4
+STREAMS: Final = 3
+_REQUESTS: Final = 16
+
+
+class Vanished(Exception):
+    """A listed object is not there any more: the log moved on. List again."""
+
+
+@contextmanager
+def store_errors(bucket: Bucket, doing: str) -> Iterator[None]:
+    """Turn the bucket's errors into the project's, at the edge of this layer."""
+    try:
+        yield
+    except BucketUnavailable as error:
+        raise StoreUnavailable(
+            f"The object store {bucket.url} did not answer while {doing}: {error}. Send the request again."
+        ) from error
+    except BucketDenied as error:
+        raise StoreUnavailable(
+            f"The object store {bucket.url} refused while {doing}: {error}. Check its credentials and permissions."
+        ) from error
+    except ObjectMissing as error:
+        raise Vanished(str(error)) from error
+
+
+class Reader:
+    """Reads one user's log objects for one operation, and counts what it read."""
+
+    def __init__(self, bucket: Bucket, user_id: str, warm: WarmTier | None) -> None:
+        self._bucket = bucket
+        self._user_id = user_id
+        self._warm = warm
+        self._gate = asyncio.Semaphore(_REQUESTS)
+        self.fetched_bytes = 0
+        self.fetched: set[str] = set()
+        self.from_warm: set[str] = set()
+
+    async def read(self, obj: LogObject, start: int, end: int) -> bytes:
+        """Return bytes ``start .. end`` of an object; raise Vanished, StoreUnavailable or CorruptObject (cut)."""
+        if self._warm is not None:
+            cached = await asyncio.to_thread(self._warm.read, self._user_id, obj, start, end)
+            if cached is not None:
+                self.from_warm.add(obj.key)
+                return cached
+        async with self._gate:
+            with store_errors(self._bucket, f"reading {obj.key}"):
+                if start == 0 and end >= obj.size:
+                    data = (await self._bucket.get(obj.key)).data
+                else:
+                    data = await self._bucket.get_range(obj.key, start, end)
+        self.fetched_bytes += len(data)
+        self.fetched.add(obj.key)
+        if len(data) != end - start:
+            raise corrupt(obj.key, f"{end - start} bytes at {start} were asked for and {len(data)} came")
+        return data
+
+    async def header(self, obj: LogObject) -> Decoded:
+        """Return the checked header of an object, reading no more than it needs of it."""
+        head = await self.read(obj, 0, min(obj.size, HEAD_BYTES))
+        return decode_header_of(obj, await self.whole_header(obj, head))
+
+    async def whole_header(self, obj: LogObject, head: bytes) -> bytes:
+        """Return ``head``, lengthened until it holds the whole header."""
+        if len(head) >= PRELUDE_BYTES:
+            needed = min(header_bytes(obj.key, head), obj.size)
+            if needed > len(head):
+                head += await self.read(obj, len(head), needed)
+        return head
+
+    async def open(self, obj: LogObject, first_bytes: int, window: int) -> OpenObject:
+        """Start reading an object: its first part now, and ``window - 1`` more ahead; return once its header is in."""
+        stream = OpenObject(self, obj, first_bytes)
+        try:
+            stream.read_ahead(window)
+            await stream.load_header()
+        except BaseException:
+            await stream.close()
+            raise
+        return stream
+
+
+class OpenObject:
+    """A log object whose header is known and whose frames come in order, with parts read ahead."""
+
+    def __init__(self, reader: Reader, obj: LogObject, first_bytes: int) -> None:
+        self.obj = obj
+        self._reader = reader
+        self._cuts = self._cut(obj.size, first_bytes)
+        self._parts: deque[asyncio.Task[bytes]] = deque()
+        self._head = b""
+        self.decoded: Decoded | None = None
+        self._copy = reader._warm.writer(reader._user_id, obj) if reader._warm is not None else None
+
+    @staticmethod
+    def _cut(size: int, first_bytes: int) -> Iterator[tuple[int, int]]:
+        at = min(size, max(first_bytes, PRELUDE_BYTES))
+        yield 0, at
+        while at < size:
+            end = min(size, at + PART_BYTES)
+            yield at, end
+            at = end
+
+    @property
+    def header(self) -> Header:
+        """The object's header."""
+        assert self.decoded is not None
+        return self.decoded.header
+
+    @property
+    def commit_hash(self) -> bytes:
+        """The hash of the commit that it is, or for which it stands."""
+        assert self.decoded is not None
+        return self.decoded.commit_hash
+
+    def read_ahead(self, window: int) -> None:
+        """Have ``window`` parts on their way."""
+        while len(self._parts) < window and (cut := next(self._cuts, None)):
+            self._parts.append(asyncio.create_task(self._part(*cut)))
+
+    async def _part(self, start: int, end: int) -> bytes:
+        return await self._reader.read(self.obj, start, end)
+
+    async def _next_part(self, window: int) -> bytes:
+        self.read_ahead(max(1, window))
+        if not self._parts:
+            raise corrupt(self.obj.key, "it ends before its last frame")
+        data = await self._parts[0]
+        self._parts.popleft()
+        if self._copy is not None:
+            await asyncio.to_thread(self._copy.write, data)
+        self.read_ahead(window)
+        return data
+
+    async def load_header(self) -> None:
+        """Read parts until the header is complete, and check it against the object's name."""
+        head = await self._next_part(len(self._parts))
+        if len(head) >= PRELUDE_BYTES:
+            needed = min(header_bytes(self.obj.key, head), self.obj.size)
+            while len(head) < needed:
+                head += await self._next_part(1)
+        self.decoded = decode_header_of(self.obj, head)
+        self._head = head[self.decoded.body_offset :]
+
+    async def frames(self) -> AsyncIterator[list[tuple[int, memoryview]]]:
+        """Yield (index of frame, stored bytes), as many together as one part completes; once only."""
+        buffer = memoryview(self._head)
+        self._head = b""
+        ready: list[tuple[int, memoryview]] = []
+        for index, frame in enumerate(self.header.frames):
+            while len(buffer) < frame.stored:
+                if ready:
+                    yield ready
+                    ready = []
+                rest, buffer = bytes(buffer), memoryview(b"")
+                buffer = memoryview(rest + await self._next_part(WINDOW))
+            ready.append((index, buffer[: frame.stored]))
+            buffer = buffer[frame.stored :]
+        if ready:
+            yield ready
+        if self._copy is not None:
+            await asyncio.to_thread(self._copy.commit)
+
+    async def close(self) -> None:
+        """Give up what is still on its way; harmless after the last frame."""
+        for task in self._parts:
+            task.cancel()
+        await asyncio.gather(*self._parts, return_exceptions=True)
+        self._parts.clear()
+        if self._copy is not None:
+            self._copy.discard()
+
+
+def decode_header_of(obj: LogObject, head: bytes) -> Decoded:
+    """Check a header and that it belongs to the object's name; raise CorruptObject or NewerFormat."""
+    decoded = decode_header(obj.key, head, obj.size)
+    header = decoded.header
+    named = (obj.seq, obj.after) if obj.kind == "merged" else (obj.seq,)
+    says = (header.seq, header.after) if obj.kind == "merged" else (header.seq,)
+    fits = {
+        "commit": header.kind in ("commit", "base") and not header.commit_hash and header.after == header.seq - 1,
+        "base": header.kind == "base",
+        "merged": header.kind in ("merged", "base"),
+    }[obj.kind]
+    if named != says or not fits or (obj.kind != "commit" and len(header.commit_hash) != 16):
+        raise corrupt(obj.key, f"it holds {header.kind} {header.seq}, which is not what its name says")
+    return decoded
+
+
+def open_sizes(objects: Sequence[LogObject]) -> list[int]:
+    """Return how much of each object to read at once, so that no more than about HOLD_BYTES are held."""
+    whole = sum(min(obj.size, PART_BYTES) for obj in objects)
+    limit = PART_BYTES if whole <= HOLD_BYTES else max(HEAD_BYTES, HOLD_BYTES // len(objects))
+    return [min(obj.size, limit) for obj in objects]

@@ -1,0 +1,233 @@
+"""What a directory holds, as digests of 4 KiB blocks; and what changed in it since an image was taken.
+
+An ``Image`` is a value: two directories with equal files have equal images. ``scan`` and ``capture`` are synchronous
+and run in a thread of the caller's choice, under the caller's write barrier: nobody may write to the directory
+meanwhile. A file that changes under the scan all the same (a reader can touch one) is looked at again.
+
+SQLite's side files are not part of an image: an empty ``-wal`` or ``-journal`` and any ``-shm`` hold nothing. One that
+is not empty holds committed data, or undoes it, so capture refuses the directory instead of dropping the file.
+Empty directories are not part of an image either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import xxhash
+
+from vectorpool.commitlog.format import (
+    BLOCK_BYTES,
+    MAX_FILES,
+    MAX_FRAME_BYTES,
+    MAX_STATE_BYTES,
+    FileEntry,
+    check_path,
+    digest,
+    state_checksum,
+)
+from vectorpool.errors import LimitExceeded
+
+DIGEST_BYTES: Final = 16
+_CHUNK_BYTES: Final = 1024**2
+_LOOKS: Final = 5
+_SIDE_FILES: Final = ("-wal", "-journal", "-shm")
+
+
+class UncleanDirectory(Exception):
+    """The directory cannot be captured as it is. The message says why."""
+
+
+class FileState(msgspec.Struct, frozen=True):
+    """A file's size in bytes and the xxh3_128 of each of its blocks, 16 bytes a block, one after the other."""
+
+    size: int
+    blocks: bytes
+
+
+class Image(msgspec.Struct, frozen=True):
+    """A whole directory: the state of every file, by its path below the directory with forward slashes."""
+
+    files: dict[str, FileState] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(state.size for state in self.files.values())
+
+    def table(self) -> list[FileEntry]:
+        """Return the file table of this image, sorted by path."""
+        return [FileEntry(path, state.size, digest(state.blocks)) for path, state in sorted(self.files.items())]
+
+    def checksum(self) -> bytes:
+        """Return the state checksum: over every path, size and block digest. 16 bytes."""
+        return state_checksum(self.table())
+
+
+EMPTY: Final = Image()
+
+
+class Extent(msgspec.Struct, frozen=True):
+    """Changed bytes: ``data`` at ``offset`` of ``path``; whole blocks, except at the end of the file."""
+
+    path: str
+    offset: int
+    data: bytes
+
+
+class Capture(msgspec.Struct, frozen=True):
+    """A directory as it is now, and how it differs from an earlier image."""
+
+    image: Image
+    extents: list[Extent]
+    removed: list[str]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything differs."""
+        return bool(self.extents or self.removed) or self.resized
+
+    resized: bool = False
+
+
+def block_digests(data: bytes | bytearray | memoryview) -> bytes:
+    """Return the digests of the blocks of ``data``, 16 bytes each; the last block may be short."""
+    view = memoryview(data)
+    one = xxhash.xxh3_128_digest
+    return b"".join([one(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)])
+
+
+def list_files(directory: Path) -> list[str]:
+    """Return the paths that an image of ``directory`` has, sorted; raise UncleanDirectory or LimitExceeded."""
+    paths: list[str] = []
+    root = os.fspath(directory)
+    total = 0
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(os.path.join(root, below)) as entries:  # noqa: PTH118 - a Path an entry costs more than its stat
+            for entry in entries:
+                path = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(path)
+                    continue
+                if not entry.is_file(follow_symlinks=False):
+                    raise UncleanDirectory(f"{path} is neither a file nor a directory. Remove it.")
+                size = entry.stat(follow_symlinks=False).st_size
+                if path.endswith(_SIDE_FILES):
+                    if size and not path.endswith("-shm"):
+                        raise UncleanDirectory(
+                            f"{path} holds {size} bytes that are not yet in its database. "
+                            "Checkpoint or close the database first."
+                        )
+                    continue
+                if wrong := check_path(path):
+                    raise UncleanDirectory(f"The directory cannot be kept: {wrong}.")
+                paths.append(path)
+                total += size
+    if len(paths) > MAX_FILES or total > MAX_STATE_BYTES:
+        raise LimitExceeded(
+            f"The vectorstore has {len(paths)} files of {total} bytes; the limits are {MAX_FILES} and "
+            f"{MAX_STATE_BYTES}. Split it over several users.",
+            extra={"limit": MAX_STATE_BYTES},
+        )
+    return sorted(paths)
+
+
+def scan(directory: Path) -> Image:
+    """Return the image of a directory, about 0.15 ms a MB from the page cache."""
+    return Image({path: _read_stable(directory / path, None, None) for path in list_files(directory)})
+
+
+def capture(directory: Path, before: Image) -> Capture:
+    """Return what ``directory`` holds now and the extents that differ from ``before``, adjacent blocks joined.
+
+    One pass: each block is read once, hashed, and kept if it differs. Raises UncleanDirectory.
+    """
+    extents: list[Extent] = []
+    image, removed, resized = capture_into(directory, before, extents.extend)
+    return Capture(image, extents, removed, resized)
+
+
+def capture_into(directory: Path, before: Image, take: Callable[[list[Extent]], None]) -> tuple[Image, list[str], bool]:
+    """As ``capture``, handing the extents of one file after the other to ``take``; return (image, removed, resized).
+
+    Memory holds one file's changed bytes at a time, if ``take`` lets them go.
+    """
+    files: dict[str, FileState] = {}
+    resized = False
+    for path in list_files(directory):
+        old = before.files.get(path)
+        found: list[Extent] = []
+        files[path] = _read_stable(directory / path, old.blocks if old else b"", (path, found))
+        resized |= old is None or old.size != files[path].size
+        take(found)
+    removed = sorted(before.files.keys() - files.keys())
+    return Image(files), removed, resized
+
+
+def _read_stable(file: Path, before: bytes | None, keep: tuple[str, list[Extent]] | None) -> FileState:
+    """Read a file until it did not change while it was read."""
+    for _ in range(_LOOKS):
+        with file.open("rb", buffering=0) as handle:
+            start = os.fstat(handle.fileno())
+            if keep:
+                keep[1].clear()
+            digests: list[bytes] = []
+            size = 0
+            for offset, data, blocks in _chunks(handle.readinto):
+                digests.append(blocks)
+                size = offset + len(data)
+                if keep and before is not None:
+                    _keep_changed(keep[0], offset, data, blocks, before, keep[1])
+            end = os.fstat(handle.fileno())
+        if start.st_size == end.st_size == size and start.st_mtime_ns == end.st_mtime_ns:
+            return FileState(size, b"".join(digests))
+    raise UncleanDirectory(f"{file.name} went on changing while it was read. Hold its writers out first.")
+
+
+def _chunks(readinto: Callable[[memoryview], int]) -> Iterator[tuple[int, memoryview, bytes]]:
+    """Yield (offset, bytes, block digests) of whole blocks; the bytes are valid until the next step."""
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    offset = 0
+    while True:
+        filled = 0
+        while filled < _CHUNK_BYTES and (count := readinto(buffer[filled:])):
+            filled += count
+        if not filled:
+            return
+        yield offset, buffer[:filled], block_digests(buffer[:filled])
+        offset += filled
+        if filled < _CHUNK_BYTES:
+            return
+
+
+def _keep_changed(
+    path: str, offset: int, data: memoryview, blocks: bytes, before: bytes, extents: list[Extent]
+) -> None:
+    first = offset // BLOCK_BYTES * DIGEST_BYTES
+    old = before[first : first + len(blocks)]
+    if old == blocks:
+        return
+    count = len(blocks) // DIGEST_BYTES
+    run: int | None = None
+    for index in range(count + 1):
+        at = index * DIGEST_BYTES
+        differs = index < count and blocks[at : at + DIGEST_BYTES] != old[at : at + DIGEST_BYTES]
+        if differs and run is None:
+            run = index
+        elif not differs and run is not None:
+            _append(extents, path, offset + run * BLOCK_BYTES, bytes(data[run * BLOCK_BYTES : index * BLOCK_BYTES]))
+            run = None
+
+
+def _append(extents: list[Extent], path: str, offset: int, data: bytes) -> None:
+    if extents:
+        last = extents[-1]
+        if last.offset + len(last.data) == offset and len(last.data) + len(data) <= MAX_FRAME_BYTES:
+            extents[-1] = Extent(path, last.offset, last.data + data)
+            return
+    extents.append(Extent(path, offset, data))

@@ -1,0 +1,209 @@
+"""One user's commit log: the face of this package. Each verb's argument and promises are in its own module."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from vectorpool import names
+from vectorpool.commitlog import adoption, append, compaction, ending, history, scrub
+from vectorpool.commitlog.fetch import store_errors
+from vectorpool.commitlog.format import Summary
+from vectorpool.commitlog.hydrate import clear, hydrate
+from vectorpool.commitlog.image import EMPTY, Capture, Image
+from vectorpool.commitlog.outcomes import (
+    ORIGIN,
+    CommitInfo,
+    Compaction,
+    Hydrated,
+    LostRace,
+    PendingCommit,
+    Position,
+    ScrubReport,
+)
+from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.warm import WarmTier
+from vectorpool.errors import UserNotFound, VectorstoreExists
+from vectorpool.objects.bucket import Bucket, ObjectMissing
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+
+__all__ = ["ORIGIN", "CommitLog", "LostRace"]
+
+_LOOKS: Final = 5
+
+
+class CommitLog:
+    """The commit log of one user. Holds no state but counters: any number may exist, in any process.
+
+    ``bucket`` and ``warm`` are shared with the logs of other users and are not closed here.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        user_id: str,
+        *,
+        warm: WarmTier | None = None,
+        settings: Settings,
+        sources: Sources = SYSTEM,
+    ) -> None:
+        self._bucket = bucket
+        self._user_id = names.check_user_id(user_id)
+        self._warm = warm
+        self._settings = settings
+        self._sources = sources
+        self._pace = compaction.Pace(settings)
+
+    async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
+        """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
+
+        Returns None if the user has no vectorstore; a deleted one is an empty image with ``tombstone`` set. A plain
+        Chroma directory is adopted first. On any failure the directory is empty again. Raises StoreUnavailable,
+        CorruptObject, BrokenLog, NewerFormat; CommitNotFound for an ``at`` that is not there.
+        """
+        for _ in range(_LOOKS):
+            hydrated = await hydrate(self._bucket, self._user_id, self._warm, directory, at=at)
+            if hydrated is not None:
+                self._pace.saw(hydrated)
+                return hydrated
+            if not await adoption.has_plain_directory(self._bucket, self._user_id):
+                return None
+            await self._adopt_plain_directory()
+        return None
+
+    async def is_newest(self, position: Position) -> bool:
+        """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
+        key = names.log_prefix(self._user_id) + names.commit_name(position.seq + 1)
+        with store_errors(self._bucket, f"looking for {key}"):
+            try:
+                await self._bucket.head(key)
+            except ObjectMissing:
+                return True
+        return False
+
+    def prepare(
+        self, parent: Position, before: Image, capture: Capture, summary: Summary, *, tombstone: bool = False
+    ) -> PendingCommit:
+        """Pack what changed into the commit that follows on ``parent``, whose image is ``before``.
+
+        Synchronous and CPU-bound: run it in a thread. Raises LimitExceeded.
+        """
+        return append.prepare(self._user_id, parent, before, capture, summary, self._sources, tombstone=tombstone)
+
+    async def append(self, pending: PendingCommit) -> Position:
+        """Commit: one conditional create. Return where the replica stands now.
+
+        Raises LostRace if another has the number; OutcomeUnknown if that could not be found out: keep ``pending``
+        and append it again before anything else is offered for its number; StoreUnavailable if surely not written.
+        """
+        etag = await append.append(self._bucket, self._user_id, pending, self._sources)
+        self._pace.appended(pending)
+        if self._warm is not None and etag:
+            obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, len(pending.data), etag)
+            await asyncio.to_thread(self._warm.put, self._user_id, obj, pending.data)
+        return pending.position
+
+    async def compact(self, position: Position) -> Compaction:
+        """Merge and rebase what is due as of ``position``, or nothing; most calls ask the store nothing.
+
+        Run it after appends, in the background. Harmless twice, anywhere. Raises StoreUnavailable, CorruptObject.
+        """
+        if not self._pace.due(position):
+            return Compaction()
+        async with self._scratch() as scratch:
+            done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
+        self._pace.compacted(position)
+        return done
+
+    async def entries(self, *, limit: int) -> list[CommitInfo]:
+        """Return the newest ``limit`` commits that the log still holds, newest first. Reads headers only."""
+        return await history.entries(self._bucket, self._user_id, limit)
+
+    async def scrub(self) -> ScrubReport:
+        """Read the whole log and check every invariant of it; see the module ``scrub``. Raises StoreUnavailable."""
+        return await scrub.scrub(self._bucket, self._user_id)
+
+    async def end(self) -> int:
+        """Delete the vectorstore: append a tombstone, then delete every other object below ``vectorstore/``.
+
+        Returns how many objects were deleted; 0 if there was nothing. Later commits go on above the tombstone.
+        Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
+        """
+        deleted = await ending.end(self._bucket, self._user_id, self._sources)
+        if self._warm is not None:
+            await asyncio.to_thread(self._warm.drop, self._user_id)
+        return deleted
+
+    async def adopt(self, source_dir: Path) -> Position:
+        """Commit a plain local Chroma directory as the user's vectorstore; the directory is not touched.
+
+        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory.
+        """
+        newest = await ending.newest_header(self._bucket, self._user_id)
+        plain = newest is None and await adoption.has_plain_directory(self._bucket, self._user_id)
+        if plain or (newest is not None and not newest.header.tombstone):
+            raise self._exists()
+        parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
+        before = EMPTY.checksum()
+        if await asyncio.to_thread(adoption.is_clean, source_dir):
+            pending = await self._pack(parent, before, source_dir)
+        else:
+            async with self._scratch() as scratch:
+                await asyncio.to_thread(adoption.copy_directory, source_dir, scratch)
+                await asyncio.to_thread(adoption.settle, scratch)
+                pending = await self._pack(parent, before, scratch)
+        try:
+            return await self.append(pending)
+        except LostRace:
+            raise self._exists() from None
+
+    async def export(self, directory: Path, *, at: int | None = None) -> Hydrated:
+        """Hydrate into a new or empty directory, and leave it there as a plain Chroma directory.
+
+        The sidecar file stays beside Chroma's own, which do not mind it. Raises UserNotFound, CommitNotFound.
+        """
+        hydrated = await self.hydrate(directory, at=at)
+        if hydrated is None or (hydrated.tombstone and at is None):
+            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so nothing can be exported.")
+        return hydrated
+
+    def _exists(self) -> VectorstoreExists:
+        return VectorstoreExists(
+            f"User {self._user_id} has a vectorstore already. Delete it first, or import for another user id."
+        )
+
+    async def _pack(self, parent: Position, before: bytes, directory: Path) -> PendingCommit:
+        return await asyncio.to_thread(
+            adoption.adopt_directory, self._user_id, parent, before, directory, self._sources
+        )
+
+    async def _adopt_plain_directory(self) -> None:
+        """Make commit 1 of the plain directory in the bucket; another adopter may be quicker, which is as good."""
+        async with self._scratch() as scratch:
+            await adoption.download_plain_directory(self._bucket, self._user_id, scratch)
+            pending = await self._pack(ORIGIN, EMPTY.checksum(), scratch)
+        try:
+            await self.append(pending)
+        except LostRace:
+            return
+
+    @asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        """Yield an empty directory beside the replicas, and remove it."""
+        parent = Path(self._settings.replica_dir) / "scratch"
+        parent.mkdir(parents=True, exist_ok=True)
+        path = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=parent))
+        try:
+            yield path
+        finally:
+            await asyncio.shield(asyncio.to_thread(_remove, path))
+
+
+def _remove(path: Path) -> None:
+    clear(path)
+    path.rmdir()

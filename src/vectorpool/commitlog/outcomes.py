@@ -1,0 +1,119 @@
+"""What the commit log answers with: values, and the one error that is the layer's own."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vectorpool.commitlog.format import Summary
+from vectorpool.commitlog.image import Image
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where a replica stands: the number of a commit and its hash. ``Position(0, b"")`` is the empty log."""
+
+    seq: int
+    commit_hash: bytes
+
+
+ORIGIN = Position(0, b"")
+
+
+class Hydrated(msgspec.Struct, frozen=True):
+    """A directory that was filled: its commit, its exact image, and what had to be read for it.
+
+    ``tombstone`` says that the vectorstore was deleted; its image is empty and later commits follow on it.
+    ``fetched_bytes`` and ``fetched_objects`` count what came from the bucket, ``warm_objects`` from the warm tier;
+    ``read_bytes`` is the size of all objects read.
+    """
+
+    position: Position
+    image: Image
+    tombstone: bool
+    fetched_bytes: int
+    fetched_objects: int
+    warm_objects: int = 0
+    read_bytes: int = 0
+    time_ms: int = 0
+
+
+class PendingCommit(msgspec.Struct, frozen=True):
+    """The frozen bytes of one number, offered again and again until it is known who won the number.
+
+    ``image`` is the state after it and ``position`` where a replica stands once it is committed.
+    """
+
+    seq: int
+    key: str
+    writer: str
+    data: bytes
+    image: Image
+    position: Position
+
+
+class LostRace(Exception):
+    """Another writer's commit has the number. Throw the working directory away, hydrate, apply again."""
+
+    def __init__(self, seq: int) -> None:
+        super().__init__(f"another writer committed number {seq}")
+        self.seq = seq
+
+
+class Written(msgspec.Struct, frozen=True):
+    """An object that compaction wrote: its key and size."""
+
+    key: str
+    size: int
+
+
+class Compaction(msgspec.Struct, frozen=True):
+    """What a compaction did; nothing, if nothing was due or another was quicker."""
+
+    written: list[Written] = []
+
+    @property
+    def bytes(self) -> int:
+        """Bytes written."""
+        return sum(item.size for item in self.written)
+
+
+class CommitInfo(msgspec.Struct, frozen=True):
+    """One commit of the history. ``size`` is its object's, ``state_bytes`` the whole state's after it.
+
+    ``damage`` says what is wrong with the object if its header cannot be read; the other fields are then empty.
+    """
+
+    seq: int
+    size: int
+    time_ms: int = 0
+    writer: str = ""
+    commit_hash: bytes = b""
+    state_bytes: int = 0
+    files: int = 0
+    self_contained: bool = False
+    tombstone: bool = False
+    summary: Summary = Summary()
+    damage: str | None = None
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that scrub found: the object's key (or the key that should be there) and what is wrong."""
+
+    key: str
+    seq: int
+    what: str
+
+
+class ScrubReport(msgspec.Struct, frozen=True):
+    """What a walk over a whole log found. ``newest_intact_seq`` is the latest commit that hydrates; 0 for none."""
+
+    newest_seq: int
+    newest_intact_seq: int
+    commits: int
+    objects: int
+    bytes: int
+    problems: list[Problem]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems

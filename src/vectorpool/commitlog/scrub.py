@@ -1,0 +1,245 @@
+"""Scrub: walk a whole log, upwards, and check every invariant that its bytes can show.
+
+1. Every object is whole: prelude, header, every frame unpacked and hashed, its name what its header says.
+2. The numbers have no gap, each commit names its parent's hash and state, the oldest needs nothing below it.
+3. Each commit leads from its parent's state to the state that it claims, block by block.
+4. Each base holds exactly the state of its number; each merged delta exactly the blocks changed since its start.
+5. The newest number can be hydrated; if not, the newest that can is found.
+
+Memory: 24 bytes for every block of the state. Nothing is written, here or there. What no log can show is that its
+newest commit was deleted without a trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from vectorpool import names
+from vectorpool.commitlog.body import unpack_frame
+from vectorpool.commitlog.fetch import PART_BYTES, WINDOW, OpenObject, Reader, Vanished
+from vectorpool.commitlog.format import Decoded, FileEntry, digest
+from vectorpool.commitlog.hydrate import list_log, open_chain
+from vectorpool.commitlog.image import DIGEST_BYTES, block_digests
+from vectorpool.commitlog.outcomes import Problem, ScrubReport
+from vectorpool.commitlog.plan import Listing, LogObject, chain
+from vectorpool.commitlog.replay import Replay, blocks_of
+from vectorpool.errors import BrokenLog, CorruptObject, NewerFormat
+from vectorpool.objects.bucket import Bucket
+
+_Digests = npt.NDArray[np.uint8]
+
+
+class _File:
+    """The block digests of a file, (blocks, 16), and the number at which each block last changed."""
+
+    def __init__(self) -> None:
+        self.digests: _Digests = np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
+        self.changed: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+    def resize(self, blocks: int) -> None:
+        """Cut or lengthen; a block that comes in new has never been written."""
+        if blocks <= len(self.digests):
+            self.digests, self.changed = self.digests[:blocks].copy(), self.changed[:blocks].copy()
+            return
+        more = blocks - len(self.digests)
+        self.digests = np.concatenate((self.digests, np.zeros((more, DIGEST_BYTES), dtype=np.uint8)))
+        self.changed = np.concatenate((self.changed, np.zeros(more, dtype=np.int64)))
+
+
+class _Contents(msgspec.Struct):
+    """An intact object: its header, and the digests of its blocks as (path, first block, digests)."""
+
+    decoded: Decoded
+    runs: list[tuple[str, int, _Digests]]
+
+
+class _State:
+    """The state at a number, as digests, and since which number its changes were followed."""
+
+    def __init__(self, since: int) -> None:
+        self.seq = since
+        self.since = since
+        self.commit_hash = b""
+        self.checksum = b""
+        self.files: dict[str, _File] = {}
+
+    def apply(self, contents: _Contents) -> str | None:
+        """Go on to the object's number; return what does not fit, or None."""
+        header = contents.decoded.header
+        self.seq = header.seq
+        table = {entry.path: entry for entry in header.files}
+        self.files = {path: self.files.get(path) or _File() for path in table}
+        for path, entry in table.items():
+            self.files[path].resize(blocks_of(entry.size))
+        for path, first, digests in contents.runs:
+            file = self.files[path]
+            file.digests[first : first + len(digests)] = digests
+            file.changed[first : first + len(digests)] = header.seq
+        self.commit_hash, self.checksum = contents.decoded.commit_hash, header.state_after
+        return self.differs(header.files)
+
+    def differs(self, table: list[FileEntry]) -> str | None:
+        """Return how the state differs from a file table, or None."""
+        if {entry.path for entry in table} != set(self.files):
+            return "its file table names other files than the commits lead to"
+        for entry in table:
+            if digest(self.files[entry.path].digests.tobytes()) != entry.digest:
+                return f"the commits lead to other contents of {entry.path} than its file table says"
+        return None
+
+
+class _Scrubber:
+    def __init__(self, bucket: Bucket, user_id: str) -> None:
+        self._bucket = bucket
+        self._user_id = user_id
+        self._reader = Reader(bucket, user_id, None)
+        self.problems: list[Problem] = []
+        self.bad: set[str] = set()
+
+    def found(self, obj: LogObject, what: str) -> None:
+        """Note a problem of an object, which is then not used any more."""
+        self.bad.add(obj.key)
+        self.problems.append(Problem(obj.key, obj.seq, what))
+
+    async def walk(self, listing: Listing) -> None:
+        """Check every object, upwards."""
+        order = {"commit": 0, "merged": 1, "base": 2}
+        objects = sorted(listing.objects, key=lambda o: (o.seq, order[o.kind], o.after))
+        self._find_gaps(listing)
+        state: _State | None = None
+        for obj in objects:
+            try:
+                contents = await self._read(obj)
+            except (CorruptObject, NewerFormat) as error:
+                self.found(obj, error.detail)
+                state = None if obj.kind == "commit" else state
+                continue
+            except Vanished:
+                # Deleted while we walked: a tombstone did that, or a collector; what it left is checked.
+                continue
+            if obj.kind == "commit":
+                state = await asyncio.to_thread(self._commit, obj, contents, state)
+            elif obj.kind == "base":
+                state = await asyncio.to_thread(self._base, obj, contents, state)
+            elif state is not None and state.seq == obj.seq:
+                await asyncio.to_thread(self._merged, obj, contents, state)
+
+    def _find_gaps(self, listing: Listing) -> None:
+        numbers = sorted(listing.commits)
+        for below, above in itertools.pairwise(numbers):
+            if above != below + 1:
+                missing = names.log_prefix(self._user_id) + names.commit_name(above - 1)
+                self.problems.append(Problem(missing, above - 1, f"the commits {below + 1} to {above - 1} are missing"))
+
+    async def _read(self, obj: LogObject) -> _Contents:
+        stream = await self._reader.open(obj, PART_BYTES, WINDOW)
+        try:
+            runs: list[tuple[str, int, _Digests]] = []
+            async for frames in stream.frames():
+                runs += await asyncio.to_thread(self._hash, stream, frames)
+        finally:
+            await stream.close()
+        assert stream.decoded is not None
+        return _Contents(stream.decoded, runs)
+
+    @staticmethod
+    def _hash(stream: OpenObject, frames: list[tuple[int, memoryview]]) -> list[tuple[str, int, _Digests]]:
+        runs = []
+        header = stream.header
+        for index, stored in frames:
+            frame = header.frames[index]
+            raw = memoryview(unpack_frame(stream.obj.key, frame, stored))
+            cursor = 0
+            for file, offset, length in frame.extents:
+                made = np.frombuffer(block_digests(raw[cursor : cursor + length]), dtype=np.uint8)
+                runs.append((header.files[file].path, blocks_of(offset), made.reshape(-1, DIGEST_BYTES)))
+                cursor += length
+        return runs
+
+    def _commit(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
+        header = contents.decoded.header
+        if header.self_contained:
+            if state is not None and header.parent_hash and header.parent_hash != state.commit_hash:
+                self.found(obj, f"it names another parent than commit {state.seq} in the log")
+            state = _State(obj.seq)
+        elif state is None or state.seq != obj.seq - 1:
+            # The gap below was reported; this commit can only be checked for itself.
+            return None
+        elif header.parent_hash != state.commit_hash or header.state_before != state.checksum:
+            self.found(obj, f"it names another parent than commit {state.seq} in the log")
+            return None
+        wrong = state.apply(contents)
+        if wrong:
+            self.found(obj, wrong)
+            return None
+        return state
+
+    def _base(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
+        fresh = _State(obj.seq)
+        wrong = fresh.apply(contents)
+        if state is not None and state.seq == obj.seq:
+            if wrong is None and (fresh.checksum, fresh.commit_hash) != (state.checksum, state.commit_hash):
+                wrong = f"it holds another state than commit {obj.seq} leads to"
+            if wrong:
+                self.found(obj, wrong)
+            return state
+        if wrong:
+            self.found(obj, wrong)
+            return state
+        return fresh
+
+    def _merged(self, obj: LogObject, contents: _Contents, state: _State) -> None:
+        header = contents.decoded.header
+        if header.state_after != state.checksum or contents.decoded.commit_hash != state.commit_hash:
+            self.found(obj, f"it leads to another state than commit {obj.seq}")
+            return
+        held = {path: np.zeros(len(file.digests), dtype=np.bool_) for path, file in state.files.items()}
+        for path, first, digests in contents.runs:
+            held[path][first : first + len(digests)] = True
+            if not np.array_equal(state.files[path].digests[first : first + len(digests)], digests):
+                self.found(obj, f"its blocks of {path} are not those of commit {obj.seq}")
+                return
+        for path, file in state.files.items():
+            if obj.after >= state.since and bool(np.any((file.changed > obj.after) & ~held[path])):
+                self.found(obj, f"it lacks blocks of {path} that commits above {obj.after} changed")
+                return
+
+    async def newest_intact(self, listing: Listing) -> int:
+        """Return the newest number that hydrates from objects without a problem; 0 for none."""
+        good = Listing([obj for obj in listing.objects if obj.key not in self.bad], complete=True)
+        for seq in sorted({obj.seq for obj in good.objects}, reverse=True):
+            found = chain(good, seq)
+            if found is None:
+                continue
+            try:
+                async with open_chain(Reader(self._bucket, self._user_id, None), found.objects) as streams:
+                    if streams[0].header.self_contained:
+                        await Replay(streams, None).run()
+                        return seq
+            except (CorruptObject, BrokenLog, NewerFormat, Vanished):
+                continue
+        return 0
+
+
+async def scrub(bucket: Bucket, user_id: str) -> ScrubReport:
+    """Walk the log of a user and report. Raises StoreUnavailable; damage is in the report."""
+    listing, _ = await list_log(bucket, user_id, whole=True)
+    scrubber = _Scrubber(bucket, user_id)
+    await scrubber.walk(listing)
+    intact = await scrubber.newest_intact(listing)
+    if intact < listing.newest and not scrubber.problems:
+        key = names.log_prefix(user_id) + names.commit_name(listing.newest)
+        scrubber.problems.append(Problem(key, listing.newest, "nothing that is in the log leads to it"))
+    return ScrubReport(
+        newest_seq=listing.newest,
+        newest_intact_seq=intact,
+        commits=len(listing.commits),
+        objects=len(listing.objects),
+        bytes=sum(obj.size for obj in listing.objects),
+        problems=scrubber.problems,
+    )
