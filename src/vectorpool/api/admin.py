@@ -1,0 +1,61 @@
+"""Operating an instance: where vectorstores are, and moving them in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Controller, Response, get, post
+
+from vectorpool import answers, commands
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import pass_on, respond
+from vectorpool.api.places import UserId
+from vectorpool.api.service import Svc
+from vectorpool.errors import UserNotFound
+from vectorpool.names import check_user_id
+
+
+class Admin(Controller):
+    """For operators. Nothing here is limited to one user: keep it from the public."""
+
+    path = "/admin"
+    tags = ("admin",)
+
+    @post(
+        "/users/{user_id:str}/hydrate",
+        status_code=200,
+        summary="Hydrate a vectorstore",
+        operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
+    )
+    async def hydrate(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Open a user's vectorstore at its newest commit, before anybody asks."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.Hydrate()))
+
+    @post(
+        "/users/{user_id:str}/flush",
+        status_code=200,
+        summary="Flush a vectorstore",
+        operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
+    )
+    async def flush(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Commit what was acknowledged but not committed yet (write-back only)."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.Flush()))
+
+    @post(
+        "/users/{user_id:str}/evict",
+        status_code=200,
+        summary="Evict a vectorstore",
+        operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
+    )
+    async def evict(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Commit, close and drop the working directory; the next request hydrates it again."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.Evict()))
+
+    @get(
+        "/pool",
+        summary="Show the pool",
+        operation_class=documented(gives=answers.PoolView, with_commit=False),
+    )
+    async def show_pool(self, service: Svc) -> Response[Any]:
+        """Show every slot of this instance, most recently used first, and the bounds of the pool."""
+        return respond(await service.router.pool_view())

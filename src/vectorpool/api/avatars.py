@@ -1,0 +1,108 @@
+"""Avatars: list, get, delete. An avatar is there if it has collections or source documents."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Response, delete, get
+from litestar.params import Parameter
+
+from vectorpool import answers, commands
+from vectorpool.api.collections import PageLimit, PageOffset
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import respond
+from vectorpool.api.places import AvatarId, UserId
+from vectorpool.api.service import Service, Svc
+from vectorpool.errors import AvatarNotFound, DocumentNotFound, UserNotFound
+from vectorpool.names import check_avatar_id, check_user_id
+
+AndDocuments = Annotated[bool, Parameter(query="documents", description="Also the source documents, which else stay.")]
+
+
+async def delete_documents(service: Service, user_id: str, avatar_id: str) -> int:
+    """Delete every source document of an avatar and return how many there were."""
+    deleted = 0
+    async for document in service.library.iterate(user_id, avatar_id):
+        try:
+            await service.library.delete(user_id, avatar_id, document.path)
+        except DocumentNotFound:
+            # Another caller deleted it meanwhile.
+            continue
+        deleted += 1
+    return deleted
+
+
+class Avatars(Controller):
+    """The avatars of a user."""
+
+    path = "/users/{user_id:str}/avatars"
+    tags = ("avatars",)
+
+    @get(
+        summary="List avatars",
+        operation_class=documented(gives=answers.AvatarPage, problems=(UserNotFound,)),
+    )
+    async def list_avatars(
+        self, service: Svc, user_id: UserId, limit: PageLimit = None, offset: PageOffset = 0
+    ) -> Response[Any]:
+        """List avatars by id: those with collections, and those that have only source documents."""
+        check_user_id(user_id)
+        uploaded = await service.library.list_avatars(user_id)
+        commit = 0
+        known: dict[str, answers.Avatar] = {}
+        try:
+            answer = await service.router.execute(user_id, commands.ListAvatars())
+        except UserNotFound:
+            if not uploaded:
+                raise
+        else:
+            commit = answer.commit
+            page = msgspec.json.decode(answer.body, type=answers.AvatarPage)
+            known = {avatar.avatar_id: avatar for avatar in page.avatars}
+        for avatar_id in uploaded:
+            known.setdefault(avatar_id, answers.Avatar(avatar_id, collections=0, records=0, documents=0))
+        avatars = [known[avatar_id] for avatar_id in sorted(known)]
+        end = None if limit is None else offset + limit
+        return respond(answers.AvatarPage(avatars[offset:end], total=len(avatars)), commit=commit)
+
+    @get(
+        "/{avatar_id:str}",
+        summary="Get an avatar",
+        operation_class=documented(gives=answers.Avatar, problems=(UserNotFound, AvatarNotFound)),
+    )
+    async def get_avatar(self, service: Svc, user_id: UserId, avatar_id: AvatarId) -> Response[Any]:
+        """Get one avatar: how many collections, records and ingested documents it has."""
+        check_user_id(user_id)
+        check_avatar_id(avatar_id)
+        try:
+            answer = await service.router.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
+        except (UserNotFound, AvatarNotFound) as error:
+            if not (await service.library.list_documents(user_id, avatar_id, limit=1)).documents:
+                raise
+            commit = error.extra.get("commit", 0)
+            return respond(answers.Avatar(avatar_id, collections=0, records=0, documents=0), commit=commit)
+        avatar = msgspec.json.decode(answer.body, type=answers.Avatar)
+        return respond(avatar, commit=answer.commit)
+
+    @delete(
+        "/{avatar_id:str}",
+        status_code=200,
+        summary="Delete an avatar",
+        operation_class=documented(gives=answers.Deleted, problems=(UserNotFound, AvatarNotFound)),
+    )
+    async def delete_avatar(
+        self, service: Svc, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
+    ) -> Response[Any]:
+        """Delete an avatar's collections; with ``documents=true`` its source documents too."""
+        check_user_id(user_id)
+        check_avatar_id(avatar_id)
+        removed = await delete_documents(service, user_id, avatar_id) if and_documents else 0
+        try:
+            answer = await service.router.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
+        except (UserNotFound, AvatarNotFound) as error:
+            if not removed:
+                raise
+            return respond(answers.Deleted(removed), commit=error.extra.get("commit", 0))
+        deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
+        return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)

@@ -1,0 +1,123 @@
+"""Collections: create, list, get, rename, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar.params import Parameter
+
+from vectorpool import answers, commands
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import pass_on
+from vectorpool.api.places import At, CollectionName
+from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody, decode
+from vectorpool.api.service import Svc
+from vectorpool.checks import check_collection_metadata
+from vectorpool.errors import (
+    AvatarNotFound,
+    CollectionExists,
+    CollectionNotFound,
+    InvalidRequest,
+    MalformedJson,
+    UserNotFound,
+)
+from vectorpool.names import check_collection_name
+
+ABSENT = (UserNotFound, AvatarNotFound, CollectionNotFound)
+
+PageLimit = Annotated[int | None, Parameter(ge=1, description="The most to return; all if left out.")]
+PageOffset = Annotated[int, Parameter(ge=0, description="How many to pass over first.")]
+
+
+def _check_hnsw(hnsw: commands.Hnsw) -> commands.Hnsw:
+    bounds = {
+        "ef_construction": (1, 10_000),
+        "ef_search": (1, 10_000),
+        "max_neighbors": (2, 1024),
+        "sync_threshold": (2, 1_000_000),
+    }
+    for name, (low, high) in bounds.items():
+        value = getattr(hnsw, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"hnsw.{name} is {value}; it must be {low} to {high}.")
+    return hnsw
+
+
+class Collections(Controller):
+    """The collections of a place."""
+
+    path = "/collections"
+    tags = ("collections",)
+
+    @post(
+        summary="Create a collection",
+        operation_class=documented(
+            takes=CreateCollectionBody, gives=answers.Collection, problems=(MalformedJson, CollectionExists)
+        ),
+    )
+    async def create_collection(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+        """Create a collection; the user and the avatar need no creating of their own."""
+        body = decode(await request.body(), CreateCollectionBody)
+        command = commands.CreateCollection(
+            avatar_id=at.avatar_id,
+            name=check_collection_name(body.name),
+            metadata=check_collection_metadata(body.metadata),
+            hnsw=_check_hnsw(body.hnsw),
+            get_or_create=body.get_or_create,
+        )
+        return pass_on(await service.router.execute(at.user_id, command), 201)
+
+    @get(
+        summary="List collections",
+        operation_class=documented(gives=answers.CollectionPage, problems=(UserNotFound, AvatarNotFound)),
+    )
+    async def list_collections(
+        self, at: At, service: Svc, limit: PageLimit = None, offset: PageOffset = 0
+    ) -> Response[Any]:
+        """List collections by name."""
+        command = commands.ListCollections(avatar_id=at.avatar_id, limit=limit, offset=offset)
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @get(
+        "/{name:str}",
+        summary="Get a collection",
+        operation_class=documented(gives=answers.Collection, problems=ABSENT),
+    )
+    async def get_collection(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+        """Get one collection: its metadata, index, dimension, embedder and count."""
+        command = commands.GetCollection(avatar_id=at.avatar_id, name=check_collection_name(name))
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @patch(
+        "/{name:str}",
+        summary="Rename a collection or change its metadata",
+        operation_class=documented(
+            takes=ModifyCollectionBody, gives=answers.Collection, problems=(MalformedJson, *ABSENT, CollectionExists)
+        ),
+    )
+    async def modify_collection(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Give a collection a new name, or new metadata, which replaces the old as a whole."""
+        body = decode(await request.body(), ModifyCollectionBody)
+        if body.name is None and not body.metadata:
+            raise InvalidRequest("The body changes nothing. Give a new name, new metadata, or both.")
+        command = commands.ModifyCollection(
+            avatar_id=at.avatar_id,
+            name=check_collection_name(name),
+            new_name=None if body.name is None else check_collection_name(body.name),
+            new_metadata=check_collection_metadata(body.metadata),
+        )
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @delete(
+        "/{name:str}",
+        status_code=200,
+        summary="Delete a collection",
+        operation_class=documented(gives=answers.Deleted, problems=ABSENT),
+    )
+    async def delete_collection(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+        """Delete a collection with all its records."""
+        command = commands.DeleteCollection(avatar_id=at.avatar_id, name=check_collection_name(name))
+        return pass_on(await service.router.execute(at.user_id, command))

@@ -1,0 +1,264 @@
+"""The OpenAPI document: schemas and examples of every body, and the problems of every operation.
+
+Litestar collects paths and parameters. Bodies are decoded and encoded by us, so their schemas come from the same
+msgspec structs, and each operation says here what it takes, gives and refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, cast
+
+import msgspec
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import Operation
+from litestar.types import Method
+
+from vectorpool import answers
+from vectorpool.api import requests, views
+from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
+from vectorpool.documents.ingest import DocumentOutcome, IngestReport
+from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.errors import (
+    Draining,
+    InvalidId,
+    InvalidRequest,
+    LimitExceeded,
+    PoolBusy,
+    QueueFull,
+    ShardUnavailable,
+    StoreUnavailable,
+    VectorpoolError,
+)
+
+# --- Examples ----------------------------------------------------------------------------------------
+
+_COLLECTION: Final = answers.Collection(
+    name="notes",
+    id="6f7c1c5e-3a0b-4d0c-9a55-0d4d3b0a7c11",
+    avatar_id="7",
+    metadata={"source": "handbook"},
+    dimension=384,
+    embedder="onnx:all-MiniLM-L6-v2-int8",
+    space="cosine",
+    hnsw={"space": "cosine", "ef_construction": 100, "ef_search": 100, "max_neighbors": 16, "sync_threshold": 1000},
+    count=2,
+)
+_RECORD: Final = answers.Record(id="note-1", document="The warranty lasts two years.", metadata={"page": 3})
+_MATCH: Final = answers.Match(
+    id="note-1", distance=0.21, document="The warranty lasts two years.", metadata={"page": 3}
+)
+_RESIDENCY: Final = answers.Residency(
+    user_id="42",
+    state="ready",
+    commit=17,
+    bytes=1_261_568,
+    warm_bytes=402_133,
+    last_use_ms=1_780_000_000_000,
+    dirty=False,
+)
+_STORED: Final = answers.Vectorstore(user_id="42", avatars=1, collections=2, records=540, bytes=1_261_568)
+_PASSAGE: Final = views.Passage(
+    id="handbook/warranty.md#0003",
+    path="handbook/warranty.md",
+    text="The warranty lasts two years.",
+    chunk=3,
+    start=1880,
+    end=2702,
+    distance=0.21,
+    heading="Warranty",
+    metadata={"path": "handbook/warranty.md", "chunk": 3, "start": 1880, "end": 2702, "heading": "Warranty"},
+)
+
+_DOCUMENT: Final = Document(
+    path="handbook/warranty.md",
+    size=5_120,
+    etag="9b2cf535f27731c9",
+    modified_ms=1_780_000_000_000,
+    content_type="text/markdown",
+)
+
+ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
+    answers.Collection: _COLLECTION,
+    answers.CollectionPage: answers.CollectionPage(collections=[_COLLECTION], total=1),
+    answers.Avatar: answers.Avatar(avatar_id="7", collections=1, records=540, documents=12),
+    answers.AvatarPage: answers.AvatarPage(
+        avatars=[answers.Avatar(avatar_id="7", collections=1, records=540, documents=12)], total=1
+    ),
+    answers.Count: answers.Count(count=540),
+    answers.RecordPage: answers.RecordPage(records=[_RECORD]),
+    answers.QueryResult: answers.QueryResult(results=[[_MATCH]]),
+    answers.Written: answers.Written(written=2),
+    answers.Deleted: answers.Deleted(deleted=2),
+    answers.Residency: _RESIDENCY,
+    answers.PoolView: answers.PoolView(
+        slots=[_RESIDENCY],
+        open_slots=1,
+        open_slots_limit=100,
+        local_bytes=1_663_701,
+        local_bytes_limit=6_442_450_944,
+        waiting=0,
+    ),
+    views.UserView: views.UserView(user_id="42", commit=17, stored=cast(Any, _STORED), residency=cast(Any, _RESIDENCY)),
+    Document: _DOCUMENT,
+    DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
+    views.Health: views.Health(status="ready"),
+    IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
+    views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
+}
+_RECORDS_EXAMPLE: Final = {
+    "records": [
+        {"id": "note-1", "document": "The warranty lasts two years.", "metadata": {"page": 3}},
+        {"id": "note-2", "document": "Returns are free within 30 days.", "metadata": {"page": 4}},
+    ]
+}
+REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
+    requests.CreateCollectionBody: {"name": "notes", "metadata": {"source": "handbook"}, "hnsw": {"space": "cosine"}},
+    requests.ModifyCollectionBody: {"name": "notes-2026"},
+    requests.WriteRecordsBody: _RECORDS_EXAMPLE,
+    requests.DeleteRecordsBody: {"ids": ["note-1"]},
+    requests.GetRecordsBody: {"where": {"page": {"$gte": 3}}, "limit": 10},
+    requests.QueryBody: {"texts": ["How long is the warranty?"], "n_results": 3},
+    requests.IngestBody: {"paths": ["handbook/warranty.md"]},
+    requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
+}
+
+# --- Schemas -----------------------------------------------------------------------------------------
+
+_REF: Final = "#/components/schemas/{name}"
+
+
+def _names(structs: Sequence[type[msgspec.Struct]]) -> tuple[list[Any], dict[str, Any]]:
+    refs, components = msgspec.json.schema_components(structs, ref_template=_REF)
+    return list(refs), components
+
+
+def component_schemas() -> dict[str, Any]:
+    """Return the schema of every request and answer, by name, as OpenAPI components."""
+    _, components = _names([*REQUEST_EXAMPLES, *ANSWER_EXAMPLES, Problem])
+    for struct, example in ANSWER_EXAMPLES.items():
+        components[struct.__name__]["examples"] = [msgspec.to_builtins(example)]
+    for body, request_example in REQUEST_EXAMPLES.items():
+        components[body.__name__]["examples"] = [request_example]
+    return components
+
+
+def _ref(struct: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": _REF.format(name=struct.__name__)}
+
+
+# --- Operations --------------------------------------------------------------------------------------
+
+# What any operation on a vectorstore may be refused with, beside its own problems.
+_ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
+    InvalidRequest,
+    InvalidId,
+    LimitExceeded,
+    QueueFull,
+    PoolBusy,
+    Draining,
+    ShardUnavailable,
+    StoreUnavailable,
+)
+
+_COMMIT_HEADER_DOC: Final = {
+    COMMIT_HEADER: {
+        "description": "The number of the commit that the answer saw; 0 if there is none yet.",
+        "schema": {"type": "integer", "examples": [17]},
+    }
+}
+
+
+@dataclass
+class _Documented(Operation):
+    """An operation whose bodies and problems this module describes."""
+
+    takes: ClassVar[type[msgspec.Struct] | str | None] = None
+    gives: ClassVar[type[msgspec.Struct] | str | None] = None
+    problems: ClassVar[tuple[type[VectorpoolError], ...]] = ()
+    with_commit: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        status, success = next(iter((self.responses or {}).items()))
+        documented: dict[str, Any] = {status: self._success(getattr(success, "description", "Done"))}
+        documented.update(self._problem_responses())
+        self.responses = cast(Any, documented)
+        if self.takes is not None:
+            self.request_body = cast(Any, self._request())
+
+    def _request(self) -> dict[str, Any]:
+        if isinstance(self.takes, str):
+            return {"required": True, "content": {self.takes: {"schema": {"type": "string", "format": "binary"}}}}
+        assert self.takes is not None
+        media = {"schema": _ref(self.takes), "example": REQUEST_EXAMPLES[self.takes]}
+        return {"required": True, "content": {"application/json": media}}
+
+    def _success(self, description: str) -> dict[str, Any]:
+        response: dict[str, Any] = {"description": description}
+        if self.with_commit:
+            response["headers"] = _COMMIT_HEADER_DOC
+        if isinstance(self.gives, str):
+            response["content"] = {self.gives: {"schema": {"type": "string", "format": "binary"}}}
+        elif self.gives is not None:
+            example = msgspec.to_builtins(ANSWER_EXAMPLES[self.gives])
+            response["content"] = {"application/json": {"schema": _ref(self.gives), "example": example}}
+        return response
+
+    def _problem_responses(self) -> dict[str, Any]:
+        by_status: dict[int, list[type[VectorpoolError]]] = {}
+        for error in dict.fromkeys([*self.problems, *(_ALWAYS if self.with_commit else ())]):
+            by_status.setdefault(error.status, []).append(error)
+        return {
+            str(status): {
+                "description": "; ".join(f"{error.code}: {error.title}" for error in errors),
+                "content": {
+                    PROBLEM_MEDIA_TYPE: {
+                        "schema": _ref(Problem),
+                        "examples": {error.code: {"value": _problem_example(error)} for error in errors},
+                    }
+                },
+            }
+            for status, errors in sorted(by_status.items())
+        }
+
+
+def _problem_example(error: type[VectorpoolError]) -> dict[str, Any]:
+    sentence = " ".join((error.__doc__ or error.title).split())
+    return {
+        "type": problem_type(error),
+        "title": error.title,
+        "status": error.status,
+        "detail": sentence,
+        "instance": "/users/42/collections/notes",
+        "code": error.code,
+    }
+
+
+def documented(
+    *,
+    takes: type[msgspec.Struct] | str | None = None,
+    gives: type[msgspec.Struct] | str | None = None,
+    problems: tuple[type[VectorpoolError], ...] = (),
+    with_commit: bool = True,
+) -> type[Operation]:
+    """Return the ``operation_class`` of a route handler.
+
+    ``takes`` and ``gives`` are structs, or a media type for raw bytes; ``problems`` are those of this operation alone;
+    ``with_commit`` says that it is about a vectorstore, so that it carries the commit and shares the usual problems.
+    """
+    members = {"takes": takes, "gives": gives, "problems": problems, "with_commit": with_commit}
+    return type("Documented", (_Documented,), members)
+
+
+def operation_id(handler: HTTPRouteHandler, _method: Method, path: list[Any]) -> str:
+    """Return the id of an operation: its handler's name, with ``avatar_`` before what also the user's own has."""
+    of_avatar = any(getattr(part, "name", None) == "avatar_id" for part in path)
+    shared = any(part == "collections" for part in path)
+    return f"avatar_{handler.handler_name}" if of_avatar and shared else handler.handler_name
+
+
+DESCRIPTION: Final = (
+    "One private vectorstore per user, kept in object storage. Errors are RFC 9457 problems; their types begin with "
+    f"`{PROBLEM_BASE}`. Every answer about a vectorstore names the commit that it saw in `{COMMIT_HEADER}`."
+)

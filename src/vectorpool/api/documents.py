@@ -1,0 +1,240 @@
+"""An avatar's source documents: bytes by path, their ingestion, and questions about them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, head, post, put
+from litestar.params import Parameter
+
+from vectorpool import answers, commands
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import respond
+from vectorpool.api.places import At, Place
+from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
+from vectorpool.api.service import Svc
+from vectorpool.api.views import Passage, PassagePage
+from vectorpool.checks import check_count, check_text, check_where, check_where_document
+from vectorpool.documents.formats import content_type_of
+from vectorpool.documents.ingest import IngestReport
+from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.errors import (
+    AvatarNotFound,
+    CollectionNotFound,
+    DocumentNotFound,
+    EmbedderMismatch,
+    EmbedderUnavailable,
+    InvalidFilter,
+    InvalidId,
+    InvalidRequest,
+    LimitExceeded,
+    MalformedJson,
+    StoreUnavailable,
+    UserNotFound,
+)
+from vectorpool.names import check_document_path
+
+_BYTES = "application/octet-stream"
+_LARGEST_PAGE = 1000
+
+DocumentPath = Annotated[
+    PurePosixPath, Parameter(description="The document's path: segments of printable text, at most 512 bytes.")
+]
+PageSize = Annotated[int, Parameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
+After = Annotated[str | None, Parameter(description="Return the documents after this path.")]
+
+
+def _path(path: PurePosixPath) -> str:
+    return check_document_path(str(path).removeprefix("/"))
+
+
+def _avatar(at: Place) -> str:
+    assert at.avatar_id is not None, "documents are an avatar's"
+    return at.avatar_id
+
+
+def _headers(etag: str, size: int) -> dict[str, str]:
+    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+
+
+class Documents(Controller):
+    """The source documents of an avatar."""
+
+    path = ""
+    tags = ("documents",)
+
+    @get(
+        "/documents",
+        summary="List documents",
+        operation_class=documented(
+            gives=DocumentPage, problems=(InvalidId, UserNotFound, AvatarNotFound, StoreUnavailable), with_commit=False
+        ),
+    )
+    async def list_documents(
+        self, at: At, service: Svc, limit: PageSize = _LARGEST_PAGE, after: After = None
+    ) -> Response[Any]:
+        """List documents by path, whoever put them there."""
+        avatar_id = _avatar(at)
+        page = await service.library.list_documents(at.user_id, avatar_id, limit=limit, after=after)
+        if not page.documents and after is None:
+            # An avatar without documents may still have collections; one without either is not there.
+            await service.router.execute(at.user_id, commands.GetAvatar(avatar_id=avatar_id))
+        return respond(page)
+
+    @put(
+        "/documents/{path:path}",
+        status_code=200,
+        summary="Put a document",
+        operation_class=documented(
+            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+        ),
+    )
+    async def put_document(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, path: DocumentPath
+    ) -> Response[Any]:
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
+        name, avatar_id = _path(path), _avatar(at)
+        data = await request.body()
+        try:
+            await service.library.head(at.user_id, avatar_id, name)
+            status = 200
+        except DocumentNotFound:
+            status = 201
+        await service.library.put(at.user_id, avatar_id, name, data)
+        return respond(await service.library.head(at.user_id, avatar_id, name), status=status)
+
+    @get(
+        "/documents/{path:path}",
+        summary="Get a document",
+        operation_class=documented(
+            gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
+        ),
+    )
+    async def get_document(self, at: At, service: Svc, path: DocumentPath) -> Response[bytes]:
+        """Get the bytes of a document, with its ETag, and a content type by its suffix."""
+        body = await service.library.get(at.user_id, _avatar(at), _path(path))
+        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+
+    @head(
+        "/documents/{path:path}",
+        summary="Look at a document",
+        operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
+    )
+    async def head_document(self, at: At, service: Svc, path: DocumentPath) -> Response[None]:
+        """Get the size, ETag and content type of a document without its bytes."""
+        name = _path(path)
+        document = await service.library.head(at.user_id, _avatar(at), name)
+        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+
+    @delete(
+        "/documents/{path:path}",
+        status_code=200,
+        summary="Delete a document",
+        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
+    )
+    async def delete_document(self, at: At, service: Svc, path: DocumentPath) -> Response[Any]:
+        """Delete a document and forget its chunks; answers how many chunks there were."""
+        name, avatar_id = _path(path), _avatar(at)
+        missing: DocumentNotFound | None = None
+        try:
+            await service.library.delete(at.user_id, avatar_id, name)
+        except DocumentNotFound as error:
+            # Its bytes may have gone in an earlier call that could not forget the chunks.
+            missing = error
+        deleted, commit = 0, 0
+        try:
+            answer = await service.ingestor.forget(at.user_id, avatar_id, name)
+        except (UserNotFound, AvatarNotFound, CollectionNotFound):
+            pass
+        else:
+            commit = answer.commit
+            deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
+        if missing is not None and not deleted:
+            raise missing
+        return respond(answers.Deleted(deleted), commit=commit)
+
+    @post(
+        "/ingest",
+        status_code=200,
+        summary="Ingest documents",
+        operation_class=documented(
+            takes=IngestBody, gives=IngestReport, problems=(MalformedJson, AvatarNotFound, EmbedderUnavailable)
+        ),
+    )
+    async def ingest_documents(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+        """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
+        raw = await request.body()
+        body = decode(raw, IngestBody) if raw else IngestBody()
+        avatar_id = _avatar(at)
+        if body.paths is not None:
+            check_count("paths", len(body.paths), limit=service.settings.max_records, limit_name="max_records")
+            for path in body.paths:
+                check_document_path(path)
+        report = await service.ingestor.ingest(at.user_id, avatar_id, body.paths, force=body.force)
+        if body.paths is None and not report.documents:
+            raise AvatarNotFound("The avatar has no documents. Put one at .../documents/{path} first.")
+        return respond(report, commit=report.commit)
+
+    @post(
+        "/query",
+        status_code=200,
+        summary="Ask an avatar's documents",
+        operation_class=documented(
+            takes=PassageQueryBody,
+            gives=PassagePage,
+            problems=(
+                MalformedJson,
+                InvalidFilter,
+                UserNotFound,
+                AvatarNotFound,
+                CollectionNotFound,
+                EmbedderMismatch,
+                EmbedderUnavailable,
+            ),
+        ),
+    )
+    async def query_documents(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+        """Find the passages of the avatar's documents that answer a question best."""
+        body = decode(await request.body(), PassageQueryBody)
+        if (body.text is None) == (not body.texts):
+            raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
+        texts = [body.text] if body.text is not None else list(body.texts or ())
+        settings = service.settings
+        check_count("queries", len(texts), limit=settings.max_queries, limit_name="max_queries")
+        check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
+        for text in texts:
+            check_text("A question", text)
+        command = commands.QueryRecords(
+            avatar_id=_avatar(at),
+            collection=settings.documents_collection,
+            n_results=body.n_results,
+            where=check_where(body.where),
+            where_document=check_where_document(body.where_document),
+            vectors=service.ingestor.as_vectors(await service.embedder.embed(texts)),
+        )
+        answer = await service.router.execute(at.user_id, command)
+        found = msgspec.json.decode(answer.body, type=answers.QueryResult)
+        page = PassagePage([[_passage(match) for match in matches] for matches in found.results])
+        return respond(page, commit=answer.commit)
+
+
+def _passage(match: answers.Match) -> Passage:
+    metadata = match.metadata or {}
+    return Passage(
+        id=match.id,
+        path=str(metadata.get("path", "")),
+        text=match.document or "",
+        chunk=_whole(metadata.get("chunk")),
+        start=_whole(metadata.get("start")),
+        end=_whole(metadata.get("end")),
+        distance=match.distance or 0.0,
+        heading=metadata.get("heading"),
+        metadata=metadata,
+    )
+
+
+def _whole(value: Any) -> int:
+    # Records that callers put into the documents' collection themselves need not have these.
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,41 @@
+"""Whose collections a request is about: the user's own, or one avatar's. The same controllers serve both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from litestar.params import Dependency, Parameter
+
+from vectorpool.names import check_avatar_id, check_user_id
+
+UserId = Annotated[str, Parameter(description="The user: one path segment of 1 to 128 bytes, kept as it is.")]
+AvatarId = Annotated[str, Parameter(description="The avatar: one path segment of 1 to 128 bytes, kept as it is.")]
+CollectionName = Annotated[
+    str,
+    Parameter(description="The collection: 3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit."),
+]
+
+USER_PATH: Final = "/users/{user_id:str}"
+AVATAR_PATH: Final = "/users/{user_id:str}/avatars/{avatar_id:str}"
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where collections are: of an avatar, or, with ``avatar_id`` None, the user's own. The ids are checked."""
+
+    user_id: str
+    avatar_id: str | None = None
+
+
+# How a handler asks for it.
+At = Annotated[Place, Dependency(skip_validation=True)]
+
+
+def own_place(user_id: UserId) -> Place:
+    """Return the place of the user's own collections; raise InvalidId."""
+    return Place(check_user_id(user_id))
+
+
+def avatar_place(user_id: UserId, avatar_id: AvatarId) -> Place:
+    """Return the place of an avatar's collections; raise InvalidId."""
+    return Place(check_user_id(user_id), check_avatar_id(avatar_id))

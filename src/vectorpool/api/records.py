@@ -1,0 +1,278 @@
+"""Records: add, upsert, update, delete, get, query, count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, patch, post, put
+
+from vectorpool import answers, commands
+from vectorpool.api.collections import ABSENT
+from vectorpool.api.documentation import documented
+from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
+from vectorpool.api.passing import pass_on
+from vectorpool.api.places import At, CollectionName
+from vectorpool.api.requests import (
+    DeleteRecordsBody,
+    GetRecordsBody,
+    QueryBody,
+    RawWriteRecordsBody,
+    RecordBody,
+    WriteRecordsBody,
+    decode,
+)
+from vectorpool.api.service import Service, Svc
+from vectorpool.checks import (
+    check_count,
+    check_metadata,
+    check_record_ids,
+    check_text,
+    check_where,
+    check_where_document,
+)
+from vectorpool.errors import (
+    DimensionMismatch,
+    EmbedderMismatch,
+    EmbedderUnavailable,
+    InvalidEmbedding,
+    InvalidFilter,
+    InvalidRequest,
+    MalformedJson,
+    RecordExists,
+    RecordNotFound,
+)
+from vectorpool.names import check_collection_name, excerpt
+
+# JSON decoded between two turns of the event loop: about a millisecond.
+_SLICE_BYTES: Final = 256 * 1024
+
+_WRITE_PROBLEMS: Final = (
+    MalformedJson,
+    InvalidEmbedding,
+    DimensionMismatch,
+    *ABSENT,
+    EmbedderMismatch,
+    EmbedderUnavailable,
+)
+
+
+class _Records(msgspec.Struct):
+    """The columns of one write, checked. ``vectors`` is None if no record has an embedding."""
+
+    ids: list[str]
+    documents: list[str | None] | None
+    metadatas: list[dict[str, Any] | None] | None
+    uris: list[str | None] | None
+    vectors: commands.Vectors | None
+
+
+async def _read_records(request: Request[Any, Any, Any], service: Service, *, update: bool) -> _Records:
+    """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
+    settings = service.settings
+    raw = decode(await request.body(), RawWriteRecordsBody).records
+    if not raw:
+        raise InvalidRequest("The call carries no records. Send at least one.")
+    check_count("records", len(raw), limit=settings.max_records, limit_name="max_records")
+    bodies: list[RecordBody] = []
+    rows: list[Row | None] = []
+    metadatas: list[dict[str, Any] | None] = []
+    since = 0
+    for at, piece in enumerate(raw):
+        body = decode(piece, RecordBody, place=f"records[{at}]")
+        name = f"record {excerpt(body.id)}"
+        metadatas.append(check_metadata(body.metadata, of=name, nulls=update))
+        rows.append(None if body.embedding is None else to_row(body.embedding, settings, of=name))
+        if body.document is not None:
+            check_text(f"The document of {name}", body.document)
+        elif body.embedding is None and not update:
+            raise InvalidRequest(f"{name[0].upper()}{name[1:]} has neither a document nor an embedding. Send one.")
+        if body.uri is not None:
+            check_text(f"The uri of {name}", body.uri)
+        # Keep the columns, not the lists of Python floats.
+        bodies.append(RecordBody(id=body.id, document=body.document, uri=body.uri))
+        since += len(memoryview(piece))
+        if since >= _SLICE_BYTES:
+            since = 0
+            await asyncio.sleep(0)
+    ids = [body.id for body in bodies]
+    check_record_ids(ids, limit=settings.max_records)
+    documents = [body.document for body in bodies]
+    uris = [body.uri for body in bodies]
+    vectors = await embed_missing(rows, documents, [f"record {excerpt(an_id)}" for an_id in ids], service.embedder)
+    return _Records(ids, _column(documents), _column(metadatas), _column(uris), vectors)
+
+
+def _column(values: Sequence[Any]) -> list[Any] | None:
+    return list(values) if any(value is not None for value in values) else None
+
+
+class Records(Controller):
+    """The records of a collection."""
+
+    path = "/collections/{name:str}"
+    tags = ("records",)
+
+    @post(
+        "/records",
+        summary="Add records",
+        operation_class=documented(
+            takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordExists)
+        ),
+    )
+    async def add_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Add records, in one commit; an id that is there already refuses the whole call."""
+        check_collection_name(name)
+        records = await _read_records(request, service, update=False)
+        command = commands.AddRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
+        return pass_on(await service.router.execute(at.user_id, command), 201)
+
+    @put(
+        "/records",
+        summary="Upsert records",
+        operation_class=documented(takes=WriteRecordsBody, gives=answers.Written, problems=_WRITE_PROBLEMS),
+    )
+    async def upsert_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Add records, or replace those that are there, in one commit; metadata is merged."""
+        check_collection_name(name)
+        records = await _read_records(request, service, update=False)
+        command = commands.UpsertRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @patch(
+        "/records",
+        summary="Update records",
+        operation_class=documented(
+            takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordNotFound)
+        ),
+    )
+    async def update_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Change parts of records, in one commit; an id that is not there refuses the whole call.
+
+        A new document is embedded anew; a metadata key of null is deleted.
+        """
+        check_collection_name(name)
+        records = await _read_records(request, service, update=True)
+        if not any((records.documents, records.metadatas, records.uris, records.vectors)):
+            raise InvalidRequest("The records change nothing. Give a document, an embedding, metadata or a uri.")
+        command = commands.UpdateRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @delete(
+        "/records",
+        status_code=200,
+        summary="Delete records",
+        operation_class=documented(
+            takes=DeleteRecordsBody, gives=answers.Deleted, problems=(MalformedJson, InvalidFilter, *ABSENT)
+        ),
+    )
+    async def delete_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
+        body = decode(await request.body(), DeleteRecordsBody)
+        if body.ids is None and body.where is None and body.where_document is None:
+            raise InvalidRequest("The call names no records. Give ids, where or where_document.")
+        command = commands.DeleteRecords(
+            avatar_id=at.avatar_id,
+            collection=check_collection_name(name),
+            ids=_checked_ids(body.ids, service),
+            where=check_where(body.where),
+            where_document=check_where_document(body.where_document),
+        )
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @post(
+        "/records/get",
+        status_code=200,
+        summary="Get records",
+        operation_class=documented(
+            takes=GetRecordsBody, gives=answers.RecordPage, problems=(MalformedJson, InvalidFilter, *ABSENT)
+        ),
+    )
+    async def get_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Get records by ids or filters, in insertion order, a page at a time."""
+        body = decode(await request.body(), GetRecordsBody)
+        if "distances" in body.include:
+            raise InvalidRequest("include may not hold distances here: only a query measures them. Leave it out.")
+        settings = service.settings
+        limit = settings.max_results if body.limit is None else body.limit
+        command = commands.GetRecords(
+            avatar_id=at.avatar_id,
+            collection=check_collection_name(name),
+            ids=_checked_ids(body.ids, service),
+            where=check_where(body.where),
+            where_document=check_where_document(body.where_document),
+            limit=check_count("results", limit, limit=settings.max_results, limit_name="max_results"),
+            offset=body.offset,
+            include=body.include,
+        )
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @post(
+        "/query",
+        status_code=200,
+        summary="Query a collection",
+        operation_class=documented(
+            takes=QueryBody,
+            gives=answers.QueryResult,
+            problems=(
+                MalformedJson,
+                InvalidFilter,
+                InvalidEmbedding,
+                DimensionMismatch,
+                *ABSENT,
+                EmbedderMismatch,
+                EmbedderUnavailable,
+            ),
+        ),
+    )
+    async def query_records(
+        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
+    ) -> Response[Any]:
+        """Find the records nearest to each text or embedding."""
+        body = decode(await request.body(), QueryBody)
+        if bool(body.texts) == bool(body.embeddings):
+            raise InvalidRequest("A query needs exactly one of texts and embeddings. Send one of them, not empty.")
+        for text in body.texts or ():
+            check_text("A text of the query", text)
+        settings = service.settings
+        check_collection_name(name)
+        check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
+        where, where_document = check_where(body.where), check_where_document(body.where_document)
+        ids = _checked_ids(body.ids, service)
+        command = commands.QueryRecords(
+            avatar_id=at.avatar_id,
+            collection=name,
+            vectors=await for_query(body.texts, body.embeddings, service.embedder, settings),
+            n_results=body.n_results,
+            ids=ids,
+            where=where,
+            where_document=where_document,
+            include=body.include,
+        )
+        return pass_on(await service.router.execute(at.user_id, command))
+
+    @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
+    async def count_records(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+        """Count the records of a collection."""
+        command = commands.CountRecords(avatar_id=at.avatar_id, collection=check_collection_name(name))
+        return pass_on(await service.router.execute(at.user_id, command))
+
+
+def _checked_ids(ids: list[str] | None, service: Service) -> list[str] | None:
+    if ids is None:
+        return None
+    if not ids:
+        raise InvalidRequest("ids is an empty list. Name at least one id, or leave it out.")
+    return list(check_record_ids(ids, limit=service.settings.max_records))

@@ -1,0 +1,172 @@
+"""The bodies of requests, as msgspec structs that also document themselves, and how a body is decoded.
+
+An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
+number is known, and bounded, before any of them is decoded; then they are decoded in slices, with a turn of the
+event loop between them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from vectorpool.commands import Hnsw, Include
+from vectorpool.errors import MalformedJson
+
+T = TypeVar("T")
+
+MetadataBody = Annotated[
+    dict[str, Any],
+    Meta(
+        description="Text, 64-bit integers, finite numbers and booleans by name; on records also lists of one of "
+        "these. Names may not begin with chroma:, $ or #.",
+        examples=[{"source": "handbook", "page": 3}],
+    ),
+]
+WhereBody = Annotated[
+    dict[str, Any],
+    Meta(
+        description="A filter on metadata: $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $contains, $not_contains, "
+        "joined by $and and $or.",
+        examples=[{"$and": [{"source": "handbook"}, {"page": {"$gte": 3}}]}],
+    ),
+]
+WhereDocumentBody = Annotated[
+    dict[str, Any],
+    Meta(
+        description="A filter on text: $contains, $not_contains, $regex, $not_regex, joined by $and and $or.",
+        examples=[{"$contains": "warranty"}],
+    ),
+]
+RecordId = Annotated[str, Meta(description="1 to 512 bytes of text.", examples=["note-1"])]
+EmbeddingBody = Annotated[
+    list[float],
+    Meta(description="Finite numbers, as many as the collection's dimension.", examples=[[0.12, -0.4, 0.33]]),
+]
+NResults = Annotated[int, Meta(description="How many results each query gets, at most.", ge=1)]
+Limit = Annotated[int, Meta(description="The most records to return; the server's max_results if left out.", ge=1)]
+Offset = Annotated[int, Meta(description="How many records to pass over first.", ge=0)]
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    pass
+
+
+class CreateCollectionBody(_Body, frozen=True):
+    """A new collection."""
+
+    name: Annotated[str, Meta(description="3 to 512 of [a-zA-Z0-9._-].", examples=["notes"])]
+    metadata: MetadataBody | None = None
+    hnsw: Annotated[Hnsw, Meta(description="The index; what is left out is the server's default.")] = Hnsw()
+    get_or_create: Annotated[bool, Meta(description="Answer an existing collection as it is, instead of 409.")] = False
+
+
+class ModifyCollectionBody(_Body, frozen=True):
+    """What changes about a collection; what is left out stays."""
+
+    name: Annotated[str | None, Meta(description="The new name.", examples=["notes-2026"])] = None
+    metadata: Annotated[
+        MetadataBody | None, Meta(description="The new metadata, which replaces the old as a whole.")
+    ] = None
+
+
+class RecordBody(_Body, frozen=True):
+    """A record: text that the server embeds, or an embedding that it takes as it is, or both."""
+
+    id: RecordId
+    document: Annotated[str | None, Meta(description="The text.", examples=["The warranty lasts two years."])] = None
+    embedding: EmbeddingBody | None = None
+    metadata: MetadataBody | None = None
+    uri: Annotated[str | None, Meta(description="Where the record comes from.")] = None
+
+
+class WriteRecordsBody(_Body, frozen=True):
+    """Records to add, upsert or update, in one commit."""
+
+    records: Annotated[list[RecordBody], Meta(min_length=1, description="At most max_records of them.")]
+
+
+class RawWriteRecordsBody(_Body, frozen=True):
+    """A WriteRecordsBody whose records are still JSON."""
+
+    records: list[msgspec.Raw]
+
+
+class DeleteRecordsBody(_Body, frozen=True):
+    """Which records to delete: by ids, by filters, or both (then those that satisfy all). One is needed."""
+
+    ids: list[RecordId] | None = None
+    where: WhereBody | None = None
+    where_document: WhereDocumentBody | None = None
+
+
+class GetRecordsBody(_Body, frozen=True):
+    """Which records to return, and what of them. Without ids and filters: all, in insertion order."""
+
+    ids: list[RecordId] | None = None
+    where: WhereBody | None = None
+    where_document: WhereDocumentBody | None = None
+    limit: Limit | None = None
+    offset: Offset = 0
+    include: tuple[Include, ...] = ("documents", "metadatas")
+
+
+class QueryBody(_Body, frozen=True):
+    """What to look for: either texts, which the server embeds, or embeddings."""
+
+    texts: Annotated[list[str] | None, Meta(description="Questions in words.", examples=[["How long is it?"]])] = None
+    embeddings: list[EmbeddingBody] | None = None
+    n_results: NResults = 10
+    ids: Annotated[list[RecordId] | None, Meta(description="Only among these records.")] = None
+    where: WhereBody | None = None
+    where_document: WhereDocumentBody | None = None
+    include: tuple[Include, ...] = ("documents", "metadatas", "distances")
+
+
+class IngestBody(_Body, frozen=True):
+    """Which documents to ingest; without ``paths``, all that changed, and those that are gone are forgotten."""
+
+    paths: Annotated[list[str] | None, Meta(description="Only these.", examples=[["handbook/warranty.md"]])] = None
+    force: Annotated[bool, Meta(description="Also those that did not change.")] = False
+
+
+class PassageQueryBody(_Body, frozen=True):
+    """A question about an avatar's documents; ``text`` for one, ``texts`` for several."""
+
+    text: Annotated[str | None, Meta(description="A question in words.", examples=["How long is the warranty?"])] = None
+    texts: Annotated[list[str] | None, Meta(description="Several questions.")] = None
+    n_results: NResults = 5
+    where: WhereBody | None = None
+    where_document: WhereDocumentBody | None = None
+
+
+_DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
+
+
+def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
+    """Return a JSON body as ``shape``; raise MalformedJson that says where it is not.
+
+    ``place`` is prefixed to the place in messages, such as ``records[3]``.
+    """
+    decoder = _DECODERS.get(shape)
+    if decoder is None:
+        # At most one decoder for each struct of this module.
+        decoder = _DECODERS.setdefault(shape, msgspec.json.Decoder(shape))
+    try:
+        decoded: T = decoder.decode(body)
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at ")
+        where = where.strip("`").removeprefix("$").removeprefix(".")
+        where = ".".join(part for part in (place, where) if part).replace(".[", "[")
+        raise MalformedJson(f"{where or 'The body'}: {_short(reason)}. /schema shows the shape.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if not body:
+            raise MalformedJson("The body is empty. Send JSON; /schema shows the shape.") from None
+        raise MalformedJson(f"The body is not valid JSON: {_short(str(error))}. Send JSON in UTF-8.") from None
+    return decoded
+
+
+def _short(reason: str) -> str:
+    return reason[:200].rstrip(".")

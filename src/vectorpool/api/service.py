@@ -1,0 +1,29 @@
+"""What the controllers may reach: built by ``app``, handed in as a dependency, never global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from litestar.params import Dependency
+
+from vectorpool.documents.ingest import Ingestor
+from vectorpool.documents.library import DocumentLibrary
+from vectorpool.embedding import Embedder
+from vectorpool.settings import Settings
+from vectorpool.shard.router import Router
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts of one instance, started."""
+
+    settings: Settings
+    router: Router
+    embedder: Embedder
+    library: DocumentLibrary
+    ingestor: Ingestor
+
+
+# How a handler asks for it; litestar need not validate what app itself provides.
+Svc = Annotated[Service, Dependency(skip_validation=True)]

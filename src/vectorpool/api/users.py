@@ -1,0 +1,66 @@
+"""Users: what is stored, and deleting all that is ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Response, delete, get
+
+from vectorpool import answers, commands
+from vectorpool.api.avatars import AndDocuments, delete_documents
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import respond
+from vectorpool.api.places import UserId
+from vectorpool.api.service import Svc
+from vectorpool.api.views import UserView
+from vectorpool.errors import UserNotFound
+from vectorpool.names import check_user_id
+
+
+class Users(Controller):
+    """One user's vectorstore as a whole."""
+
+    path = "/users/{user_id:str}"
+    tags = ("users",)
+
+    @get(summary="Show a user", operation_class=documented(gives=UserView, problems=(UserNotFound,)))
+    async def get_user(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Show what is stored for a user, the last commit, and where the vectorstore is on this instance."""
+        check_user_id(user_id)
+        try:
+            answer = await service.router.execute(user_id, commands.DescribeVectorstore())
+            stored, commit = answer.body, answer.commit
+        except UserNotFound:
+            avatars = await service.library.list_avatars(user_id)
+            if not avatars:
+                raise
+            nothing = answers.Vectorstore(user_id, avatars=len(avatars), collections=0, records=0, bytes=0)
+            stored, commit = msgspec.json.encode(nothing), 0
+        residency = await service.router.execute(user_id, commands.Inspect())
+        view = UserView(user_id, commit, msgspec.Raw(stored), msgspec.Raw(residency.body))
+        return respond(view, commit=commit)
+
+    @delete(
+        status_code=200,
+        summary="Delete a user's vectorstore",
+        operation_class=documented(gives=answers.Deleted, problems=(UserNotFound,)),
+    )
+    async def delete_user(self, service: Svc, user_id: UserId, and_documents: AndDocuments = False) -> Response[Any]:
+        """Delete all that is ours of a user; with ``documents=true`` the avatars' source documents too.
+
+        What other systems keep beside it (media, adapters, images) is never touched.
+        """
+        check_user_id(user_id)
+        removed = 0
+        if and_documents:
+            for avatar_id in await service.library.list_avatars(user_id):
+                removed += await delete_documents(service, user_id, avatar_id)
+        try:
+            answer = await service.router.execute(user_id, commands.DeleteVectorstore())
+        except UserNotFound:
+            if not removed:
+                raise
+            return respond(answers.Deleted(removed), commit=0)
+        deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
+        return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)

@@ -1,0 +1,44 @@
+"""What the native API answers beyond the answers of shards: users, passages, health."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class UserView(msgspec.Struct):
+    """What is stored for a user, the last commit, and where the vectorstore is on this instance."""
+
+    user_id: str
+    commit: int
+    # JSON as the shard wrote it: answers.Vectorstore and answers.Residency.
+    stored: Annotated[msgspec.Raw, Meta(description="What is stored: see Vectorstore.")]
+    residency: Annotated[msgspec.Raw, Meta(description="Where it is: see Residency.")]
+
+
+class Passage(msgspec.Struct):
+    """A passage of a document: characters ``start`` up to ``end`` of its text; a smaller distance is nearer."""
+
+    id: str
+    path: str
+    text: str
+    chunk: int
+    start: int
+    end: int
+    distance: float
+    heading: str | None
+    metadata: dict[str, Any]
+
+
+class PassagePage(msgspec.Struct):
+    """For each question, in order, its passages, nearest first."""
+
+    results: list[list[Passage]]
+
+
+class Health(msgspec.Struct):
+    """Whether the instance lives, or takes work."""
+
+    status: Literal["live", "ready", "not-ready"]

@@ -1,0 +1,152 @@
+"""Composition: an instance's parts, opened in order and closed in reverse, and the HTTP application over them.
+
+Nothing is global: ``create_app`` may be called twice in one process. The front process never imports chromadb, and
+logs no user's id above the debug level, because ids may be personal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final, TypeGuard
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.types import HTTPResponseStartEvent, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
+
+from vectorpool import __version__
+from vectorpool.api.documentation import DESCRIPTION, operation_id
+from vectorpool.api.guarding import refuse_path
+from vectorpool.api.page import SchemaJson, SchemaPage
+from vectorpool.api.problems import EXCEPTION_HANDLERS, PROBLEM_MEDIA_TYPE, problem_body
+from vectorpool.api.routes import native_routes
+from vectorpool.api.service import Service
+from vectorpool.documents.ingest import Ingestor
+from vectorpool.documents.library import DocumentLibrary
+from vectorpool.embedding import open_embedder
+from vectorpool.errors import VectorpoolError
+from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.probe import probe
+from vectorpool.settings import Settings
+from vectorpool.shard.router import open_router
+from vectorpool.sources import SYSTEM, Sources
+
+KEEP_ALIVE_S: Final = 75
+
+_logger = logging.getLogger("vectorpool.http")
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, sources: Sources = SYSTEM) -> AsyncIterator[Service]:
+    """Open the parts of an instance, and close them in reverse; the router drains first.
+
+    Raises Misconfigured if the store is refused or the model cannot be loaded.
+    """
+    async with AsyncExitStack() as stack:
+        bucket = open_bucket(settings)
+        stack.push_async_callback(bucket.close)
+        embedder = open_embedder(settings, sources)
+        stack.push_async_callback(embedder.close)
+        router = open_router(settings)
+        stack.push_async_callback(router.stop)
+        # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
+        await _all(probe(bucket, sources), embedder.start(), router.start())
+        library = DocumentLibrary(bucket, settings)
+        ingestor = Ingestor(library, embedder, router, settings)
+        yield Service(settings, router, embedder, library, ingestor)
+
+
+async def _all(*starting: Coroutine[Any, Any, object]) -> None:
+    """Run all to their ends, then raise the first failure: what started half is closed by the caller."""
+    for outcome in await asyncio.gather(*starting, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+
+
+def is_http(scope: Scope | LifeSpanScope) -> TypeGuard[HTTPScope]:
+    """Return whether a scope is a request's, not the application's own start and end."""
+    kind: str = scope["type"]
+    return kind == "http"
+
+
+class Front(Litestar):
+    """The application, with what must happen around every request: the guard of paths, and a line in the log."""
+
+    async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        """Serve one request."""
+        if not is_http(scope):
+            await super().__call__(scope, receive, send)
+            return
+        started_s = SYSTEM.monotonic_s()
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        raw_path = scope.get("raw_path", b"")
+        try:
+            refusal = refuse_path(scope)
+            if refusal is None:
+                await super().__call__(scope, receive, watched)
+            else:
+                await _send_problem(refusal, scope, watched)
+        finally:
+            route = scope.get("path_template") or "(no route)"
+            elapsed_ms = (SYSTEM.monotonic_s() - started_s) * 1000
+            _logger.info("%s %s %d %.1f ms", scope["method"], route, status, elapsed_ms)
+            _logger.debug("%s %r", scope["method"], raw_path[:512])
+
+
+async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> None:
+    body = problem_body(error, scope["path"])
+    start: HTTPResponseStartEvent = {
+        "type": "http.response.start",
+        "status": error.status,
+        "headers": [
+            (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+        ],
+    }
+    await send(start)
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def provide_service(state: State) -> Service:
+    """Return the parts of the instance; they are there once the application started."""
+    service: Service = state.service
+    return service
+
+
+def create_app(settings: Settings, *, service: Service | None = None) -> Litestar:
+    """Return the application. Without ``service`` it opens its own parts at startup and closes them at shutdown."""
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with open_service(settings) as opened:
+            app.state.service = opened
+            yield
+
+    return Front(
+        route_handlers=native_routes(),
+        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        state=State({"service": service}),
+        lifespan=[lifespan] if service is None else [],
+        request_max_body_size=settings.max_body_bytes,
+        logging_config=None,
+        openapi_config=OpenAPIConfig(
+            title="vectorpool",
+            version=__version__,
+            description=DESCRIPTION,
+            path="/schema",
+            render_plugins=[SchemaPage(), SchemaJson()],
+            operation_id_creator=operation_id,
+        ),
+    )
