@@ -189,5 +189,5 @@ def _last_within(borders: _Positions, least: int, most: int) -> int | None:
 
 
 def split(text: str, sections: tuple[Section, ...], size: ChunkSize, tokenizer: Tokenizer) -> list[Chunk]:
-    """Return the chunks of a text, in order. Blocks for about half a second a megabyte: call it in a thread."""
+    """Return the chunks of a text, in order. Blocks for about a second a megabyte: call it in a thread."""
     return [chunk for section in sections for chunk in _SectionChunker(text, section, size, tokenizer).chunks()]
