@@ -1,0 +1,1 @@
+"""The real parts that tests run against: object stores that start, die and come back."""

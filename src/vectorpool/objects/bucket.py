@@ -43,6 +43,10 @@ class BucketDenied(Exception):
     """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help."""
 
 
+class BucketMissing(BucketDenied):
+    """The bucket itself is not there."""
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
 

@@ -16,6 +16,7 @@ Crash consistency. A PUT is all or nothing; nothing is left behind by a killed p
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
@@ -32,6 +33,7 @@ from obstore.exceptions import (
 from vectorpool.objects.bucket import (
     Body,
     BucketDenied,
+    BucketMissing,
     BucketUnavailable,
     ObjectExists,
     ObjectInfo,
@@ -48,6 +50,16 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 _EXCERPT: Final = 300
+# What reqwest and hyper say deep in obstore's messages, and what an operator reads.
+_NETWORK: Final = (
+    ("ConnectionRefused", "connection refused"),
+    ("Connection refused", "connection refused"),
+    ("dns error", "the host name is not known"),
+    ("certificate", "the TLS certificate is not accepted"),
+    ("TimedOut", "timed out"),
+    ("timed out", "timed out"),
+    ("ConnectionReset", "connection reset"),
+)
 
 
 def client_options(*, timeout_s: float, allow_http: bool) -> ClientConfig:
@@ -73,9 +85,16 @@ def retry_config(*, timeout_s: float, retries: int) -> RetryConfig:
 
 
 def excerpt(error: BaseException) -> str:
-    """Return the telling part of one of obstore's messages: one short line without its debug dump."""
-    text = str(error).partition("\n\nDebug source")[0]
-    return " ".join(text.split())[:_EXCERPT]
+    """Return the telling part of one of obstore's messages: the store's own code, or what the network did."""
+    text = str(error)
+    if code := re.search(r"<Code>([^<]{1,80})</Code>", text):
+        return code[1]
+    for told, said in _NETWORK:
+        if told in text:
+            return said
+    if status := re.search(r"status code: (\d{3} [A-Za-z -]{0,40})", text):
+        return status[1].strip()
+    return " ".join(text.partition("\n\nDebug source")[0].split())[:_EXCERPT]
 
 
 class RemoteBucket:
@@ -109,7 +128,7 @@ class RemoteBucket:
             raise ObjectExists(f"{where} is taken") from error
         if isinstance(error, FileNotFoundError):
             if "NoSuchBucket" in text or "ContainerNotFound" in text or "bucket does not exist" in text:
-                raise BucketDenied(f"{self._url}: the bucket does not exist") from error
+                raise BucketMissing(f"{self._url}: the bucket does not exist") from error
             raise ObjectMissing(f"{where} is not there") from error
         if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             raise BucketDenied(f"{where}: {excerpt(error)}") from error

@@ -1,0 +1,98 @@
+"""A wrapper that counts: requests, errors and bytes of each operation, as the caller sees them.
+
+Retries happen below it (inside obstore) and are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Final, TypeVar
+
+import msgspec
+
+from vectorpool.objects.bucket import Body, Bucket, ObjectExists, ObjectInfo, ObjectMissing
+
+T = TypeVar("T")
+
+OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes", "create", "put", "delete")
+
+
+class OperationCount(msgspec.Struct):
+    """What one operation has cost so far.
+
+    ``errors`` are answers that were refused or never came; a missing or taken key is an answer like any other.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class MeteredBucket:
+    """Another bucket, and counters of what is asked of it."""
+
+    def __init__(self, inner: Bucket) -> None:
+        self._inner = inner
+        self._counts = {name: OperationCount() for name in OPERATIONS}
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    def counts(self) -> dict[str, OperationCount]:
+        """Return a copy of the counters by operation; they only grow."""
+        return {name: msgspec.structs.replace(count) for name, count in self._counts.items()}
+
+    def total(self) -> OperationCount:
+        """Return the sum over all operations."""
+        counts = self._counts.values()
+        return OperationCount(
+            requests=sum(c.requests for c in counts),
+            errors=sum(c.errors for c in counts),
+            bytes_sent=sum(c.bytes_sent for c in counts),
+            bytes_received=sum(c.bytes_received for c in counts),
+        )
+
+    async def _count(self, name: str, call: Awaitable[T], *, sent: int = 0) -> T:
+        count = self._counts[name]
+        count.requests += 1
+        count.bytes_sent += sent
+        try:
+            return await call
+        except (ObjectMissing, ObjectExists):
+            raise
+        except BaseException:
+            count.errors += 1
+            raise
+
+    async def get(self, key: str) -> Body:
+        body = await self._count("get", self._inner.get(key))
+        self._counts["get"].bytes_received += len(body.data)
+        return body
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        data = await self._count("get_range", self._inner.get_range(key, start, end))
+        self._counts["get_range"].bytes_received += len(data)
+        return data
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._count("head", self._inner.head(key))
+
+    async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+        return await self._count("list_objects", self._inner.list_objects(prefix, limit=limit, after=after))
+
+    async def list_prefixes(self, prefix: str) -> list[str]:
+        return await self._count("list_prefixes", self._inner.list_prefixes(prefix))
+
+    async def create(self, key: str, data: bytes) -> str:
+        return await self._count("create", self._inner.create(key, data), sent=len(data))
+
+    async def put(self, key: str, data: bytes) -> str:
+        return await self._count("put", self._inner.put(key, data), sent=len(data))
+
+    async def delete(self, key: str) -> None:
+        await self._count("delete", self._inner.delete(key))
+
+    async def close(self) -> None:
+        await self._inner.close()

@@ -1,0 +1,81 @@
+"""The question every instance asks its bucket before it serves: may I use you, and do you keep create's promise?
+
+The commit log is safe only on a store whose ``create`` lets one writer win, so a store that ignores the
+condition is refused at start. What is wrong with a store is said in one sentence that names what to change. The
+probe writes outside ``users/``, below a key of its own that it deletes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from vectorpool.errors import StoreRefused
+from vectorpool.objects.bucket import (
+    Bucket,
+    BucketDenied,
+    BucketMissing,
+    BucketUnavailable,
+    ObjectExists,
+    ObjectMissing,
+)
+from vectorpool.sources import SYSTEM, Sources
+
+PROBE_PREFIX: Final = ".vectorpool-probe/"
+PROBE_TIMEOUT_S: Final = 8.0
+
+
+async def probe(bucket: Bucket, *, timeout_s: float = PROBE_TIMEOUT_S, sources: Sources = SYSTEM) -> None:
+    """Return if the bucket can be used; raise StoreRefused within about ``timeout_s`` seconds if it cannot."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _probe(bucket, PROBE_PREFIX + sources.uuid())
+    except TimeoutError as error:
+        raise StoreRefused(
+            f"The store {bucket.url} did not answer within {timeout_s:g} s. Check VECTORPOOL_STORE, "
+            "VECTORPOOL_S3_ENDPOINT and the network."
+        ) from error
+    except BucketMissing as error:
+        raise StoreRefused(
+            f"The bucket of {bucket.url} does not exist. Create it, or name another in VECTORPOOL_STORE."
+        ) from error
+    except BucketDenied as error:
+        raise StoreRefused(
+            f"The store refuses ({error}). Check the credentials, and that they may get, list, put and delete objects."
+        ) from error
+    except BucketUnavailable as error:
+        raise StoreRefused(
+            f"The store does not answer ({error}). Check VECTORPOOL_STORE, VECTORPOOL_S3_ENDPOINT and the network."
+        ) from error
+    except ObjectMissing as error:
+        raise StoreRefused(
+            f"The store {bucket.url} does not show what was just written to it ({error}). Use a store with strong "
+            "read-after-write consistency."
+        ) from error
+
+
+async def _probe(bucket: Bucket, key: str) -> None:
+    first, second = b"first " + key.encode(), b"second " + key.encode()
+    try:
+        # A retried request may meet its own first attempt; the key is ours alone, so it is not another's.
+        with contextlib.suppress(ObjectExists):
+            await bucket.create(key, first)
+        try:
+            await bucket.create(key, second)
+        except ObjectExists:
+            refused = True
+        else:
+            refused = False
+        body = await bucket.get(key)
+        if not refused or body.data != first:
+            raise StoreRefused(
+                f"The store {bucket.url} ignores create-if-absent (If-None-Match: *): a second create of one key was "
+                "not refused. Two instances could overwrite each other's commits, so use a store that keeps it."
+            )
+        listed = await bucket.list_objects(PROBE_PREFIX, limit=1000)
+        if len(listed) < 1000 and key not in {info.key for info in listed}:
+            raise ObjectMissing(f"{key!r} is not listed")
+    finally:
+        with contextlib.suppress(BucketDenied, BucketUnavailable, ObjectMissing):
+            await bucket.delete(key)

@@ -1,0 +1,48 @@
+"""MinIO in a container, where Docker runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tests.support.store import S3Server
+
+
+@dataclass
+class Minio(S3Server):
+    """One running MinIO."""
+
+    name: str = "minio"
+    _container: Any = None
+
+    @classmethod
+    def start(cls) -> Minio:
+        """Start the container; whatever docker-py or testcontainers raises says why it cannot."""
+        from testcontainers.minio import MinioContainer
+
+        container = MinioContainer()
+        container.start()
+        config = container.get_config()
+        return cls(
+            endpoint=f"http://{config['endpoint']}",
+            access_key_id=config["access_key"],
+            secret_access_key=config["secret_key"],
+            _container=container,
+        )
+
+    def close(self) -> None:
+        """Remove the container."""
+        if self._container is not None:
+            self._container.stop()
+            self._container = None
+
+
+def docker_runs() -> str | None:
+    """Return None if a Docker daemon answers, else why not."""
+    import docker
+
+    try:
+        docker.from_env(timeout=3).ping()
+    except Exception as error:
+        return str(error).splitlines()[0][:120]
+    return None

@@ -1,0 +1,35 @@
+"""The S3 that runs everywhere: moto's server, in a thread of this process.
+
+It keeps ``If-None-Match: *``, but looks and writes in two steps without a lock, so it is single-threaded here where
+a race is what is tested: see ``Moto.races``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from moto.server import ThreadedMotoServer
+
+from tests.support.store import S3Server, free_port
+
+
+@dataclass
+class Moto(S3Server):
+    """One running moto server."""
+
+    name: str = "moto"
+    _server: ThreadedMotoServer | None = field(default=None)
+
+    @classmethod
+    def start(cls) -> Moto:
+        """Start the server on a free port."""
+        port = free_port()
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+        server.start()
+        return cls(endpoint=f"http://127.0.0.1:{port}", _server=server)
+
+    def close(self) -> None:
+        """Stop the server; what it held is gone."""
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
