@@ -54,7 +54,7 @@ async def open_service(settings: Settings, sources: Sources = SYSTEM) -> AsyncIt
         router = open_router(settings)
         stack.push_async_callback(router.stop)
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
-        await _all(probe(bucket, sources), embedder.start(), router.start())
+        await _all(probe(bucket, sources=sources), embedder.start(), router.start())
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
         yield Service(settings, router, embedder, library, ingestor)
@@ -100,8 +100,8 @@ class Front(Litestar):
         finally:
             route = scope.get("path_template") or "(no route)"
             elapsed_ms = (SYSTEM.monotonic_s() - started_s) * 1000
-            _logger.info("%s %s %d %.1f ms", scope["method"], route, status, elapsed_ms)
-            _logger.debug("%s %r", scope["method"], raw_path[:512])
+            _logger.info("method=%s route=%s status=%d ms=%.1f", scope["method"], route, status, elapsed_ms)
+            _logger.debug("method=%s path=%r", scope["method"], raw_path[:512])
 
 
 async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> None:

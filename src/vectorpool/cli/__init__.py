@@ -1,0 +1,183 @@
+"""The command line: what each command is called and takes. The work is in the modules beside this one.
+
+Those load the web framework, models or Chroma, so a command's module is imported when the command runs, and
+``vectorpool --help`` stays quick. A failure that is reported on purpose is one sentence on stderr, without a
+traceback: exit code 2 for what the configuration must change, 1 for the rest.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vectorpool import __version__
+from vectorpool.cli.options import DOCUMENTS, EVERYTHING, STORE, settings_options
+from vectorpool.errors import Misconfigured, VectorpoolError
+from vectorpool.settings import Settings
+
+
+class _Commands(click.Group):
+    """Commands in the order of their telling, and errors as sentences."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VectorpoolError as error:
+            click.echo(f"vectorpool: {error.detail}", err=True)
+            sys.exit(2 if isinstance(error, Misconfigured) else 1)
+
+
+def _work(module: str, function: str, settings: Settings, *arguments: Any) -> None:
+    exit_code = getattr(importlib.import_module(f"vectorpool.cli.{module}"), function)(settings, *arguments)
+    if exit_code:
+        sys.exit(exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vectorpool")
+def main() -> None:
+    """One private Chroma vectorstore per user, on containers that have no disk.
+
+    \b
+    Start the service with everything embedded (a directory as object store, a model that is installed):
+      vectorpool serve
+    Put a folder of documents into the store for avatar 7 of user 42, and ask:
+      vectorpool ingest ./docs --user 42 --avatar 7
+      vectorpool query "How long is the warranty?" --user 42 --avatar 7
+    The same against S3:
+      vectorpool serve --store s3://bucket/prefix
+
+    Every setting is a flag, an environment variable (VECTORPOOL_STORE for --store) or a line of a TOML file
+    (--config), in this order.
+    """
+
+
+_USER = click.option("--user", "user_id", required=True, metavar="ID", help="The user.")
+_AVATAR = click.option("--avatar", "avatar_id", required=True, metavar="ID", help="The avatar.")
+
+
+@main.command()
+@settings_options(EVERYTHING)
+def serve(settings: Settings) -> None:
+    """Serve the HTTP API until SIGTERM or Ctrl-C, then finish and commit.
+
+    \b
+    vectorpool serve
+    vectorpool serve --host 0.0.0.0 --port 8000 --store s3://bucket/prefix
+    vectorpool serve --store ./store --replica-dir /tmp/replicas --shards 2
+    """
+    _work("serving", "serve", settings)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_USER
+@_AVATAR
+@click.option("--force", is_flag=True, help="Ingest unchanged documents too.")
+@settings_options(DOCUMENTS)
+def ingest(settings: Settings, folder: Path, user_id: str, avatar_id: str, force: bool) -> None:
+    """Upload the changed files of FOLDER and make records of them.
+
+    Works on the store itself, also while a service serves the same user: the commit log decides who comes first.
+    Hidden files are left out. Exit code 1 if a document failed; the others are ingested all the same.
+
+    \b
+    vectorpool ingest ./docs --user 42 --avatar 7
+    """
+    _work("documents", "ingest", settings, folder, user_id, avatar_id, force)
+
+
+@main.command()
+@click.argument("text")
+@_USER
+@_AVATAR
+@click.option("-n", "n_results", default=3, show_default=True, type=click.IntRange(1, 100), help="How many passages.")
+@settings_options(DOCUMENTS)
+def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results: int) -> None:
+    """Find the passages of an avatar's documents that answer TEXT best.
+
+    \b
+    vectorpool query "How long is the warranty?" --user 42 --avatar 7 -n 5
+    """
+    _work("documents", "query", settings, text, user_id, avatar_id, n_results)
+
+
+@main.command()
+@settings_options(STORE)
+def users(settings: Settings) -> None:
+    """List the users that have anything in the store.
+
+    \b
+    vectorpool users --store s3://bucket/prefix
+    """
+    _work("logs", "users", settings)
+
+
+@main.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many commits.")
+@settings_options(STORE)
+def log(settings: Settings, user_id: str, limit: int) -> None:
+    """Show a user's commits, newest first.
+
+    \b
+    vectorpool log 42
+    """
+    _work("logs", "log", settings, user_id, limit)
+
+
+@main.command()
+@click.argument("user_ids", metavar="[USER]...", nargs=-1)
+@click.option("--all", "everyone", is_flag=True, help="Every user of the store.")
+@settings_options(STORE)
+def scrub(settings: Settings, user_ids: tuple[str, ...], everyone: bool) -> None:
+    """Verify commit logs: every checksum, the chain of commits, every base and merged delta.
+
+    Reads all objects of a log and changes nothing. Exit code 1 if anything is damaged; the report then names the
+    newest commit that is intact.
+
+    \b
+    vectorpool scrub 42 43
+    vectorpool scrub --all
+    """
+    if bool(user_ids) == everyone:
+        raise click.UsageError("Name users, or give --all.")
+    _work("logs", "scrub", settings, user_ids)
+
+
+@main.command(name="export")
+@click.argument("user_id", metavar="USER")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--at", type=click.IntRange(1), metavar="COMMIT", help="As of this commit; the newest if left out.")
+@settings_options(STORE)
+def export(settings: Settings, user_id: str, directory: Path, at: int | None) -> None:
+    """Write a user's vectorstore to DIR, as a plain Chroma directory.
+
+    It opens with chromadb.PersistentClient(DIR, database="avatar-7"). DIR must be empty or not there.
+
+    \b
+    vectorpool export 42 ./chroma-of-42
+    """
+    _work("logs", "export", settings, user_id, directory, at)
+
+
+@main.command(name="import")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_USER
+@settings_options(STORE)
+def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
+    """Make a plain Chroma directory a user's vectorstore; the directory is not touched.
+
+    The user must have none yet.
+
+    \b
+    vectorpool import ./chroma --user 42
+    """
+    _work("logs", "import_directory", settings, directory, user_id)

@@ -1,0 +1,63 @@
+"""The flags of settings, made from the settings themselves, and grouped by what a command needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from vectorpool.settings import SECRETS, SettingInfo, describe_settings, load_settings
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ALL: Final = tuple(describe_settings())
+_TEXT_PREFIXES: Final = ("embedder", "openai_", "documents_", "chunk_", "max_document_bytes")
+
+EVERYTHING: Final = tuple(row.name for row in _ALL)
+STORE: Final = tuple(
+    row.name
+    for row in _ALL
+    if row.name.startswith(("s3_", "store")) or row.name in ("replica_dir", "log_level", "compact_amplification")
+)
+DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name.startswith(_TEXT_PREFIXES))
+
+
+def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..., Any]]:
+    """Return a decorator that gives a command ``--config`` and the flags of ``names``, and calls it with Settings."""
+    rows = [row for row in _ALL if row.name in names]
+
+    def decorate(function: Function) -> Callable[..., Any]:
+        def with_settings(*, config: str | None, **arguments: Any) -> Any:
+            flags = {row.name: arguments.pop(row.name) for row in rows}
+            return function(load_settings(flags, config=config), **arguments)
+
+        with_settings.__doc__ = function.__doc__
+        with_settings.__name__ = function.__name__
+        # The command's own options come first in its help.
+        own = getattr(function, "__click_params__", [])
+        command = _with_options(with_settings, rows)
+        command.__click_params__ = [*command.__click_params__, *own]  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _with_options(command: Callable[..., Any], rows: list[SettingInfo]) -> Callable[..., Any]:
+    for row in reversed(rows):
+        command = _option(row)(command)
+    return click.option("--config", metavar="FILE", help="A TOML file with settings.")(command)
+
+
+def _option(row: SettingInfo) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    if row.default is None or row.name in SECRETS:
+        text = f"{row.description}."
+    else:
+        shown = str(row.default).lower() if isinstance(row.default, bool) else row.default
+        text = f"{row.description}. [default: {shown}]"
+    if row.type == "true or false":
+        return click.option(f"{row.flag}/--no-{row.flag[2:]}", row.name, default=None, help=text)
+    metavar = {"integer": "N", "number": "X"}.get(row.type, "TEXT")
+    if " or " in row.type:
+        metavar = "|".join(row.type.split(" or "))
+    return click.option(row.flag, row.name, default=None, metavar=metavar, help=text)
