@@ -123,6 +123,8 @@ def chain(listing: Listing, seq: int, *, above: int = 0) -> Chain | None:
         if at in done:
             continue
         done.add(at)
+        if any(not loose and cost >= best for loose, best, _ in ends):
+            break
         if at == above and at != seq:
             path = _path(came, seq, at)
             if above:
