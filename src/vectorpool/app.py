@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, TypeGuard
+from typing import Final, NamedTuple, TypeGuard
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -32,7 +32,7 @@ from vectorpool.errors import VectorpoolError
 from vectorpool.objects.opening import open_bucket
 from vectorpool.objects.probe import probe
 from vectorpool.settings import Settings
-from vectorpool.shard.router import open_router
+from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 
 KEEP_ALIVE_S: Final = 75
@@ -40,27 +40,39 @@ KEEP_ALIVE_S: Final = 75
 _logger = logging.getLogger("vectorpool.http")
 
 
-@asynccontextmanager
-async def open_service(settings: Settings, sources: Sources = SYSTEM) -> AsyncIterator[Service]:
-    """Open the parts of an instance, and close them in reverse; the router drains first.
+class StartingRouter(NamedTuple):
+    """A router whose shards are on their way, because whoever started it had other things to do meanwhile."""
 
-    Raises Misconfigured if the store is refused or the model cannot be loaded.
+    router: Router
+    started: Awaitable[None]
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings, sources: Sources = SYSTEM, *, starting: StartingRouter | None = None
+) -> AsyncIterator[Service]:
+    """Open the parts of an instance, and close them in reverse; the router drains.
+
+    ``starting`` is a router that the caller began to start; it is stopped here all the same. Raises Misconfigured if
+    the store is refused or the model cannot be loaded.
     """
     async with AsyncExitStack() as stack:
+        # First in, last out: shards that the caller started must end even if nothing else can be opened.
+        router = starting.router if starting is not None else open_router(settings)
+        stack.push_async_callback(router.stop)
         bucket = open_bucket(settings)
         stack.push_async_callback(bucket.close)
         embedder = open_embedder(settings, sources)
         stack.push_async_callback(embedder.close)
-        router = open_router(settings)
-        stack.push_async_callback(router.stop)
+        started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
-        await _all(probe(bucket, sources=sources), embedder.start(), router.start())
+        await _all(probe(bucket, sources=sources), embedder.start(), started)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
         yield Service(settings, router, embedder, library, ingestor)
 
 
-async def _all(*starting: Coroutine[Any, Any, object]) -> None:
+async def _all(*starting: Awaitable[object]) -> None:
     """Run all to their ends, then raise the first failure: what started half is closed by the caller."""
     for outcome in await asyncio.gather(*starting, return_exceptions=True):
         if isinstance(outcome, BaseException):

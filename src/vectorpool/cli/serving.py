@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import math
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vectorpool.app import KEEP_ALIVE_S, create_app, open_service
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
+from vectorpool.shard.router import open_router
 
 
 def serve(settings: Settings) -> None:
@@ -45,19 +48,44 @@ class _Server(uvicorn.Server):
             click.echo(self.announcement)
 
 
+# What the parser refuses never reaches the application. The text is that of ``api.problems``, which is not loaded yet.
+_UNPARSABLE: Final = (
+    b'{"type":"https://vectorpool.dev/problems/invalid-request","title":"The request is not valid","status":400,'
+    b'"detail":"This is not HTTP, or its path or headers are longer than 64 KiB. Ids belong in less.",'
+    b'"instance":"","code":"invalid-request"}'
+)
+
+
+class _Protocol(HttpToolsProtocol):
+    """Answers what is not HTTP, or has a path of megabytes, with a problem too."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Send the problem and close the connection."""
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%s" % (len(_UNPARSABLE), _UNPARSABLE)
+        )
+        self.transport.close()
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     # uvicorn gives a signal on to whoever had it before, after its own shutdown; then the drain is still to come.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
-    async with open_service(settings) as service:
+    router = open_router(settings)
+    started = asyncio.create_task(router.start())
+    # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
+    app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
+    async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
         server = _Server(
             uvicorn.Config(
-                create_app(settings, service=service),
+                app.create_app(settings, service=service),
+                http=_Protocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_keep_alive=app.KEEP_ALIVE_S,
                 timeout_graceful_shutdown=max(1, math.ceil(settings.drain_s)),
             )
         )
