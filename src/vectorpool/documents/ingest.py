@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -217,8 +218,10 @@ class _Run:
             documents = [await self._find(path) for path in sorted(set(paths))]
             gone = []
         self._total = len(documents) + len(gone)
-        async for prepared in self._prepared(documents):
-            await self._finish(prepared)
+        # Closed here and not by the garbage collector, so that no preparation outlives its ingest.
+        async with aclosing(self._prepared(documents)) as ready:
+            async for prepared in ready:
+                await self._finish(prepared)
         for path in gone:
             command = ForgetDocument(avatar_id=self._avatar_id, path=path)
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
@@ -241,7 +244,7 @@ class _Run:
         except (InvalidRequest, NotFound) as error:
             return _failed(path, error)
 
-    async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncIterator[_Prepared]:
+    async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncGenerator[_Prepared, None]:
         """Yield documents in order, ready to send, while at most ``_AHEAD`` of those after them are prepared."""
         tasks: deque[asyncio.Task[_Prepared]] = deque()
         waiting = iter(documents)

@@ -1,0 +1,110 @@
+"""What documents are ingested with in tests that need no vectorstore: a small embedder and a shard in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage, Match, QueryResult, Written
+from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords
+from vectorpool.embedding.tokens import Tokens, load_word_pieces
+from vectorpool.errors import AvatarNotFound, CollectionNotFound, VectorpoolError
+
+
+class HashingEmbedder:
+    """A real, small embedding: each word adds a unit of its own; texts that share words are near."""
+
+    name = "test:hashing-64"
+    dimension = 64
+    max_tokens = 256
+
+    def __init__(self) -> None:
+        self.tokenizer = Tokens(load_word_pieces())
+        self.embedded: list[str] = []
+        self.failures: list[VectorpoolError] = []
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors; raise the next of ``failures`` instead, if there is one."""
+        await asyncio.sleep(0)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.embedded += texts
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in enumerate(texts):
+            for word in [*text.lower().split(), ""]:
+                vectors[row, hashlib.sha256(word.strip(".,!?#").encode()).digest()[0] % self.dimension] += 1
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+class MemoryShard:
+    """A Router: ingested documents and exact search in dictionaries; one commit a write."""
+
+    def __init__(self) -> None:
+        self.commit = 0
+        self.ingested: dict[tuple[str, str, str], IngestDocument] = {}
+        self.writes: list[str] = []
+        self.failures: list[VectorpoolError] = []
+        self.waiting_for: asyncio.Event | None = None
+
+    def _answer(self, body: Any) -> Answer:
+        return Answer(msgspec.json.encode(body), self.commit)
+
+    def _of(self, user_id: str, avatar_id: str) -> dict[str, IngestDocument]:
+        return {p: c for (u, a, p), c in sorted(self.ingested.items()) if (u, a) == (user_id, avatar_id)}
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Carry a command out after a round through its encoded form, as between processes."""
+        command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command)
+        if isinstance(command, ListIngested):
+            return self._list(user_id, command)
+        if isinstance(command, QueryRecords):
+            return self._query(user_id, command)
+        assert isinstance(command, IngestDocument | ForgetDocument)
+        if self.waiting_for is not None:
+            await self.waiting_for.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.commit += 1
+        key = (user_id, command.avatar_id, command.path)
+        old = self.ingested.pop(key, None)
+        replaced = len(old.ids) if old else 0
+        if isinstance(command, ForgetDocument):
+            self.writes.append(f"forget {command.path}")
+            return self._answer(Deleted(replaced))
+        self.ingested[key] = command
+        self.writes.append(f"ingest {command.path}")
+        return self._answer(Written(len(command.ids)))
+
+    def _list(self, user_id: str, command: ListIngested) -> Answer:
+        found = self._of(user_id, command.avatar_id)
+        if not found:
+            raise AvatarNotFound(f"There is no avatar {command.avatar_id!r}.")
+        entries = [
+            Ingested(path, c.collection, c.etag, c.size, c.recipe, len(c.ids), c.vectors.embedder)
+            for path, c in found.items()
+        ]
+        return self._answer(IngestedPage(entries))
+
+    def _query(self, user_id: str, command: QueryRecords) -> Answer:
+        assert command.avatar_id is not None
+        matches = []
+        asked = np.frombuffer(command.vectors.data, "<f4")
+        for c in self._of(user_id, command.avatar_id).values():
+            if c.collection != command.collection or not c.ids:
+                continue
+            distances = 1 - np.frombuffer(c.vectors.data, "<f4").reshape(-1, c.vectors.dimension) @ asked
+            for i, distance in enumerate(distances):
+                matches.append(Match(c.ids[i], float(distance), c.documents[i], c.metadatas[i]))
+        if not matches:
+            raise CollectionNotFound(f"There is no collection {command.collection!r}.")
+        matches.sort(key=lambda match: match.distance or 0.0)
+        return self._answer(QueryResult([matches[: command.n_results]]))

@@ -1,0 +1,268 @@
+"""Ingestion over a real bucket in memory, a small real embedder, and a shard made of dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.support.documents import HashingEmbedder, MemoryShard
+from vectorpool.answers import QueryResult
+from vectorpool.documents import DocumentLibrary, Ingestor, IngestProgress, IngestReport
+from vectorpool.errors import (
+    CommitConflict,
+    Draining,
+    EmbedderMismatch,
+    InvalidEmbedding,
+    InvalidId,
+    OutcomeUnknown,
+    PoolBusy,
+    QueueFull,
+)
+from vectorpool.objects.memory import MemoryBucket
+from vectorpool.settings import Settings
+from vectorpool.sources import SystemSources
+
+
+class Impatient(SystemSources):
+    """Waits are noted, not waited."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        await asyncio.sleep(0)
+
+
+@dataclass
+class World:
+    settings: Settings = field(default_factory=Settings)
+    bucket: MemoryBucket = field(default_factory=MemoryBucket)
+    embedder: HashingEmbedder = field(default_factory=HashingEmbedder)
+    shard: MemoryShard = field(default_factory=MemoryShard)
+    sources: Impatient = field(default_factory=Impatient)
+
+    @property
+    def library(self) -> DocumentLibrary:
+        return DocumentLibrary(self.bucket, self.settings)
+
+    @property
+    def ingestor(self) -> Ingestor:
+        return Ingestor(self.library, self.embedder, self.shard, self.settings, self.sources)
+
+    async def put(self, path: str, text: str | bytes) -> None:
+        await self.library.put("42", "7", path, text.encode() if isinstance(text, str) else text)
+
+    async def ingest(self, *args: object, **kwargs: object) -> IngestReport:
+        return await self.ingestor.ingest("42", "7", *args, **kwargs)  # type: ignore[arg-type]
+
+
+def statuses(report: IngestReport) -> dict[str, str]:
+    return {outcome.path: outcome.status for outcome in report.documents}
+
+
+async def test_documents_become_records_that_say_where_they_are_from() -> None:
+    """One command a document: stable ids, the text, its vector, and metadata with path, number, place and heading."""
+    world = World()
+    await world.put("guide.md", "# Guide\n\nHello there.\n\n## Use\n\nPress the button.\n")
+    report = await world.ingest()
+    assert statuses(report) == {"guide.md": "ingested"} and report.commit == 1
+    command = world.shard.ingested["42", "7", "guide.md"]
+    assert command.ids == ["guide.md#0000", "guide.md#0001"]
+    assert command.collection == "documents" and command.size == 49
+    assert command.documents == ["# Guide\n\nHello there.", "## Use\n\nPress the button."]
+    assert command.metadatas == [
+        {"path": "guide.md", "chunk": 0, "start": 0, "end": 21, "heading": "Guide"},
+        {"path": "guide.md", "chunk": 1, "start": 23, "end": 48, "heading": "Guide > Use"},
+    ]
+    assert command.vectors.embedder == "test:hashing-64"
+    vectors = np.frombuffer(command.vectors.data, "<f4").reshape(2, 64)
+    assert np.array_equal(vectors, await world.embedder.embed(command.documents))
+    assert command.recipe == "test:hashing-64 markdown/1 chunks/1 tokens=220 overlap=30"
+
+
+async def test_an_unchanged_document_is_neither_read_nor_embedded() -> None:
+    """A second ingest does nothing, and one after a change does that document only."""
+    world = World()
+    for name in ("a.txt", "b.txt", "c.md"):
+        await world.put(name, f"text of {name}")
+    await world.ingest()
+    world.embedder.embedded.clear()
+    report = await world.ingest()
+    assert report.count("unchanged") == 3 and report.commit == 3 and world.embedder.embedded == []
+    assert [outcome.chunks for outcome in report.documents] == [1, 1, 1]
+    await world.put("b.txt", "another text")
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged", "b.txt": "ingested", "c.md": "unchanged"}
+    assert world.embedder.embedded == ["another text"]
+
+
+async def test_another_recipe_makes_a_document_changed() -> None:
+    """Chunk size, overlap, model and collection are part of what unchanged means; force does not ask."""
+    world = World()
+    await world.put("a.txt", "some text")
+    await world.ingest()
+    assert (await world.ingest(force=True)).count("ingested") == 1
+    for settings in (
+        Settings(chunk_tokens=100),
+        Settings(chunk_tokens=100, chunk_overlap_tokens=10),
+        Settings(chunk_tokens=100, chunk_overlap_tokens=10, documents_collection="other"),
+    ):
+        world.settings = settings
+        assert (await world.ingest()).count("ingested") == 1
+        assert (await world.ingest()).count("unchanged") == 1
+    world.embedder.name = "test:another"  # type: ignore[misc]
+    assert (await world.ingest()).count("ingested") == 1
+
+
+async def test_documents_that_are_gone_are_forgotten_unless_paths_are_named() -> None:
+    """A whole ingest removes what the bucket no longer has; one of named paths touches only those."""
+    world = World()
+    for name in ("a.txt", "b.txt"):
+        await world.put(name, "text")
+    await world.ingest()
+    await world.library.delete("42", "7", "a.txt")
+    assert statuses(await world.ingest(["b.txt"])) == {"b.txt": "unchanged"}
+    assert statuses(await world.ingest()) == {"a.txt": "removed", "b.txt": "unchanged"}
+    assert list(world.shard.ingested) == [("42", "7", "b.txt")]
+
+
+async def test_one_bad_document_fails_alone_and_says_why() -> None:
+    """Each kind of bad document gets its own reason; the good ones around it are ingested."""
+    world = World(settings=Settings(max_document_bytes=1000, max_records=2, chunk_tokens=16, chunk_overlap_tokens=0))
+    await world.put("a-good.txt", "fine")
+    await world.put("b-binary.txt", b"\x00\x01")
+    await world.put("c-latin.txt", b"caf\xe9")
+    await world.put("d-image.png", b"\x89PNG")
+    await world.put("e-long.txt", "Many words are in here. " * 20)
+    await world.bucket.put("users/42/avatars/7/vectorstore_data/f-huge.txt", b"x" * 2000)
+    await world.put("z-good.txt", "fine too")
+    report = await world.ingest()
+    reasons = {outcome.path: outcome.reason or "" for outcome in report.documents if outcome.status == "failed"}
+    assert sorted(reasons) == ["b-binary.txt", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
+    assert "not text" in reasons["b-binary.txt"] and "0xe9" in reasons["c-latin.txt"]
+    assert "Supported are" in reasons["d-image.png"] and "one command carries 2" in reasons["e-long.txt"]
+    assert "limit is 1000" in reasons["f-huge.txt"]
+    assert report.count("ingested") == 2
+    codes = {outcome.path: outcome.code for outcome in report.documents}
+    assert codes["d-image.png"] == "unsupported-format" and codes["a-good.txt"] is None
+
+
+async def test_a_document_the_shard_refuses_fails_alone() -> None:
+    """A command that the vectorstore finds invalid is that document's failure."""
+    world = World()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        await world.put(name, "text")
+    world.shard.failures = [InvalidEmbedding("No.")]
+    assert list(statuses(await world.ingest()).values()) == ["failed", "ingested", "ingested"]
+
+
+async def test_named_paths_that_are_missing_or_invalid_fail_alone() -> None:
+    """Every named path has an outcome, once."""
+    world = World()
+    await world.put("a.txt", "text")
+    report = await world.ingest(["a.txt", "gone.txt", "../up.txt", "a.txt"])
+    assert statuses(report) == {"../up.txt": "failed", "a.txt": "ingested", "gone.txt": "failed"}
+
+
+async def test_an_empty_document_is_ingested_with_no_chunks() -> None:
+    """Blank text is no error: it is remembered, and not looked at again."""
+    world = World()
+    await world.put("empty.txt", "")
+    await world.put("blank.md", "---\na: b\n---\n \n\n")
+    report = await world.ingest()
+    assert [outcome.chunks for outcome in report.documents] == [0, 0] and report.count("ingested") == 2
+    assert world.shard.ingested["42", "7", "empty.txt"].vectors.data == b""
+    assert (await world.ingest()).count("unchanged") == 2
+
+
+async def test_what_may_pass_later_is_tried_again() -> None:
+    """A full queue, a busy pool, a lost race and an unknown outcome delay an ingest, and do not fail it."""
+    world = World()
+    await world.put("a.txt", "text")
+    world.embedder.failures = [QueueFull("Full.", retry_after_s=2.0)]
+    world.shard.failures = [PoolBusy("Busy."), OutcomeUnknown("Unknown."), CommitConflict("Lost.")]
+    assert (await world.ingest()).count("ingested") == 1
+    assert len(world.sources.waits) == 4 and all(0 < wait <= 7.5 for wait in world.sources.waits)
+
+
+async def test_what_does_not_pass_ends_the_ingest_with_its_error() -> None:
+    """After a bounded number of attempts the error is the caller's; a shutdown or another model is so at once."""
+    world = World()
+    await world.put("a.txt", "text")
+    world.shard.failures = [PoolBusy("Busy.")] * 50
+    with pytest.raises(PoolBusy):
+        await world.ingest()
+    assert len(world.shard.failures) == 50 - 12
+    for error in (Draining("Bye."), EmbedderMismatch("Another model.")):
+        world.shard.failures = [error]
+        with pytest.raises(type(error)):
+            await world.ingest()
+        assert world.shard.failures == []
+
+
+async def test_few_documents_are_prepared_ahead_of_the_one_that_commits() -> None:
+    """While a commit hangs, two more documents are embedded, not all of them; commits keep the order of paths."""
+    world = World()
+    for number in range(10):
+        await world.put(f"{number}.txt", f"text {number}")
+    world.shard.waiting_for = asyncio.Event()
+    task = asyncio.create_task(world.ingest())
+    async with asyncio.timeout(60):
+        while len(world.embedder.embedded) < 3:
+            await asyncio.sleep(0.01)
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    assert len(world.embedder.embedded) == 3 and world.shard.writes == []
+    world.shard.waiting_for.set()
+    await task
+    assert world.shard.writes == [f"ingest {n}.txt" for n in range(10)]
+
+
+async def test_a_cancelled_ingest_leaves_no_task_behind() -> None:
+    """Documents under preparation stop with the ingest that wanted them."""
+    world = World()
+    for number in range(5):
+        await world.put(f"{number}.txt", f"text {number}")
+    before = asyncio.all_tasks()
+    world.shard.waiting_for = asyncio.Event()
+    task = asyncio.create_task(world.ingest())
+    async with asyncio.timeout(60):
+        while not world.embedder.embedded:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == before and world.shard.writes == []
+
+
+async def test_progress_is_told_as_documents_and_chunks() -> None:
+    """Progress only grows, and ends with every document done."""
+    world = World()
+    for number in range(4):
+        await world.put(f"{number}.txt", "A sentence of some length. " * 100)
+    told: list[IngestProgress] = []
+    report = await world.ingest(progress=told.append)
+    assert told[-1].documents_done == told[-1].documents_total == 4
+    assert told[-1].chunks_embedded == sum(outcome.chunks for outcome in report.documents) > 8
+    done = [progress.documents_done for progress in told]
+    assert done == sorted(done)
+
+
+async def test_a_question_finds_the_passage_and_forgetting_removes_it() -> None:
+    """query embeds and searches the documents' collection; forget deletes what a document gave."""
+    world = World()
+    await world.put("otter.txt", "The keeper kept a tame otter.")
+    await world.put("train.txt", "The train was late because of snow.")
+    await world.ingest()
+    answer = await world.ingestor.query("42", "7", "tame otter", 1)
+    result = msgspec.json.decode(answer.body, type=QueryResult)
+    assert [match.id for match in result.results[0]] == ["otter.txt#0000"] and answer.commit == 2
+    await world.ingestor.forget("42", "7", "otter.txt")
+    result = msgspec.json.decode((await world.ingestor.query("42", "7", "tame otter", 5)).body, type=QueryResult)
+    assert [match.id for match in result.results[0]] == ["train.txt#0000"]
+    with pytest.raises(InvalidId):
+        await world.ingestor.forget("42", "7", "../otter.txt")
