@@ -140,7 +140,7 @@ def damaged_log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Author, list[
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_changed_byte_is_ever_served(damaged_log: tuple[Author, list[str]], data: st.DataObject) -> None:
-    """Any byte flipped, cut off or added, in any object of a chain, fails the hydrate and leaves the directory empty."""
+    """Any byte flipped, cut off or added, in any object of a chain, fails the hydrate and leaves nothing behind."""
     author, keys = damaged_log
     key = data.draw(st.sampled_from(keys))
 

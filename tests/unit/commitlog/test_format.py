@@ -84,7 +84,7 @@ def test_fields_of_a_later_minor_version_are_ignored() -> None:
 
 def test_a_later_major_version_is_refused_by_name() -> None:
     """An intact object of a newer format says that it is newer, not that it is damaged."""
-    with pytest.raises(NewerFormat, match="format version 2.*Upgrade"):
+    with pytest.raises(NewerFormat, match=r"format version 2.*Upgrade"):
         decode(reseal(b"whatever it may be", major=2))
 
 

@@ -175,8 +175,8 @@ def test_the_bounds_hold_over_thousands_of_commits(start_blocks: int, touch: int
     later = model.committed - first
     assert model.written - first <= bound * later + ENTRY_BYTES * commits + first
     print(
-        f"\n{commits} commits on {start_blocks} blocks: at most {worst_objects} objects, {worst_bytes:.2f} x live bytes "
-        f"(+ slack), write amplification {(model.written - first) / later:.2f} (bound {bound:.1f})"
+        f"\n{commits} commits on {start_blocks} blocks: at most {worst_objects} objects, {worst_bytes:.2f} x live "
+        f"bytes (+ slack), write amplification {(model.written - first) / later:.2f} (bound {bound:.1f})"
     )
 
 
