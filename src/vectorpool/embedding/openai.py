@@ -175,7 +175,9 @@ class OpenAiEndpoint:
             raise self._nonsense(f"{len(rows)} embeddings for {count} texts")
         if len({len(row.embedding) for row in rows}) != 1 or not rows[0].embedding:
             raise self._nonsense("embeddings of different or no dimension")
-        vectors = np.array([row.embedding for row in rows], dtype=np.float64).astype(np.float32)
+        # What is too large for float32 becomes infinite, and is refused below by name.
+        with np.errstate(over="ignore"):
+            vectors = np.array([row.embedding for row in rows], dtype=np.float64).astype(np.float32)
         if not np.isfinite(vectors).all():
             raise self._nonsense("embeddings that are not finite")
         return vectors
