@@ -1,8 +1,4 @@
-"""The S3 that runs everywhere: moto's server, in a thread of this process.
-
-It keeps ``If-None-Match: *``, but looks and writes in two steps without a lock, so it is single-threaded here where
-a race is what is tested: see ``Moto.races``.
-"""
+"""The S3 that runs everywhere: moto's server, in a thread of this process."""
 
 from __future__ import annotations
 

@@ -1,0 +1,121 @@
+"""Fixtures that every test may use: real object stores, started once a session, and what to run by default.
+
+Tests marked ``long`` run only when ``-m`` asks for them. A store that cannot run here is skipped, and the summary
+says which stores the tests ran on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import minio, moto, radosgw
+from tests.support.store import S3Server
+from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.directory import DirectoryBucket
+from vectorpool.objects.memory import MemoryBucket
+from vectorpool.objects.opening import open_bucket
+
+STORES = ("memory", "directory", "moto", "radosgw", "minio")
+
+_ran_on: dict[str, str] = {}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("-m"):
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    if long:
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if _ran_on:
+        told = "; ".join(f"{name}: {how}" for name, how in _ran_on.items())
+        terminalreporter.write_line(f"object stores: {told}")
+
+
+def _skip(store: str, reason: str) -> None:
+    _ran_on[store] = f"skipped, {reason}"
+    pytest.skip(f"{store} does not run here: {reason}")
+
+
+@pytest.fixture(scope="session")
+def radosgw_server() -> Iterator[radosgw.Radosgw]:
+    """A real S3, shared by the session; kill or freeze one of your own instead (``Radosgw.start``)."""
+    if missing := radosgw.missing_programs():
+        _skip("radosgw", f"not installed: {', '.join(missing)}")
+    server = radosgw.Radosgw.start()
+    _ran_on["radosgw"] = server.endpoint
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[moto.Moto]:
+    """moto's S3, which runs everywhere."""
+    server = moto.Moto.start()
+    _ran_on["moto"] = server.endpoint
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def minio_server() -> Iterator[minio.Minio]:
+    """MinIO in a container, where Docker runs."""
+    if reason := minio.docker_runs():
+        _skip("minio", f"Docker does not answer ({reason})")
+    try:
+        server = minio.Minio.start()
+    except Exception as error:
+        _skip("minio", f"its container does not start ({str(error).splitlines()[0][:120]})")
+    _ran_on["minio"] = server.endpoint
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def _buckets() -> dict[str, str]:
+    """The bucket that a session's tests share on each server; each test has a prefix of its own."""
+    return {}
+
+
+def s3_url(server: S3Server, buckets: dict[str, str]) -> str:
+    """Return an s3:// URL of an empty prefix on a server."""
+    if server.name not in buckets:
+        buckets[server.name] = server.make_bucket()
+    return f"s3://{buckets[server.name]}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def radosgw_url(radosgw_server: radosgw.Radosgw, _buckets: dict[str, str]) -> str:
+    """An s3:// URL of an empty prefix on the session's radosgw."""
+    return s3_url(radosgw_server, _buckets)
+
+
+@pytest.fixture(params=STORES)
+async def bucket(request: pytest.FixtureRequest, _buckets: dict[str, str]) -> AsyncIterator[Bucket]:
+    """An empty bucket, on each store in turn."""
+    store = request.param
+    directory: Path | None = None
+    opened: Bucket
+    if store == "memory":
+        opened = MemoryBucket()
+        _ran_on[store] = "in this process"
+    elif store == "directory":
+        directory = Path(tempfile.mkdtemp(prefix="vectorpool-store-"))
+        opened = DirectoryBucket(directory)
+        _ran_on[store] = str(directory.parent)
+    else:
+        server: S3Server = request.getfixturevalue(f"{store}_server")
+        opened = open_bucket(server.settings(s3_url(server, _buckets)))
+    yield opened
+    await opened.close()
+    if directory is not None:
+        shutil.rmtree(directory, ignore_errors=True)

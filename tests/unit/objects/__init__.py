@@ -1,0 +1,1 @@
+"""Tests of the bucket and its wrappers, without a network."""
