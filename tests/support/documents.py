@@ -13,7 +13,7 @@ import numpy as np
 from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage, Match, QueryResult, Written
 from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
-from vectorpool.errors import AvatarNotFound, CollectionNotFound, VectorpoolError
+from vectorpool.errors import AvatarNotFound, CollectionNotFound, DocumentNotFound, OutcomeUnknown, VectorpoolError
 
 
 class HashingEmbedder:
@@ -53,6 +53,7 @@ class MemoryShard:
         self.ingested: dict[tuple[str, str, str], IngestDocument] = {}
         self.writes: list[str] = []
         self.failures: list[VectorpoolError] = []
+        self.answers_lost = 0
         self.waiting_for: asyncio.Event | None = None
 
     def _answer(self, body: Any) -> Answer:
@@ -73,12 +74,17 @@ class MemoryShard:
             await self.waiting_for.wait()
         if self.failures:
             raise self.failures.pop(0)
-        self.commit += 1
         key = (user_id, command.avatar_id, command.path)
         old = self.ingested.pop(key, None)
+        if old is None and isinstance(command, ForgetDocument):
+            raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
+        self.commit += 1
         replaced = len(old.ids) if old else 0
         if isinstance(command, ForgetDocument):
             self.writes.append(f"forget {command.path}")
+            if self.answers_lost:
+                self.answers_lost -= 1
+                raise OutcomeUnknown("The answer was lost.")
             return self._answer(Deleted(replaced))
         self.ingested[key] = command
         self.writes.append(f"ingest {command.path}")

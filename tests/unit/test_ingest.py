@@ -130,6 +130,17 @@ async def test_documents_that_are_gone_are_forgotten_unless_paths_are_named() ->
     assert list(world.shard.ingested) == [("42", "7", "b.txt")]
 
 
+async def test_a_document_whose_forgetting_was_not_answered_is_removed() -> None:
+    """The second attempt finds nothing to forget, which is what was wanted."""
+    world = World()
+    await world.put("a.txt", "text")
+    await world.ingest()
+    await world.library.delete("42", "7", "a.txt")
+    world.shard.answers_lost = 1
+    assert statuses(await world.ingest()) == {"a.txt": "removed"}
+    assert world.shard.ingested == {}
+
+
 async def test_one_bad_document_fails_alone_and_says_why() -> None:
     """Each kind of bad document gets its own reason; the good ones around it are ingested."""
     world = World(settings=Settings(max_document_bytes=1000, max_records=2, chunk_tokens=16, chunk_overlap_tokens=0))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Final, Literal, Protocol, TypeVar
 
@@ -224,8 +224,10 @@ class _Run:
                 await self._finish(prepared)
         for path in gone:
             command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
-            self._commit = max(self._commit, answer.commit)
+            # Somebody else, or an attempt whose outcome was unknown, may have forgotten it already.
+            with suppress(NotFound):
+                answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+                self._commit = max(self._commit, answer.commit)
             self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
         return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
 
