@@ -81,7 +81,8 @@ async def compact(
         if found is None:
             return Compaction()
         reader = Reader(bucket, user_id, warm)
-        heads = [(obj, (await reader.header(obj)).header) for obj in found.objects]
+        decoded = await asyncio.gather(*(reader.header(obj) for obj in found.objects))
+        heads = [(obj, each.header) for obj, each in zip(found.objects, decoded, strict=True)]
         end = next((at for at, (_, header) in enumerate(heads) if header.self_contained), None)
         if end is None:
             # A gap: hydrate and scrub name it; there is nothing to compact over.

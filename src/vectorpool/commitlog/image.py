@@ -22,7 +22,6 @@ import xxhash
 from vectorpool.commitlog.format import (
     BLOCK_BYTES,
     MAX_FILES,
-    MAX_FRAME_BYTES,
     MAX_STATE_BYTES,
     FileEntry,
     check_path,
@@ -79,18 +78,20 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 class Capture(msgspec.Struct, frozen=True):
-    """A directory as it is now, and how it differs from an earlier image."""
+    """A directory as it is now, and how it differs from an earlier image.
+
+    ``resized`` says that some file is new or of another size, which can be so without any changed block.
+    """
 
     image: Image
     extents: list[Extent]
     removed: list[str]
+    resized: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether anything differs."""
         return bool(self.extents or self.removed) or self.resized
-
-    resized: bool = False
 
 
 def block_digests(data: bytes | bytearray | memoryview) -> bytes:
@@ -143,9 +144,10 @@ def scan(directory: Path) -> Image:
 
 
 def capture(directory: Path, before: Image) -> Capture:
-    """Return what ``directory`` holds now and the extents that differ from ``before``, adjacent blocks joined.
+    """Return what ``directory`` holds now and the extents that differ from ``before``.
 
-    One pass: each block is read once, hashed, and kept if it differs. Raises UncleanDirectory.
+    One pass: each block is read once, hashed, and kept if it differs. Adjacent changed blocks make one extent, of at
+    most 1 MiB. Raises UncleanDirectory.
     """
     extents: list[Extent] = []
     image, removed, resized = capture_into(directory, before, extents.extend)
@@ -220,14 +222,6 @@ def _keep_changed(
         if differs and run is None:
             run = index
         elif not differs and run is not None:
-            _append(extents, path, offset + run * BLOCK_BYTES, bytes(data[run * BLOCK_BYTES : index * BLOCK_BYTES]))
+            raw = bytes(data[run * BLOCK_BYTES : index * BLOCK_BYTES])
+            extents.append(Extent(path, offset + run * BLOCK_BYTES, raw))
             run = None
-
-
-def _append(extents: list[Extent], path: str, offset: int, data: bytes) -> None:
-    if extents:
-        last = extents[-1]
-        if last.offset + len(last.data) == offset and len(last.data) + len(data) <= MAX_FRAME_BYTES:
-            extents[-1] = Extent(path, last.offset, last.data + data)
-            return
-    extents.append(Extent(path, offset, data))

@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.fetch import STREAMS, OpenObject
-from vectorpool.commitlog.format import BLOCK_BYTES, FileEntry, Frame, corrupt, digest
+from vectorpool.commitlog.format import BLOCK_BYTES, MAX_FRAME_BYTES, FileEntry, Frame, corrupt, digest
 from vectorpool.commitlog.image import DIGEST_BYTES, FileState, Image, block_digests
 from vectorpool.errors import BrokenLog
 
 Owners = dict[str, npt.NDArray[np.int32]]
-_NOBODY = -1
+_NOBODY: Final = -1
+# Two threads keep two cores busy with unpacking, or one with unpacking and one with waiting for the disk.
+_JOBS: Final = 2
 
 
 def blocks_of(size: int) -> int:
@@ -102,15 +106,22 @@ class Replay:
                     handle.truncate(entry.size)
 
     async def _stream(self, at: int, gate: asyncio.Semaphore) -> None:
+        """Hand an object's frames to threads, ``_JOBS`` at once, and wait for them whatever happens."""
+        jobs: deque[asyncio.Future[None]] = deque()
         async with gate:
-            stream = self._objects[at]
-            async for frames in stream.frames():
-                job = asyncio.ensure_future(asyncio.to_thread(self._take, at, frames))
-                try:
+            try:
+                stream = self._objects[at]
+                async for frames in stream.frames():
+                    for part in _parts(stream.header.frames, frames):
+                        jobs.append(asyncio.ensure_future(asyncio.to_thread(self._take, at, part)))
+                        if len(jobs) == _JOBS:
+                            await asyncio.shield(jobs[0])
+                            jobs.popleft()
+                for job in jobs:
                     await asyncio.shield(job)
-                except asyncio.CancelledError:
-                    await asyncio.wait([job])
-                    raise
+            finally:
+                if jobs:
+                    await asyncio.wait(jobs)
 
     def _take(self, at: int, frames: list[tuple[int, memoryview]]) -> None:
         """Check, unpack, hash and write frames of object ``at``. Runs in a thread."""
@@ -171,6 +182,20 @@ def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
         return [(0, len(mask))] if len(mask) else []
     edges = np.flatnonzero(np.diff(np.concatenate(([False], mask, [False])).astype(np.int8)))
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _parts(frames: list[Frame], stored: list[tuple[int, memoryview]]) -> Iterator[list[tuple[int, memoryview]]]:
+    """Cut frames that came together into parts of about one full frame, unpacked."""
+    part: list[tuple[int, memoryview]] = []
+    filled = 0
+    for index, data in stored:
+        if part and filled + frames[index].raw > MAX_FRAME_BYTES:
+            yield part
+            part, filled = [], 0
+        part.append((index, data))
+        filled += frames[index].raw
+    if part:
+        yield part
 
 
 def _write_all(handle: int, data: memoryview, offset: int) -> None:

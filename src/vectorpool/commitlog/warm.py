@@ -192,11 +192,16 @@ class WarmWriter:
         self._partial: Path | None = None
         self._file: Any = None
         self._dead = False
+        # A cancelled reader discards while a thread may still be writing.
+        self._lock = threading.RLock()
 
     def write(self, data: bytes) -> None:
         """Append a part."""
-        if self._dead:
-            return
+        with self._lock:
+            if not self._dead:
+                self._write(data)
+
+    def _write(self, data: bytes) -> None:
         try:
             if self._file is None:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -212,27 +217,29 @@ class WarmWriter:
 
     def commit(self) -> None:
         """Give the object its name, if all its bytes came."""
-        if self._dead or self._file is None or self._partial is None or self._written != self._size:
-            self.discard()
-            return
-        try:
-            self._file.close()
-            self._tier._commit(self._directory, self._partial, self._name, self._size)
-            self._dead = True
-        except OSError as error:
-            _log.warning("an object is not cached: %s", error)
-            self.discard()
+        with self._lock:
+            if self._dead or self._file is None or self._partial is None or self._written != self._size:
+                self.discard()
+                return
+            try:
+                self._file.close()
+                self._tier._commit(self._directory, self._partial, self._name, self._size)
+                self._dead = True
+            except OSError as error:
+                _log.warning("an object is not cached: %s", error)
+                self.discard()
 
     def discard(self) -> None:
         """Remove what was written; harmless after a commit."""
-        if self._dead:
-            return
-        self._dead = True
-        if self._file is not None:
-            self._file.close()
-        if self._partial is not None:
-            with contextlib.suppress(OSError):
-                self._partial.unlink()
+        with self._lock:
+            if self._dead:
+                return
+            self._dead = True
+            if self._file is not None:
+                self._file.close()
+            if self._partial is not None:
+                with contextlib.suppress(OSError):
+                    self._partial.unlink()
 
 
 def _file_name(obj: LogObject) -> str:

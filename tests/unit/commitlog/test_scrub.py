@@ -100,7 +100,7 @@ async def test_a_damaged_newest_commit_leaves_the_one_before(tmp_path: Path) -> 
 
 
 async def test_a_damaged_commit_under_a_merged_delta_harms_only_itself(tmp_path: Path) -> None:
-    """Where a merged delta stands in for a damaged commit, the newest state is intact, and the damage is still named."""
+    """Where a merged delta stands in for a damaged commit, the newest state is intact; the damage is named."""
     author, then = await story(tmp_path)
     await overwrite(author.bucket, PREFIX + name(6), b"")
     report = await author.log.scrub()
