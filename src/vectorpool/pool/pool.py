@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 
 import msgspec
 
@@ -60,7 +59,8 @@ class Pool:
         self._sources = sources
         self._residency = Residency(stores.make, settings, sources)
         self._requests: set[asyncio.Task[Answer]] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._compactions: set[asyncio.Task[None]] = set()
         self._compacting: set[str] = set()
         self._one_compaction = asyncio.Semaphore(1)
         self._draining = False
@@ -71,7 +71,7 @@ class Pool:
 
     async def start(self) -> None:
         """Begin the periodic work: idle time-outs and, under write-back, commits."""
-        self._spawn(self._tick())
+        self._ticker = asyncio.create_task(self._tick())
 
     # --- Commands ------------------------------------------------------------------------------------
 
@@ -275,15 +275,12 @@ class Pool:
 
     # --- Background ----------------------------------------------------------------------------------
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
     def _compact_later(self, user_id: str, store: Vectorstore) -> None:
         if user_id not in self._compacting:
             self._compacting.add(user_id)
-            self._spawn(self._compact(user_id, store))
+            task = asyncio.create_task(self._compact(user_id, store))
+            self._compactions.add(task)
+            task.add_done_callback(self._compactions.discard)
 
     async def _compact(self, user_id: str, store: Vectorstore) -> None:
         try:
@@ -350,8 +347,8 @@ class Pool:
         self._draining = True
         report = DrainReport()
         deadline_s = self._sources.monotonic_s() + budget_s
-        for task in self._background:
-            task.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
         if self._requests:
             # Half of the time at most for work under way: the other half belongs to what is acknowledged.
             _, pending = await asyncio.wait(set(self._requests), timeout=budget_s / 2)
@@ -370,6 +367,9 @@ class Pool:
         for slot, _ in flushes:
             if slot.store is not None and slot.store.is_dirty:
                 report.uncommitted.append(slot.user_id)
+        if self._compactions:
+            # Harmless to lose, but what its threads read should not be removed under them.
+            await asyncio.wait(set(self._compactions), timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._close_all()
         return report
 

@@ -178,23 +178,23 @@ class Residency:
 
     async def evict(self, slot: Slot) -> bool:
         """Evict a slot that nobody but the caller has pinned; return whether it is cold now."""
-        if slot.pins > 1 or not isinstance(slot.state, Ready):
-            return isinstance(slot.state, Cold)
-        await self._evict(slot)
+        if slot.pins <= 1 and isinstance(slot.state, Ready):
+            await asyncio.shield(self._start_eviction(slot))
         return isinstance(slot.state, Cold)
 
-    def _start_eviction(self, slot: Slot) -> None:
-        self._idle.pop(slot.user_id, None)
-        task = asyncio.create_task(self._evict(slot), name=f"evict-{len(self._evictions)}")
-        self._evictions.add(task)
-        task.add_done_callback(self._evictions.discard)
-
-    async def _evict(self, slot: Slot) -> None:
-        if not isinstance(slot.state, Ready):
-            return
+    def _start_eviction(self, slot: Slot) -> asyncio.Task[None]:
+        # The state changes here and now: whoever pins the slot next finds it Evicting, and waits.
+        assert isinstance(slot.state, Ready)
         store = slot.state.store
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         slot.become(Evicting(store, done))
+        self._idle.pop(slot.user_id, None)
+        task = asyncio.create_task(self._evict(slot, store, done))
+        self._evictions.add(task)
+        task.add_done_callback(self._evictions.discard)
+        return task
+
+    async def _evict(self, slot: Slot, store: Vectorstore, done: asyncio.Future[None]) -> None:
         try:
             if store.is_dirty:
                 await store.commit()

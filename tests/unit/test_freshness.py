@@ -1,0 +1,82 @@
+"""Concurrent reads share a question to the store, but never one that was asked before they came."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from vectorpool.sources import SYSTEM
+from vectorpool.vectorstore.freshness import Freshness
+
+
+class Store:
+    """Answers questions when told to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answers: list[asyncio.Future[bool]] = []
+
+    async def __call__(self) -> bool:
+        self.asked += 1
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.answers.append(answer)
+        return await answer
+
+
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_readers_who_come_during_a_question_share_the_next_one() -> None:
+    """Of nine reads, the first asks, the eight that come meanwhile ask once together."""
+    store = Store()
+    freshness = Freshness(store, SYSTEM)
+    first = asyncio.create_task(freshness.is_newest())
+    await _turns()
+    others = [asyncio.create_task(freshness.is_newest()) for _ in range(8)]
+    await _turns()
+    assert store.asked == 1
+    store.answers[0].set_result(True)
+    await _turns()
+    assert (first.result(), store.asked) == (True, 2)
+    assert not any(other.done() for other in others), "a late reader took an answer to an early question"
+    store.answers[1].set_result(False)
+    assert await asyncio.gather(*others) == [False] * 8
+
+
+async def test_an_error_reaches_everyone_who_shared_the_question_and_nobody_later() -> None:
+    """A failed question fails its readers; the next reader asks anew."""
+    store = Store()
+    freshness = Freshness(store, SYSTEM)
+    reads = [asyncio.create_task(freshness.is_newest()) for _ in range(3)]
+    await _turns()
+    store.answers[0].set_exception(OSError("gone"))
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(r) for r in results] == [OSError] * 3
+    later = asyncio.create_task(freshness.is_newest())
+    await _turns()
+    store.answers[1].set_result(True)
+    assert await later is True
+
+
+async def test_age_counts_from_when_the_question_was_asked() -> None:
+    """An answer that took long does not make the replica look younger than the question."""
+
+    class Clock:
+        now = 100.0
+
+        def monotonic_s(self) -> float:
+            return self.now
+
+    clock = Clock()
+    store = Store()
+    freshness = Freshness(store, clock)  # type: ignore[arg-type]
+    assert freshness.age_ms() == float("inf")
+    read = asyncio.create_task(freshness.is_newest())
+    await _turns()
+    clock.now = 105.0
+    store.answers[0].set_result(True)
+    await read
+    assert freshness.age_ms() == pytest.approx(5000)
