@@ -85,6 +85,15 @@ async def test_documents_become_records_that_say_where_they_are_from() -> None:
     assert command.recipe == "test:hashing-64 markdown/1 chunks/1 tokens=220 overlap=30"
 
 
+async def test_a_chunk_without_a_heading_says_so() -> None:
+    """Written metadata is merged with what was there, so a heading that is gone is sent as None."""
+    world = World()
+    await world.put("a.txt", "plain text")
+    await world.ingest()
+    metadata = world.shard.ingested["42", "7", "a.txt"].metadatas[0]
+    assert metadata == {"path": "a.txt", "chunk": 0, "start": 0, "end": 10, "heading": None}
+
+
 async def test_an_unchanged_document_is_neither_read_nor_embedded() -> None:
     """A second ingest does nothing, and one after a change does that document only."""
     world = World()

@@ -367,7 +367,5 @@ def _failed(path: str, error: VectorpoolError) -> DocumentOutcome:
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end}
-    if chunk.heading is not None:
-        metadata["heading"] = chunk.heading
-    return metadata
+    # A record that is written again keeps metadata that is not mentioned; None takes an old heading away.
+    return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}
