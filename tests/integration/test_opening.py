@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -67,13 +66,10 @@ async def test_a_refused_connection_is_named() -> None:
 
 async def test_a_deaf_endpoint_is_given_up() -> None:
     """An endpoint that accepts and never answers is given up within the probe's bound, not the request's."""
-    server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(3600), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    began = time.monotonic()
-    detail = await refused(_at(f"http://127.0.0.1:{port}", store_timeout_s=600), timeout_s=1)
-    assert time.monotonic() - began < 60, "the bound of 1 s was not kept, nor anything near it"
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        detail = await refused(_at(f"http://127.0.0.1:{port}", store_timeout_s=600), timeout_s=1)
     assert "did not answer within 1 s" in detail
-    server.close()
 
 
 async def test_an_endpoint_that_is_no_s3_is_refused() -> None:

@@ -43,7 +43,8 @@ STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
 # A delete prunes emptied directories while a write makes them: the write then looks again, so many times.
-_ATTEMPTS: Final = 20
+_ATTEMPTS: Final = 100
+_SHARED_NAME: Final = "a directory and an object cannot share a name"
 
 T = TypeVar("T")
 
@@ -201,7 +202,7 @@ class DirectoryBucket:
 
     def _name(self, staged: Path, path: Path, *, only_if_free: bool) -> None:
         """Give a staged file its name, in one step of the file system."""
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             try:
                 self._make_dirs(path.parent)
                 if only_if_free:
@@ -211,15 +212,18 @@ class DirectoryBucket:
             except FileExistsError:
                 if only_if_free and path.is_file():
                     raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
-                raise OSError(errno.EEXIST, "a directory and an object cannot share a name") from None
+                if path.is_dir() or any(parent.is_file() for parent in path.parents):
+                    raise OSError(errno.EEXIST, _SHARED_NAME) from None
+                # What was in the way is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
-                # A delete pruned the directory between the two steps.
-                if attempt == _ATTEMPTS - 1 or not staged.exists():
-                    raise OSError(errno.EAGAIN, "the directory is deleted again and again") from None
+                # A delete pruned the directory between the two steps; but without the staged file all is lost.
+                if not staged.exists():
+                    raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
-                raise OSError(errno.EEXIST, "a directory and an object cannot share a name") from None
+                raise OSError(errno.EEXIST, _SHARED_NAME) from None
             else:
                 return
+        raise OSError(errno.EAGAIN, "the directory is deleted again and again")
 
     def _make_dirs(self, directory: Path) -> None:
         """Make a directory and those above it; with fsync on, their names survive power loss as well."""

@@ -56,26 +56,38 @@ async def probe(bucket: Bucket, *, timeout_s: float = PROBE_TIMEOUT_S, sources: 
 
 
 async def _probe(bucket: Bucket, key: str) -> None:
-    first, second = b"first " + key.encode(), b"second " + key.encode()
     try:
-        # A retried request may meet its own first attempt; the key is ours alone, so it is not another's.
-        with contextlib.suppress(ObjectExists):
-            await bucket.create(key, first)
-        try:
-            await bucket.create(key, second)
-        except ObjectExists:
-            refused = True
-        else:
-            refused = False
-        body = await bucket.get(key)
-        if not refused or body.data != first:
-            raise StoreRefused(
-                f"The store {bucket.url} ignores create-if-absent (If-None-Match: *): a second create of one key was "
-                "not refused. Two instances could overwrite each other's commits, so use a store that keeps it."
-            )
-        listed = await bucket.list_objects(PROBE_PREFIX, limit=1000)
-        if len(listed) < 1000 and key not in {info.key for info in listed}:
-            raise ObjectMissing(f"{key!r} is not listed")
-    finally:
-        with contextlib.suppress(BucketDenied, BucketUnavailable, ObjectMissing):
-            await bucket.delete(key)
+        await _ask_twice(bucket, key)
+    except (StoreRefused, ObjectMissing):
+        await _forget(bucket, key)
+        raise
+    # A store that stopped answering is not asked to delete: the refusal would wait for it.
+    await _forget(bucket, key)
+
+
+async def _ask_twice(bucket: Bucket, key: str) -> None:
+    first, second = b"first " + key.encode(), b"second " + key.encode()
+    # A retried request may meet its own first attempt; the key is ours alone, so it is not another's.
+    with contextlib.suppress(ObjectExists):
+        await bucket.create(key, first)
+    try:
+        await bucket.create(key, second)
+    except ObjectExists:
+        refused = True
+    else:
+        refused = False
+    body = await bucket.get(key)
+    if not refused or body.data != first:
+        raise StoreRefused(
+            f"The store {bucket.url} ignores create-if-absent (If-None-Match: *): a second create of one key was "
+            "not refused. Two instances could overwrite each other's commits, so use a store that keeps it."
+        )
+    listed = await bucket.list_objects(PROBE_PREFIX, limit=1000)
+    if len(listed) < 1000 and key not in {info.key for info in listed}:
+        raise ObjectMissing(f"{key!r} is not listed")
+
+
+async def _forget(bucket: Bucket, key: str) -> None:
+    """Delete the probe's object; if that fails it stays, tiny and outside ``users/``."""
+    with contextlib.suppress(BucketDenied, BucketUnavailable):
+        await bucket.delete(key)

@@ -50,6 +50,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 _EXCERPT: Final = 300
+# How S3, Azure and GCS say in a 404's body that the bucket itself is missing; a HEAD has no body and cannot.
+_NO_BUCKET: Final = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<", "The specified bucket does not exist")
 # What reqwest and hyper say deep in obstore's messages, and what an operator reads.
 _NETWORK: Final = (
     ("ConnectionRefused", "connection refused"),
@@ -126,13 +128,15 @@ class RemoteBucket:
         where = f"{self._url}: {key!r}"
         if isinstance(error, AlreadyExistsError | PreconditionError):
             raise ObjectExists(f"{where} is taken") from error
+        if any(code in text for code in _NO_BUCKET):
+            raise BucketMissing(f"{self._url}: the bucket does not exist") from error
         if isinstance(error, FileNotFoundError):
-            if "NoSuchBucket" in text or "ContainerNotFound" in text or "bucket does not exist" in text:
-                raise BucketMissing(f"{self._url}: the bucket does not exist") from error
             raise ObjectMissing(f"{where} is not there") from error
-        if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        # Listings carry every refusal as a generic error, so the status is read from the text as well.
+        denied = "status code: 403" in text or "status code: 401" in text
+        if denied or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
             raise BucketDenied(f"{where}: {excerpt(error)}") from error
-        if "409 Conflict" in text or "status: 409" in text:
+        if "status code: 409" in text:
             # Another create of this key is under way: it wins, or its writer will be asked for by reading back.
             raise ObjectExists(f"{where} is being created by another") from error
         if isinstance(error, BaseError | OSError | ValueError):

@@ -1,0 +1,98 @@
+"""House rules that no linter knows, run as a test."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TESTS = ROOT / "tests"
+SOURCES = ROOT / "src" / "vectorpool"
+MAX_LINES = 430
+MAX_FUNCTION_LINES = 80
+BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
+
+modules = sorted(SOURCES.rglob("*.py"))
+tests = sorted(TESTS.rglob("*.py"))
+# The built wheel's tests run without the sources beside them.
+needs_sources = pytest.mark.skipif(not SOURCES.is_dir(), reason="the sources are not beside these tests")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@needs_sources
+def test_modules_are_short() -> None:
+    """No module is longer than its bound: it is split by noun instead."""
+    lengths = {_name(path): len(path.read_text().splitlines()) for path in modules}
+    assert modules
+    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+
+
+@needs_sources
+def test_functions_are_short() -> None:
+    """No function is longer than its bound."""
+    long = {}
+    for path in modules:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    long[f"{_name(path)}:{node.name}"] = length
+    assert long == {}
+
+
+@pytest.mark.parametrize("path", [*modules, *tests], ids=_name)
+def test_names_say_what_is_inside(path: Path) -> None:
+    """No module or folder has a name that could hold anything."""
+    assert not BANNED & set(re.split(r"[/._]", _name(path)))
+
+
+@pytest.mark.parametrize("path", modules, ids=_name)
+def test_every_module_states_its_purpose(path: Path) -> None:
+    """Each module, and each package's __init__, opens with a docstring of at least a sentence."""
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring and len(docstring) >= 30, "say what the module is for"
+
+
+@pytest.mark.parametrize("path", [p for p in tests if p.name.startswith("test_")], ids=_name)
+def test_every_test_claims_something(path: Path) -> None:
+    """Each test's docstring is a sentence: it says what must be true."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            assert (ast.get_docstring(node) or "").rstrip().endswith("."), node.name
+
+
+@needs_sources
+def test_nothing_is_left_for_later() -> None:
+    """No note in the code promises what is not there."""
+    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX|Not" + r"ImplementedError)\b")
+    assert [_name(path) for path in [*modules, *tests] if marks.search(path.read_text())] == []
+
+
+def test_the_lock_names_only_the_public_index() -> None:
+    """uv.lock installs anywhere: it names no registry but the public default."""
+    hosts = set(re.findall(r"https?://([^/\"\s]+)", (ROOT / "uv.lock").read_text()))
+    assert hosts == {"pypi.org", "files.pythonhosted.org"}
+
+
+def test_every_dependency_has_its_reason() -> None:
+    """A comment stands above each dependency, or above the group of lines that it heads."""
+    text = (ROOT / "pyproject.toml").read_text()
+    declared = tomllib.loads(text)["project"]["dependencies"]
+    lines = text.splitlines()
+    reasoned = False
+    seen = 0
+    for line in lines[lines.index("dependencies = [") + 1 :]:
+        if line == "]":
+            break
+        reasoned = reasoned or line.strip().startswith("#")
+        if line.strip().startswith('"'):
+            assert reasoned, line
+            seen += 1
+    assert seen == len(declared) > 5

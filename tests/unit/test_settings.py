@@ -1,0 +1,151 @@
+"""Settings: where a value comes from, what it may be, and how a wrong one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vectorpool.errors import Misconfigured
+from vectorpool.settings import SECRETS, Settings, describe_settings, load_settings, settings_table
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_every_setting_is_described() -> None:
+    """Each field has a row with a sentence, a variable, a flag and a type."""
+    rows = describe_settings()
+    assert [row.name for row in rows] == [field.name for field in msgspec.structs.fields(Settings)]
+    for row in rows:
+        assert len(row.description) >= 5, row.name
+        assert row.env == f"VECTORPOOL_{row.name.upper()}"
+        assert row.flag == "--" + row.name.replace("_", "-")
+        assert row.type, row.name
+
+
+def test_the_readme_has_the_table_of_this_code() -> None:
+    """The README's table between its markers is what the settings module prints."""
+    text = README.read_text()
+    table = text.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0].strip()
+    assert table == settings_table(), "run `uv run python -m vectorpool.settings` and put its table into the README"
+
+
+def test_the_defaults_are_valid() -> None:
+    """Every default is within the bounds of its own setting."""
+    defaults = Settings()
+    assert msgspec.convert(msgspec.to_builtins(defaults), Settings) == defaults
+    assert load_settings(environ={}) == defaults
+
+
+def test_precedence_is_default_file_environment_flag(tmp_path: Path) -> None:
+    """A flag beats the environment, which beats the file, which beats the default."""
+    config = tmp_path / "vectorpool.toml"
+    config.write_text("port = 1001\nopen-slots = 11\nhost = 'file'\n")
+    environ = {"VECTORPOOL_PORT": "1002", "VECTORPOOL_HOST": "environment", "VECTORPOOL_CONFIG": str(config)}
+    settings = load_settings({"port": 1003, "host": None}, environ=environ)
+    assert (settings.port, settings.host, settings.open_slots) == (1003, "environment", 11)
+    assert load_settings(environ=environ).port == 1002
+    assert load_settings(environ={}, config=config).port == 1001
+    assert load_settings(environ={"VECTORPOOL_PORT": ""}).port == Settings().port
+
+
+def test_text_becomes_the_type_of_its_setting() -> None:
+    """The environment's text is read as numbers and booleans."""
+    settings = load_settings(
+        environ={
+            "VECTORPOOL_STORE_FSYNC": "true",
+            "VECTORPOOL_DRAIN_S": "2.5",
+            "VECTORPOOL_S3_PATH_STYLE": "false",
+            "VECTORPOOL_DURABILITY": "write-back",
+        }
+    )
+    assert (settings.store_fsync, settings.drain_s, settings.s3_path_style) == (True, 2.5, False)
+    assert settings.durability == "write-back"
+
+
+def _out_of_bounds() -> list[tuple[str, str]]:
+    cases = []
+    fields = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"]
+    for name, schema in fields.items():
+        if "minimum" in schema:
+            cases.append((name, str(schema["minimum"] - 1)))
+        if "exclusiveMinimum" in schema:
+            cases.append((name, str(schema["exclusiveMinimum"])))
+        if "maximum" in schema:
+            cases.append((name, str(schema["maximum"] + 1)))
+        if "enum" in schema:
+            cases.append((name, "something-else"))
+        if schema.get("type") in ("integer", "number", "boolean"):
+            cases.append((name, "many"))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "value"), _out_of_bounds())
+def test_bounds_are_enforced_and_named(name: str, value: str) -> None:
+    """A value beyond its bound is refused with the setting, the value and the variable it came from."""
+    variable = f"VECTORPOOL_{name.upper()}"
+    with pytest.raises(Misconfigured) as caught:
+        load_settings(environ={variable: value})
+    assert name in caught.value.detail
+    assert value in caught.value.detail
+    assert variable in caught.value.detail
+
+
+def test_numbers_are_bounded_below() -> None:
+    """No number is without a lower bound."""
+    fields = msgspec.json.schema(Settings)["$defs"]["Settings"]["properties"]
+    numbers = {name: schema for name, schema in fields.items() if schema.get("type") in ("integer", "number")}
+    assert len(numbers) > 20
+    unbounded = [name for name, s in numbers.items() if not {"minimum", "exclusiveMinimum"} & s.keys()]
+    assert unbounded == []
+
+
+def test_the_origin_of_a_wrong_value_is_named(tmp_path: Path) -> None:
+    """File, environment and flag are each named as the place to change."""
+    config = tmp_path / "c.toml"
+    config.write_text("port = 99999\n")
+    for arguments, origin in [
+        ({"environ": {}, "config": config}, str(config)),
+        ({"environ": {"VECTORPOOL_PORT": "99999"}}, "VECTORPOOL_PORT"),
+        ({"flags": {"port": 99999}, "environ": {}}, "--port"),
+    ]:
+        with pytest.raises(Misconfigured) as caught:
+            load_settings(**arguments)
+        assert "port" in caught.value.detail
+        assert origin in caught.value.detail
+
+
+def test_an_unknown_variable_is_refused() -> None:
+    """A misspelled variable is named, not ignored; other programs' variables are left alone."""
+    with pytest.raises(Misconfigured, match="VECTORPOOL_PROT"):
+        load_settings(environ={"VECTORPOOL_PROT": "1"})
+    load_settings(environ={"PORT": "1", "AWS_REGION": "x"})
+
+
+def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
+    """A file that is missing, is no TOML or names no setting is refused by its name."""
+    missing, broken, unknown = tmp_path / "no.toml", tmp_path / "broken.toml", tmp_path / "unknown.toml"
+    broken.write_text("port = \n")
+    unknown.write_text("prot = 1\n")
+    for path, said in [(missing, "is not there"), (broken, "not valid TOML"), (unknown, "prot")]:
+        with pytest.raises(Misconfigured) as caught:
+            load_settings(environ={}, config=path)
+        assert said in caught.value.detail
+        assert path.name in caught.value.detail
+
+
+def test_secrets_are_never_repeated() -> None:
+    """A secret of a wrong type is refused without its value."""
+    for name in SECRETS:
+        with pytest.raises(Misconfigured) as caught:
+            load_settings({name: ["hunter2"]}, environ={})
+        assert "hunter2" not in caught.value.detail
+
+
+def test_the_usual_aws_variables_name_the_endpoint() -> None:
+    """AWS_ENDPOINT_URL_S3 serves where VECTORPOOL_S3_ENDPOINT is not set, and gives way where it is."""
+    environ = {"AWS_ENDPOINT_URL_S3": "http://s3.test", "AWS_ENDPOINT_URL": "http://all.test"}
+    assert load_settings(environ=environ).s3_endpoint == "http://s3.test"
+    assert load_settings(environ={"AWS_ENDPOINT_URL": "http://all.test"}).s3_endpoint == "http://all.test"
+    assert load_settings(environ=environ | {"VECTORPOOL_S3_ENDPOINT": "http://own"}).s3_endpoint == "http://own"
