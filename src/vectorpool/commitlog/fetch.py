@@ -80,17 +80,19 @@ class Reader:
             if cached is not None:
                 self.from_warm.add(obj.key)
                 return cached
-        async with self._gate:
-            with store_errors(self._bucket, f"reading {obj.key}"):
-                if start == 0 and end >= obj.size:
-                    data = (await self._bucket.get(obj.key)).data
-                else:
-                    data = await self._bucket.get_range(obj.key, start, end)
-        self.fetched_bytes += len(data)
-        self.fetched.add(obj.key)
-        if len(data) != end - start:
-            raise corrupt(obj.key, f"{end - start} bytes at {start} were asked for and {len(data)} came")
-        return data
+        # A body that ended early may be the network's fault, so it is asked for twice before the object is blamed.
+        for _ in range(2):
+            async with self._gate:
+                with store_errors(self._bucket, f"reading {obj.key}"):
+                    if start == 0 and end >= obj.size:
+                        data = (await self._bucket.get(obj.key)).data
+                    else:
+                        data = await self._bucket.get_range(obj.key, start, end)
+            self.fetched_bytes += len(data)
+            self.fetched.add(obj.key)
+            if len(data) == end - start:
+                return data
+        raise corrupt(obj.key, f"{end - start} bytes at {start} were asked for and {len(data)} came")
 
     async def header(self, obj: LogObject) -> Decoded:
         """Return the checked header of an object, reading no more than it needs of it."""

@@ -112,9 +112,14 @@ def gap(user_id: str, bottom: int) -> BrokenLog:
 async def hydrate(
     bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, *, at: int | None = None
 ) -> Hydrated | None:
-    """Fill the empty ``directory`` with the newest state, or that of commit ``at``; None for an empty log."""
+    """Fill the empty ``directory`` with the newest state, or that of commit ``at``; None for an empty log.
+
+    Raises ValueError for a directory that is not empty, CommitNotFound, CorruptObject, NewerFormat, BrokenLog and
+    StoreUnavailable; the directory is empty then.
+    """
     await asyncio.to_thread(_require_empty, directory)
     tier = warm
+    doubted = False
     if at is not None and not 1 <= at < names.MAX_SEQ:
         raise CommitNotFound(f"There is no commit {at}; numbers begin with 1. `vectorpool log` lists them.")
     for look in range(_LOOKS):
@@ -128,11 +133,13 @@ async def hydrate(
                     "Check that nothing else deletes below its prefix, then run `vectorpool scrub`."
                 ) from None
         except (CorruptObject, BrokenLog):
-            if tier is None or not reader.from_warm:
+            # Damage is believed when it is seen twice: the first time it may have been in the warm copy, or on the way.
+            if doubted:
                 raise
-            # The copy may be what is wrong: this disk is only a cache.
-            await asyncio.to_thread(tier.drop, user_id)
-            tier = None
+            doubted = True
+            if tier is not None:
+                await asyncio.to_thread(tier.drop, user_id)
+                tier = None
     raise AssertionError("every look returns or raises")
 
 
