@@ -88,6 +88,7 @@ class Radosgw(S3Server):
     _port: int = 0
     _cluster: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _gateway: subprocess.Popen[bytes] | None = None
+    _watchdog: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def start(cls, *, capacity_bytes: int = 8 * 1024**3) -> Radosgw:
@@ -96,6 +97,7 @@ class Radosgw(S3Server):
         server = cls(root=root, _port=free_port())
         server.endpoint = f"http://127.0.0.1:{server._port}"
         try:
+            server._watch()
             server._start_cluster(capacity_bytes)
             server.restart()
         except BaseException:
@@ -118,16 +120,32 @@ class Radosgw(S3Server):
             raise RadosgwFailed(f"{' '.join(command)}: {error}; {error.stderr}\n{self._logs()}") from error
         return done.stdout
 
+    def _watch(self) -> None:
+        """Start a shell that ends the daemons when this process is gone, however it went, and its pipe closes."""
+        script = 'pids=""; while read -r pid; do pids="$pids $pid"; done; kill -9 $pids; rm -rf "$0"'
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", script, str(self.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         program, *rest = command
         with (self.root / f"{program}.out").open("ab") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [program, "-c", str(self.root / "ceph.conf"), "-f", *rest],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
             )
+        assert self._watchdog is not None
+        assert self._watchdog.stdin is not None
+        self._watchdog.stdin.write(b"%d\n" % process.pid)
+        self._watchdog.stdin.flush()
+        return process
 
     def _start_cluster(self, capacity_bytes: int) -> None:
         for name in ("mon", "osd", "rgw", "run"):
@@ -216,13 +234,22 @@ class Radosgw(S3Server):
             process.kill()
             process.wait()
         self._cluster.clear()
+        if self._watchdog is not None:
+            # Killed before its pipe closes: the numbers it knows may belong to others by now.
+            self._watchdog.kill()
+            self._watchdog.wait()
+            if self._watchdog.stdin is not None:
+                self._watchdog.stdin.close()
+            self._watchdog = None
         shutil.rmtree(self.root, ignore_errors=True)
 
 
 def main() -> None:
     """Run one until Ctrl-C, and say how to reach it."""
     if missing := missing_programs():
-        sys.exit(f"Not installed: {', '.join(missing)}. On Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common")
+        sys.exit(
+            f"Not installed: {', '.join(missing)}. On Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common"
+        )
     server = Radosgw.start()
     try:
         bucket = server.make_bucket()
