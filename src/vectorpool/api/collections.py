@@ -30,20 +30,6 @@ PageLimit = Annotated[int | None, Parameter(ge=1, description="The most to retur
 PageOffset = Annotated[int, Parameter(ge=0, description="How many to pass over first.")]
 
 
-def _check_hnsw(hnsw: commands.Hnsw) -> commands.Hnsw:
-    bounds = {
-        "ef_construction": (1, 10_000),
-        "ef_search": (1, 10_000),
-        "max_neighbors": (2, 1024),
-        "sync_threshold": (2, 1_000_000),
-    }
-    for name, (low, high) in bounds.items():
-        value = getattr(hnsw, name)
-        if value is not None and not low <= value <= high:
-            raise InvalidRequest(f"hnsw.{name} is {value}; it must be {low} to {high}.")
-    return hnsw
-
-
 class Collections(Controller):
     """The collections of a place."""
 
@@ -63,7 +49,7 @@ class Collections(Controller):
             avatar_id=at.avatar_id,
             name=check_collection_name(body.name),
             metadata=check_collection_metadata(body.metadata),
-            hnsw=_check_hnsw(body.hnsw),
+            hnsw=body.hnsw.settings(),
             get_or_create=body.get_or_create,
         )
         return pass_on(await service.router.execute(at.user_id, command), 201)

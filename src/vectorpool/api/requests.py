@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from vectorpool.commands import Hnsw, Include
+from vectorpool.commands import Hnsw, Include, Space
 from vectorpool.errors import MalformedJson
 
 T = TypeVar("T")
@@ -54,12 +54,29 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
     pass
 
 
+class HnswBody(_Body, frozen=True):
+    """The index of a new collection; what is left out is the server's default."""
+
+    space: Annotated[Space | None, Meta(description="How distance is measured.")] = None
+    ef_construction: Annotated[int, Meta(ge=1, le=10_000, description="Effort when building.")] | None = None
+    ef_search: Annotated[int, Meta(ge=1, le=10_000, description="Effort when searching.")] | None = None
+    max_neighbors: Annotated[int, Meta(ge=2, le=1024, description="Links a node.")] | None = None
+    sync_threshold: (
+        Annotated[int, Meta(ge=2, le=1_000_000, description="Additions queued before they enter the HNSW files.")]
+        | None
+    ) = None
+
+    def settings(self) -> Hnsw:
+        """Return them as a command carries them."""
+        return Hnsw(**msgspec.structs.asdict(self))
+
+
 class CreateCollectionBody(_Body, frozen=True):
     """A new collection."""
 
     name: Annotated[str, Meta(description="3 to 512 of [a-zA-Z0-9._-].", examples=["notes"])]
     metadata: MetadataBody | None = None
-    hnsw: Annotated[Hnsw, Meta(description="The index; what is left out is the server's default.")] = Hnsw()
+    hnsw: HnswBody = HnswBody()
     get_or_create: Annotated[bool, Meta(description="Answer an existing collection as it is, instead of 409.")] = False
 
 

@@ -74,6 +74,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         signal.signal(number, _ignore)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
+    # If something else fails first, that is what is reported; this says that nobody forgot the shards' own failure.
+    started.add_done_callback(lambda task: task.cancelled() or task.exception())
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:

@@ -1,0 +1,143 @@
+"""The product as it is served: ``vectorpool serve`` in a process of its own, on a free port, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+
+import httpx
+
+COMMAND = str(Path(sys.executable).with_name("vectorpool"))
+START_S = 60
+STOP_S = 30
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without settings of ours, and with ``more``."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("VECTORPOOL_")}
+    return {**own, **more}
+
+
+class Service:
+    """One instance over a store and a replica directory that outlive it, unless they are deleted here."""
+
+    def __init__(self, root: Path, *flags: str, store: str | None = None, env: dict[str, str] | None = None) -> None:
+        self.store = store or str(root / "store")
+        self.replica_dir = root / "replicas"
+        self._flags = flags
+        self._env = env or {}
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: deque[str] = deque(maxlen=2000)
+        self.output: list[str] = []
+        self.client = httpx.Client(timeout=60)
+
+    # --- The process ---------------------------------------------------------------------------------
+
+    def start(self) -> Service:
+        """Start it, and return when it says where it listens."""
+        assert self._process is None, "it runs already"
+        places = ["--store", self.store, "--replica-dir", str(self.replica_dir), "--port", "0"]
+        self._process = process = subprocess.Popen(
+            [COMMAND, "serve", *places, *self._flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**self._env),
+        )
+        assert process.stdout is not None and process.stderr is not None
+        threading.Thread(target=self._errors.extend, args=(process.stderr,), daemon=True).start()
+        watchdog = threading.Timer(START_S, process.kill)
+        watchdog.start()
+        self.output = []
+        try:
+            for line in process.stdout:
+                self.output.append(line)
+                if found := re.search(r"listens on (http://\S+)", line):
+                    self.client.close()
+                    self.client = httpx.Client(base_url=found[1], timeout=60)
+                if line.startswith("Try:"):
+                    break
+            else:
+                raise AssertionError(f"it did not start, exit code {process.wait()}:\n{self.errors}")
+        finally:
+            watchdog.cancel()
+        threading.Thread(target=self.output.extend, args=(process.stdout,), daemon=True).start()
+        return self
+
+    def stop(self) -> int:
+        """Send SIGTERM, wait for the drain, and return the exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> int:
+        """Send SIGKILL, as a machine that goes away does."""
+        return self._end(signal.SIGKILL)
+
+    def restart(self) -> Service:
+        """Stop and start."""
+        assert self.stop() == 0, self.errors
+        return self.start()
+
+    def close(self) -> None:
+        """End whatever runs."""
+        if self._process is not None:
+            self.kill()
+        self.client.close()
+
+    def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        assert process is not None, "it does not run"
+        process.send_signal(number)
+        try:
+            return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"it did not end within {STOP_S} s of {number.name}:\n{self.errors}") from None
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr."""
+        return "".join(self._errors)
+
+    def delete_replicas(self) -> None:
+        """Delete every local byte; the store keeps what was committed."""
+        assert self._process is None, "stop it first"
+        shutil.rmtree(self.replica_dir, ignore_errors=True)
+
+    # --- Requests ------------------------------------------------------------------------------------
+
+    def request(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        """Send a request and return its response, whatever it says."""
+        return self.client.request(method, path, **arguments)  # type: ignore[arg-type]
+
+    def ok(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        """Send a request that must succeed."""
+        response = self.request(method, path, **arguments)
+        assert response.is_success, f"{method} {path}: {response.status_code} {response.text[:1000]}"
+        return response
+
+    def problem(self, method: str, path: str, code: str, **arguments: object) -> httpx.Response:
+        """Send a request that must be refused with a problem of this code."""
+        response = self.request(method, path, **arguments)
+        assert response.headers["content-type"] == "application/problem+json", response.text[:1000]
+        body = response.json()
+        assert body["code"] == code, body
+        assert body["type"] == f"https://vectorpool.dev/problems/{code}"
+        assert body["status"] == response.status_code
+        assert body["detail"].endswith(".") and body["title"]
+        assert "Traceback" not in response.text
+        return response
+
+
+def run_cli(*arguments: str, cwd: Path | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run ``vectorpool`` to its end."""
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout_s, env=environment()
+    )
