@@ -33,9 +33,11 @@ from vectorpool.errors import StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectMissing
 
 PART_BYTES: Final = 8 * 1024**2
+# A large object's first part is small, so that its header is there, and work begins, before the rest is.
+FIRST_BYTES: Final = 1024**2
 HOLD_BYTES: Final = 64 * 1024**2
 HEAD_BYTES: Final = 64 * 1024
-WINDOW: Final = 4
+WINDOW: Final = 5
 STREAMS: Final = 3
 _REQUESTS: Final = 16
 
@@ -227,7 +229,7 @@ def decode_header_of(obj: LogObject, head: bytes) -> Decoded:
 
 
 def open_sizes(objects: Sequence[LogObject]) -> list[int]:
-    """Return how much of each object to read at once, so that no more than about HOLD_BYTES are held."""
-    whole = sum(min(obj.size, PART_BYTES) for obj in objects)
-    limit = PART_BYTES if whole <= HOLD_BYTES else max(HEAD_BYTES, HOLD_BYTES // len(objects))
-    return [min(obj.size, limit) for obj in objects]
+    """Return how much of each object to read at once: small ones whole, as long as HOLD_BYTES hold them all."""
+    whole = [obj.size if obj.size <= PART_BYTES else FIRST_BYTES for obj in objects]
+    limit = PART_BYTES if sum(whole) <= HOLD_BYTES else max(HEAD_BYTES, HOLD_BYTES // len(objects))
+    return [min(size, limit) for size in whole]

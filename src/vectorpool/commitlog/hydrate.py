@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool import names
-from vectorpool.commitlog.fetch import PART_BYTES, WINDOW, OpenObject, Reader, Vanished, open_sizes, store_errors
+from vectorpool.commitlog.fetch import WINDOW, OpenObject, Reader, Vanished, open_sizes, store_errors
 from vectorpool.commitlog.outcomes import Hydrated, Position
 from vectorpool.commitlog.plan import Chain, Listing, LogObject, chain, parse_object
 from vectorpool.commitlog.replay import Replay
@@ -63,7 +63,7 @@ async def open_chain(reader: Reader, objects: list[LogObject]) -> AsyncIterator[
     # Only the largest object is read ahead of its header: together with the beginnings this keeps to the bound.
     largest = max(range(len(objects)), key=lambda at: objects[at].size)
     tasks = [
-        asyncio.create_task(reader.open(obj, size, WINDOW if at == largest and size == PART_BYTES else 1))
+        asyncio.create_task(reader.open(obj, size, WINDOW if at == largest and size < obj.size else 1))
         for at, (obj, size) in enumerate(zip(objects, sizes, strict=True))
     ]
     try:

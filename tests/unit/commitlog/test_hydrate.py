@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
-from vectorpool.commitlog import fetch, hydrate
+from vectorpool.commitlog import fetch
 from vectorpool.commitlog.image import scan
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
@@ -85,7 +85,7 @@ async def test_a_long_history_hydrates_in_two_round_trips(tmp_path: Path) -> Non
 async def test_large_objects_come_in_parallel_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An object larger than a part is read by ranges, still in two round trips where the window holds it."""
     monkeypatch.setattr(fetch, "PART_BYTES", 300_000)
-    monkeypatch.setattr(hydrate, "PART_BYTES", 300_000)
+    monkeypatch.setattr(fetch, "FIRST_BYTES", 100_000)
     bucket = SlowBucket()
     author = Author(tmp_path, bucket)
     author.write("big", random.Random(1).randbytes(1_000_000))
