@@ -206,3 +206,8 @@ def open_dir(replica_dir: Path, shard: int) -> Path:
 def warm_dir(replica_dir: Path) -> Path:
     """Return the directory of the warm tier: cached log objects, one directory a user."""
     return replica_dir / "warm"
+
+
+def scratch_dir(replica_dir: Path) -> Path:
+    """Return the directory in which states are built that nobody opens; each process makes its own below it."""
+    return replica_dir / "scratch"

@@ -129,7 +129,7 @@ class OpenObject:
         self._reader = reader
         self._cuts = self._cut(obj.size, first_bytes)
         self._parts: deque[asyncio.Task[bytes]] = deque()
-        self._head = b""
+        self._head = memoryview(b"")
         self.decoded: Decoded | None = None
         self._copy = reader._warm.writer(reader._user_id, obj) if reader._warm is not None else None
 
@@ -181,22 +181,26 @@ class OpenObject:
             while len(head) < needed:
                 head += await self._next_part(1)
         self.decoded = decode_header_of(self.obj, head)
-        self._head = head[self.decoded.body_offset :]
+        self._head = memoryview(head)[self.decoded.body_offset :]
 
     async def frames(self) -> AsyncIterator[list[tuple[int, memoryview]]]:
         """Yield (index of frame, stored bytes), as many together as one part completes; once only."""
-        buffer = memoryview(self._head)
-        self._head = b""
+        buffer, self._head = self._head, memoryview(b"")
         ready: list[tuple[int, memoryview]] = []
         for index, frame in enumerate(self.header.frames):
-            while len(buffer) < frame.stored:
+            stored, buffer = buffer[: frame.stored], buffer[frame.stored :]
+            if len(stored) < frame.stored:
                 if ready:
                     yield ready
                     ready = []
-                rest, buffer = bytes(buffer), memoryview(b"")
-                buffer = memoryview(rest + await self._next_part(WINDOW))
-            ready.append((index, buffer[: frame.stored]))
-            buffer = buffer[frame.stored :]
+                # Only the frame that two parts share is copied together.
+                pieces, missing = [stored], frame.stored - len(stored)
+                while missing:
+                    part = memoryview(await self._next_part(WINDOW))
+                    pieces.append(part[:missing])
+                    buffer, missing = part[missing:], missing - len(pieces[-1])
+                stored = memoryview(b"".join(pieces))
+            ready.append((index, stored))
         if ready:
             yield ready
         if self._copy is not None:

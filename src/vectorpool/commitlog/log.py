@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +15,7 @@ from vectorpool import names
 from vectorpool.commitlog import adoption, append, compaction, ending, history, scrub
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.format import Summary
-from vectorpool.commitlog.hydrate import clear, hydrate
+from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
@@ -69,7 +71,8 @@ class CommitLog:
         for _ in range(_LOOKS):
             hydrated = await hydrate(self._bucket, self._user_id, self._warm, directory, at=at)
             if hydrated is not None:
-                self._pace.saw(hydrated)
+                if at is None:
+                    self._pace.saw(hydrated)
                 return hydrated
             if not await adoption.has_plain_directory(self._bucket, self._user_id):
                 return None
@@ -195,15 +198,28 @@ class CommitLog:
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         """Yield an empty directory beside the replicas, and remove it."""
-        parent = Path(self._settings.replica_dir) / "scratch"
-        parent.mkdir(parents=True, exist_ok=True)
-        path = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=parent))
+        path = await asyncio.to_thread(_make_scratch, names.scratch_dir(Path(self._settings.replica_dir)))
         try:
             yield path
         finally:
-            await asyncio.shield(asyncio.to_thread(_remove, path))
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
 
 
-def _remove(path: Path) -> None:
-    clear(path)
-    path.rmdir()
+def _make_scratch(parent: Path) -> Path:
+    """Make a directory named for this process, and remove those of processes that are no more."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.iterdir():
+        owner = left.name.partition("-")[0]
+        if owner.isdigit() and not _is_alive(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

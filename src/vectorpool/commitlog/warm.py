@@ -141,6 +141,8 @@ class WarmTier:
             # The directory may have been evicted since the writer made it.
             directory.mkdir(parents=True, exist_ok=True)
             partial.replace(directory / name)
+            # Taken out first: room is made at the cost of others, not of this user's own files.
+            self._users.pop(directory.name, None)
             self._users[directory.name] = _User(known)
 
     def _forget(self, segment: str, stale: set[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents
@@ -154,3 +157,18 @@ async def test_compaction_leaves_no_scratch(tmp_path: Path) -> None:
     assert list((tmp_path / "replicas" / "scratch").iterdir()) == []
     assert len((await author.compact()).written) == 1
     assert list((tmp_path / "replicas" / "scratch").iterdir()) == []
+
+
+async def test_scratch_of_a_killed_process_is_removed(tmp_path: Path) -> None:
+    """What a killed process left in the scratch directory goes with the next use; a living one's stays."""
+    scratch = tmp_path / "replicas" / "scratch"
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    for name in (f"{gone.pid}-dead", f"{os.getpid()}-alive", "notes"):
+        (scratch / name).mkdir(parents=True)
+        (scratch / name / "file").write_bytes(b"x")
+    author = Author(tmp_path, fanout=2)
+    author.write("chroma.sqlite3", random.Random(1).randbytes(100 * BLOCK))
+    await touch(author, 4)
+    assert (await author.compact()).written
+    assert sorted(path.name for path in scratch.iterdir()) == sorted([f"{os.getpid()}-alive", "notes"])

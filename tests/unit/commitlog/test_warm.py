@@ -46,6 +46,19 @@ def test_whole_users_are_evicted_least_recently_used_first(tmp_path: Path) -> No
     assert sorted(d.name for d in tmp_path.iterdir()) == ["a", "c"]
 
 
+def test_who_grows_is_not_evicted_for_it(tmp_path: Path) -> None:
+    """The least recently used user, growing, makes room at the cost of others."""
+    tier = WarmTier(tmp_path, 500)
+    fill(tier, "a", 1, 200)
+    fill(tier, "b", 1, 200)
+    fill(tier, "a", 2, 150)
+    assert (tier.user_bytes("a"), tier.user_bytes("b"), tier.total_bytes) == (350, 0, 350)
+    assert tier.read("a", commit(1, 200), 0, 200) == bytes([1]) * 200
+    assert tier.read("a", commit(2, 150), 0, 150) == bytes([2]) * 150
+    fill(tier, "a", 3, 150)
+    assert (tier.user_bytes("a"), tier.read("a", commit(1, 200), 0, 1)) == (500, bytes([1]))
+
+
 def test_a_user_larger_than_all_keeps_the_newest_object(tmp_path: Path) -> None:
     """One user cannot exceed the bound either; an object that alone does is not cached."""
     tier = WarmTier(tmp_path, 250)
