@@ -160,5 +160,6 @@ def create_app(settings: Settings, *, service: Service | None = None) -> Litesta
             path="/schema",
             render_plugins=[SchemaPage(), SchemaJson()],
             operation_id_creator=operation_id,
+            use_handler_docstrings=True,
         ),
     )

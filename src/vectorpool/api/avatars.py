@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, delete, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.collections import PageLimit, PageOffset
@@ -17,7 +17,9 @@ from vectorpool.api.service import Service, Svc
 from vectorpool.errors import AvatarNotFound, DocumentNotFound, UserNotFound
 from vectorpool.names import check_avatar_id, check_user_id
 
-AndDocuments = Annotated[bool, Parameter(query="documents", description="Also the source documents, which else stay.")]
+AndDocuments = Annotated[
+    bool, QueryParameter(name="documents", description="Also the source documents, which else stay.")
+]
 
 
 async def delete_documents(service: Service, user_id: str, avatar_id: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Controller, Request, Response, delete, get, patch, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.documentation import documented
@@ -26,8 +26,8 @@ from vectorpool.names import check_collection_name
 
 ABSENT = (UserNotFound, AvatarNotFound, CollectionNotFound)
 
-PageLimit = Annotated[int | None, Parameter(ge=1, description="The most to return; all if left out.")]
-PageOffset = Annotated[int, Parameter(ge=0, description="How many to pass over first.")]
+PageLimit = Annotated[int | None, QueryParameter(ge=1, description="The most to return; all if left out.")]
+PageOffset = Annotated[int, QueryParameter(ge=0, description="How many to pass over first.")]
 
 
 class Collections(Controller):

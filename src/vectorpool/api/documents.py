@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, head, post, put
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.documentation import documented
@@ -40,10 +40,10 @@ _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
 
 DocumentPath = Annotated[
-    PurePosixPath, Parameter(description="The document's path: segments of printable text, at most 512 bytes.")
+    PurePosixPath, PathParameter(description="The document's path: segments of printable text, at most 512 bytes.")
 ]
-PageSize = Annotated[int, Parameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
-After = Annotated[str | None, Parameter(description="Return the documents after this path.")]
+PageSize = Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
+After = Annotated[str | None, QueryParameter(description="Return the documents after this path.")]
 
 
 def _path(path: PurePosixPath) -> str:

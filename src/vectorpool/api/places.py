@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from litestar.params import Dependency, Parameter
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, SkipValidation
 
 from vectorpool.names import check_avatar_id, check_user_id
 
-UserId = Annotated[str, Parameter(description="The user: one path segment of 1 to 128 bytes, kept as it is.")]
-AvatarId = Annotated[str, Parameter(description="The avatar: one path segment of 1 to 128 bytes, kept as it is.")]
+UserId = Annotated[str, PathParameter(description="The user: one path segment of 1 to 128 bytes, kept as it is.")]
+AvatarId = Annotated[str, PathParameter(description="The avatar: one path segment of 1 to 128 bytes, kept as it is.")]
 CollectionName = Annotated[
     str,
-    Parameter(description="The collection: 3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit."),
+    PathParameter(description="The collection: 3 to 512 of [a-zA-Z0-9._-], first and last a letter or digit."),
 ]
 
 USER_PATH: Final = "/users/{user_id:str}"
@@ -28,7 +29,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 # How a handler asks for it.
-At = Annotated[Place, Dependency(skip_validation=True)]
+At = NamedDependency[SkipValidation[Place]]
 
 
 def own_place(user_id: UserId) -> Place:

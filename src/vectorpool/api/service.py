@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -26,4 +26,4 @@ class Service:
 
 
 # How a handler asks for it; litestar need not validate what app itself provides.
-Svc = Annotated[Service, Dependency(skip_validation=True)]
+Svc = NamedDependency[SkipValidation[Service]]

@@ -1,0 +1,84 @@
+"""An application over a router that only remembers, an embedder that counts letters, and a bucket in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+from litestar import Litestar
+
+from vectorpool.answers import Answer, PoolView
+from vectorpool.api.service import Service
+from vectorpool.app import create_app
+from vectorpool.documents.ingest import Ingestor
+from vectorpool.documents.library import DocumentLibrary
+from vectorpool.objects.memory import MemoryBucket
+from vectorpool.settings import Settings
+
+
+class FakeRouter:
+    """Remembers commands and answers each with the same bytes."""
+
+    body = b'{"as":"it came",  "spaces":"kept"}'
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.commands: list[tuple[str, Any]] = []
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        self.ready = False
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    async def execute(self, user_id: str, command: Any) -> Answer:
+        self.commands.append((user_id, command))
+        return Answer(self.body, 17)
+
+    async def pool_view(self) -> PoolView:
+        return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)
+
+
+class LetterEmbedder:
+    """Four numbers a text: how many a, e, i and o."""
+
+    name = "letters"
+    dimension = 4
+    max_tokens = 100
+    tokenizer: Any = None
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self.asked.append(list(texts))
+        return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
+
+
+def application(router: FakeRouter, settings: Settings | None = None) -> Litestar:
+    """Return the application over these parts."""
+    settings = settings or Settings()
+    embedder = LetterEmbedder()
+    library = DocumentLibrary(MemoryBucket(), settings)
+    service = Service(settings, router, embedder, library, Ingestor(library, embedder, router, settings))
+    return create_app(settings, service=service)
+
+
+@asynccontextmanager
+async def talk(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield a client that calls the application without a network."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://vectorpool") as client:
+        yield client

@@ -1,0 +1,106 @@
+"""What controllers send to shards, and how they pass answers on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.api.parts import FakeRouter, application, talk
+from vectorpool import commands
+from vectorpool.settings import Settings
+
+
+async def test_a_shards_bytes_are_passed_on_as_they_came() -> None:
+    """The front neither decodes nor encodes an answer, and adds the commit that it saw."""
+    router = FakeRouter()
+    async with talk(application(router)) as client:
+        response = await client.get("/users/42/collections/notes")
+    assert response.content == FakeRouter.body
+    assert response.headers["x-vectorpool-commit"] == "17"
+    assert router.commands == [("42", commands.GetCollection(name="notes"))]
+
+
+@pytest.mark.parametrize(("home", "avatar_id"), [("/users/a%40b.c", None), ("/users/a%40b.c/avatars/7", "7")])
+async def test_the_same_controllers_serve_users_and_avatars(home: str, avatar_id: str | None) -> None:
+    """The path decides whose collection a command is about."""
+    router = FakeRouter()
+    async with talk(application(router)) as client:
+        body = {"name": "notes", "metadata": {}, "hnsw": {"ef_search": 50}}
+        assert (await client.post(f"{home}/collections", json=body)).status_code == 201
+        await client.get(f"{home}/collections?limit=5&offset=2")
+        await client.get(f"{home}/collections/notes/count")
+        await client.request("DELETE", f"{home}/collections/notes/records", json={"where": {"k": 1}})
+    assert router.commands == [
+        (
+            "a@b.c",
+            commands.CreateCollection(avatar_id=avatar_id, name="notes", hnsw=commands.Hnsw(ef_search=50)),
+        ),
+        ("a@b.c", commands.ListCollections(avatar_id=avatar_id, limit=5, offset=2)),
+        ("a@b.c", commands.CountRecords(avatar_id=avatar_id, collection="notes")),
+        ("a@b.c", commands.DeleteRecords(avatar_id=avatar_id, collection="notes", where={"k": 1})),
+    ]
+
+
+async def test_records_become_columns() -> None:
+    """A write carries one column a kind, nulls where a record has none, and no column that nobody has."""
+    router = FakeRouter()
+    records = [
+        {"id": "a", "document": "aa", "metadata": {"k": 1}},
+        {"id": "b", "embedding": [1, 2, 3, 4], "metadata": {}},
+    ]
+    async with talk(application(router)) as client:
+        response = await client.post("/users/42/collections/notes/records", json={"records": records})
+    assert response.status_code == 201
+    ((_, command),) = router.commands
+    assert isinstance(command, commands.AddRecords)
+    assert (command.ids, command.documents, command.metadatas, command.uris) == (
+        ["a", "b"],
+        ["aa", None],
+        [{"k": 1}, None],
+        None,
+    )
+    assert command.vectors is not None
+    assert (command.vectors.dimension, command.vectors.embedder, command.vectors.rows) == (4, "letters", None)
+
+
+async def test_an_update_embeds_only_new_documents() -> None:
+    """Records whose text stays have no row; a null deletes a metadata key."""
+    router = FakeRouter()
+    records = [{"id": "a", "metadata": {"k": None}}, {"id": "b", "document": "new"}]
+    async with talk(application(router)) as client:
+        await client.patch("/users/42/collections/notes/records", json={"records": records})
+    ((_, command),) = router.commands
+    assert isinstance(command, commands.UpdateRecords)
+    assert command.metadatas == [{"k": None}, None]
+    assert command.vectors is not None and command.vectors.rows == [1]
+
+
+async def test_what_is_refused_never_reaches_a_shard() -> None:
+    """Limits and checks come before the command."""
+    router = FakeRouter()
+    async with talk(application(router, Settings(max_records=2, max_body_bytes=2000))) as client:
+        notes = "/users/42/collections/notes"
+        for body, status in (
+            ({"records": [{"id": str(number), "document": "x"} for number in range(3)]}, 413),
+            ({"records": [{"id": "a", "document": "x" * 3000}]}, 413),
+            ({"records": [{"id": "a", "document": "x"}] * 2}, 400),
+            ({"records": [{"id": "a"}]}, 400),
+            ({"records": []}, 400),
+        ):
+            response = await client.post(f"{notes}/records", json=body)
+            assert response.status_code == status, response.text
+        assert (await client.get("/users//collections")).json()["code"] == "invalid-id"
+        assert (await client.get("/users/a%2Fb/collections")).json()["code"] == "invalid-id"
+        assert (await client.get("/users/42/avatars/7/documents/a%2Fb")).json()["code"] == "document-not-found"
+    assert router.commands == []
+
+
+async def test_many_slices_of_json_make_one_command() -> None:
+    """A body of several slices is decoded to the same command as a small one."""
+    router = FakeRouter()
+    records = [{"id": f"r{number}", "document": "a" * 1000} for number in range(2000)]
+    async with talk(application(router)) as client:
+        response = await client.put("/users/42/collections/notes/records", json={"records": records})
+    assert response.status_code == 200
+    ((_, command),) = router.commands
+    assert command.ids == [record["id"] for record in records]
+    assert command.vectors is not None and len(command.vectors.data) == 2000 * 4 * 4
