@@ -107,6 +107,7 @@ class FaultyBucket:
             self._leave(fault)
 
     async def put(self, key: str, data: bytes) -> str:
+        self._enter("put", key)
         return await self.inner.put(key, data)
 
     async def delete(self, key: str) -> None:

@@ -24,7 +24,7 @@ from vectorpool.commitlog.fetch import Reader, Vanished, decode_header_of
 from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, encode_header
 from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
-from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.plan import LogObject, is_grave
 from vectorpool.errors import LimitExceeded, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
 from vectorpool.sources import Sources
@@ -163,6 +163,10 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
     try:
         info = await bucket.head(pending.key)
         obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, info.size, info.etag)
+        if is_grave(obj):
+            # Somebody's commit had the number and was deleted with the vectorstore since. If it was ours, it is gone
+            # with all the rest; either way the caller has to look at the log again.
+            raise LostRace(pending.seq)
         reader = Reader(bucket, user_id, None)
         head = await reader.read(obj, 0, min(info.size, 4096))
         decoded = decode_header_of(obj, await reader.whole_header(obj, head))

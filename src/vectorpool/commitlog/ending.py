@@ -1,9 +1,11 @@
 """End a log: a tombstone takes the next number, then everything else is deleted.
 
 The tombstone is a commit like any other: an empty state that needs nothing below it. Until it is durable nothing is
-deleted; from then on the vectorstore is gone for every reader, whether or not the deletion was finished. Numbers are
-never used again, so a writer that knew the old state loses at the tombstone's number. Objects are deleted from the
-oldest up, so that a reader who still listed them finds the end of the chain missing and lists again.
+deleted; from then on the vectorstore is gone for every reader, whether or not the deletion was finished.
+
+Numbers are never used again, not even by an instance that slept through it all and knows only a commit far below the
+tombstone. Its next number must not look free, or it would take its replica for fresh and its write for committed. So a
+commit is deleted by putting a grave of 16 bytes over it: the content is gone, the number stays taken.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from vectorpool.commitlog import append
 from vectorpool.commitlog.adoption import has_plain_directory, list_everything
 from vectorpool.commitlog.body import BodyBuilder
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
-from vectorpool.commitlog.format import Decoded, Summary
+from vectorpool.commitlog.format import GRAVE, Decoded, Summary
 from vectorpool.commitlog.image import EMPTY
 from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
-from vectorpool.commitlog.plan import LogObject, parse_object
+from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
 from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat
 from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
@@ -37,7 +39,7 @@ async def newest_object(bucket: Bucket, user_id: str) -> LogObject | None:
             page = await bucket.list_objects(prefix, limit=8, after=after)
         for info in page:
             obj = parse_object(info)
-            if obj is not None:
+            if obj is not None and not is_grave(obj):
                 return obj
         if not page:
             return None
@@ -71,11 +73,18 @@ async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
         break
     if keep is None:
         raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
-    gate = asyncio.Semaphore(_DELETES)
-    found = [info.key for info in await list_everything(bucket, names.vectorstore_prefix(user_id))]
-    doomed = [key for key in reversed(found) if key > keep or not key.startswith(names.log_prefix(user_id))]
+    log = names.log_prefix(user_id)
+    doomed: list[tuple[str, bool]] = []
+    for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
+        obj = parse_object(info) if info.key.startswith(log) else None
+        if info.key.startswith(log) and info.key <= keep:
+            # The tombstone, and what others committed on it since.
+            continue
+        if obj is None or not is_grave(obj):
+            doomed.append((info.key, obj is not None and obj.kind == "commit"))
     for start in range(0, len(doomed), _DELETES):
-        await asyncio.gather(*(_delete(bucket, key, gate) for key in doomed[start : start + _DELETES]))
+        batch = doomed[start : start + _DELETES]
+        await asyncio.gather(*(_delete(bucket, key, bury) for key, bury in batch))
     return len(doomed)
 
 
@@ -99,7 +108,9 @@ async def _entomb(bucket: Bucket, user_id: str, newest: LogObject | None, source
     return pending.key
 
 
-async def _delete(bucket: Bucket, key: str, gate: asyncio.Semaphore) -> None:
-    async with gate:
-        with store_errors(bucket, f"deleting {key}"):
+async def _delete(bucket: Bucket, key: str, bury: bool) -> None:
+    with store_errors(bucket, f"deleting {key}"):
+        if bury:
+            await bucket.put(key, GRAVE)
+        else:
             await bucket.delete(key)

@@ -26,7 +26,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from vectorpool.commitlog.format import PRELUDE_BYTES, Decoded, Header, corrupt, decode_header, header_bytes
+from vectorpool.commitlog.format import GRAVE, PRELUDE_BYTES, Decoded, Header, corrupt, decode_header, header_bytes
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import StoreUnavailable
@@ -94,6 +94,8 @@ class Reader:
             self.fetched.add(obj.key)
             if len(data) == end - start:
                 return data
+            if data == GRAVE:
+                raise Vanished(obj.key)
         raise corrupt(obj.key, f"{end - start} bytes at {start} were asked for and {len(data)} came")
 
     async def header(self, obj: LogObject) -> Decoded:

@@ -8,7 +8,7 @@ from typing import Final
 from vectorpool import names
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
 from vectorpool.commitlog.outcomes import CommitInfo
-from vectorpool.commitlog.plan import LogObject, parse_object
+from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
 from vectorpool.errors import CorruptObject, NewerFormat
 from vectorpool.objects.bucket import Bucket
 
@@ -25,7 +25,7 @@ async def entries(bucket: Bucket, user_id: str, limit: int) -> list[CommitInfo]:
     while len(commits) < limit:
         with store_errors(bucket, f"listing {prefix}"):
             page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
-        commits += [obj for obj in map(parse_object, page) if obj is not None and obj.kind == "commit"]
+        commits += [obj for obj in map(parse_object, page) if obj and obj.kind == "commit" and not is_grave(obj)]
         if len(page) < _PAGE:
             break
         after = page[-1].key

@@ -47,7 +47,9 @@ async def list_log(
         listing = Listing(objects, complete=complete)
         target = listing.newest if at is None else at
         found = chain(listing, target) if target else None
-        if complete or (found and found.anchored and not whole):
+        # Numbers are listed downwards: once one below the chain's end was seen, no further page can lead on from it.
+        final = found is not None and (found.anchored or objects[-1].seq < found.bottom)
+        if complete or (final and not whole):
             return listing, found
         after = page[-1].key
 
@@ -151,20 +153,18 @@ async def _hydrate_once(
         if at is None and not listing.objects:
             return None
         raise CommitNotFound(f"The log of user {user_id} has no commit {at}. `vectorpool log` lists them.")
-    done = False
     try:
         async with open_chain(reader, found.objects) as streams:
             if not streams[0].header.self_contained:
                 raise gap(user_id, found.bottom)
             image = await Replay(streams, directory).run()
-            newest = streams[-1]
-            header = newest.header
-            done = True
-    finally:
-        if not done:
-            await asyncio.shield(asyncio.to_thread(clear, directory))
-    if warm is not None and at is None:
-        await asyncio.to_thread(warm.keep_only, user_id, [stream.obj for stream in streams], above=header.seq)
+        newest = streams[-1]
+        header = newest.header
+        if warm is not None and at is None:
+            await asyncio.to_thread(warm.keep_only, user_id, [stream.obj for stream in streams], above=header.seq)
+    except BaseException:
+        await asyncio.shield(asyncio.to_thread(clear, directory))
+        raise
     return Hydrated(
         position=Position(header.seq, newest.commit_hash),
         image=image,

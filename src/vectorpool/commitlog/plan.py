@@ -28,6 +28,7 @@ from typing import Final, Literal
 import msgspec
 
 from vectorpool import names
+from vectorpool.commitlog.format import GRAVE
 from vectorpool.objects.bucket import ObjectInfo
 
 OBJECT_COST: Final = 32 * 1024
@@ -58,11 +59,19 @@ def parse_object(info: ObjectInfo) -> LogObject | None:
     return LogObject(info.key, kind, seq, after, info.size, info.etag, info.modified_ms)  # type: ignore[arg-type]
 
 
+def is_grave(obj: LogObject) -> bool:
+    """Whether an object only keeps the number of a deleted commit taken."""
+    return obj.kind == "commit" and obj.size == len(GRAVE)
+
+
 class Listing:
-    """The objects of a log, newest first, as far as they were listed. ``complete``: down to the oldest."""
+    """The objects of a log, newest first, as far as they were listed. ``complete``: down to the oldest.
+
+    Graves lead nowhere and are left out.
+    """
 
     def __init__(self, objects: Iterable[LogObject], *, complete: bool) -> None:
-        self.objects = list(objects)
+        self.objects = [obj for obj in objects if not is_grave(obj)]
         self.complete = complete
         self.commits = {o.seq: o for o in self.objects if o.kind == "commit"}
         self.bases = {o.seq: o for o in self.objects if o.kind == "base"}

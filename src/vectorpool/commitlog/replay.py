@@ -66,7 +66,12 @@ class Replay:
 
         A partial replay returns an image whose digests are only meaningful where ``owners`` names one.
         """
-        await asyncio.to_thread(self._prepare)
+        preparing = asyncio.ensure_future(asyncio.to_thread(self._prepare))
+        try:
+            await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            await asyncio.wait([preparing])
+            raise
         gate = asyncio.Semaphore(STREAMS)
         tasks = [asyncio.create_task(self._stream(index, gate)) for index in range(len(self._objects))]
         try:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
+from vectorpool.commitlog import hydrate as hydrating
+from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.image import EMPTY
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace
@@ -26,7 +28,13 @@ PREFIX = f"users/{USER}/"
 
 
 async def keys(author: Author, prefix: str = PREFIX) -> list[str]:
-    return [info.key for info in await author.bucket.list_objects(prefix, limit=1000)]
+    """Every key that holds something; graves hold nothing."""
+    return [i.key for i in await author.bucket.list_objects(prefix, limit=5000) if i.size != len(GRAVE)]
+
+
+async def graves(author: Author) -> list[str]:
+    found = await author.bucket.list_objects(PREFIX + "vectorstore/log/", limit=5000)
+    return [i.key.rpartition("/")[2] for i in found if (await author.bucket.get(i.key)).data == GRAVE]
 
 
 async def three_commits(author: Author) -> None:
@@ -93,12 +101,53 @@ async def test_a_writer_that_missed_the_end_loses(tmp_path: Path) -> None:
         await author.log.append(pending)
 
 
+async def test_who_slept_through_commits_and_the_end_is_not_fooled(tmp_path: Path) -> None:
+    """For a replica far below the tombstone the next number is taken: it is not newest, and its write loses."""
+    author = Author(tmp_path)
+    author.write("chroma.sqlite3", b"one")
+    first = await author.commit()
+    author.write("chroma.sqlite3", b"asleep")
+    asleep = author.prepare()
+    author.write("chroma.sqlite3", b"two")
+    await author.commit()
+    author.write("chroma.sqlite3", b"three")
+    await author.commit()
+    other = CommitLog(author.bucket, USER, settings=author.settings)
+    for time in range(2):
+        await other.end()
+        assert not await other.is_newest(first)
+        with pytest.raises(LostRace):
+            await other.append(asleep)
+        await Author(tmp_path / "more", author.bucket).log.adopt(plain_directory(tmp_path / f"plain-{time}"))
+    assert await graves(author) == [f"{999_999_999_999 - seq}" for seq in (5, 4, 3, 2, 1)]
+
+
+async def test_graves_are_not_read_nor_listed_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vectorstore on top of many graves hydrates by one page, and its history begins with its tombstone."""
+    faulty = FaultyBucket(MemoryBucket())
+    author = Author(tmp_path, faulty)
+    for at in range(20):
+        author.write("chroma.sqlite3", bytes([at]))
+        await author.commit()
+    await author.log.end()
+    await author.log.adopt(plain_directory(tmp_path / "plain"))
+    monkeypatch.setattr(hydrating, "PAGE", 5)
+    faulty.calls.clear()
+    directory, hydrated = await author.hydrate()
+    assert hydrated.position.seq == 22
+    assert contents(directory) == contents(tmp_path / "plain")
+    assert [method for method, _ in faulty.calls].count("list_objects") == 1
+    assert [info.seq for info in await author.log.entries(limit=10)] == [22, 21]
+    report = await author.log.scrub()
+    assert (report.problems, report.commits, report.newest_intact_seq) == ([], 2, 22)
+
+
 async def test_an_end_cut_short_is_an_end(tmp_path: Path) -> None:
     """Once the tombstone stands, readers see the end, whatever else is still there; ending again finishes it."""
     faulty = FaultyBucket(MemoryBucket())
     author = Author(tmp_path, faulty)
     await three_commits(author)
-    faulty.plan("delete", "ok", "lost")
+    faulty.plan("put", "ok", "lost")
     with pytest.raises(StoreUnavailable):
         await author.log.end()
     left = await keys(author)
