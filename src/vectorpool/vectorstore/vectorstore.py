@@ -61,13 +61,15 @@ class ReplicaClosed(Exception):
 class Ticket:
     """A write on its way: the command, and then its answer or its error."""
 
-    __slots__ = ("body", "command", "effect", "error")
+    __slots__ = ("body", "command", "effect", "error", "is_poison")
 
     def __init__(self, command: Write) -> None:
         self.command = command
         self.body = b""
         self.effect = Effect()
         self.error: VectorpoolError | None = None
+        # Failed half-way, and would again: it is not applied a second time.
+        self.is_poison = False
 
 
 class Vectorstore:
@@ -99,6 +101,8 @@ class Vectorstore:
         self._offered = 0
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
+        # Whether commands that were not committed are applied again on their own: they were acknowledged.
+        self._replays = settings.durability == "write-back"
 
     # --- What the slot wants to know -----------------------------------------------------------------
 
@@ -184,23 +188,28 @@ class Vectorstore:
 
         Each ticket gets its answer or its error; nothing is raised for what went wrong with the tickets.
         """
-        through = self._settings.durability == "write-through"
-        if through and not await self._is_settled(tickets):
-            return self.commit_seq
         try:
-            await self.open(create=True)
-            for ticket in tickets:
-                await self._apply(ticket)
-            if through:
-                await self._commit()
+            if self._replays:
+                await self.open(create=True)
+                for ticket in tickets:
+                    await self._apply(ticket)
+            elif await self._is_settled(tickets):
+                await self._write_through(tickets)
         except Exception as error:
-            await self._give_up(tickets, error, through=through)
+            await self._give_up(tickets, error)
         return self.commit_seq
 
     async def commit(self) -> None:
         """Commit what is not committed. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
         await self._settle()
-        await self._commit()
+        for attempt in range(MAX_REBASES):
+            if not self._uncommitted:
+                return
+            await self.open(create=True)
+            if await self._commit_once():
+                return
+            await self._pause(attempt)
+        raise _too_many_conflicts()
 
     async def end(self) -> int:
         """Delete the vectorstore: a tombstone ends the log, all else goes. Returns the objects deleted."""
@@ -226,51 +235,75 @@ class Vectorstore:
 
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
+        if ticket.is_poison:
+            return
         try:
-            ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command)
+            body, effect = await self._run(self._replica.write, ticket.command)
         except HalfApplied as error:
-            ticket.error = error.cause
+            ticket.error, ticket.is_poison = error.cause, True
             logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
             await self.heal()
         except VectorpoolError as error:
-            ticket.error = error
+            ticket.error = _no_longer_applies(error) if ticket.effect.touched else error
         else:
-            if ticket.effect.touched:
+            ticket.body, ticket.effect, ticket.error = body, effect, None
+            if effect.touched:
                 self._uncommitted.append(ticket)
 
-    async def _commit(self) -> None:
+    async def _write_through(self, tickets: list[Ticket]) -> None:
+        """Apply the tickets and commit; if another writer was quicker, apply them again to its state.
+
+        A refusal, or a write without effect, is an answer about the newest state too: where nothing was
+        committed that proves it, the log is asked, unless reads do not ask either.
+        """
         for attempt in range(MAX_REBASES):
-            if not self._uncommitted:
+            await self.open(create=True)
+            for ticket in tickets:
+                await self._apply(ticket)
+            if self._uncommitted:
+                if await self._commit_once():
+                    return
+            elif self._settings.consistency == "local" or await self._ask():
                 return
-            replica = self._replica
-            assert replica is not None
-            try:
-                async with self._gate.alone():
-                    capture = await self._run(replica.capture)
-            except ReplicaLost:
-                logger.error("a working directory was removed or replaced while it was open; it is built anew")
+            else:
                 async with self._gate.alone():
                     await self._rebuild(create=True)
-                continue
-            summary = _summary(self._uncommitted)
-            pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
-            self._pending, self._offered = pending, len(self._uncommitted)
-            if await self._offer(pending, replay=True):
-                return
-            await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
-        raise CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
+            await self._pause(attempt)
+        raise _too_many_conflicts()
 
-    async def _offer(self, pending: PendingCommit, *, replay: bool) -> bool:
+    async def _commit_once(self) -> bool:
+        """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
+        replica = self._replica
+        assert replica is not None
+        try:
+            async with self._gate.alone():
+                capture = await self._run(replica.capture)
+        except ReplicaLost:
+            logger.error("a working directory was removed or replaced while it was open; it is built anew")
+            await self._start_over()
+            return False
+        summary = _summary(self._uncommitted)
+        pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
+        self._pending, self._offered = pending, len(self._uncommitted)
+        return await self._offer(pending)
+
+    async def _pause(self, attempt: int) -> None:
+        await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
+
+    async def _start_over(self) -> None:
+        """Build the replica anew; under write-through the writer applies its tickets again by itself."""
+        if not self._replays:
+            self._uncommitted.clear()
+        async with self._gate.alone():
+            await self._rebuild(create=True)
+
+    async def _offer(self, pending: PendingCommit) -> bool:
         """Offer a commit to the log; return False if another writer won and the replica was built anew."""
         try:
             position = await self._log.append(pending)
         except LostRace:
-            self._pending = None
-            if not replay:
-                del self._uncommitted[: self._offered]
-            self._offered = 0
-            async with self._gate.alone():
-                await self._rebuild(create=True)
+            self._pending, self._offered = None, 0
+            await self._start_over()
             return False
         self._pending = None
         del self._uncommitted[: self._offered]
@@ -284,7 +317,7 @@ class Vectorstore:
     async def _settle(self) -> None:
         """Resolve a commit of unknown outcome before anything else is offered for its number."""
         if self._pending is not None:
-            await self._offer(self._pending, replay=self._settings.durability == "write-back")
+            await self._offer(self._pending)
 
     async def _is_settled(self, tickets: list[Ticket]) -> bool:
         """Resolve what is in doubt; if that fails, refuse the tickets: nothing of them was applied."""
@@ -299,15 +332,15 @@ class Vectorstore:
             return False
         return True
 
-    async def _give_up(self, tickets: list[Ticket], error: Exception, *, through: bool) -> None:
+    async def _give_up(self, tickets: list[Ticket], error: Exception) -> None:
         """Tell the callers, and leave no state behind that they were told does not exist."""
         if not isinstance(error, VectorpoolError):
             logger.exception("a write failed unexpectedly", exc_info=error)
             error = InternalError("The write failed for a reason of ours; it was not committed.")
         for ticket in tickets:
-            if ticket.error is None and (through or ticket not in self._uncommitted):
+            if ticket.error is None and not (self._replays and ticket in self._uncommitted):
                 ticket.error = error
-        if through and not isinstance(error, OutcomeUnknown):
+        if not self._replays and not isinstance(error, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
 
@@ -330,10 +363,7 @@ class Vectorstore:
             except (HalfApplied, VectorpoolError) as error:
                 cause = error.cause if isinstance(error, HalfApplied) else error
                 self._uncommitted.remove(ticket)
-                ticket.error = CommitConflict(
-                    f"Another instance committed first, and the command no longer applies: {cause.detail}",
-                    extra={"cause": cause.code},
-                )
+                ticket.error = _no_longer_applies(cause)
                 logger.warning("a rebased command no longer applies: %s", cause.code)
                 if isinstance(error, HalfApplied):
                     return False
@@ -362,6 +392,17 @@ class Vectorstore:
         if self._replica is not None:
             replica, self._replica = self._replica, None
             await self._run(replica.discard)
+
+
+def _no_longer_applies(cause: VectorpoolError) -> CommitConflict:
+    return CommitConflict(
+        f"Another instance committed first, and the command no longer applies: {cause.detail}",
+        extra={"cause": cause.code},
+    )
+
+
+def _too_many_conflicts() -> CommitConflict:
+    return CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
 
 
 def _summary(tickets: list[Ticket]) -> Summary:
