@@ -73,7 +73,11 @@ class Ticket:
 
 
 class Vectorstore:
-    """See the module. ``make_directory`` returns a new, empty working directory each time."""
+    """See the module.
+
+    ``make_directory`` returns a new, empty working directory each time; ``open_replica`` opens a filled one, and
+    is there so that a simulation can put its own files in Chroma's place.
+    """
 
     def __init__(
         self,
@@ -85,9 +89,11 @@ class Vectorstore:
         workers: Executor,
         settings: Settings,
         sources: Sources,
+        open_replica: Callable[[str, Path, Position, Image, Settings], Replica] = Replica,
     ) -> None:
         self.user_id = user_id
         self._log = log
+        self._open_replica = open_replica
         self._make_directory = make_directory
         self._template = template
         self._workers = workers
@@ -383,7 +389,7 @@ class Vectorstore:
             else:
                 position, image = hydrated.position, hydrated.image
             self._freshness.confirm()
-            return await self._run(Replica, self.user_id, directory, position, image, self._settings)
+            return await self._run(self._open_replica, self.user_id, directory, position, image, self._settings)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
