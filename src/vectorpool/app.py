@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard
 
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
@@ -23,6 +23,7 @@ from vectorpool.api.documentation import DESCRIPTION, operation_id
 from vectorpool.api.guarding import refuse_path
 from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.problems import EXCEPTION_HANDLERS, PROBLEM_MEDIA_TYPE, problem_body
+from vectorpool.api.reading import for_request
 from vectorpool.api.routes import native_routes
 from vectorpool.api.service import Service
 from vectorpool.documents.ingest import Ingestor
@@ -130,10 +131,9 @@ async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> Non
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-def provide_service(state: State) -> Service:
-    """Return the parts of the instance; they are there once the application started."""
-    service: Service = state.service
-    return service
+def provide_service(state: State, request: Request[Any, Any, Any]) -> Service:
+    """Return the parts of the instance, reading as the request's headers ask. They are there after startup."""
+    return for_request(state.service, request)
 
 
 def create_app(settings: Settings, *, service: Service | None = None) -> Litestar:

@@ -10,9 +10,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from vectorpool.settings import Consistency, Space
+
 Metadata: TypeAlias = dict[str, Any]
 Include = Literal["documents", "metadatas", "embeddings", "distances", "uris"]
-Space = Literal["cosine", "l2", "ip"]
 
 
 class Vectors(msgspec.Struct, frozen=True, array_like=True):
@@ -34,6 +35,18 @@ class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
     ef_search: int | None = None
     max_neighbors: int | None = None
     sync_threshold: int | None = None
+
+
+class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How fresh a read must be. None means what the instance is set to.
+
+    ``bound_ms`` belongs to bounded consistency; ``min_commit`` is the least commit that the caller accepts, which
+    makes a client read its own writes on any instance.
+    """
+
+    consistency: Consistency | None = None
+    bound_ms: int | None = None
+    min_commit: int = 0
 
 
 class _Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):

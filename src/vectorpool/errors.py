@@ -215,6 +215,14 @@ class EmbedderMismatch(Conflict):
     title = "The collection was embedded by another model"
 
 
+class CommitNotReached(Conflict):
+    """The log does not hold the least commit that the request accepts."""
+
+    code = "commit-not-reached"
+    title = "The vectorstore has not reached this commit"
+    status = 412
+
+
 class VectorstoreExists(Conflict):
     """A vectorstore is there already, and the operation needs an empty place."""
 

@@ -12,15 +12,17 @@ from typing import Any, ClassVar, Final, cast
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.spec import Operation
+from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
 from litestar.types import Method
 
 from vectorpool import answers
 from vectorpool.api import requests, views
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
+from vectorpool.api.reading import CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.ingest import DocumentOutcome, IngestReport
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
+    CommitNotReached,
     Draining,
     InvalidId,
     InvalidRequest,
@@ -155,6 +157,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     InvalidRequest,
     InvalidId,
     LimitExceeded,
+    CommitNotReached,
     QueueFull,
     PoolBusy,
     Draining,
@@ -168,6 +171,22 @@ _COMMIT_HEADER_DOC: Final = {
         "schema": {"type": "integer", "examples": [17]},
     }
 }
+
+
+_READING_PARAMETERS: Final = [
+    Parameter(
+        name=CONSISTENCY_HEADER,
+        param_in="header",
+        description="How fresh a read must be: strong, bounded, bounded(milliseconds) or local.",
+        schema=Schema(type=OpenAPIType.STRING, examples=["bounded(500)"]),
+    ),
+    Parameter(
+        name=MIN_COMMIT_HEADER,
+        param_in="header",
+        description="The least commit that a read may answer from: what an earlier response carried.",
+        schema=Schema(type=OpenAPIType.INTEGER, examples=[17]),
+    ),
+]
 
 
 @dataclass
@@ -184,6 +203,8 @@ class _Documented(Operation):
         documented: dict[str, Any] = {status: self._success(getattr(success, "description", "Done"))}
         documented.update(self._problem_responses())
         self.responses = cast(Any, documented)
+        if self.with_commit:
+            self.parameters = [*(self.parameters or []), *_READING_PARAMETERS]
         if self.takes is not None:
             self.request_body = cast(Any, self._request())
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from vectorpool.commands import Hnsw, Include, Space
+from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
+from vectorpool.settings import Space
 
 T = TypeVar("T")
 

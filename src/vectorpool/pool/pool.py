@@ -23,10 +23,20 @@ from vectorpool.commands import (
     Inspect,
     Operation,
     Read,
+    Reading,
     Write,
 )
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.errors import BrokenReplica, Damaged, Draining, InternalError, PoolBusy, QueueFull, VectorpoolError
+from vectorpool.errors import (
+    BrokenReplica,
+    CommitNotReached,
+    Damaged,
+    Draining,
+    InternalError,
+    PoolBusy,
+    QueueFull,
+    VectorpoolError,
+)
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, Slot, WriteJob
 from vectorpool.pool.states import Broken, Committing, Ready, state_name
@@ -41,6 +51,9 @@ _encode = msgspec.json.Encoder().encode
 # Writes of one user that become one commit. Bounds how long the first of them waits for the last.
 MAX_GROUP = 64
 _TICK_S = 0.5
+
+
+_AS_SET = Reading()
 
 
 class DrainReport(msgspec.Struct):
@@ -75,31 +88,33 @@ class Pool:
 
     # --- Commands ------------------------------------------------------------------------------------
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
-        """Answer one command. Raises VectorpoolError.
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+        """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError.
 
         The work goes on if the caller is cancelled: a thread in Chroma cannot be stopped, and what it uses
         must stay pinned until it ends.
         """
         if self._draining:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        task = asyncio.create_task(self._execute(user_id, command))
+        task = asyncio.create_task(self._execute(user_id, command, reading or _AS_SET))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return await asyncio.shield(task)
 
-    async def _execute(self, user_id: str, command: Command) -> Answer:
+    async def _execute(self, user_id: str, command: Command, reading: Reading) -> Answer:
         if isinstance(command, Read):
-            return await self._read(user_id, command)
+            return await self._read(user_id, command, reading)
         if isinstance(command, Write):
             return await self._write(user_id, command)
         return await self._operate(user_id, command)
 
-    async def _read(self, user_id: str, command: Read) -> Answer:
+    async def _read(self, user_id: str, command: Read, reading: Reading) -> Answer:
         async with self._residency.lease(user_id, create=False) as (slot, store):
             for last in (False, False, True):
-                if not await store.is_fresh_enough():
+                if not await store.is_fresh_enough(reading):
                     await self._catch_up(slot)
+                if store.commit_seq < reading.min_commit:
+                    raise _not_reached(store.commit_seq, reading.min_commit)
                 try:
                     return await store.read(command)
                 except ReplicaClosed:
@@ -127,7 +142,7 @@ class Pool:
         match command:
             case Hydrate():
                 async with self._residency.lease(user_id, create=False) as (slot, store):
-                    if not await store.is_fresh_enough():
+                    if not await store.is_fresh_enough(_AS_SET):
                         await self._catch_up(slot)
             case Flush():
                 await self._flush(user_id)
@@ -379,6 +394,14 @@ class Pool:
             if isinstance(slot.state, Ready) and slot.writer is None:
                 await slot.state.store.discard()
         self._stores.close()
+
+
+def _not_reached(seq: int, least: int) -> CommitNotReached:
+    return CommitNotReached(
+        f"The vectorstore is at commit {seq}; the request accepts {least} or later. Name a commit that a response "
+        "carried, or leave the least commit out.",
+        extra={"commit": seq},
+    )
 
 
 def _size_of(command: Write) -> int:

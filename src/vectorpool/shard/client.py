@@ -10,7 +10,7 @@ import sys
 from typing import TypeAlias
 
 from vectorpool.answers import Answer, PoolView
-from vectorpool.commands import Command, Write
+from vectorpool.commands import Command, Reading, Write
 from vectorpool.errors import (
     InternalError,
     OutcomeUnknown,
@@ -75,9 +75,9 @@ class ShardClient:
         reader = await self._launch()
         self._keeper = asyncio.create_task(self._keep(reader))
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError."""
-        reply = await self._request(lambda number: Execute(number, user_id, command), command)
+        reply = await self._request(lambda number: Execute(number, user_id, command, reading), command)
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from vectorpool.answers import Answer, PoolView
-from vectorpool.commands import Command
+from vectorpool.commands import Command, Reading
 from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.opening import open_bucket
@@ -51,11 +51,11 @@ class InProcessRouter:
         """Whether the pool serves."""
         return self._pool is not None
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Answer one command."""
         if self._pool is None:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
-        return await self._pool.execute(user_id, command)
+        return await self._pool.execute(user_id, command, reading)
 
     async def pool_view(self) -> PoolView:
         """Return every slot."""

@@ -99,7 +99,7 @@ class ShardServer:
 
     async def _execute(self, pool: Pool, message: Execute) -> FromShard:
         try:
-            answer = await pool.execute(message.user_id, message.command)
+            answer = await pool.execute(message.user_id, message.command, message.reading)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         except Exception:

@@ -12,7 +12,7 @@ import struct
 import msgspec
 
 from vectorpool.answers import PoolView
-from vectorpool.commands import Command
+from vectorpool.commands import Command, Reading
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
 
@@ -34,6 +34,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
     number: int
     user_id: str
     command: Command
+    reading: Reading | None = None
 
 
 class View(msgspec.Struct, frozen=True, tag="view"):

@@ -11,7 +11,7 @@ from typing import Protocol
 import xxhash
 
 from vectorpool.answers import Answer, PoolView
-from vectorpool.commands import Command
+from vectorpool.commands import Command, Reading
 from vectorpool.errors import Draining
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
@@ -34,8 +34,8 @@ class Router(Protocol):
         """Whether every shard serves."""
         ...
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
-        """Answer one command. Raises VectorpoolError."""
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+        """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError."""
         ...
 
     async def pool_view(self) -> PoolView:
@@ -80,11 +80,11 @@ class ShardRouter:
         """Whether every shard serves."""
         return not self._stopping and all(client.is_ready for client in self.clients)
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Send the command to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command)
+        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, reading)
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vectorpool.answers import Answer
-from vectorpool.commands import Read, Write
+from vectorpool.commands import Read, Reading, Write
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
@@ -155,12 +155,15 @@ class Vectorstore:
             seq = replica.position.seq
             return Answer(await self._run(replica.read, command), seq)
 
-    async def is_fresh_enough(self) -> bool:
-        """Ask, as the consistency setting has it, whether the replica may answer now."""
-        match self._settings.consistency:
+    async def is_fresh_enough(self, reading: Reading) -> bool:
+        """Ask, as the request or else the setting has it, whether the replica may answer now."""
+        if self.commit_seq < reading.min_commit:
+            return False
+        bound_ms = self._settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+        match reading.consistency or self._settings.consistency:
             case "local":
                 return True
-            case "bounded" if self._freshness.age_ms() <= self._settings.consistency_bound_ms:
+            case "bounded" if self._freshness.age_ms() <= bound_ms:
                 return True
             case _:
                 return await self._freshness.is_newest()
