@@ -183,6 +183,13 @@ class CommitNotFound(NotFound):
     title = "The log holds no commit of this number"
 
 
+class BackupNotFound(NotFound):
+    """The user has no backup of this name."""
+
+    code = "backup-not-found"
+    title = "The user has no backup of this name"
+
+
 # --- Look again, then decide -------------------------------------------------------------------------
 
 
@@ -228,6 +235,13 @@ class VectorstoreExists(Conflict):
 
     code = "vectorstore-exists"
     title = "A vectorstore is there already"
+
+
+class BackupExists(Conflict):
+    """A backup of this name is there already; it is never moved to another commit."""
+
+    code = "backup-exists"
+    title = "A backup of this name is there already"
 
 
 class CommitConflict(Conflict):

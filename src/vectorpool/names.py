@@ -16,6 +16,7 @@ from vectorpool.errors import InvalidId
 MAX_ID_BYTES: Final = 128
 MAX_DOCUMENT_PATH_BYTES: Final = 512
 MAX_SEQ: Final = 999_999_999_999
+MAX_BACKUP_NAME: Final = 64
 
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
@@ -94,6 +95,44 @@ def log_prefix(user_id: str) -> str:
     return f"{vectorstore_prefix(user_id)}log/"
 
 
+def tags_prefix(user_id: str) -> str:
+    """Return the prefix of the user's tags, the pointers behind named backups."""
+    return f"{vectorstore_prefix(user_id)}tags/"
+
+
+def check_backup_name(name: str) -> str:
+    """Return ``name`` if a backup can be called so: 1 to 64 of [a-zA-Z0-9._-]; raise InvalidId otherwise."""
+    ok = 1 <= len(name) <= MAX_BACKUP_NAME and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+    if not ok or name in (".", ".."):
+        raise InvalidId(
+            f"The backup name {excerpt(name)} is not valid. Use 1 to {MAX_BACKUP_NAME} characters of [a-zA-Z0-9._-]."
+        )
+    return name
+
+
+def tag_key(user_id: str, name: str) -> str:
+    """Return the key of the tag of a named backup."""
+    return tags_prefix(user_id) + check_backup_name(name)
+
+
+def floors_prefix(user_id: str) -> str:
+    """Return the prefix of the log's floors, which sorts behind every number of the log."""
+    return f"{log_prefix(user_id)}floor/"
+
+
+def floor_key(user_id: str, seq: int) -> str:
+    """Return the key of the floor at ``seq``: untagged commits below it may be deleted at any time."""
+    return f"{floors_prefix(user_id)}{_inverted(seq)}-floor"
+
+
+def parse_floor_key(key: str) -> int | None:
+    """Return the number of a floor's key, or None for a foreign one."""
+    head, _, tail = key.rpartition("/")[2].partition("-")
+    if tail == "floor" and len(head) == 12 and head.isascii() and head.isdigit():
+        return MAX_SEQ - int(head)
+    return None
+
+
 def avatars_prefix(user_id: str) -> str:
     """Return the prefix of the user's avatars; only ``*/vectorstore_data/`` below it may be written."""
     return f"{user_prefix(user_id)}avatars/"
@@ -152,6 +191,20 @@ def parse_log_name(name: str) -> tuple[str, int, int] | None:
         if 0 <= after < seq - 1:
             return "merged", seq, after
     return None
+
+
+# --- Slots -------------------------------------------------------------------------------------------
+
+
+def slot_key(user_id: str, at: int | None) -> str:
+    """Return the key of a slot: a user's live vectorstore, or that of a past commit (no id holds a line break)."""
+    return user_id if at is None else f"{user_id}\n{at}"
+
+
+def parse_slot_key(key: str) -> tuple[str, int | None]:
+    """Return (user id, past commit or None) of a slot's key."""
+    user_id, _, at = key.partition("\n")
+    return user_id, int(at) if at else None
 
 
 # --- Chroma's names ----------------------------------------------------------------------------------

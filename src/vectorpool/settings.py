@@ -146,6 +146,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compact_amplification: Annotated[
         float, _setting("A hydrate reads at most about this many times the live bytes", ge=1.1, le=10)
     ] = 1.5
+    retention_s: Annotated[
+        float, _setting("How long a past state can be restored; later only backups can", ge=0, le=3_153_600_000)
+    ] = 604_800.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("How much is logged")] = "info"
 
