@@ -20,8 +20,8 @@ from typing import Final
 
 from vectorpool import names
 from vectorpool.commitlog.body import BodyBuilder
-from vectorpool.commitlog.fetch import Reader, Vanished, decode_header_of
-from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, encode_header
+from vectorpool.commitlog.fetch import SMALL_HEAD_BYTES, Reader, Vanished
+from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, encode_header, grave_of, is_grave_content
 from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.commitlog.plan import LogObject, is_grave
@@ -164,20 +164,36 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
         info = await bucket.head(pending.key)
         obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, info.size, info.etag)
         if is_grave(obj):
-            # Somebody's commit had the number and was deleted with the vectorstore since. If it was ours, it is gone
-            # with all the rest; either way the caller has to look at the log again.
-            raise LostRace(pending.seq)
-        reader = Reader(bucket, user_id, None)
-        head = await reader.read(obj, 0, min(info.size, 4096))
-        decoded = decode_header_of(obj, await reader.whole_header(obj, head))
-    except (ObjectMissing, Vanished):
+            return await _resolve_grave(bucket, pending)
+        decoded = await Reader(bucket, user_id, None).header(obj, first_bytes=SMALL_HEAD_BYTES)
+    except Vanished:
+        # It was buried between the two questions.
+        return await _resolve_grave(bucket, pending)
+    except ObjectMissing:
         return None
-    except BucketUnavailable as error:
-        raise StoreUnavailable(str(error)) from error
-    except BucketDenied as error:
+    except (BucketUnavailable, BucketDenied) as error:
         raise StoreUnavailable(str(error)) from error
     if decoded.header.writer != pending.writer:
         raise LostRace(pending.seq)
     if decoded.commit_hash != pending.position.commit_hash:
         raise AssertionError(f"commit {pending.seq} has our writer id and other content")
     return info.etag
+
+
+async def _resolve_grave(bucket: Bucket, pending: PendingCommit) -> str | None:
+    """Resolve a number whose commit was deleted: the grave of a collected commit still says whose it was.
+
+    A writer that slept through the collection of its own commit must not apply its commands a second time. The graves
+    that the end of a vectorstore leaves name nobody: all that was written is gone, and the caller looks at the log.
+    """
+    try:
+        body = await bucket.get(pending.key)
+    except ObjectMissing:
+        return None
+    except (BucketUnavailable, BucketDenied) as error:
+        raise StoreUnavailable(str(error)) from error
+    if body.data == grave_of(pending.writer):
+        return ""
+    if is_grave_content(body.data):
+        raise LostRace(pending.seq)
+    raise StoreUnavailable(f"{pending.key} changes while it is read. Send the request again.")

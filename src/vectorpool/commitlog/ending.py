@@ -1,4 +1,4 @@
-"""End a log: a tombstone takes the next number, then everything else is deleted.
+"""End a log: a tombstone takes the next number, then everything else is deleted, tags included.
 
 The tombstone is a commit like any other: an empty state that needs nothing below it. Until it is durable nothing is
 deleted; from then on the vectorstore is gone for every reader, whether or not the deletion was finished.
@@ -18,6 +18,7 @@ from vectorpool.commitlog import append
 from vectorpool.commitlog.adoption import has_plain_directory, list_everything
 from vectorpool.commitlog.body import BodyBuilder
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
+from vectorpool.commitlog.floor import raise_floor
 from vectorpool.commitlog.format import GRAVE, Decoded, Summary
 from vectorpool.commitlog.image import EMPTY
 from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
@@ -73,15 +74,22 @@ async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
         break
     if keep is None:
         raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
+    # From here on nobody can tag what is about to be deleted.
     log = names.log_prefix(user_id)
+    await raise_floor(bucket, user_id, _seq_of(keep))
     doomed: list[tuple[str, bool]] = []
     for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
         obj = parse_object(info) if info.key.startswith(log) else None
         if info.key.startswith(log) and info.key <= keep:
             # The tombstone, and what others committed on it since.
             continue
+        if info.key.startswith(names.floors_prefix(user_id)):
+            continue
         if obj is None or not is_grave(obj):
             doomed.append((info.key, obj is not None and obj.kind == "commit"))
+    # The tags go first, so that an end that was cut short leaves no backup of what it deletes.
+    tags = names.tags_prefix(user_id)
+    doomed.sort(key=lambda item: not item[0].startswith(tags))
     for start in range(0, len(doomed), _DELETES):
         batch = doomed[start : start + _DELETES]
         await asyncio.gather(*(_delete(bucket, key, bury) for key, bury in batch))
@@ -106,6 +114,12 @@ async def _entomb(bucket: Bucket, user_id: str, newest: LogObject | None, source
     )
     await append.append(bucket, user_id, pending, sources)
     return pending.key
+
+
+def _seq_of(key: str) -> int:
+    parsed = names.parse_log_name(key.rpartition("/")[2])
+    assert parsed is not None
+    return parsed[1]
 
 
 async def _delete(bucket: Bucket, key: str, bury: bool) -> None:

@@ -26,7 +26,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from vectorpool.commitlog.format import GRAVE, PRELUDE_BYTES, Decoded, Header, corrupt, decode_header, header_bytes
+from vectorpool.commitlog.format import (
+    PRELUDE_BYTES,
+    Decoded,
+    Header,
+    corrupt,
+    decode_header,
+    header_bytes,
+    is_grave_content,
+)
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import StoreUnavailable
@@ -40,6 +48,10 @@ HEAD_BYTES: Final = 64 * 1024
 WINDOW: Final = 5
 STREAMS: Final = 3
 _REQUESTS: Final = 16
+
+
+# Enough for the header of most commits, where only the header is wanted of many.
+SMALL_HEAD_BYTES: Final = 4096
 
 
 class Vanished(Exception):
@@ -94,13 +106,18 @@ class Reader:
             self.fetched.add(obj.key)
             if len(data) == end - start:
                 return data
-            if data == GRAVE:
+            if is_grave_content(data) or (start and await self._is_buried(obj)):
                 raise Vanished(obj.key)
         raise corrupt(obj.key, f"{end - start} bytes at {start} were asked for and {len(data)} came")
 
-    async def header(self, obj: LogObject) -> Decoded:
+    async def _is_buried(self, obj: LogObject) -> bool:
+        """Whether a grave took the object's place while its later parts were asked for."""
+        with store_errors(self._bucket, f"reading {obj.key}"):
+            return is_grave_content(await self._bucket.get_range(obj.key, 0, PRELUDE_BYTES))
+
+    async def header(self, obj: LogObject, *, first_bytes: int = HEAD_BYTES) -> Decoded:
         """Return the checked header of an object, reading no more than it needs of it."""
-        head = await self.read(obj, 0, min(obj.size, HEAD_BYTES))
+        head = await self.read(obj, 0, min(obj.size, first_bytes))
         return decode_header_of(obj, await self.whole_header(obj, head))
 
     async def whole_header(self, obj: LogObject, head: bytes) -> bytes:

@@ -38,6 +38,7 @@ PRELUDE_BYTES: Final = _PRELUDE.size
 # What stands under the number of a commit that was deleted: the number stays taken, for ever. Shorter than a prelude,
 # so that its size alone tells it from a commit.
 GRAVE: Final = b"vpLG: deleted.\n\n"
+_GRAVE_START: Final = b"vpLG:"
 
 STORED: Final = 0
 ZSTD: Final = 1
@@ -48,6 +49,16 @@ Kind = Literal["commit", "base", "merged"]
 def digest(data: bytes | bytearray | memoryview) -> bytes:
     """Return the xxh3_128 of ``data``, 16 bytes."""
     return bytes(xxhash.xxh3_128_digest(data))
+
+
+def grave_of(writer: str) -> bytes:
+    """Return the grave of a commit that ``writer`` made: 16 bytes, by which its writer can still tell it as its own."""
+    return _GRAVE_START + digest(writer.encode())[: len(GRAVE) - len(_GRAVE_START)]
+
+
+def is_grave_content(data: bytes) -> bool:
+    """Whether these are the bytes of a grave."""
+    return len(data) == len(GRAVE) and data.startswith(_GRAVE_START)
 
 
 class FileEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -73,11 +84,15 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What a commit did, for people: records added and deleted, names of the collections touched."""
+    """What a commit did, for people: records added and deleted, names of the collections touched.
+
+    ``restored_from`` is the commit whose state this one brought back; 0 for any other commit.
+    """
 
     added: int = 0
     deleted: int = 0
     collections: tuple[str, ...] = ()
+    restored_from: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from typing import Final
 
 from vectorpool import names
 from vectorpool.commitlog.fetch import WINDOW, OpenObject, Reader, Vanished, open_sizes, store_errors
+from vectorpool.commitlog.floor import newest_floor
 from vectorpool.commitlog.outcomes import Hydrated, Position
 from vectorpool.commitlog.plan import Chain, Listing, LogObject, chain, parse_object
 from vectorpool.commitlog.replay import Replay
@@ -111,15 +112,27 @@ def gap(user_id: str, bottom: int) -> BrokenLog:
     )
 
 
+def gone(user_id: str, seq: int) -> CommitNotFound:
+    """Return the error for a commit that was collected, or deleted with its vectorstore."""
+    return CommitNotFound(
+        f"Commit {seq} of user {user_id} was deleted: no backup kept it beyond the retention time. "
+        "`vectorpool log` lists what there is.",
+        extra={"seq": seq},
+    )
+
+
 async def hydrate(
-    bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, *, at: int | None = None
+    bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path | None, *, at: int | None = None
 ) -> Hydrated | None:
     """Fill the empty ``directory`` with the newest state, or that of commit ``at``; None for an empty log.
+
+    Without a directory the state is read and checked, and only its image is made.
 
     Raises ValueError for a directory that is not empty, CommitNotFound, CorruptObject, NewerFormat, BrokenLog and
     StoreUnavailable; the directory is empty then.
     """
-    await asyncio.to_thread(_require_empty, directory)
+    if directory is not None:
+        await asyncio.to_thread(_require_empty, directory)
     tier = warm
     doubted = False
     if at is not None and not 1 <= at < names.MAX_SEQ:
@@ -137,6 +150,9 @@ async def hydrate(
         except (CorruptObject, BrokenLog):
             # Damage is believed when it is seen twice: the first time it may have been in the warm copy, or on the way.
             if doubted:
+                if at is not None and await newest_floor(bucket, user_id) > at:
+                    # Its collection is under way, or was: that is no damage.
+                    raise gone(user_id, at) from None
                 raise
             doubted = True
             if tier is not None:
@@ -146,9 +162,11 @@ async def hydrate(
 
 
 async def _hydrate_once(
-    reader: Reader, bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, at: int | None
+    reader: Reader, bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path | None, at: int | None
 ) -> Hydrated | None:
     listing, found = await list_log(bucket, user_id, at=at)
+    if at is not None and at in listing.graves:
+        raise gone(user_id, at)
     if found is None:
         if at is None and not listing.objects:
             return None
@@ -163,7 +181,8 @@ async def _hydrate_once(
         if warm is not None and at is None:
             await asyncio.to_thread(warm.keep_only, user_id, [stream.obj for stream in streams], above=header.seq)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(clear, directory))
+        if directory is not None:
+            await asyncio.shield(asyncio.to_thread(clear, directory))
         raise
     return Hydrated(
         position=Position(header.seq, newest.commit_hash),

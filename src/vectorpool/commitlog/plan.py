@@ -67,11 +67,17 @@ def is_grave(obj: LogObject) -> bool:
 class Listing:
     """The objects of a log, newest first, as far as they were listed. ``complete``: down to the oldest.
 
-    Graves lead nowhere and are left out.
+    Graves lead nowhere: they are left out of the objects, and their numbers are in ``graves``.
     """
 
     def __init__(self, objects: Iterable[LogObject], *, complete: bool) -> None:
-        self.objects = [obj for obj in objects if not is_grave(obj)]
+        self.objects: list[LogObject] = []
+        self.graves: set[int] = set()
+        for obj in objects:
+            if is_grave(obj):
+                self.graves.add(obj.seq)
+            else:
+                self.objects.append(obj)
         self.complete = complete
         self.commits = {o.seq: o for o in self.objects if o.kind == "commit"}
         self.bases = {o.seq: o for o in self.objects if o.kind == "base"}

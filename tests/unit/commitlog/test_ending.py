@@ -28,8 +28,12 @@ PREFIX = f"users/{USER}/"
 
 
 async def keys(author: Author, prefix: str = PREFIX) -> list[str]:
-    """Every key that holds something; graves hold nothing."""
-    return [i.key for i in await author.bucket.list_objects(prefix, limit=5000) if i.size != len(GRAVE)]
+    """Every key that holds something; graves and floors hold nothing."""
+    return [
+        i.key
+        for i in await author.bucket.list_objects(prefix, limit=5000)
+        if i.size != len(GRAVE) and "/floor/" not in i.key
+    ]
 
 
 async def graves(author: Author) -> list[str]:
