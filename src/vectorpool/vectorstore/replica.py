@@ -14,6 +14,7 @@ import msgspec
 from vectorpool.commands import Read, Write
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
+from vectorpool.errors import BrokenReplica, InternalError
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
@@ -46,8 +47,14 @@ class Replica:
         return sum(file.size for file in self.image.files.values())
 
     def read(self, command: Read) -> bytes:
-        """Return the answer as JSON; raises VectorpoolError."""
-        return _encode(self._reader.read(command))
+        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
+        try:
+            return _encode(self._reader.read(command))
+        except InternalError as error:
+            # Chroma says it in many words, so the directory is asked instead.
+            if self._is_lost():
+                raise BrokenReplica("The working directory was removed while it was open.") from error
+            raise
 
     def write(self, command: Write) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied."""
@@ -67,6 +74,12 @@ class Replica:
         except OSError as error:
             raise ReplicaLost from error
         raise ReplicaLost
+
+    def _is_lost(self) -> bool:
+        try:
+            return self._identify() != self._identity
+        except OSError:
+            return True
 
     def _identify(self) -> tuple[int, int]:
         return self.directory.stat().st_ino, (self.directory / CHROMA_DATABASE_FILE).stat().st_ino
