@@ -53,6 +53,8 @@ from vectorpool.vectorstore.vectors import as_array, check_vectors
 
 # Long enough for a waiting thread to take the interpreter lock, short against a slice.
 _TURN_S = 0.0005
+# A call costs 5 to 15 ms before its first record: smaller slices would spend most of their time on that.
+_MIN_SLICE = 16
 _MAX_SLICE = 512
 
 
@@ -78,7 +80,8 @@ class _Pace:
 
     def __init__(self, slice_ms: int) -> None:
         self._target_s = slice_ms / 1000
-        self._records = 16
+        self._records = _MIN_SLICE
+        self._last_ideal = 0.0
 
     def slices(self, count: int) -> Iterator[slice]:
         """Cut ``range(count)``; the time between two items is the time of one call."""
@@ -88,9 +91,11 @@ class _Pace:
             began = time.perf_counter()
             yield slice(start, start + size)
             took_s = max(time.perf_counter() - began, 1e-6)
-            # Half-way towards what would have hit the target: one slow call must not make the next ones tiny.
+            # Half-way towards what would have hit the target. The better of two calls counts: the one that crosses
+            # the sync threshold is slow whatever its size, and must not make the next ones tiny.
             ideal = size * self._target_s / took_s
-            self._records = int(min(max((self._records + ideal) / 2, 4), _MAX_SLICE, self._records * 2))
+            better, self._last_ideal = max(ideal, self._last_ideal), ideal
+            self._records = int(min(max((self._records + better) / 2, _MIN_SLICE), _MAX_SLICE, self._records * 2))
             start += size
             if start < count:
                 time.sleep(_TURN_S)
