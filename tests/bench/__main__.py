@@ -1,0 +1,102 @@
+"""Run the benches and keep the README's table: ``python -m tests.bench [names] [--json FILE] [--quick] [--write]``.
+
+Every bench checks the answers it gets. Figures are medians of turns taken in alternation; nothing fails for being slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import datetime
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from tests.bench import cold, commit, query, slices, threshold
+from tests.bench.ground import Line, Place, machine
+from tests.support.radosgw import Radosgw
+
+BENCHES = {
+    "cold": cold.run,
+    "commit": commit.run,
+    "query": query.run,
+    "slices": slices.run,
+    "sync_threshold": threshold.run,
+}
+README = Path(__file__).parents[2] / "README.md"
+START, END = "<!-- figures -->", "<!-- /figures -->"
+
+
+def table(lines: list[Line], command: str, where: str) -> str:
+    """Return the figures as Markdown."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    rows = [
+        f"Measured on {today} by `{command}`, against a real S3 (radosgw on the loopback, objects in memory): {where}.",
+        "Medians of turns taken in alternation; a ratio is ours by theirs.",
+        "",
+        "| what | ours | against | ratio | target | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        ratio = "" if line.ratio is None else f"{line.ratio:.2f}" if line.ratio >= 0.1 else f"{line.ratio:.4f}"
+        met = {None: "", True: "met", False: "**missed**"}[line.met]
+        told = "; ".join(part for part in (met, line.note) if part)
+        rows.append(f"| {line.what} | {line.ours} | {line.against} | {ratio} | {line.target} | {told} |")
+    return "\n".join(rows)
+
+
+def write_readme(text: str) -> None:
+    """Put the table between the README's markers."""
+    readme = README.read_text(encoding="utf-8")
+    head, found, rest = readme.partition(START)
+    _, ended, tail = rest.partition(END)
+    if not found or not ended:
+        raise SystemExit(f"README.md has no {START} and {END}.")
+    README.write_text(f"{head}{START}\n{text}\n{END}{tail}", encoding="utf-8")
+
+
+async def measure(names: list[str], place: Place) -> list[Line]:
+    """Run benches one after the other, and print each as it is done."""
+    lines: list[Line] = []
+    for name in names:
+        began = time.perf_counter()
+        made = await BENCHES[name](place)
+        print(f"\n{name} ({time.perf_counter() - began:.0f} s)", flush=True)
+        for line in made:
+            print(f"  {line.what}: {line.ours} | {line.against} | {line.ratio} {line.target} {line.note}", flush=True)
+        lines += made
+    return lines
+
+
+def main() -> None:
+    """Parse the arguments, start the S3, measure, report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="which benches; all by default")
+    parser.add_argument("--json", type=Path, help="write the lines to this file too")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer; not for the README")
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    options = parser.parse_args()
+    names = options.names or list(BENCHES)
+    where = machine()
+    scratch = Path(tempfile.mkdtemp(prefix="vectorpool-bench-"))
+    server = Radosgw.start()
+    try:
+        place = Place(server, f"s3://{server.make_bucket()}/bench", scratch, options.quick)
+        lines = asyncio.run(measure(names, place))
+    finally:
+        server.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    command = " ".join(["uv run python -m tests.bench", *options.names, *(["--quick"] if options.quick else [])])
+    text = table(lines, command, where)
+    print(f"\n{text}")
+    if options.json:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(lines)))
+    if options.write:
+        write_readme(text)
+
+
+if __name__ == "__main__":
+    main()
