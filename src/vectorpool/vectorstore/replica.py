@@ -7,6 +7,7 @@ Everything here blocks and belongs in a worker thread. A replica knows the commi
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import msgspec
@@ -101,13 +102,16 @@ class Template:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._making = threading.Lock()
 
     def copy_to(self, directory: Path) -> None:
-        """Fill an empty directory."""
-        if not self._directory.exists():
-            making = self._directory.with_name(self._directory.name + ".making")
-            shutil.rmtree(making, ignore_errors=True)
-            making.mkdir(parents=True)
-            Chroma(making).close()
-            making.rename(self._directory)
+        """Fill an empty directory. Several threads may, each its own."""
+        # The first users of an instance come at the same time: one of them makes it, the others wait for it.
+        with self._making:
+            if not self._directory.exists():
+                making = self._directory.with_name(self._directory.name + ".making")
+                shutil.rmtree(making, ignore_errors=True)
+                making.mkdir(parents=True)
+                Chroma(making).close()
+                making.rename(self._directory)
         shutil.copytree(self._directory, directory, dirs_exist_ok=True)
