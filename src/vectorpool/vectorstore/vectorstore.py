@@ -105,6 +105,8 @@ class Vectorstore:
         self._uncommitted: list[Ticket] = []
         self._pending: PendingCommit | None = None
         self._offered = 0
+        # The pending commit whose outcome could not be found out, if that is how its last offer ended.
+        self._doubted: PendingCommit | None = None
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
         # Whether commands that were not committed are applied again on their own: they were acknowledged.
@@ -160,7 +162,11 @@ class Vectorstore:
         if self.commit_seq < reading.min_commit:
             return False
         bound_ms = self._settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
-        match reading.consistency or self._settings.consistency:
+        consistency = reading.consistency or self._settings.consistency
+        if self._pending is not None and self._pending is self._doubted and consistency != "local":
+            # The replica holds writes that may yet be lost to another writer: first find out about them.
+            return False
+        match consistency:
             case "local":
                 return True
             case "bounded" if self._freshness.age_ms() <= bound_ms:
@@ -169,8 +175,14 @@ class Vectorstore:
                 return await self._freshness.is_newest()
 
     async def catch_up(self) -> None:
-        """Build the replica anew if there is a newer commit."""
-        await self._settle()
+        """Build the replica anew if there is a newer commit. Raises StoreUnavailable while a commit is in doubt."""
+        try:
+            await self._settle()
+        except OutcomeUnknown as error:
+            raise StoreUnavailable(
+                "It is not known yet whether an earlier commit of this user is durable, so nothing can be said about "
+                "the newest state. Send the request again."
+            ) from error
         if self._replica is None or not await self._ask():
             async with self._gate.alone():
                 await self._rebuild(create=True)
@@ -314,6 +326,9 @@ class Vectorstore:
             self._pending, self._offered = None, 0
             await self._start_over()
             return False
+        except OutcomeUnknown:
+            self._doubted = pending
+            raise
         self._pending = None
         del self._uncommitted[: self._offered]
         self._offered = 0
