@@ -93,7 +93,7 @@ async def compact(
         raw = sum(frame.raw for _, header in heads for frame in header.frames)
         live = newest.state_bytes * stored // max(raw, 1)
         read = sum(obj.size for obj, _ in heads)
-        work = _Compactor(bucket, user_id, warm, scratch)
+        work = Compactor(bucket, user_id, warm, scratch)
         if live < MAX_OBJECT_BYTES and base_is_due(read, live, position.seq - floor, settings.compact_amplification):
             await work.write_base([obj for obj, _ in heads])
         else:
@@ -111,7 +111,7 @@ async def compact(
     return Compaction([Written(obj.key, obj.size) for obj in work.objects])
 
 
-class _Compactor:
+class Compactor:
     """Builds and writes derived objects, one at a time."""
 
     def __init__(self, bucket: Bucket, user_id: str, warm: WarmTier | None, scratch: Path) -> None:

@@ -1,4 +1,8 @@
-"""The history of a log: what its commits say about themselves. Headers only."""
+"""The history of a log: what its commits say about themselves. Headers only.
+
+Above the newest floor that is a walk down the listing. Below it there are graves, of which a long life leaves very
+many, and the commits that tags keep: these are asked for by their numbers once a whole page was nothing but graves.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 from typing import Final
 
 from vectorpool import names
+from vectorpool.commitlog import tags
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
 from vectorpool.commitlog.outcomes import CommitInfo
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
@@ -25,10 +30,14 @@ async def entries(bucket: Bucket, user_id: str, limit: int) -> list[CommitInfo]:
     while len(commits) < limit:
         with store_errors(bucket, f"listing {prefix}"):
             page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
-        commits += [obj for obj in map(parse_object, page) if obj and obj.kind == "commit" and not is_grave(obj)]
+        found = [obj for obj in map(parse_object, page) if obj is not None and not is_grave(obj)]
+        commits += [obj for obj in found if obj.kind == "commit"]
         if len(page) < _PAGE:
             break
         after = page[-1].key
+        if not found:
+            commits += await _tagged_below(bucket, user_id, after)
+            break
     reader = Reader(bucket, user_id, None)
     infos = await asyncio.gather(*(_describe(reader, obj) for obj in commits[:limit]))
     return [info for info in infos if info is not None]
@@ -53,4 +62,21 @@ async def _describe(reader: Reader, obj: LogObject) -> CommitInfo | None:
         self_contained=header.self_contained,
         tombstone=header.tombstone,
         summary=header.summary,
+        restored_from=header.summary.restored_from or None,
     )
+
+
+async def _tagged_below(bucket: Bucket, user_id: str, after: str) -> list[LogObject]:
+    """Return the commits with keys after ``after`` that tags name, newest first."""
+    prefix = names.log_prefix(user_id)
+    keys = {prefix + names.commit_name(tag.seq) for tag in await tags.every(bucket, user_id)}
+    found: list[LogObject] = []
+    for key in sorted(key for key in keys if key > after):
+        try:
+            with store_errors(bucket, f"looking for {key}"):
+                obj = parse_object(await bucket.head(key))
+        except Vanished:
+            continue
+        if obj is not None and not is_grave(obj):
+            found.append(obj)
+    return found

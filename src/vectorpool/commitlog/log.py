@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool import names
-from vectorpool.commitlog import adoption, append, compaction, ending, history, scrub
+from vectorpool.commitlog import adoption, append, collection, compaction, ending, history, restore, scrub, tags
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
+    Collection,
     CommitInfo,
     Compaction,
     Hydrated,
@@ -26,6 +27,7 @@ from vectorpool.commitlog.outcomes import (
     PendingCommit,
     Position,
     ScrubReport,
+    Tag,
 )
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.warm import WarmTier
@@ -60,6 +62,7 @@ class CommitLog:
         self._settings = settings
         self._sources = sources
         self._pace = compaction.Pace(settings)
+        self._sweep = collection.Sweep()
 
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
@@ -105,6 +108,9 @@ class CommitLog:
         and append it again before anything else is offered for its number; StoreUnavailable if surely not written.
         """
         etag = await append.append(self._bucket, self._user_id, pending, self._sources)
+        return await self._appended(pending, etag)
+
+    async def _appended(self, pending: PendingCommit, etag: str) -> Position:
         self._pace.appended(pending)
         if self._warm is not None and etag:
             obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, len(pending.data), etag)
@@ -123,16 +129,79 @@ class CommitLog:
         self._pace.compacted(position)
         return done
 
+    async def collect(self) -> Collection:
+        """Delete what no retained commit needs; see the module ``collection``. Bounded: call again if not complete.
+
+        Run it now and then, in the background. Harmless twice, anywhere. Raises StoreUnavailable, and CorruptObject or
+        BrokenLog where deleting could lose what is still intact.
+        """
+        return await collection.collect(
+            self._bucket, self._user_id, self._settings, self._sources, self._scratch, self._sweep
+        )
+
+    # --- History -------------------------------------------------------------------------------------
+
+    async def tag(self, name: str, at: int | None = None) -> Tag:
+        """Keep commit ``at``, or the newest, as the backup ``name``, 1 to 64 of [a-zA-Z0-9._-].
+
+        Raises InvalidId, BackupExists, UserNotFound, CommitNotFound (also for one beyond the retention time),
+        LimitExceeded, CorruptObject, BrokenLog, StoreUnavailable; OutcomeUnknown: take another name then.
+        """
+        await self._begin()
+        return await tags.make(self._bucket, self._user_id, name, at, self._sources)
+
+    async def tags(self) -> list[Tag]:
+        """Return all backups by name, at most 1,000; raise CorruptObject if one cannot be read."""
+        return await tags.every(self._bucket, self._user_id)
+
+    async def get_tag(self, name: str) -> Tag:
+        """Return a backup by its name; raise BackupNotFound, CorruptObject."""
+        return await tags.get(self._bucket, self._user_id, name)
+
+    async def delete_tag(self, name: str) -> None:
+        """Delete a backup, readable or not; its commit is collected if it is old. Raises BackupNotFound."""
+        await tags.remove(self._bucket, self._user_id, name)
+
+    async def restore(self, at: int) -> Position:
+        """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
+
+        Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, StoreUnavailable, OutcomeUnknown, CommitConflict.
+        """
+        pending, etag = await restore.restore(self._bucket, self._user_id, self._warm, at, self._sources, self._scratch)
+        return await self._appended(pending, etag)
+
+    async def seq_at(self, time_ms: int) -> int:
+        """Return the newest commit not made after a time, milliseconds since 1970; raise CommitNotFound."""
+        return await restore.seq_at(self._bucket, self._user_id, time_ms)
+
+    async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
+        """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
+
+        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, OutcomeUnknown.
+        """
+        names.check_user_id(target_user_id)
+        await self._begin()
+        return await restore.fork(
+            self._bucket, self._user_id, self._warm, target_user_id, at, self._sources, self._scratch
+        )
+
+    async def _begin(self) -> None:
+        """Adopt a plain directory that was never opened, so that there is a commit 1."""
+        if await ending.newest_object(self._bucket, self._user_id) is None and await adoption.has_plain_directory(
+            self._bucket, self._user_id
+        ):
+            await self._adopt_plain_directory()
+
     async def entries(self, *, limit: int) -> list[CommitInfo]:
         """Return the newest ``limit`` commits that the log still holds, newest first. Reads headers only."""
         return await history.entries(self._bucket, self._user_id, limit)
 
     async def scrub(self) -> ScrubReport:
         """Read the whole log and check every invariant of it; see the module ``scrub``. Raises StoreUnavailable."""
-        return await scrub.scrub(self._bucket, self._user_id)
+        return await scrub.scrub(self._bucket, self._user_id, self._sources)
 
     async def end(self) -> int:
-        """Delete the vectorstore: append a tombstone, then delete every other object below ``vectorstore/``.
+        """Delete the vectorstore: append a tombstone, then delete all else below ``vectorstore/``, backups too.
 
         Returns how many objects were deleted; 0 if there was nothing. Later commits go on above the tombstone; the
         numbers of deleted commits stay taken, by graves of 16 bytes.

@@ -76,9 +76,36 @@ class Compaction(msgspec.Struct, frozen=True):
         return sum(item.size for item in self.written)
 
 
+class Collection(msgspec.Struct, frozen=True):
+    """What a collection did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
+
+    ``complete`` is whether nothing is left to do; if not, another call goes on.
+    """
+
+    deleted_objects: int = 0
+    buried: int = 0
+    bytes: int = 0
+    complete: bool = True
+
+
+class Tag(msgspec.Struct, frozen=True, kw_only=True):
+    """A named backup: the commit that it keeps from collection, its hash and the checksum of its state.
+
+    ``time_ms`` is when the backup was made, ``maker`` the unique id of its making.
+    """
+
+    name: str
+    seq: int
+    commit_hash: bytes
+    time_ms: int
+    state_checksum: bytes
+    maker: str = ""
+
+
 class CommitInfo(msgspec.Struct, frozen=True):
     """One commit of the history. ``size`` is its object's, ``state_bytes`` the whole state's after it.
 
+    ``restored_from`` is the commit whose state it brought back, or None.
     ``damage`` says what is wrong with the object if its header cannot be read; the other fields are then empty.
     """
 
@@ -93,6 +120,7 @@ class CommitInfo(msgspec.Struct, frozen=True):
     tombstone: bool = False
     summary: Summary = Summary()
     damage: str | None = None
+    restored_from: int | None = None
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -104,7 +132,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ScrubReport(msgspec.Struct, frozen=True):
-    """What a walk over a whole log found. ``newest_intact_seq`` is the latest commit that hydrates; 0 for none."""
+    """What a walk over a whole log found. ``newest_intact_seq`` is the latest commit that hydrates; 0 for none.
+
+    ``verified_at_ms`` is when the walk began, milliseconds since 1970.
+    """
 
     newest_seq: int
     newest_intact_seq: int
@@ -112,6 +143,7 @@ class ScrubReport(msgspec.Struct, frozen=True):
     objects: int
     bytes: int
     problems: list[Problem]
+    verified_at_ms: int = 0
 
     @property
     def ok(self) -> bool:

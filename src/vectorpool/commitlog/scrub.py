@@ -1,10 +1,12 @@
 """Scrub: walk a whole log, upwards, and check every invariant that its bytes can show.
 
 1. Every object is whole: prelude, header, every frame unpacked and hashed, its name what its header says.
-2. The numbers have no gap, each commit names its parent's hash and state, the oldest needs nothing below it.
+2. The numbers have no gap but graves, each commit names its parent's hash and state, and what stands above a gap
+   either needs nothing below it or is not needed by anything.
 3. Each commit leads from its parent's state to the state that it claims, block by block.
 4. Each base holds exactly the state of its number; each merged delta exactly the blocks changed since its start.
 5. The newest number can be hydrated; if not, the newest that can is found.
+6. Each tag can be read, and names a commit that is there, is the one that it names, and hydrates.
 
 Memory: 24 bytes for every block of the state. Nothing is written, here or there. What no log can show is that its
 newest commit was deleted without a trace.
@@ -20,16 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorpool import names
+from vectorpool.commitlog import tags
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.fetch import PART_BYTES, WINDOW, OpenObject, Reader, Vanished
 from vectorpool.commitlog.format import Decoded, FileEntry, digest
 from vectorpool.commitlog.hydrate import list_log, open_chain
 from vectorpool.commitlog.image import DIGEST_BYTES, block_digests
-from vectorpool.commitlog.outcomes import Problem, ScrubReport
+from vectorpool.commitlog.outcomes import Problem, ScrubReport, Tag
 from vectorpool.commitlog.plan import Listing, LogObject, chain
 from vectorpool.commitlog.replay import Replay, blocks_of
-from vectorpool.errors import BrokenLog, CorruptObject, NewerFormat
+from vectorpool.errors import BackupNotFound, BrokenLog, CorruptObject, NewerFormat
 from vectorpool.objects.bucket import Bucket
+from vectorpool.sources import Sources
 
 _Digests = npt.NDArray[np.uint8]
 
@@ -100,6 +104,7 @@ class _Scrubber:
         self._reader = Reader(bucket, user_id, None)
         self.problems: list[Problem] = []
         self.bad: set[str] = set()
+        self._newest_commit: Decoded | None = None
 
     def found(self, obj: LogObject, what: str) -> None:
         """Note a problem of an object, which is then not used any more."""
@@ -130,7 +135,7 @@ class _Scrubber:
                 await asyncio.to_thread(self._merged, obj, contents, state)
 
     def _find_gaps(self, listing: Listing) -> None:
-        numbers = sorted(listing.commits)
+        numbers = sorted(listing.commits.keys() | listing.graves)
         for below, above in itertools.pairwise(numbers):
             if above != below + 1:
                 missing = names.log_prefix(self._user_id) + names.commit_name(above - 1)
@@ -163,6 +168,7 @@ class _Scrubber:
 
     def _commit(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
         header = contents.decoded.header
+        self._newest_commit = contents.decoded
         if header.self_contained:
             if state is not None and header.parent_hash and header.parent_hash != state.commit_hash:
                 self.found(obj, f"it names another parent than commit {state.seq} in the log")
@@ -182,6 +188,19 @@ class _Scrubber:
     def _base(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
         fresh = _State(obj.seq)
         wrong = fresh.apply(contents)
+        # A kept commit above graves leads nowhere by itself, but says what its base must be.
+        commit = self._newest_commit
+        beside = commit if commit is not None and commit.header.seq == obj.seq else None
+        if (
+            beside
+            and not wrong
+            and (fresh.checksum, fresh.commit_hash)
+            != (
+                beside.header.state_after,
+                beside.commit_hash,
+            )
+        ):
+            wrong = f"it holds another state than commit {obj.seq} leads to"
         if state is not None and state.seq == obj.seq:
             if wrong is None and (fresh.checksum, fresh.commit_hash) != (state.checksum, state.commit_hash):
                 wrong = f"it holds another state than commit {obj.seq} leads to"
@@ -211,26 +230,78 @@ class _Scrubber:
 
     async def newest_intact(self, listing: Listing) -> int:
         """Return the newest number that hydrates from objects without a problem; 0 for none."""
-        good = Listing([obj for obj in listing.objects if obj.key not in self.bad], complete=True)
+        good = self._good(listing)
         for seq in sorted({obj.seq for obj in good.objects}, reverse=True):
-            found = chain(good, seq)
-            if found is None:
-                continue
-            try:
-                async with open_chain(Reader(self._bucket, self._user_id, None), found.objects) as streams:
-                    if streams[0].header.self_contained:
-                        await Replay(streams, None).run()
-                        return seq
-            except (CorruptObject, BrokenLog, NewerFormat, Vanished):
-                continue
+            if await self._hydrates(good, seq):
+                return seq
         return 0
 
+    def _good(self, listing: Listing) -> Listing:
+        return Listing([obj for obj in listing.objects if obj.key not in self.bad], complete=True)
 
-async def scrub(bucket: Bucket, user_id: str) -> ScrubReport:
+    async def _hydrates(self, listing: Listing, seq: int) -> bool:
+        found = chain(listing, seq)
+        if found is None:
+            return False
+        try:
+            async with open_chain(Reader(self._bucket, self._user_id, None), found.objects) as streams:
+                if not streams[0].header.self_contained:
+                    return False
+                await Replay(streams, None).run()
+                return True
+        except (CorruptObject, BrokenLog, NewerFormat, Vanished):
+            return False
+
+    async def check_tags(self, before: list[str], listing: Listing) -> None:
+        """Check the tags that were there ``before`` the log was listed, and still are."""
+        good = self._good(listing)
+        hydrates: dict[int, bool] = {}
+        for name in before:
+            key = names.tag_key(self._user_id, name)
+            try:
+                tag = await tags.get(self._bucket, self._user_id, name)
+            except BackupNotFound:
+                continue
+            except CorruptObject as error:
+                self.problems.append(Problem(key, 0, error.detail))
+                continue
+            if tag.seq not in hydrates:
+                hydrates[tag.seq] = tag.seq in good.commits and await self._hydrates(good, tag.seq)
+            wrong = None
+            if tag.seq not in listing.commits:
+                wrong = f"it names commit {tag.seq}, which is not there; the backup is of no use, delete it"
+            elif not hydrates[tag.seq]:
+                wrong = f"it names commit {tag.seq}, which cannot be hydrated"
+            elif await self._differs(tag, good.commits[tag.seq]):
+                wrong = f"it names another commit than the {tag.seq} of the log"
+            if wrong is not None and await self._still_there(name):
+                self.problems.append(Problem(key, tag.seq, wrong))
+
+    async def _differs(self, tag: Tag, commit: LogObject) -> bool:
+        try:
+            decoded = await self._reader.header(commit)
+        except Vanished:
+            return True
+        return (decoded.commit_hash, decoded.header.state_after) != (tag.commit_hash, tag.state_checksum)
+
+    async def _still_there(self, name: str) -> bool:
+        """Whether a tag is there; a deleted one keeps nothing, and its commit may have been collected meanwhile."""
+        try:
+            await tags.get(self._bucket, self._user_id, name)
+        except BackupNotFound:
+            return False
+        return True
+
+
+async def scrub(bucket: Bucket, user_id: str, sources: Sources) -> ScrubReport:
     """Walk the log of a user and report. Raises StoreUnavailable; damage is in the report."""
+    began_ms = sources.now_ms()
+    # In this order a tag made meanwhile is not missed: its commit is in the listing, or it is not looked at.
+    before = await tags.tag_names(bucket, user_id)
     listing, _ = await list_log(bucket, user_id, whole=True)
     scrubber = _Scrubber(bucket, user_id)
     await scrubber.walk(listing)
+    await scrubber.check_tags(before, listing)
     intact = await scrubber.newest_intact(listing)
     if intact < listing.newest and not scrubber.problems:
         key = names.log_prefix(user_id) + names.commit_name(listing.newest)
@@ -242,4 +313,5 @@ async def scrub(bucket: Bucket, user_id: str) -> ScrubReport:
         objects=len(listing.objects),
         bytes=sum(obj.size for obj in listing.objects),
         problems=scrubber.problems,
+        verified_at_ms=began_ms,
     )
