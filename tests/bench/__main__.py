@@ -58,8 +58,8 @@ def write_readme(text: str) -> None:
     README.write_text(f"{head}{START}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
-async def measure(names: list[str], place: Place) -> list[Line]:
-    """Run benches one after the other, and print each as it is done."""
+async def measure(names: list[str], place: Place, json: Path | None) -> list[Line]:
+    """Run benches one after the other; print each as it is done, and rewrite the JSON file."""
     lines: list[Line] = []
     for name in names:
         began = time.perf_counter()
@@ -68,6 +68,8 @@ async def measure(names: list[str], place: Place) -> list[Line]:
         for line in made:
             print(f"  {line.what}: {line.ours} | {line.against} | {line.ratio} {line.target} {line.note}", flush=True)
         lines += made
+        if json:
+            json.write_bytes(msgspec.json.format(msgspec.json.encode(lines)))
     return lines
 
 
@@ -85,15 +87,13 @@ def main() -> None:
     server = Radosgw.start()
     try:
         place = Place(server, f"s3://{server.make_bucket()}/bench", scratch, options.quick)
-        lines = asyncio.run(measure(names, place))
+        lines = asyncio.run(measure(names, place, options.json))
     finally:
         server.close()
         shutil.rmtree(scratch, ignore_errors=True)
     command = " ".join(["uv run python -m tests.bench", *options.names, *(["--quick"] if options.quick else [])])
     text = table(lines, command, where)
     print(f"\n{text}")
-    if options.json:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(lines)))
     if options.write:
         write_readme(text)
 
