@@ -364,6 +364,8 @@ class Vectorstore:
         for ticket in tickets:
             if ticket.error is None and not (self._replays and ticket in self._uncommitted):
                 ticket.error = error
+            elif ticket.error is not None and not self._replays and not ticket.is_poison:
+                ticket.error = _unconfirmed(ticket.error)
         if not self._replays and not isinstance(error, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
@@ -416,6 +418,14 @@ class Vectorstore:
         if self._replica is not None:
             replica, self._replica = self._replica, None
             await self._run(replica.discard)
+
+
+def _unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
+    """Return what to say for a refusal by a replica that may be stale, or hold writes that were not committed."""
+    return StoreUnavailable(
+        "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
+        f"found out ({refusal.code}). Nothing of this write was applied; send it again."
+    )
 
 
 def _no_longer_applies(cause: VectorpoolError) -> CommitConflict:
