@@ -137,6 +137,80 @@ class Vectorstore(msgspec.Struct):
     bytes: int
 
 
+class Commit(msgspec.Struct):
+    """One commit of the history: when, how large its object and the whole state after it are, what it did.
+
+    ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
+    ``damage`` says what is wrong with its object, if anything is.
+    """
+
+    commit: int
+    time_ms: int
+    bytes: int
+    state_bytes: int
+    added: int
+    deleted: int
+    collections: list[str]
+    restored_from: int | None
+    tombstone: bool
+    backups: list[str]
+    damage: str | None
+
+
+class CommitPage(msgspec.Struct):
+    """Commits, newest first."""
+
+    commits: list[Commit]
+
+
+class Backup(msgspec.Struct):
+    """A name that keeps a commit from collection."""
+
+    name: str
+    commit: int
+    time_ms: int
+
+
+class BackupPage(msgspec.Struct):
+    """Backups by name."""
+
+    backups: list[Backup]
+
+
+class Damage(msgspec.Struct):
+    """One thing that is wrong with a log: at which commit, in which object, and what."""
+
+    commit: int
+    key: str
+    what: str
+
+
+class Verification(msgspec.Struct):
+    """What reading a whole log found, and when. ``newest_intact_commit`` can be restored if the newest is damaged."""
+
+    verified_at_ms: int
+    newest_commit: int
+    newest_intact_commit: int
+    commits: int
+    objects: int
+    bytes: int
+    problems: list[Damage]
+
+
+class Restored(msgspec.Struct):
+    """The new commit, and the one whose state it brought back."""
+
+    commit: int
+    restored_from: int
+
+
+class Forked(msgspec.Struct):
+    """The other user, and the commit of that user's log that holds the state."""
+
+    user_id: str
+    commit: int
+
+
 class Residency(msgspec.Struct):
     """Where a user's vectorstore is on this instance.
 
@@ -153,6 +227,8 @@ class Residency(msgspec.Struct):
     dirty: bool
     shard: int = 0
     detail: str | None = None
+    # A past commit, open read-only beside the live vectorstore; null for the live one.
+    at: int | None = None
 
 
 class PoolView(msgspec.Struct):

@@ -41,12 +41,13 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     """How fresh a read must be. None means what the instance is set to.
 
     ``bound_ms`` belongs to bounded consistency; ``min_commit`` is the least commit that the caller accepts, which
-    makes a client read its own writes on any instance.
+    makes a client read its own writes on any instance. ``at`` reads a past commit instead, beside the live one.
     """
 
     consistency: Consistency | None = None
     bound_ms: int | None = None
     min_commit: int = 0
+    at: int | None = None
 
 
 class _Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
@@ -240,6 +241,60 @@ class Inspect(_Command, frozen=True, kw_only=True, tag="inspect"):
     """Where the vectorstore is, without touching it. Answers answers.Residency."""
 
 
+class Restore(_Command, frozen=True, kw_only=True, tag="restore"):
+    """Makes the state of an earlier commit the newest, as a new commit. Answers answers.Restored.
+
+    Exactly one of ``commit`` and ``time_ms`` is given; a time means the newest commit that is not younger.
+    """
+
+    commit: int | None = None
+    time_ms: int | None = None
+
+
+class ListCommits(_Command, frozen=True, kw_only=True, tag="list-commits"):
+    """The newest commits of the log, newest first. Answers answers.CommitPage."""
+
+    limit: int = 50
+
+
+class CreateBackup(_Command, frozen=True, kw_only=True, tag="create-backup"):
+    """Names a commit, the newest by default, and so keeps it from collection. Answers answers.Backup."""
+
+    name: str
+    commit: int | None = None
+
+
+class GetBackup(_Command, frozen=True, kw_only=True, tag="get-backup"):
+    """Which commit a backup names. Answers answers.Backup."""
+
+    name: str
+
+
+class ListBackups(_Command, frozen=True, kw_only=True, tag="list-backups"):
+    """Every backup, by name. Answers answers.BackupPage."""
+
+
+class DeleteBackup(_Command, frozen=True, kw_only=True, tag="delete-backup"):
+    """Forgets a backup's name; the commit stays until it is collected. Answers answers.Deleted."""
+
+    name: str
+
+
+class Verify(_Command, frozen=True, kw_only=True, tag="verify"):
+    """Reads the whole log and checks every invariant of it. Answers answers.Verification."""
+
+
+class LastVerification(_Command, frozen=True, kw_only=True, tag="last-verification"):
+    """What the last verification found. Answers answers.Verification."""
+
+
+class Fork(_Command, frozen=True, kw_only=True, tag="fork"):
+    """Makes the state of a commit, the newest by default, another user's vectorstore. Answers answers.Forked."""
+
+    target_user_id: str
+    commit: int | None = None
+
+
 class DeleteVectorstore(_Command, frozen=True, kw_only=True, tag="delete-vectorstore"):
     """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted."""
 
@@ -267,5 +322,8 @@ Write: TypeAlias = (
     | IngestDocument
     | ForgetDocument
 )
-Operation: TypeAlias = Hydrate | Flush | Evict | Inspect | DeleteVectorstore
+LogOperation: TypeAlias = (
+    ListCommits | CreateBackup | GetBackup | ListBackups | DeleteBackup | Fork | Verify | LastVerification
+)
+Operation: TypeAlias = Hydrate | Flush | Evict | Inspect | Restore | DeleteVectorstore | LogOperation
 Command: TypeAlias = Read | Write | Operation

@@ -183,6 +183,13 @@ class CommitNotFound(NotFound):
     title = "The log holds no commit of this number"
 
 
+class VerificationNotFound(NotFound):
+    """The user's log was never verified."""
+
+    code = "verification-not-found"
+    title = "The log was never verified"
+
+
 class BackupNotFound(NotFound):
     """The user has no backup of this name."""
 

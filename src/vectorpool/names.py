@@ -100,6 +100,11 @@ def tags_prefix(user_id: str) -> str:
     return f"{vectorstore_prefix(user_id)}tags/"
 
 
+def verification_key(user_id: str) -> str:
+    """Return the key of what the last verification of the user's log found."""
+    return f"{vectorstore_prefix(user_id)}verified.json"
+
+
 def check_backup_name(name: str) -> str:
     """Return ``name`` if a backup can be called so: 1 to 64 of [a-zA-Z0-9._-]; raise InvalidId otherwise."""
     ok = 1 <= len(name) <= MAX_BACKUP_NAME and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)

@@ -146,6 +146,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     compact_amplification: Annotated[
         float, _setting("A hydrate reads at most about this many times the live bytes", ge=1.1, le=10)
     ] = 1.5
+    verify_interval_s: Annotated[
+        float,
+        _setting("Each log is verified and collected in the background so often; 0 never does", ge=0, le=31_536_000),
+    ] = 604_800.0
+    verify_bytes_per_s: Annotated[
+        int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
+    ] = 8 * 1024**2
     retention_s: Annotated[
         float, _setting("How long a past state can be restored; later only backups can", ge=0, le=3_153_600_000)
     ] = 604_800.0

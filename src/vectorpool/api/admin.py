@@ -11,7 +11,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.passing import pass_on, respond
 from vectorpool.api.places import UserId
 from vectorpool.api.service import Svc
-from vectorpool.errors import UserNotFound
+from vectorpool.errors import UserNotFound, VerificationNotFound
 from vectorpool.names import check_user_id
 
 
@@ -50,6 +50,25 @@ class Admin(Controller):
     async def evict(self, service: Svc, user_id: UserId) -> Response[Any]:
         """Commit, close and drop the working directory; the next request hydrates it again."""
         return pass_on(await service.router.execute(check_user_id(user_id), commands.Evict()))
+
+    @post(
+        "/users/{user_id:str}/scrub",
+        status_code=200,
+        summary="Verify a log",
+        operation_class=documented(gives=answers.Verification, problems=(UserNotFound,)),
+    )
+    async def scrub(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Read a user's whole log now, check every invariant of it, and report what is wrong."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.Verify()))
+
+    @get(
+        "/users/{user_id:str}/scrub",
+        summary="Show the last verification",
+        operation_class=documented(gives=answers.Verification, problems=(VerificationNotFound,)),
+    )
+    async def show_scrub(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """Show when a user's log was verified last, here or on another instance, and what was found."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.LastVerification()))
 
     @get(
         "/pool",

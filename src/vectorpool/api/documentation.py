@@ -18,7 +18,7 @@ from litestar.types import Method
 from vectorpool import answers
 from vectorpool.api import requests, views
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
-from vectorpool.api.reading import CONSISTENCY_HEADER, MIN_COMMIT_HEADER
+from vectorpool.api.reading import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.ingest import DocumentOutcome, IngestReport
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
@@ -81,6 +81,21 @@ _DOCUMENT: Final = Document(
     content_type="text/markdown",
 )
 
+_COMMIT: Final = answers.Commit(
+    commit=17,
+    time_ms=1_780_000_000_000,
+    bytes=14_322,
+    state_bytes=1_261_568,
+    added=6,
+    deleted=0,
+    collections=["documents"],
+    restored_from=None,
+    tombstone=False,
+    backups=["before-migration"],
+    damage=None,
+)
+_BACKUP: Final = answers.Backup(name="before-migration", commit=17, time_ms=1_780_000_000_000)
+
 ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     answers.Collection: _COLLECTION,
     answers.CollectionPage: answers.CollectionPage(collections=[_COLLECTION], total=1),
@@ -107,6 +122,20 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
     views.Health: views.Health(status="ready"),
     IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
+    answers.CommitPage: answers.CommitPage(commits=[_COMMIT]),
+    answers.Verification: answers.Verification(
+        verified_at_ms=1_780_000_000_000,
+        newest_commit=17,
+        newest_intact_commit=17,
+        commits=17,
+        objects=20,
+        bytes=1_930_112,
+        problems=[],
+    ),
+    answers.Restored: answers.Restored(commit=18, restored_from=17),
+    answers.Backup: _BACKUP,
+    answers.BackupPage: answers.BackupPage(backups=[_BACKUP]),
+    answers.Forked: answers.Forked(user_id="43", commit=1),
     views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
 }
 _RECORDS_EXAMPLE: Final = {
@@ -123,6 +152,9 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
     requests.GetRecordsBody: {"where": {"page": {"$gte": 3}}, "limit": 10},
     requests.QueryBody: {"texts": ["How long is the warranty?"], "n_results": 3},
     requests.IngestBody: {"paths": ["handbook/warranty.md"]},
+    requests.RestoreBody: {"commit": 17},
+    requests.CreateBackupBody: {"commit": 17},
+    requests.ForkBody: {"user_id": "43"},
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
 }
 
@@ -186,6 +218,12 @@ _READING_PARAMETERS: Final = [
         description="The least commit that a read may answer from: what an earlier response carried.",
         schema=Schema(type=OpenAPIType.INTEGER, examples=[17]),
     ),
+    Parameter(
+        name=AT_PARAMETER,
+        param_in="query",
+        description="Read from this past commit, beside the live vectorstore. Writes refuse it.",
+        schema=Schema(type=OpenAPIType.INTEGER, examples=[17]),
+    ),
 ]
 
 
@@ -203,7 +241,7 @@ class _Documented(Operation):
         documented: dict[str, Any] = {status: self._success(getattr(success, "description", "Done"))}
         documented.update(self._problem_responses())
         self.responses = cast(Any, documented)
-        if self.with_commit:
+        if self.with_commit and self.gives is not None:
             self.parameters = [*(self.parameters or []), *_READING_PARAMETERS]
         if self.takes is not None:
             self.request_body = cast(Any, self._request())

@@ -8,66 +8,45 @@ from typing import Any, Final
 
 from litestar import Request
 
-from vectorpool.answers import Answer, PoolView
 from vectorpool.api.service import Service
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Reading
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.errors import InvalidRequest
 from vectorpool.names import MAX_SEQ, excerpt
-from vectorpool.shard.router import Router
+from vectorpool.shard.reading import ReadingRouter
 
 CONSISTENCY_HEADER: Final = "X-Vectorpool-Consistency"
 MIN_COMMIT_HEADER: Final = "X-Vectorpool-Min-Commit"
+# A query parameter of reads: the past commit to read from.
+AT_PARAMETER: Final = "at"
 
 _MAX_BOUND_MS: Final = 86_400_000
 _CONSISTENCY = re.compile(r"(strong|local|bounded)(?:\(([0-9]{1,8})\))?")
-
-
-class ReadingRouter:
-    """A router that reads as one request asks; everything else goes through as it is."""
-
-    def __init__(self, router: Router, reading: Reading) -> None:
-        self._router = router
-        self._reading = reading
-
-    async def start(self) -> None:
-        """Start the router behind it."""
-        await self._router.start()
-
-    async def stop(self) -> None:
-        """Stop the router behind it."""
-        await self._router.stop()
-
-    def is_ready(self) -> bool:
-        """Whether the router behind it is ready."""
-        return self._router.is_ready()
-
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command as the request asks."""
-        return await self._router.execute(user_id, command, reading or self._reading)
-
-    async def pool_view(self) -> PoolView:
-        """Return every slot of the instance."""
-        return await self._router.pool_view()
 
 
 def reading_of(request: Request[Any, Any, Any]) -> Reading | None:
     """Return what the headers ask for, or None if they ask for nothing. Raises InvalidRequest."""
     consistency = request.headers.get(CONSISTENCY_HEADER)
     least = request.headers.get(MIN_COMMIT_HEADER)
-    if consistency is None and least is None:
+    at = request.query_params.get(AT_PARAMETER)
+    if consistency is None and least is None and at is None:
         return None
     reading = Reading()
     if consistency is not None:
         reading = _consistency(consistency.strip())
     if least is not None:
-        if not (least.isascii() and least.isdigit() and int(least[:13]) <= MAX_SEQ):
-            raise InvalidRequest(
-                f"{MIN_COMMIT_HEADER} is {excerpt(least)}. Send the number that a response carried in "
-                "X-Vectorpool-Commit."
-            )
-        reading = Reading(reading.consistency, reading.bound_ms, int(least))
+        reading = Reading(reading.consistency, reading.bound_ms, _commit_number(MIN_COMMIT_HEADER, least))
+    if at is not None:
+        reading = Reading(at=_commit_number(AT_PARAMETER, at))
     return reading
+
+
+def _commit_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:13]) <= MAX_SEQ):
+        raise InvalidRequest(
+            f"{name} is {excerpt(text)}. Send the number of a commit, as a response carried it in X-Vectorpool-Commit."
+        )
+    return int(text)
 
 
 def _consistency(text: str) -> Reading:

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
+from vectorpool.names import MAX_SEQ
 from vectorpool.settings import Space
 
 T = TypeVar("T")
@@ -141,6 +142,32 @@ class QueryBody(_Body, frozen=True):
     where: WhereBody | None = None
     where_document: WhereDocumentBody | None = None
     include: tuple[Include, ...] = ("documents", "metadatas", "distances")
+
+
+CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of a commit.", examples=[17])]
+
+
+class RestoreBody(_Body, frozen=True):
+    """What to restore: exactly one of the two."""
+
+    commit: CommitNumber | None = None
+    time: Annotated[
+        str | None,
+        Meta(description="The newest commit that is not younger.", examples=["2026-11-21T09:00:00Z"]),
+    ] = None
+
+
+class CreateBackupBody(_Body, frozen=True):
+    """What to name; the newest commit if left out."""
+
+    commit: CommitNumber | None = None
+
+
+class ForkBody(_Body, frozen=True):
+    """Who gets the state, and of which commit; of the newest if left out."""
+
+    user_id: Annotated[str, Meta(description="The other user, who has no vectorstore yet.", examples=["43"])]
+    commit: CommitNumber | None = None
 
 
 class IngestBody(_Body, frozen=True):

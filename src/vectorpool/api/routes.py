@@ -11,6 +11,7 @@ from vectorpool.api.avatars import Avatars
 from vectorpool.api.collections import Collections
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
+from vectorpool.api.history import History
 from vectorpool.api.places import AVATAR_PATH, USER_PATH, avatar_place, own_place
 from vectorpool.api.records import Records
 from vectorpool.api.users import Users
@@ -28,4 +29,4 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Documents],
         dependencies={"at": Provide(avatar_place, sync_to_thread=False)},
     )
-    return [Users, Avatars, own, of_avatar, Admin, Health]
+    return [Users, History, Avatars, own, of_avatar, Admin, Health]

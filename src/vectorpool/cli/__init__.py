@@ -99,14 +99,15 @@ def ingest(settings: Settings, folder: Path, user_id: str, avatar_id: str, force
 @_USER
 @_AVATAR
 @click.option("-n", "n_results", default=3, show_default=True, type=click.IntRange(1, 100), help="How many passages.")
+@click.option("--at", type=click.IntRange(1), metavar="COMMIT", help="As of this commit; the newest if left out.")
 @settings_options(DOCUMENTS)
-def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results: int) -> None:
+def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results: int, at: int | None) -> None:
     """Find the passages of an avatar's documents that answer TEXT best.
 
     \b
     vectorpool query "How long is the warranty?" --user 42 --avatar 7 -n 5
     """
-    _work("documents", "query", settings, text, user_id, avatar_id, n_results)
+    _work("documents", "query", settings, text, user_id, avatar_id, n_results, at)
 
 
 @main.command()
@@ -150,6 +151,58 @@ def scrub(settings: Settings, user_ids: tuple[str, ...], everyone: bool) -> None
     if bool(user_ids) == everyone:
         raise click.UsageError("Name users, or give --all.")
     _work("logs", "scrub", settings, user_ids)
+
+
+@main.command()
+@click.argument("user_id", metavar="USER")
+@click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to go back to.")
+@click.option("--time", metavar="TIME", help="Go back to a time, such as 2026-11-21T09:00:00Z.")
+@settings_options(STORE)
+def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> None:
+    """Make the state of an earlier commit the newest, as a new commit. Nothing of the history is lost.
+
+    \b
+    vectorpool restore 42 --commit 17
+    vectorpool restore 42 --time 2026-11-21T09:00:00Z
+    """
+    if (commit is None) == (time is None):
+        raise click.UsageError("Give --commit or --time, one of them.")
+    _work("history", "restore", settings, user_id, commit, time)
+
+
+@main.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("name", required=False)
+@click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to keep; the newest if left out.")
+@click.option("--delete", "forget", is_flag=True, help="Delete the backup instead of creating it.")
+@settings_options(STORE)
+def backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> None:
+    """Name a commit, and so keep it from collection; without NAME, list the backups.
+
+    \b
+    vectorpool backup 42
+    vectorpool backup 42 before-migration
+    vectorpool backup 42 before-migration --delete
+    """
+    if name is None and (forget or commit is not None):
+        raise click.UsageError("Name the backup.")
+    if forget and commit is not None:
+        raise click.UsageError("--delete takes no --commit.")
+    _work("history", "backup", settings, user_id, name, commit, forget)
+
+
+@main.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("target_user_id", metavar="TARGET")
+@click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to fork; the newest if left out.")
+@settings_options(STORE)
+def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> None:
+    """Make a user's vectorstore that of another user, who has none yet.
+
+    \b
+    vectorpool fork 42 43
+    """
+    _work("history", "fork", settings, user_id, target_user_id, commit)
 
 
 @main.command(name="export")

@@ -20,7 +20,7 @@ from vectorpool.settings import Settings
 
 
 @asynccontextmanager
-async def _bucket(settings: Settings) -> AsyncIterator[Bucket]:
+async def open_store(settings: Settings) -> AsyncIterator[Bucket]:
     """Open the store, and say in a sentence if it does not answer."""
     bucket = open_bucket(settings)
     try:
@@ -42,7 +42,7 @@ def users(settings: Settings) -> int:
 
 
 async def _users(settings: Settings) -> int:
-    async with _bucket(settings) as bucket:
+    async with open_store(settings) as bucket:
         for user_id in await bucket.list_prefixes(users_prefix()):
             out.print(user_id, markup=False)
     return 0
@@ -57,7 +57,7 @@ def log(settings: Settings, user_id: str, limit: int) -> int:
 
 
 async def _log(settings: Settings, user_id: str, limit: int) -> int:
-    async with _bucket(settings) as bucket:
+    async with open_store(settings) as bucket:
         entries = await CommitLog(bucket, user_id, settings=settings).entries(limit=limit)
     if not entries:
         raise UserNotFound(f"Nothing is stored for user {user_id}. `vectorpool users` lists who there is.")
@@ -91,7 +91,7 @@ def scrub(settings: Settings, user_ids: tuple[str, ...]) -> int:
 
 async def _scrub(settings: Settings, user_ids: list[str]) -> int:
     damaged = 0
-    async with _bucket(settings) as bucket:
+    async with open_store(settings) as bucket:
         chosen = user_ids or await bucket.list_prefixes(users_prefix())
         with progress_bar() as bar:
             task = bar.add_task("Scrubbing", total=len(chosen), note="")
@@ -132,7 +132,7 @@ async def _export(settings: Settings, user_id: str, directory: Path, at: int | N
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InvalidRequest(f"{directory} is there and not an empty directory. Name a new one.")
     directory.mkdir(parents=True, exist_ok=True)
-    async with _bucket(settings) as bucket:
+    async with open_store(settings) as bucket:
         with spinner(f"Exporting {user_id}"):
             hydrated = await CommitLog(bucket, user_id, settings=settings).export(directory, at=at)
     out.print(
@@ -147,7 +147,7 @@ def import_directory(settings: Settings, directory: Path, user_id: str) -> int:
 
 
 async def _import(settings: Settings, directory: Path, user_id: str) -> int:
-    async with _bucket(settings) as bucket:
+    async with open_store(settings) as bucket:
         with spinner(f"Importing {directory}"):
             position = await CommitLog(bucket, user_id, settings=settings).adopt(directory)
     out.print(f"{directory} is commit {position.seq} of user {user_id}", markup=False)

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool import names
-from vectorpool.commitlog import adoption, append, collection, compaction, ending, history, restore, scrub, tags
+from vectorpool.commitlog import (
+    adoption,
+    append,
+    collection,
+    compaction,
+    ending,
+    history,
+    restore,
+    scrub,
+    tags,
+    verification,
+)
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
@@ -199,6 +210,18 @@ class CommitLog:
     async def scrub(self) -> ScrubReport:
         """Read the whole log and check every invariant of it; see the module ``scrub``. Raises StoreUnavailable."""
         return await scrub.scrub(self._bucket, self._user_id, self._sources)
+
+    async def verify(self) -> ScrubReport:
+        """Scrub, and remember beside the log what was found and when. Raises UserNotFound, StoreUnavailable."""
+        report = await self.scrub()
+        if not report.objects:
+            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so there is nothing to verify.")
+        await verification.save(self._bucket, self._user_id, report)
+        return report
+
+    async def last_verification(self) -> ScrubReport | None:
+        """Return what ``verify`` found last, here or on another instance; None if it never ran."""
+        return await verification.load(self._bucket, self._user_id)
 
     async def end(self) -> int:
         """Delete the vectorstore: append a tombstone, then delete all else below ``vectorstore/``, backups too.

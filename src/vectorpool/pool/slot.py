@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from vectorpool.answers import Answer
 from vectorpool.pool.states import Cold, Committing, Evicting, Ready, State, check_transition
-from vectorpool.vectorstore.vectorstore import Ticket, Vectorstore
+from vectorpool.vectorstore.ticket import Ticket
+from vectorpool.vectorstore.vectorstore import Vectorstore
 
 
 def _future() -> asyncio.Future[None]:
@@ -22,7 +23,7 @@ class WriteJob:
 
     ticket: Ticket
     size: int
-    done: asyncio.Future[Answer]
+    done: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 @dataclass(slots=True)
@@ -47,13 +48,21 @@ class HealJob:
 
 
 @dataclass(slots=True)
+class RestoreJob:
+    """Make the state of commit ``seq`` the newest; answers the number of the commit that does."""
+
+    seq: int
+    done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(slots=True)
 class EndJob:
     """Delete the vectorstore; answers the number of objects deleted."""
 
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | EndJob
+Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | RestoreJob | EndJob
 
 
 class Slot:

@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import Misconfigured
-from vectorpool.names import local_segment, open_dir, warm_dir
+from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -41,8 +42,18 @@ class StoreFactory:
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
 
-    def make(self, user_id: str) -> Vectorstore:
-        """Return a vectorstore that is not open yet."""
+    async def list_users(self) -> list[str]:
+        """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
+        with store_errors(self._bucket, "listing the users"):
+            return await self._bucket.list_prefixes(users_prefix())
+
+    def log(self, user_id: str) -> CommitLog:
+        """Return a user's commit log."""
+        return CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources)
+
+    def make(self, key: str) -> Vectorstore:
+        """Return the vectorstore of a slot's key, not open yet."""
+        user_id, at = parse_slot_key(key)
 
         def make_directory() -> Path:
             directory = self._root / f"{local_segment(user_id)}+{next(self._generation)}"
@@ -51,12 +62,13 @@ class StoreFactory:
 
         return Vectorstore(
             user_id,
-            CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources),
+            self.log(user_id),
             make_directory=make_directory,
             template=self._template,
             workers=self._workers,
             settings=self._settings,
             sources=self._sources,
+            at=at,
         )
 
     def close(self) -> None:

@@ -49,8 +49,9 @@ Reply: TypeAlias = Answered | Viewed | Drained
 class ShardClient:
     """One shard. ``start`` returns when it serves; a shard that dies is started again until ``stop``."""
 
-    def __init__(self, shard: int, settings: Settings) -> None:
+    def __init__(self, shard: int, shards: int, settings: Settings) -> None:
         self._shard = shard
+        self._shards = shards
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -142,7 +143,7 @@ class ShardClient:
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        hello: ToShard = Hello(self._shard, self._settings)
+        hello: ToShard = Hello(self._shard, self._shards, self._settings)
         writer.write(encode_frame(hello))
         try:
             async with asyncio.timeout(_START_S):

@@ -31,6 +31,7 @@ from vectorpool.shard.protocol import (
     Viewed,
     encode_frame,
     read_frame,
+    shard_of,
     to_shard_decoder,
 )
 from vectorpool.vectorstore.bindings import import_lean
@@ -56,7 +57,10 @@ class ShardServer:
         logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
         try:
             bucket = open_bucket(hello.settings)
-            self._pool = Pool(StoreFactory(bucket, hello.settings, shard=hello.shard), hello.settings)
+            stores = StoreFactory(bucket, hello.settings, shard=hello.shard)
+            self._pool = Pool(
+                stores, hello.settings, owns=lambda user_id: shard_of(user_id, hello.shards) == hello.shard
+            )
         except (VectorpoolError, OSError) as error:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))

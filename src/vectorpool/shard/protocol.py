@@ -10,6 +10,7 @@ import asyncio
 import struct
 
 import msgspec
+import xxhash
 
 from vectorpool.answers import PoolView
 from vectorpool.commands import Command, Reading
@@ -22,9 +23,10 @@ MAX_FRAME_BYTES = 1 << 30
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """The shard's number and the configuration."""
+    """The shard's number, of how many, and the configuration."""
 
     shard: int
+    shards: int
     settings: Settings
 
 
@@ -90,6 +92,11 @@ FromShard = Ready | Answered | Failed | Viewed | Drained
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)
 from_shard_decoder = msgspec.msgpack.Decoder(FromShard)
+
+
+def shard_of(user_id: str, shards: int) -> int:
+    """Return the number of the shard that owns a user: by hash, the same in every process."""
+    return xxhash.xxh3_64_intdigest(user_id.encode()) % shards
 
 
 def encode_frame(message: ToShard | FromShard) -> bytearray:

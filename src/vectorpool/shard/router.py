@@ -8,13 +8,12 @@ import logging
 import os
 from typing import Protocol
 
-import xxhash
-
 from vectorpool.answers import Answer, PoolView
 from vectorpool.commands import Command, Reading
 from vectorpool.errors import Draining
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
+from vectorpool.shard.protocol import shard_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,18 +42,13 @@ class Router(Protocol):
         ...
 
 
-def shard_of(user_id: str, shards: int) -> int:
-    """Return the number of the shard that owns a user: by hash, the same in every process."""
-    return xxhash.xxh3_64_intdigest(user_id.encode()) % shards
-
-
 class ShardRouter:
     """Shards as processes."""
 
     def __init__(self, settings: Settings) -> None:
         count = settings.shards or os.cpu_count() or 1
         self._settings = settings
-        self.clients = [ShardClient(number, settings) for number in range(count)]
+        self.clients = [ShardClient(number, count, settings) for number in range(count)]
         self._stopping = False
 
     async def start(self) -> None:

@@ -25,14 +25,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from vectorpool.answers import Answer
-from vectorpool.commands import Read, Reading, Write
-from vectorpool.commitlog.format import Summary
+from vectorpool.commands import Read, Reading
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.errors import (
     BrokenReplica,
-    CommitConflict,
     InternalError,
     OutcomeUnknown,
     StoreUnavailable,
@@ -44,32 +42,17 @@ from vectorpool.sources import Sources
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
-from vectorpool.vectorstore.writes import Effect, HalfApplied
+from vectorpool.vectorstore.ticket import MAX_REBASES, Ticket, no_longer_applies, summarise, too_many_conflicts
+from vectorpool.vectorstore.writes import HalfApplied
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# How often a commit may lose its number before its callers are told; each time another writer got on.
-MAX_REBASES = 12
 _REBASE_PAUSE_S = 0.01
 
 
 class ReplicaClosed(Exception):
     """There is no open replica at the moment; ``catch_up`` builds one."""
-
-
-class Ticket:
-    """A write on its way: the command, and then its answer or its error."""
-
-    __slots__ = ("body", "command", "effect", "error", "is_poison")
-
-    def __init__(self, command: Write) -> None:
-        self.command = command
-        self.body = b""
-        self.effect = Effect()
-        self.error: VectorpoolError | None = None
-        # Failed half-way, and would again: it is not applied a second time.
-        self.is_poison = False
 
 
 class Vectorstore:
@@ -90,9 +73,12 @@ class Vectorstore:
         settings: Settings,
         sources: Sources,
         open_replica: Callable[[str, Path, Position, Image, Settings], Replica] = Replica,
+        at: int | None = None,
     ) -> None:
         self.user_id = user_id
         self._log = log
+        # A past commit to read from, beside the live vectorstore; nothing is ever written to such a one.
+        self._at = at
         self._open_replica = open_replica
         self._make_directory = make_directory
         self._template = template
@@ -159,6 +145,8 @@ class Vectorstore:
 
     async def is_fresh_enough(self, reading: Reading) -> bool:
         """Ask, as the request or else the setting has it, whether the replica may answer now."""
+        if self._at is not None:
+            return True
         if self.commit_seq < reading.min_commit:
             return False
         bound_ms = self._settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
@@ -230,7 +218,7 @@ class Vectorstore:
             if await self._commit_once():
                 return
             await self._pause(attempt)
-        raise _too_many_conflicts()
+        raise too_many_conflicts()
 
     async def end(self) -> int:
         """Delete the vectorstore: a tombstone ends the log, all else goes. Returns the objects deleted."""
@@ -240,6 +228,17 @@ class Vectorstore:
         deleted: int = await self._log.end()
         self._absent = True
         return deleted
+
+    async def restore(self, seq: int) -> int:
+        """Make the state of commit ``seq`` the newest, as a new commit; return that commit's number.
+
+        What is not committed yet is committed first, and so stays in the history. Raises CommitNotFound.
+        """
+        await self.commit()
+        position = await self._log.restore(seq)
+        await self.catch_up()
+        seq_after: int = position.seq
+        return seq_after
 
     async def compact(self) -> None:
         """Merge what the log's bound asks for. Harmless at any time; reads and writes go on."""
@@ -252,7 +251,9 @@ class Vectorstore:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
     async def _ask(self) -> bool:
-        return self._replica is not None and await self._log.is_newest(self._replica.position)
+        if self._replica is None or self._at is not None:
+            return self._replica is not None
+        return await self._log.is_newest(self._replica.position)
 
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
@@ -265,7 +266,7 @@ class Vectorstore:
             logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
             await self.heal()
         except VectorpoolError as error:
-            ticket.error = _no_longer_applies(error) if ticket.effect.touched else error
+            ticket.error = no_longer_applies(ticket.command, error) if ticket.effect.touched else error
         else:
             ticket.body, ticket.effect, ticket.error = body, effect, None
             if effect.touched:
@@ -290,7 +291,7 @@ class Vectorstore:
                 async with self._gate.alone():
                     await self._rebuild(create=True)
             await self._pause(attempt)
-        raise _too_many_conflicts()
+        raise too_many_conflicts()
 
     async def _commit_once(self) -> bool:
         """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
@@ -303,7 +304,7 @@ class Vectorstore:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
             await self._start_over()
             return False
-        summary = _summary(self._uncommitted)
+        summary = summarise(self._uncommitted)
         pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
         self._pending, self._offered = pending, len(self._uncommitted)
         return await self._offer(pending)
@@ -389,7 +390,7 @@ class Vectorstore:
             except (HalfApplied, VectorpoolError) as error:
                 cause = error.cause if isinstance(error, HalfApplied) else error
                 self._uncommitted.remove(ticket)
-                ticket.error = _no_longer_applies(cause)
+                ticket.error = no_longer_applies(ticket.command, cause)
                 logger.warning("a rebased command no longer applies: %s", cause.code)
                 if isinstance(error, HalfApplied):
                     return False
@@ -398,7 +399,7 @@ class Vectorstore:
     async def _build(self, *, create: bool) -> Replica:
         directory = self._make_directory()
         try:
-            hydrated = await self._log.hydrate(directory)
+            hydrated = await self._log.hydrate(directory, at=self._at)
             self._absent = hydrated is None or hydrated.tombstone
             if hydrated is None or hydrated.tombstone:
                 if not create:
@@ -425,24 +426,4 @@ def _unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
     return StoreUnavailable(
         "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
         f"found out ({refusal.code}). Nothing of this write was applied; send it again."
-    )
-
-
-def _no_longer_applies(cause: VectorpoolError) -> CommitConflict:
-    return CommitConflict(
-        f"Another instance committed first, and the command no longer applies: {cause.detail}",
-        extra={"cause": cause.code},
-    )
-
-
-def _too_many_conflicts() -> CommitConflict:
-    return CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
-
-
-def _summary(tickets: list[Ticket]) -> Summary:
-    effects = [ticket.effect for ticket in tickets]
-    return Summary(
-        added=sum(e.written for e in effects),
-        deleted=sum(e.deleted for e in effects),
-        collections=tuple(sorted({name for e in effects for name in e.collections})),
     )

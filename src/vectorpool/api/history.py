@@ -1,0 +1,135 @@
+"""History: the commits of a user's log, restoring one, naming one as a backup, forking it to another user."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from litestar import Controller, Request, Response, delete, get, post, put
+from litestar.params import PathParameter, QueryParameter
+
+from vectorpool import answers, commands
+from vectorpool.api.documentation import documented
+from vectorpool.api.passing import pass_on
+from vectorpool.api.places import UserId
+from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
+from vectorpool.api.service import Svc
+from vectorpool.errors import (
+    BackupExists,
+    BackupNotFound,
+    CommitConflict,
+    CommitNotFound,
+    InvalidRequest,
+    UserNotFound,
+    VectorstoreExists,
+)
+from vectorpool.names import check_backup_name, check_user_id
+
+_MAX_COMMITS: Final = 1000
+
+BackupName = Annotated[str, PathParameter(description="The backup: 1 to 64 of [a-zA-Z0-9._-].")]
+Limit = Annotated[int, QueryParameter(ge=1, le=_MAX_COMMITS, description="Most commits to show.")]
+
+
+def _time_ms(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise InvalidRequest('The time is not RFC 3339 with an offset. Send one such as "2026-11-21T09:00:00Z".')
+    return int(when.timestamp() * 1000)
+
+
+class History(Controller):
+    """The past of a user's vectorstore."""
+
+    path = "/users/{user_id:str}"
+    tags = ("history",)
+
+    @get(
+        "/commits",
+        summary="List commits",
+        operation_class=documented(gives=answers.CommitPage, problems=(UserNotFound,)),
+    )
+    async def list_commits(self, service: Svc, user_id: UserId, limit: Limit = 50) -> Response[Any]:
+        """List the newest commits that the log still holds, newest first."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.ListCommits(limit=limit)))
+
+    @post(
+        "/restore",
+        status_code=200,
+        summary="Restore a commit",
+        operation_class=documented(
+            takes=RestoreBody, gives=answers.Restored, problems=(UserNotFound, CommitNotFound, CommitConflict)
+        ),
+    )
+    async def restore(self, request: Request[Any, Any, Any], service: Svc, user_id: UserId) -> Response[Any]:
+        """Make the state of an earlier commit the newest, as a new commit: nothing of the history is lost."""
+        body = decode(await request.body(), RestoreBody)
+        if (body.commit is None) == (body.time is None):
+            raise InvalidRequest("Say what to restore: a commit, or a time, and not both.")
+        time_ms = None if body.time is None else _time_ms(body.time)
+        command = commands.Restore(commit=body.commit, time_ms=time_ms)
+        return pass_on(await service.router.execute(check_user_id(user_id), command))
+
+    @get(
+        "/backups",
+        summary="List backups",
+        operation_class=documented(gives=answers.BackupPage),
+    )
+    async def list_backups(self, service: Svc, user_id: UserId) -> Response[Any]:
+        """List the backups by name."""
+        return pass_on(await service.router.execute(check_user_id(user_id), commands.ListBackups()))
+
+    @put(
+        "/backups/{name:str}",
+        status_code=201,
+        summary="Create a backup",
+        operation_class=documented(
+            takes=CreateBackupBody, gives=answers.Backup, problems=(UserNotFound, CommitNotFound, BackupExists)
+        ),
+    )
+    async def create_backup(
+        self, request: Request[Any, Any, Any], service: Svc, user_id: UserId, name: BackupName
+    ) -> Response[Any]:
+        """Name a commit, the newest if none is given, and so keep it from collection until the name is deleted."""
+        raw = await request.body()
+        body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
+        command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
+        return pass_on(await service.router.execute(check_user_id(user_id), command), 201)
+
+    @get(
+        "/backups/{name:str}",
+        summary="Show a backup",
+        operation_class=documented(gives=answers.Backup, problems=(BackupNotFound,)),
+    )
+    async def get_backup(self, service: Svc, user_id: UserId, name: BackupName) -> Response[Any]:
+        """Show which commit a backup names."""
+        command = commands.GetBackup(name=check_backup_name(name))
+        return pass_on(await service.router.execute(check_user_id(user_id), command))
+
+    @delete(
+        "/backups/{name:str}",
+        status_code=200,
+        summary="Delete a backup",
+        operation_class=documented(gives=answers.Deleted, problems=(BackupNotFound,)),
+    )
+    async def delete_backup(self, service: Svc, user_id: UserId, name: BackupName) -> Response[Any]:
+        """Forget a backup's name; its commit is collected when it is old enough."""
+        command = commands.DeleteBackup(name=check_backup_name(name))
+        return pass_on(await service.router.execute(check_user_id(user_id), command))
+
+    @post(
+        "/fork",
+        status_code=201,
+        summary="Fork a vectorstore",
+        operation_class=documented(
+            takes=ForkBody, gives=answers.Forked, problems=(UserNotFound, CommitNotFound, VectorstoreExists)
+        ),
+    )
+    async def fork(self, request: Request[Any, Any, Any], service: Svc, user_id: UserId) -> Response[Any]:
+        """Make the state of a commit, the newest if none is given, the vectorstore of another user who has none."""
+        body = decode(await request.body(), ForkBody)
+        command = commands.Fork(target_user_id=check_user_id(body.user_id), commit=body.commit)
+        return pass_on(await service.router.execute(check_user_id(user_id), command), 201)

@@ -1,0 +1,75 @@
+"""``vectorpool restore``, ``backup`` and ``fork``: the commit log alone; a running service notices by itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.table import Table
+
+from vectorpool.cli.console import out, run, spinner
+from vectorpool.cli.logs import open_store
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.errors import InvalidRequest
+from vectorpool.names import check_backup_name, check_user_id
+from vectorpool.settings import Settings
+
+
+def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> int:
+    """Append the state of an earlier commit."""
+    return run(_restore(settings, check_user_id(user_id), commit, None if time is None else _time_ms(time)))
+
+
+def _time_ms(text: str) -> int:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(f"{text!r} is no time. Write it as 2026-11-21T09:00:00Z.") from None
+    return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+async def _restore(settings: Settings, user_id: str, commit: int | None, time_ms: int | None) -> int:
+    async with open_store(settings) as bucket:
+        log = CommitLog(bucket, user_id, settings=settings)
+        with spinner(f"Restoring {user_id}"):
+            seq = commit if commit is not None else await log.seq_at(time_ms or 0)
+            position = await log.restore(seq)
+    out.print(f"user {user_id} is at commit {position.seq}, which brings back commit {seq}", markup=False)
+    return 0
+
+
+def backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> int:
+    """Create, delete or list backups."""
+    if name is not None:
+        check_backup_name(name)
+    return run(_backup(settings, check_user_id(user_id), name, commit, forget))
+
+
+async def _backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> int:
+    async with open_store(settings) as bucket:
+        log = CommitLog(bucket, user_id, settings=settings)
+        if name is None:
+            table = Table("backup", "commit", "time (UTC)", box=None, pad_edge=False)
+            for tag in await log.tags():
+                when = datetime.fromtimestamp(tag.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+                table.add_row(tag.name, str(tag.seq), when)
+            out.print(table)
+        elif forget:
+            await log.delete_tag(name)
+            out.print(f"backup {name} of user {user_id} is deleted", markup=False)
+        else:
+            tag = await log.tag(name, commit)
+            out.print(f"backup {name} of user {user_id} keeps commit {tag.seq}", markup=False)
+    return 0
+
+
+def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> int:
+    """Give a user's vectorstore to another user too."""
+    return run(_fork(settings, check_user_id(user_id), check_user_id(target_user_id), commit))
+
+
+async def _fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> int:
+    async with open_store(settings) as bucket:
+        with spinner(f"Forking {user_id}"):
+            position = await CommitLog(bucket, user_id, settings=settings).fork(target_user_id, at=commit)
+    out.print(f"user {target_user_id} is at commit {position.seq}, forked from user {user_id}", markup=False)
+    return 0

@@ -1,0 +1,194 @@
+"""The writer of a slot: one task at a time that does every job which changes the user's vectorstore.
+
+Writes that wait together become one commit (group commit). So a slow user delays nobody else, and a lone write
+costs one apply and one PUT. The queue is bounded in jobs and in bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from vectorpool.answers import Answer
+from vectorpool.commands import Write
+from vectorpool.errors import InternalError, QueueFull, VectorpoolError
+from vectorpool.pool.residency import Residency
+from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
+from vectorpool.pool.states import Committing, Ready
+from vectorpool.settings import Settings
+from vectorpool.sources import Sources
+from vectorpool.vectorstore.ticket import Ticket
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+logger = logging.getLogger(__name__)
+
+# Writes of one user that become one commit. Bounds how long the first of them waits for the last.
+MAX_GROUP = 64
+
+
+class SlotWriter:
+    """Queues jobs on slots and runs their writer tasks. ``committed`` is told after each group of writes."""
+
+    def __init__(
+        self,
+        residency: Residency,
+        committed: Callable[[str, Vectorstore, int], None],
+        settings: Settings,
+        sources: Sources,
+    ) -> None:
+        self._residency = residency
+        self._committed = committed
+        self._settings = settings
+        self._sources = sources
+
+    # --- Jobs ----------------------------------------------------------------------------------------
+
+    async def write(self, slot: Slot, command: Write) -> Answer:
+        """Apply a command in a pinned slot. Raises QueueFull, and what the command raises."""
+        size = _size_of(command)
+        limit, limit_bytes = self._settings.user_queue, self._settings.user_queue_bytes
+        if len(slot.jobs) >= limit or (slot.jobs and slot.queued_bytes + size > limit_bytes):
+            raise QueueFull(
+                f"{len(slot.jobs)} writes of this user wait already (limits: {limit} writes, {limit_bytes} bytes). "
+                "Send the write again later."
+            )
+        job = WriteJob(Ticket(command), size)
+        self._enqueue(slot, job)
+        return await job.done
+
+    async def flush(self, slot: Slot) -> None:
+        """Commit what a pinned slot holds uncommitted, and what waits in its queue."""
+        if slot.jobs or (slot.store is not None and slot.store.is_dirty):
+            await self.flush_later(slot).done
+
+    def flush_later(self, slot: Slot) -> FlushJob:
+        """Queue a commit; a failure is logged, and left to whoever waits for the job."""
+        flush = FlushJob()
+        flush.done.add_done_callback(_log_failed_flush)
+        self._enqueue(slot, flush)
+        return flush
+
+    async def catch_up(self, slot: Slot) -> None:
+        """Take in newer commits; whoever asks before it starts shares it."""
+        if slot.catch_up is None:
+            slot.catch_up = CatchUpJob()
+            self._enqueue(slot, slot.catch_up)
+        await asyncio.shield(slot.catch_up.done)
+
+    async def heal(self, slot: Slot) -> None:
+        """Build the replica of a pinned slot anew."""
+        job = HealJob()
+        self._enqueue(slot, job)
+        await job.done
+
+    async def restore(self, slot: Slot, seq: int) -> int:
+        """Make the state of a commit the newest one; return the number of the commit that does."""
+        job = RestoreJob(seq)
+        self._enqueue(slot, job)
+        return await job.done
+
+    async def end(self, slot: Slot) -> int:
+        """Delete the vectorstore of a pinned slot; return the number of objects deleted."""
+        job = EndJob()
+        self._enqueue(slot, job)
+        return await job.done
+
+    # --- The task ------------------------------------------------------------------------------------
+
+    def _enqueue(self, slot: Slot, job: Job) -> None:
+        slot.jobs.append(job)
+        if isinstance(job, WriteJob):
+            slot.queued_bytes += job.size
+        if slot.writer is None:
+            self._residency.pin(slot.user_id)
+            slot.writer = asyncio.create_task(self._serve_slot(slot))
+
+    async def _serve_slot(self, slot: Slot) -> None:
+        try:
+            while slot.jobs:
+                try:
+                    store = await self._residency.open(slot, create=True)
+                except Exception as error:
+                    while slot.jobs:
+                        _fail(_take_job(slot), error)
+                    continue
+                slot.become(Committing(store))
+                try:
+                    await self._serve_jobs(slot, store)
+                finally:
+                    slot.become(Ready(store))
+        finally:
+            slot.writer = None
+            self._residency.unpin(slot)
+
+    async def _serve_jobs(self, slot: Slot, store: Vectorstore) -> None:
+        job = _take_job(slot)
+        try:
+            match job:
+                case WriteJob():
+                    await self._serve_writes(slot, store, job)
+                case FlushJob():
+                    await store.commit()
+                    _succeed(job.done, None)
+                case CatchUpJob():
+                    await store.catch_up()
+                    _succeed(job.done, None)
+                case HealJob():
+                    await store.heal()
+                    _succeed(job.done, None)
+                case RestoreJob():
+                    _succeed(job.done, await store.restore(job.seq))
+                case EndJob():
+                    _succeed(job.done, await store.end())
+        except Exception as error:
+            _fail(job, error)
+        slot.dirty_since_s = (slot.dirty_since_s or self._sources.monotonic_s()) if store.is_dirty else None
+
+    async def _serve_writes(self, slot: Slot, store: Vectorstore, first: WriteJob) -> None:
+        group = [first]
+        while len(group) < MAX_GROUP and slot.jobs and isinstance(slot.jobs[0], WriteJob):
+            job = _take_job(slot)
+            assert isinstance(job, WriteJob)
+            group.append(job)
+        before = store.commit_seq
+        seq = await store.write([job.ticket for job in group])
+        for job in group:
+            if job.ticket.error is not None:
+                _fail(job, job.ticket.error)
+            else:
+                _succeed(job.done, Answer(job.ticket.body, seq))
+        self._committed(slot.user_id, store, before)
+
+
+def _take_job(slot: Slot) -> Job:
+    job = slot.jobs.popleft()
+    if isinstance(job, WriteJob):
+        slot.queued_bytes -= job.size
+    if job is slot.catch_up:
+        slot.catch_up = None
+    return job
+
+
+def _size_of(command: Write) -> int:
+    vectors = getattr(command, "vectors", None)
+    documents = getattr(command, "documents", None) or ()
+    return (len(vectors.data) if vectors is not None else 0) + sum(len(d) for d in documents if d) + 256
+
+
+def _succeed(done: asyncio.Future[Answer] | asyncio.Future[None] | asyncio.Future[int], value: object) -> None:
+    if not done.done():
+        done.set_result(value)  # type: ignore[arg-type]
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if not isinstance(error, VectorpoolError):
+        logger.error("a job failed unexpectedly", exc_info=error)
+        error = InternalError("The operation failed for a reason of ours. The instance's log says which.")
+    if not job.done.done():
+        job.done.set_exception(error)
+
+
+def _log_failed_flush(done: asyncio.Future[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        logger.warning("a vectorstore could not be committed: %s", error)

@@ -1,0 +1,35 @@
+"""A router that reads in one way: as fresh as a request asks, or from a past commit."""
+
+from __future__ import annotations
+
+from vectorpool.answers import Answer, PoolView
+from vectorpool.commands import Command, Reading
+from vectorpool.shard.router import Router
+
+
+class ReadingRouter:
+    """A router that reads as one request asks; everything else goes through as it is."""
+
+    def __init__(self, router: Router, reading: Reading) -> None:
+        self._router = router
+        self._reading = reading
+
+    async def start(self) -> None:
+        """Start the router behind it."""
+        await self._router.start()
+
+    async def stop(self) -> None:
+        """Stop the router behind it."""
+        await self._router.stop()
+
+    def is_ready(self) -> bool:
+        """Whether the router behind it is ready."""
+        return self._router.is_ready()
+
+    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+        """Answer one command as the request asks."""
+        return await self._router.execute(user_id, command, reading or self._reading)
+
+    async def pool_view(self) -> PoolView:
+        """Return every slot of the instance."""
+        return await self._router.pool_view()

@@ -1,0 +1,49 @@
+"""A write on its way to its commit, and what its caller is told if it does not get there."""
+
+from __future__ import annotations
+
+from vectorpool.commands import Write
+from vectorpool.commitlog.format import Summary
+from vectorpool.errors import CommitConflict, VectorpoolError
+from vectorpool.vectorstore.writes import Effect
+
+# How often a commit may lose its number before its callers are told; each time another writer got on.
+MAX_REBASES = 12
+
+
+class Ticket:
+    """A write on its way: the command, and then its answer or its error."""
+
+    __slots__ = ("body", "command", "effect", "error", "is_poison")
+
+    def __init__(self, command: Write) -> None:
+        self.command = command
+        self.body = b""
+        self.effect = Effect()
+        self.error: VectorpoolError | None = None
+        # Failed half-way, and would again: it is not applied a second time.
+        self.is_poison = False
+
+
+def no_longer_applies(command: Write, cause: VectorpoolError) -> CommitConflict:
+    """Return the error of a command, named in it, that another instance's commit made impossible."""
+    name = command.__struct_config__.tag
+    return CommitConflict(
+        f"Another instance committed first, and {name} no longer applies: {cause.detail}",
+        extra={"command": name, "cause": cause.code},
+    )
+
+
+def too_many_conflicts() -> CommitConflict:
+    """Return the error of a write that lost its number too often."""
+    return CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
+
+
+def summarise(tickets: list[Ticket]) -> Summary:
+    """Return what a commit of these tickets did, for people."""
+    effects = [ticket.effect for ticket in tickets]
+    return Summary(
+        added=sum(e.written for e in effects),
+        deleted=sum(e.deleted for e in effects),
+        collections=tuple(sorted({name for e in effects for name in e.collections})),
+    )
