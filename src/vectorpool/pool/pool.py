@@ -235,7 +235,7 @@ class Pool:
         slot = self._residency.slots.get(key)
         warm_bytes = self._warm.user_bytes(user_id)
         if slot is None:
-            return answers.Residency(user_id, "cold", 0, 0, warm_bytes, 0, False)
+            return answers.Residency(user_id, "cold", 0, 0, warm_bytes, 0, False, self._stores.shard)
         store = slot.store
         return answers.Residency(
             user_id=user_id,
@@ -245,6 +245,7 @@ class Pool:
             warm_bytes=warm_bytes,
             last_use_ms=slot.last_use_ms,
             dirty=store is not None and store.is_dirty,
+            shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
         )

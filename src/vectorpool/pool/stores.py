@@ -29,6 +29,7 @@ class StoreFactory:
     """Owns a shard's part of the replica directory; what an earlier process left open there is removed."""
 
     def __init__(self, bucket: Bucket, settings: Settings, *, shard: int = 0, sources: Sources = SYSTEM) -> None:
+        self.shard = shard
         self._bucket = bucket
         self._settings = settings
         self._sources = sources

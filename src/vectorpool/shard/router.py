@@ -83,14 +83,12 @@ class ShardRouter:
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
-        return _merge([(n, v) for n, v in enumerate(views) if isinstance(v, PoolView)])
+        return _merge([view for view in views if isinstance(view, PoolView)])
 
 
-def _merge(views: list[tuple[int, PoolView]]) -> PoolView:
+def _merge(views: list[PoolView]) -> PoolView:
     merged = PoolView(slots=[], open_slots=0, open_slots_limit=0, local_bytes=0, local_bytes_limit=0, waiting=0)
-    for shard, view in views:
-        for slot in view.slots:
-            slot.shard = shard
+    for view in views:
         merged.slots += view.slots
         merged.open_slots += view.open_slots
         merged.open_slots_limit += view.open_slots_limit

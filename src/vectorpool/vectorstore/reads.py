@@ -50,12 +50,17 @@ def _at(column: list[Any] | None, i: int) -> Any:
     return None if column is None else column[i]
 
 
+def _sorted(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Chroma's order of keys differs from one opening to the next; the same state should give the same answer."""
+    return metadata if metadata is None else dict(sorted(metadata.items()))
+
+
 def _records(rows: Rows) -> list[answers.Record]:
     return [
         answers.Record(
             id=record_id,
             document=_at(rows.documents, i),
-            metadata=_at(rows.metadatas, i),
+            metadata=_sorted(_at(rows.metadatas, i)),
             embedding=_at(rows.embeddings, i),
             uri=_at(rows.uris, i),
         )
@@ -69,7 +74,7 @@ def _matches(rows: Rows) -> list[answers.Match]:
             id=record_id,
             distance=_at(rows.distances, i),
             document=_at(rows.documents, i),
-            metadata=_at(rows.metadatas, i),
+            metadata=_sorted(_at(rows.metadatas, i)),
             embedding=_at(rows.embeddings, i),
             uri=_at(rows.uris, i),
         )
