@@ -98,7 +98,7 @@ async def _one_size(place: Place, bucket: Bucket, service: Service, user_id: str
     # The first turn is for what only a first use costs (boto3's models, pages of the libraries): it is not counted.
     for turn in range(4 if place.quick else 6):
         number = (turn * 37) % count
-        fresh = place.scratch / f"fresh-{turn}"
+        fresh = place.scratch / f"fresh-{user_id}-{turn}"
         async with router(place.settings(f"cold-{turn}")) as pool:
             took, answer = await timed(lambda pool=pool, n=number: pool.execute(user_id, query(near(1, n))))
             check_first(answer.body, number)

@@ -126,7 +126,7 @@ async def run(place: Place) -> list[Line]:
         targets = {name: _target(name, str(s.client.base_url), path, "embeddings") for name, s in services.items()}
         lines = []
         for connections in (1, 16):
-            lines += await _compare(targets, theirs, connections, 1.0 if place.quick else 2.0)
+            lines += await _compare(targets, theirs, connections, 1.0)
     finally:
         chroma.kill()
         chroma.wait()
