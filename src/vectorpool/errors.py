@@ -307,6 +307,14 @@ class StoreUnavailable(TryAgain):
     retry_after_s = 2.0
 
 
+class LocalDiskFailed(TryAgain):
+    """The instance's local disk is full or failing; another instance can serve the user meanwhile."""
+
+    code = "local-disk-failed"
+    title = "The instance's local disk is full or failing"
+    retry_after_s = 5.0
+
+
 class EmbedderUnavailable(TryAgain):
     """The embedding endpoint did not answer, after bounded retries."""
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import LRUCache
 
-from vectorpool.errors import Damaged, VectorpoolError
+from vectorpool.errors import Damaged, LocalDiskFailed, VectorpoolError
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting import WaitingRoom
@@ -122,7 +122,7 @@ class Residency:
             await self._take_place()
             placed = True
             store = self._make_store(slot.user_id)
-            await store.open(create=create)
+            await _open(store, create=create)
         except BaseException as error:
             if isinstance(error, Damaged):
                 slot.become(Broken(error, self._sources.monotonic_s() + BROKEN_RETRY_S))
@@ -219,3 +219,14 @@ class Residency:
         """Wait until no eviction is under way."""
         while self._evictions:
             await asyncio.wait(set(self._evictions))
+
+
+async def _open(store: Vectorstore, *, create: bool) -> None:
+    try:
+        await store.open(create=create)
+    except OSError as error:
+        # The log is in the bucket, so nothing is lost: what fails is the place for its working copy.
+        raise LocalDiskFailed(
+            f"The working copy cannot be written to the local disk ({error.strerror or error}). Give the replica "
+            "directory more room, or lower the bounds on local bytes."
+        ) from error

@@ -6,11 +6,14 @@ import asyncio
 import importlib
 import logging
 import os
+import shutil
+from pathlib import Path
 from typing import Protocol
 
 from vectorpool.answers import Answer, PoolView
 from vectorpool.commands import Command, Reading
 from vectorpool.errors import Draining
+from vectorpool.names import warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
@@ -53,6 +56,7 @@ class ShardRouter:
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
+        await asyncio.to_thread(_drop_warm_of_former_shards, Path(self._settings.replica_dir), len(self.clients))
         results = await asyncio.gather(*(c.start() for c in self.clients), return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
@@ -84,6 +88,14 @@ class ShardRouter:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
         return _merge([view for view in views if isinstance(view, PoolView)])
+
+
+def _drop_warm_of_former_shards(replica_dir: Path, shards: int) -> None:
+    """Remove what shards cached that an instance with fewer of them no longer has; nobody would ever read it."""
+    for path in warm_dir(replica_dir).glob("shard-*"):
+        number = path.name.removeprefix("shard-")
+        if number.isdigit() and int(number) >= shards:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _merge(views: list[PoolView]) -> PoolView:
