@@ -170,7 +170,8 @@ class _Scrubber:
         header = contents.decoded.header
         self._newest_commit = contents.decoded
         if header.self_contained:
-            if state is not None and header.parent_hash and header.parent_hash != state.commit_hash:
+            follows = state is not None and state.seq == obj.seq - 1 and bool(header.parent_hash)
+            if state is not None and follows and header.parent_hash != state.commit_hash:
                 self.found(obj, f"it names another parent than commit {state.seq} in the log")
             state = _State(obj.seq)
         elif state is None or state.seq != obj.seq - 1:
