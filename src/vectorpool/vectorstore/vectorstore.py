@@ -106,6 +106,11 @@ class Vectorstore:
         return self._replica.position.seq if self._replica is not None else 0
 
     @property
+    def is_open(self) -> bool:
+        """Whether there is a replica to read from."""
+        return self._replica is not None
+
+    @property
     def is_dirty(self) -> bool:
         """Whether acknowledged writes, or a commit of unknown outcome, wait to be committed."""
         return bool(self._uncommitted) or self._pending is not None
