@@ -136,7 +136,7 @@ async def test_a_command_that_no_longer_applies_fails_to_its_own_caller(tmp_path
         results = await asyncio.gather(instance.answer(add), instance.answer(upsert("fine")), return_exceptions=True)
         conflict = results[0]
         assert isinstance(conflict, CommitConflict)
-        assert conflict.extra == {"cause": "record-exists"}
+        assert conflict.extra == {"command": "add-records", "cause": "record-exists"}
         assert "'a'" in conflict.detail
         assert not isinstance(results[1], BaseException)
         records = await other.records()
@@ -157,7 +157,8 @@ async def test_a_collection_deleted_elsewhere_is_a_conflict(tmp_path: Path) -> N
 
         bucket.before_create = delete
         refusal = await instance.refusal(upsert("a"))
-        assert (refusal.code, refusal.extra) == ("commit-conflict", {"cause": "collection-not-found"})
+        assert refusal.code == "commit-conflict"
+        assert refusal.extra == {"command": "upsert-records", "cause": "collection-not-found"}
         assert (await instance.refusal(CountRecords(collection="notes"))).code == "collection-not-found"
 
 
