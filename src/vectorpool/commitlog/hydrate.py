@@ -143,6 +143,8 @@ async def hydrate(
             return await _hydrate_once(reader, bucket, user_id, tier, directory, at)
         except Vanished:
             if look == _LOOKS - 1:
+                if at is not None and await newest_floor(bucket, user_id) > at:
+                    raise gone(user_id, at) from None
                 raise BrokenLog(
                     f"The log of user {user_id} names objects that cannot be read: they vanish after every listing. "
                     "Check that nothing else deletes below its prefix, then run `vectorpool scrub`."

@@ -21,8 +21,8 @@ from vectorpool import names
 from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
 from vectorpool.commitlog.floor import newest_floor
-from vectorpool.commitlog.format import Decoded
-from vectorpool.commitlog.hydrate import gap, gone, list_log, open_chain
+from vectorpool.commitlog.format import Decoded, corrupt
+from vectorpool.commitlog.hydrate import gone, hydrate
 from vectorpool.commitlog.outcomes import Tag
 from vectorpool.commitlog.plan import LogObject, is_grave
 from vectorpool.errors import (
@@ -159,7 +159,7 @@ async def tag_names(bucket: Bucket, user_id: str) -> list[str]:
 
 
 async def _commit(bucket: Bucket, user_id: str, at: int | None) -> Decoded:
-    """Return the checked header of the commit to tag, whose state can be had as far as headers tell."""
+    """Return the checked header of the commit to tag, whose whole state was read back from the bucket."""
     if at is None:
         newest = await newest_header(bucket, user_id)
         if newest is None or newest.header.tombstone:
@@ -181,20 +181,19 @@ async def _commit(bucket: Bucket, user_id: str, at: int | None) -> Decoded:
         obj = LogObject(key, "commit", at, at - 1, info.size, info.etag)
         if is_grave(obj):
             raise gone(user_id, at)
-        reader = Reader(bucket, user_id, None)
-        decoded = await reader.header(obj)
+        decoded = await Reader(bucket, user_id, None).header(obj)
         if decoded.header.tombstone:
             raise CommitNotFound(
                 f"Commit {at} is the end of a vectorstore of user {user_id}: there is no state to keep."
             )
-        _, found = await list_log(bucket, user_id, at=at)
-        if found is None:
-            raise missing
-        async with open_chain(reader, found.objects) as streams:
-            if not streams[0].header.self_contained:
-                raise gap(user_id, found.bottom)
     except Vanished:
         raise missing from None
+    state = await hydrate(bucket, user_id, None, None, at=at)
+    if state is None or (state.position.commit_hash, state.image.checksum()) != (
+        decoded.commit_hash,
+        decoded.header.state_after,
+    ):
+        raise corrupt(key, "what leads to its number leads to another state")
     return decoded
 
 
