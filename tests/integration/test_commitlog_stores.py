@@ -6,11 +6,12 @@ import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.support.commitlogs import USER, Author, contents
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace
+from vectorpool.commitlog.outcomes import LostRace, Position
 from vectorpool.objects.bucket import Bucket
 
 BLOCK = 4096
@@ -86,3 +87,34 @@ async def test_odd_user_ids_are_kept_apart(bucket: Bucket, tmp_path: Path, user_
     assert contents(tmp_path / "target") == {"chroma.sqlite3": user_id.encode()}
     other = CommitLog(bucket, user_id + "x", settings=author.settings)
     assert await other.hydrate(tmp_path / "other") is None
+
+
+async def test_a_past_is_collected_and_its_backup_restored(bucket: Bucket, tmp_path: Path) -> None:
+    """On every store: what is old is buried, a backup stays, comes back as a new commit, and goes to another user."""
+    author = Author(tmp_path, bucket)
+    author.settings = msgspec.structs.replace(author.settings, retention_s=0)
+    then = {}
+    for at in range(6):
+        author.write("chroma.sqlite3", f"version {at + 1} ".encode() * 2000)
+        then[(await author.commit()).seq] = contents(author.directory)
+    log = CommitLog(bucket, USER, settings=author.settings)
+    await log.tag("second", 2)
+    # The store's clock may be a little ahead of ours; nothing but this waiting depends on it.
+    for _ in range(100):
+        await log.collect()
+        left = [info.seq for info in await log.entries(limit=10)]
+        if left == [6, 2]:
+            break
+        await asyncio.sleep(0.1)
+    assert left == [6, 2]
+    assert (await log.scrub()).problems == []
+    assert not await log.is_newest(Position(3, b""))
+    position = await log.restore((await log.get_tag("second")).seq)
+    assert position.seq == 7
+    await log.fork(f"{USER}-forked", at=2)
+    for user in (USER, f"{USER}-forked"):
+        target = tmp_path / f"out-{user}"
+        assert await CommitLog(bucket, user, settings=author.settings).hydrate(target) is not None
+        assert contents(target) == then[2]
+    await log.delete_tag("second")
+    assert await log.tags() == []

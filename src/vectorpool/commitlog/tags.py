@@ -36,7 +36,7 @@ from vectorpool.errors import (
     StoreUnavailable,
     UserNotFound,
 )
-from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists
 from vectorpool.sources import Sources
 
 __all__ = ["MAX_TAGS", "Tag", "every", "get", "make", "remove", "tag_names"]
@@ -88,6 +88,14 @@ async def make(bucket: Bucket, user_id: str, name: str, at: int | None, sources:
 
 async def get(bucket: Bucket, user_id: str, name: str) -> Tag:
     """Return the tag of a name; raise BackupNotFound, or CorruptObject if it cannot be read."""
+    try:
+        return await _read(bucket, user_id, name)
+    except CorruptObject:
+        # Damage is believed when it is seen twice: the first time it may have been on the way.
+        return await _read(bucket, user_id, name)
+
+
+async def _read(bucket: Bucket, user_id: str, name: str) -> Tag:
     key = names.tag_key(user_id, name)
     try:
         with store_errors(bucket, f"reading {key}"):
@@ -210,14 +218,14 @@ async def _create(bucket: Bucket, user_id: str, key: str, tag: Tag, sources: Sou
             return
         except ObjectExists:
             try:
-                if (await bucket.get_range(key, 0, _MAX_BYTES)) == data:
+                if (await get(bucket, user_id, tag.name)).maker == tag.maker:
                     return
-            except ObjectMissing:
-                offered, trouble = True, "it was there, and is gone"
+            except (BackupNotFound, StoreUnavailable) as error:
+                offered, trouble = True, error.detail
                 continue
-            except (BucketUnavailable, BucketDenied) as error:
-                offered, trouble = True, str(error)
-                continue
+            except CorruptObject as error:
+                if offered:
+                    raise _unknown(tag.name, error.detail) from error
             raise BackupExists(
                 f"User {user_id} has a backup {tag.name!r} already. Delete it first, or choose another name."
             ) from None
