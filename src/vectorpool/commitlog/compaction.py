@@ -27,7 +27,7 @@ from vectorpool.commitlog.format import (
     body_checksum,
     encode_header,
 )
-from vectorpool.commitlog.hydrate import clear, list_log, open_chain
+from vectorpool.commitlog.hydrate import clear, gap, list_log, open_chain
 from vectorpool.commitlog.image import EMPTY, Extent, capture_into
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, PendingCommit, Position, Written
 from vectorpool.commitlog.plan import SLACK_BYTES, Listing, LogObject, base_is_due, chain, due_windows
@@ -122,8 +122,10 @@ class Compactor:
         self.objects: list[LogObject] = []
 
     async def write_base(self, objects: list[LogObject]) -> None:
-        """Write a base of the state that ``objects``, newest first, lead to."""
+        """Write a base of the state that ``objects``, newest first, lead to; raise BrokenLog if they do not."""
         async with open_chain(Reader(self._bucket, self._user_id, self._warm), objects) as streams:
+            if not streams[0].header.self_contained:
+                raise gap(self._user_id, objects[-1].after)
             image = await Replay(streams, self._scratch).run()
             newest = streams[-1]
             header = newest.header

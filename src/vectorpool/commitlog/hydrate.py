@@ -50,7 +50,9 @@ async def list_log(
         found = chain(listing, target) if target else None
         # Numbers are listed downwards: once one below the chain's end was seen, no further page can lead on from it.
         final = found is not None and (found.anchored or objects[-1].seq < found.bottom)
-        if complete or (final and not whole):
+        # Nor can one lead to ``at``: below it there may be years of graves.
+        hopeless = at is not None and found is None and bool(objects) and objects[-1].seq < at
+        if complete or ((final or hopeless) and not whole):
             return listing, found
         after = page[-1].key
 

@@ -247,6 +247,21 @@ async def test_very_many_graves_are_swept_in_parts(tmp_path: Path, monkeypatch: 
     await check(author, then, [40])
 
 
+async def test_asking_for_a_collected_commit_lists_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is gone is not searched for among all the graves."""
+    faulty = FaultyBucket(MemoryBucket())
+    author = author_of(tmp_path, faulty)
+    await write(author, 40)
+    author.sources.slept_s += WEEK_S
+    await author.log.collect()
+    monkeypatch.setattr(hydrating, "PAGE", 5)
+    for seq in (39, 30):
+        faulty.calls.clear()
+        with pytest.raises(CommitNotFound, match="retention"):
+            await author.hydrate(at=seq)
+        assert [method for method, _ in faulty.calls] == ["list_objects"]
+
+
 async def test_history_shows_backups_below_many_graves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The listing of commits ends at a page of graves, and goes on with what backups keep."""
     author = author_of(tmp_path)
