@@ -156,3 +156,19 @@ def test_local_directories_are_apart() -> None:
     paths = [names.open_dir(root, 0), names.open_dir(root, 1), names.warm_dir(root)]
     for path in paths:
         assert not any(path != other and path.is_relative_to(other) for other in paths)
+
+
+def test_floors_are_no_log_objects_and_sort_behind_them() -> None:
+    """A floor's key gives its number back, newest first, and nobody takes it for a commit."""
+    keys = [names.floor_key("42", seq) for seq in (1, 2, 10**9)]
+    assert [names.parse_floor_key(key) for key in keys] == [1, 2, 10**9]
+    assert keys == sorted(keys, reverse=True)
+    assert min(keys) > names.log_prefix("42") + names.commit_name(1) + "~"
+    assert all(names.parse_log_name(key.rpartition("/")[2]) is None for key in keys)
+    assert names.parse_floor_key("users/42/vectorstore/log/floor/12-floor") is None
+
+
+@pytest.mark.parametrize("name", ["a", "before-import_1.0", "...", "A" * 64])
+def test_backup_names_are_kept_as_they_are(name: str) -> None:
+    """A backup's tag lies under its own name."""
+    assert names.tag_key("42", name) == f"users/42/vectorstore/tags/{name}"
