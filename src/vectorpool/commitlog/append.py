@@ -15,7 +15,6 @@ offered again: the earlier request may still arrive, hours later, and then finds
 
 from __future__ import annotations
 
-import contextlib
 from typing import Final
 
 from vectorpool import names
@@ -25,7 +24,7 @@ from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, en
 from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.commitlog.plan import LogObject, is_grave
-from vectorpool.errors import LimitExceeded, OutcomeUnknown, StoreUnavailable
+from vectorpool.errors import CorruptObject, LimitExceeded, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
 from vectorpool.sources import Sources
 
@@ -117,10 +116,12 @@ def prepare(
 async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: Sources) -> str:
     """Offer a commit until it is known whether it has its number; return the object's ETag, or "" if unknown.
 
-    Raises LostRace, OutcomeUnknown, or StoreUnavailable (certain that nothing was written).
+    Raises LostRace, OutcomeUnknown, StoreUnavailable (certain that nothing was written), or CorruptObject if what has
+    the number is damaged.
     """
     offered = False
     taken = False
+    damaged = 0
     trouble = ""
     for attempt in range(_ATTEMPTS):
         if attempt:
@@ -138,7 +139,7 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
                 f"The object store {bucket.url} refused commit {pending.seq}: {error}. Nothing was written. "
                 "Check its credentials and permissions."
             ) from error
-        with contextlib.suppress(StoreUnavailable):
+        try:
             etag = await _resolve(bucket, user_id, pending)
             if etag is not None:
                 return etag
@@ -146,6 +147,14 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
                 # It was there and is gone: the log was deleted or collected meanwhile, and whose it was is lost.
                 trouble = "the number was taken, and the object that took it is gone"
                 break
+        except StoreUnavailable as error:
+            trouble = trouble or error.detail
+        except CorruptObject as error:
+            # Damage is believed when nothing else is ever seen: until then it may be on the way, and the object ours.
+            damaged += 1
+            if damaged == _ATTEMPTS:
+                raise
+            trouble = trouble or error.detail
     raise _unknown(bucket, pending, trouble)
 
 
@@ -173,6 +182,9 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
         return None
     except (BucketUnavailable, BucketDenied) as error:
         raise StoreUnavailable(str(error)) from error
+    except NewerFormat:
+        # We do not write that.
+        raise LostRace(pending.seq) from None
     if decoded.header.writer != pending.writer:
         raise LostRace(pending.seq)
     if decoded.commit_hash != pending.position.commit_hash:
