@@ -122,7 +122,7 @@ class Pool:
                 if not await store.is_fresh_enough(reading):
                     await self._writer.catch_up(slot)
                 # A write that failed meanwhile may have closed the replica: then the read below says so.
-                if reading.at is None and store.is_open and store.commit_seq < reading.min_commit:
+                if reading.at is None and 0 < store.commit_seq < reading.min_commit:
                     raise _not_reached(store.commit_seq, reading.min_commit)
                 try:
                     return await store.read(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
-from vectorpool.errors import CommitConflict, VectorpoolError
+from vectorpool.errors import CommitConflict, StoreUnavailable, VectorpoolError
 from vectorpool.vectorstore.writes import Effect
 
 # How often a commit may lose its number before its callers are told; each time another writer got on.
@@ -14,7 +14,7 @@ MAX_REBASES = 12
 class Ticket:
     """A write on its way: the command, and then its answer or its error."""
 
-    __slots__ = ("body", "command", "effect", "error", "is_poison")
+    __slots__ = ("body", "broke_a_replica", "command", "effect", "error", "is_poison")
 
     def __init__(self, command: Write) -> None:
         self.command = command
@@ -23,6 +23,7 @@ class Ticket:
         self.error: VectorpoolError | None = None
         # Failed half-way, and would again: it is not applied a second time.
         self.is_poison = False
+        self.broke_a_replica = False
 
 
 def no_longer_applies(command: Write, cause: VectorpoolError) -> CommitConflict:
@@ -37,6 +38,22 @@ def no_longer_applies(command: Write, cause: VectorpoolError) -> CommitConflict:
 def too_many_conflicts() -> CommitConflict:
     """Return the error of a write that lost its number too often."""
     return CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")
+
+
+def in_doubt(cause: VectorpoolError) -> StoreUnavailable:
+    """Return the error of a request that came while it could not be found out whether an earlier commit landed."""
+    return StoreUnavailable(
+        "An earlier commit of this user is not resolved yet, because the object store does not answer. "
+        f"Nothing of this request was applied; send it again. ({cause.code})"
+    )
+
+
+def unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
+    """Return what to say for a refusal by a replica that may be stale, or hold writes that were not committed."""
+    return StoreUnavailable(
+        "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
+        f"found out ({refusal.code}). Nothing of this write was applied; send it again."
+    )
 
 
 def summarise(tickets: list[Ticket]) -> Summary:

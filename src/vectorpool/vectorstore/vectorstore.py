@@ -33,7 +33,6 @@ from vectorpool.errors import (
     BrokenReplica,
     InternalError,
     OutcomeUnknown,
-    StoreUnavailable,
     UserNotFound,
     VectorpoolError,
 )
@@ -42,7 +41,15 @@ from vectorpool.sources import Sources
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
-from vectorpool.vectorstore.ticket import MAX_REBASES, Ticket, no_longer_applies, summarise, too_many_conflicts
+from vectorpool.vectorstore.ticket import (
+    MAX_REBASES,
+    Ticket,
+    in_doubt,
+    no_longer_applies,
+    summarise,
+    too_many_conflicts,
+    unconfirmed,
+)
 from vectorpool.vectorstore.writes import HalfApplied
 
 T = TypeVar("T")
@@ -56,11 +63,7 @@ class ReplicaClosed(Exception):
 
 
 class Vectorstore:
-    """See the module.
-
-    ``make_directory`` returns a new, empty working directory each time; ``open_replica`` opens a filled one, and
-    is there so that a simulation can put its own files in Chroma's place.
-    """
+    """See the module. ``make_directory`` returns a new, empty directory each time, ``open_replica`` opens it filled."""
 
     def __init__(
         self,
@@ -104,11 +107,6 @@ class Vectorstore:
     def commit_seq(self) -> int:
         """The commit that the replica was built from or made; 0 if there is none."""
         return self._replica.position.seq if self._replica is not None else 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a replica to read from."""
-        return self._replica is not None
 
     @property
     def is_dirty(self) -> bool:
@@ -172,10 +170,7 @@ class Vectorstore:
         try:
             await self._settle()
         except OutcomeUnknown as error:
-            raise StoreUnavailable(
-                "It is not known yet whether an earlier commit of this user is durable, so nothing can be said about "
-                "the newest state. Send the request again."
-            ) from error
+            raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
             async with self._gate.alone():
                 await self._rebuild(create=True)
@@ -242,8 +237,7 @@ class Vectorstore:
         await self.commit()
         position = await self._log.restore(seq)
         await self.catch_up()
-        seq_after: int = position.seq
-        return seq_after
+        return position.seq
 
     async def compact(self) -> None:
         """Merge what the log's bound asks for. Harmless at any time; reads and writes go on."""
@@ -277,6 +271,15 @@ class Vectorstore:
             if effect.touched:
                 self._uncommitted.append(ticket)
 
+    async def _apply_all(self, tickets: list[Ticket]) -> None:
+        """Apply tickets to one state: again, where a command that broke the replica had it built from a newer one."""
+        left = tickets
+        while left:
+            seq = self.commit_seq
+            for ticket in left:
+                await self._apply(ticket)
+            left = [t for t in tickets if self.commit_seq != seq and not t.is_poison and t not in self._uncommitted]
+
     async def _write_through(self, tickets: list[Ticket]) -> None:
         """Apply the tickets and commit; if another writer was quicker, apply them again to its state.
 
@@ -285,8 +288,7 @@ class Vectorstore:
         """
         for attempt in range(MAX_REBASES):
             await self.open(create=True)
-            for ticket in tickets:
-                await self._apply(ticket)
+            await self._apply_all(tickets)
             if self._uncommitted:
                 if await self._commit_once():
                     return
@@ -355,10 +357,7 @@ class Vectorstore:
             await self._settle()
         except VectorpoolError as error:
             for ticket in tickets:
-                ticket.error = StoreUnavailable(
-                    "An earlier commit of this user is not resolved yet, because the object store does not answer. "
-                    f"Nothing of this write was applied; send it again. ({error.code})"
-                )
+                ticket.error = in_doubt(error)
             return False
         return True
 
@@ -371,7 +370,7 @@ class Vectorstore:
             if ticket.error is None and not (self._replays and ticket in self._uncommitted):
                 ticket.error = error
             elif ticket.error is not None and not self._replays and not ticket.is_poison:
-                ticket.error = _unconfirmed(ticket.error)
+                ticket.error = unconfirmed(ticket.error)
         if not self._replays and not isinstance(error, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
@@ -424,11 +423,3 @@ class Vectorstore:
         if self._replica is not None:
             replica, self._replica = self._replica, None
             await self._run(replica.discard)
-
-
-def _unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
-    """Return what to say for a refusal by a replica that may be stale, or hold writes that were not committed."""
-    return StoreUnavailable(
-        "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
-        f"found out ({refusal.code}). Nothing of this write was applied; send it again."
-    )
