@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -29,7 +30,7 @@ from vectorpool.api.service import Service
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
-from vectorpool.errors import VectorpoolError
+from vectorpool.errors import Draining, VectorpoolError
 from vectorpool.objects.opening import open_bucket
 from vectorpool.objects.probe import probe
 from vectorpool.settings import Settings
@@ -37,6 +38,8 @@ from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 
 KEEP_ALIVE_S: Final = 75
+# How often a leaving instance looks whether its last request has ended.
+_LEAVE_LOOK_S: Final = 0.02
 
 _logger = logging.getLogger("vectorpool.http")
 
@@ -87,7 +90,21 @@ def is_http(scope: Scope | LifeSpanScope) -> TypeGuard[HTTPScope]:
 
 
 class Front(Litestar):
-    """The application, with what must happen around every request: the guard of paths, and a line in the log."""
+    """The application, with what must happen around every request: the guard of paths, and a line in the log.
+
+    It also leaves in order: ``leave`` refuses new requests and waits for those under way.
+    """
+
+    _is_leaving = False
+    _under_way = 0
+
+    async def leave(self, timeout_s: float) -> int:
+        """Refuse new requests from now on; wait for those under way, and return how many were not finished."""
+        self._is_leaving = True
+        deadline_s = SYSTEM.monotonic_s() + timeout_s
+        while self._under_way and SYSTEM.monotonic_s() < deadline_s:
+            await SYSTEM.sleep(_LEAVE_LOOK_S)
+        return self._under_way
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:  # type: ignore[override]
         """Serve one request."""
@@ -104,17 +121,24 @@ class Front(Litestar):
             await send(message)
 
         raw_path = scope.get("raw_path", b"")
+        self._under_way += 1
         try:
-            refusal = refuse_path(scope)
+            refusal = self._refuse(scope)
             if refusal is None:
                 await super().__call__(scope, receive, watched)
             else:
                 await _send_problem(refusal, scope, watched)
         finally:
+            self._under_way -= 1
             route = scope.get("path_template") or "(no route)"
             elapsed_ms = (SYSTEM.monotonic_s() - started_s) * 1000
             _logger.info("method=%s route=%s status=%d ms=%.1f", scope["method"], route, status, elapsed_ms)
             _logger.debug("method=%s path=%r", scope["method"], raw_path[:512])
+
+    def _refuse(self, scope: HTTPScope) -> VectorpoolError | None:
+        if self._is_leaving and scope["path"] != "/health/live":
+            return Draining("The instance is shutting down. Send the request to another one.")
+        return refuse_path(scope)
 
 
 async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> None:
@@ -127,6 +151,13 @@ async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> Non
             (b"content-length", str(len(body)).encode()),
         ],
     }
+    if error.retry_after_s is not None:
+        # Whoever comes back should find another instance, not this connection.
+        start["headers"] = [
+            *start["headers"],
+            (b"retry-after", str(math.ceil(error.retry_after_s)).encode()),
+            (b"connection", b"close"),
+        ]
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
@@ -136,7 +167,7 @@ def provide_service(state: State, request: Request[Any, Any, Any]) -> Service:
     return for_request(state.service, request)
 
 
-def create_app(settings: Settings, *, service: Service | None = None) -> Litestar:
+def create_app(settings: Settings, *, service: Service | None = None) -> Front:
     """Return the application. Without ``service`` it opens its own parts at startup and closes them at shutdown."""
 
     @asynccontextmanager

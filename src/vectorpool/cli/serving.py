@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import math
 import signal
 import socket
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvicorn
@@ -19,7 +20,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
-from vectorpool.shard.router import open_router
+from vectorpool.shard.router import Router, open_router
+from vectorpool.sources import SYSTEM
+
+if TYPE_CHECKING:
+    # Loaded while the shards start; see ``_serve``.
+    from vectorpool.app import Front
+
+_logger = logging.getLogger(__name__)
 
 
 def serve(settings: Settings) -> None:
@@ -47,6 +55,11 @@ class _Server(uvicorn.Server):
         if self.started:
             click.echo(self.announcement)
 
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone: ``_leave`` answers them, while the server goes on to refuse with 503."""
+        yield
+
 
 # What the parser refuses never reaches the application. The text is that of ``api.problems``, which is not loaded yet.
 _UNPARSABLE: Final = (
@@ -69,7 +82,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
-    # uvicorn gives a signal on to whoever had it before, after its own shutdown; then the drain is still to come.
+    # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
     router = open_router(settings)
@@ -79,20 +92,44 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
+        front: Front = app.create_app(settings, service=service)
         server = _Server(
             uvicorn.Config(
-                app.create_app(settings, service=service),
+                front,
                 http=_Protocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=app.KEEP_ALIVE_S,
-                timeout_graceful_shutdown=max(1, math.ceil(settings.drain_s)),
+                # Requests had their time before the listener is closed; what is left is idle connections.
+                timeout_graceful_shutdown=1,
             )
         )
         server.announcement = announce(settings, listener)
+        leaving: set[asyncio.Task[None]] = set()
+
+        def leave() -> None:
+            if leaving:
+                server.force_exit = True
+            leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, leave)
         await server.serve(sockets=[listener])
+
+
+async def _leave(settings: Settings, front: Front, router: Router, server: _Server) -> None:
+    """Refuse new requests with 503, let those under way finish, commit, and only then close the listener.
+
+    Half of the budget belongs to requests at most, the rest to what was acknowledged and is not committed.
+    """
+    started_s = SYSTEM.monotonic_s()
+    unfinished = await front.leave(settings.drain_s / 2)
+    if unfinished:
+        _logger.warning("%d requests did not finish in time", unfinished)
+    await router.stop(max(settings.drain_s - (SYSTEM.monotonic_s() - started_s), 0.0))
+    server.should_exit = True
 
 
 def _ignore(*_: object) -> None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import LRUCache
 
-from vectorpool.errors import Damaged, LocalDiskFailed, VectorpoolError
+from vectorpool.errors import Damaged, LocalDiskFailed, TryAgain, VectorpoolError
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting import WaitingRoom
@@ -105,7 +105,11 @@ class Residency:
             match slot.state:
                 case Ready(store) | Committing(store):
                     return store
-                case Hydrating(done) | Evicting(_, done):
+                case Hydrating(done):
+                    if (error := await asyncio.shield(done)) is not None:
+                        # No place, or no store: whoever waited for it would only wait for the same again.
+                        raise error
+                case Evicting(_, done):
                     await asyncio.wait([done])
                 case Broken(error, until_s):
                     if self._sources.monotonic_s() < until_s:
@@ -115,15 +119,17 @@ class Residency:
                     await self._hydrate(slot, create=create)
 
     async def _hydrate(self, slot: Slot, *, create: bool) -> None:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[TryAgain | None] = asyncio.get_running_loop().create_future()
         slot.become(Hydrating(done))
         placed = False
+        shared: TryAgain | None = None
         try:
             await self._take_place()
             placed = True
             store = self._make_store(slot.user_id)
             await _open(store, create=create)
         except BaseException as error:
+            shared = error if isinstance(error, TryAgain) else None
             if isinstance(error, Damaged):
                 slot.become(Broken(error, self._sources.monotonic_s() + BROKEN_RETRY_S))
                 logger.error("a vectorstore cannot be opened: %s", error.detail)
@@ -135,7 +141,7 @@ class Residency:
         else:
             slot.become(Ready(store))
         finally:
-            done.set_result(None)
+            done.set_result(shared)
 
     # --- Places --------------------------------------------------------------------------------------
 

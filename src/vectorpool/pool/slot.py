@@ -78,6 +78,7 @@ class Slot:
         self.writer: asyncio.Task[None] | None = None
         # Catch-ups that have not started serve everybody who asks meanwhile.
         self.catch_up: CatchUpJob | None = None
+        self.heal: HealJob | None = None
         self.last_use_s = 0.0
         self.last_use_ms = 0
         self.dirty_since_s: float | None = None

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from vectorpool.answers import SlotState
-from vectorpool.errors import VectorpoolError
+from vectorpool.errors import TryAgain, VectorpoolError
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 
@@ -27,9 +27,9 @@ class Cold:
 
 @dataclass(frozen=True, slots=True)
 class Hydrating:
-    """A replica is being built; ``done`` ends when the state changes."""
+    """A replica is being built; ``done`` ends when the state changes, with an error that is everybody's."""
 
-    done: asyncio.Future[None]
+    done: asyncio.Future[TryAgain | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,11 @@ class SlotWriter:
         await asyncio.shield(slot.catch_up.done)
 
     async def heal(self, slot: Slot) -> None:
-        """Build the replica of a pinned slot anew."""
-        job = HealJob()
-        self._enqueue(slot, job)
-        await job.done
+        """Build the replica of a pinned slot anew; whoever asks before it starts shares it."""
+        if slot.heal is None:
+            slot.heal = HealJob()
+            self._enqueue(slot, slot.heal)
+        await asyncio.shield(slot.heal.done)
 
     async def restore(self, slot: Slot, seq: int) -> int:
         """Make the state of a commit the newest one; return the number of the commit that does."""
@@ -167,6 +168,8 @@ def _take_job(slot: Slot) -> Job:
         slot.queued_bytes -= job.size
     if job is slot.catch_up:
         slot.catch_up = None
+    if job is slot.heal:
+        slot.heal = None
     return job
 
 

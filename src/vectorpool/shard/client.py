@@ -9,6 +9,8 @@ import socket
 import sys
 from typing import TypeAlias
 
+import msgspec
+
 from vectorpool.answers import Answer, PoolView
 from vectorpool.commands import Command, Reading, Write
 from vectorpool.errors import (
@@ -187,7 +189,11 @@ class ShardClient:
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
-            message = from_shard_decoder.decode(frame)
+            try:
+                message = from_shard_decoder.decode(frame)
+            except msgspec.DecodeError:
+                logger.exception("shard %d sent what is no message; it is started again", self._shard)
+                return
             if isinstance(message, Ready):
                 continue
             reply, _ = self._under_way.get(message.number, (None, None))

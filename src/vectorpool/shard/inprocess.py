@@ -30,14 +30,16 @@ class InProcessRouter:
         """Open the bucket and the pool."""
         if self._bucket is None:
             self._bucket = open_bucket(self._settings)
-        self._pool = Pool(StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings)
+        self._pool = Pool(
+            StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
+        )
         await self._pool.start()
 
-    async def stop(self) -> None:
+    async def stop(self, budget_s: float | None = None) -> None:
         """Drain the pool."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            report = await pool.drain(self._settings.drain_s)
+            report = await pool.drain(self._settings.drain_s if budget_s is None else budget_s)
             if report.unfinished or report.uncommitted:
                 logger.error(
                     "drained with %d requests unfinished and %d vectorstores not committed",

@@ -18,9 +18,9 @@ class ReadingRouter:
         """Start the router behind it."""
         await self._router.start()
 
-    async def stop(self) -> None:
+    async def stop(self, budget_s: float | None = None) -> None:
         """Stop the router behind it."""
-        await self._router.stop()
+        await self._router.stop(budget_s)
 
     def is_ready(self) -> bool:
         """Whether the router behind it is ready."""

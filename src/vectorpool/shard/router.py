@@ -28,8 +28,11 @@ class Router(Protocol):
         """Start every shard; return when all serve. Raises Misconfigured."""
         ...
 
-    async def stop(self) -> None:
-        """Take no new work, finish, commit, and end the shards within ``drain_s``."""
+    async def stop(self, budget_s: float | None = None) -> None:
+        """Take no new work, finish, commit, and end the shards within the budget, ``drain_s`` by default.
+
+        A second call does nothing.
+        """
         ...
 
     def is_ready(self) -> bool:
@@ -63,10 +66,13 @@ class ShardRouter:
                 await asyncio.gather(*(c.stop(0.0) for c in self.clients))
                 raise error
 
-    async def stop(self) -> None:
+    async def stop(self, budget_s: float | None = None) -> None:
         """Drain every shard at the same time, and log what could not be finished."""
+        if self._stopping:
+            return
         self._stopping = True
-        for report in await asyncio.gather(*(c.stop(self._settings.drain_s) for c in self.clients)):
+        budget_s = self._settings.drain_s if budget_s is None else budget_s
+        for report in await asyncio.gather(*(c.stop(budget_s) for c in self.clients)):
             if report is not None and (report.unfinished or report.uncommitted):
                 logger.error(
                     "drained with %d requests unfinished and %d vectorstores not committed",
