@@ -1,0 +1,109 @@
+"""One instance of the product in a simulated world: the real pool, vectorstores and commit logs, on fake files."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, cast
+
+from tests.simulation.loop import VirtualLoop
+from tests.simulation.network import Network, VirtualSources, Wire
+from tests.simulation.replica import FakeReplica, FakeTemplate
+from vectorpool.commitlog.image import Image
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import Position
+from vectorpool.commitlog.warm import WarmTier
+from vectorpool.names import warm_dir
+from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.faulty import Faults
+from vectorpool.pool.pool import Pool
+from vectorpool.pool.stores import StoreFactory
+from vectorpool.settings import Settings
+from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+
+class SimulatedStores:
+    """Makes vectorstores over fake replicas; the face of ``pool.stores.StoreFactory``."""
+
+    def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources, breaks: float) -> None:
+        self._bucket = bucket
+        self._settings = settings
+        self._sources = sources
+        self._breaks = breaks
+        self.shard = 0
+        self._root = Path(settings.replica_dir) / "open"
+        self._generation = itertools.count(1)
+        self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
+
+    def log(self, user_id: str) -> CommitLog:
+        """Return a log of a user, with what this instance shares among its logs."""
+        return CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources)
+
+    def make(self, user_id: str) -> Vectorstore:
+        """Return a vectorstore that is not open yet."""
+
+        def make_directory() -> Path:
+            directory = self._root / f"{user_id}+{next(self._generation)}"
+            directory.mkdir(parents=True)
+            return directory
+
+        def open_replica(
+            user_id: str, directory: Path, position: Position, image: Image, settings: Settings
+        ) -> Replica:
+            breaks = lambda: self._breaks > 0 and self._sources.random() < self._breaks  # noqa: E731
+            return cast(Replica, FakeReplica(directory, position, image, breaks))
+
+        return Vectorstore(
+            user_id,
+            self.log(user_id),
+            make_directory=make_directory,
+            template=cast(Template, FakeTemplate()),
+            workers=cast(Executor, None),
+            settings=self._settings,
+            sources=self._sources,
+            open_replica=open_replica,
+        )
+
+    def close(self) -> None:
+        """Remove the working directories."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
+class Instance:
+    """A machine's process: its domain of the loop, its wire to the store, its pool. It can freeze and be killed."""
+
+    def __init__(
+        self,
+        name: str,
+        machine: Path,
+        loop: VirtualLoop,
+        network: Network,
+        store: Bucket,
+        faults: Faults,
+        dice: random.Random,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.machine = machine
+        self.settings = Settings(replica_dir=str(machine), **settings)
+        self.domain = loop.new_domain(name)
+        self.wire = Wire(store, network, faults)
+        sources = VirtualSources(loop, random.Random(dice.getrandbits(64)))
+        # What a process before it left open here is swept, as the real factory does; warm objects stay.
+        shutil.rmtree(machine / "open", ignore_errors=True)
+        self.stores = SimulatedStores(self.wire, self.settings, sources, breaks=0.01)
+        self.pool = Pool(cast(StoreFactory, self.stores), self.settings, sources)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether it was killed."""
+        return self.domain.is_dead
+
+    @property
+    def writes_back(self) -> bool:
+        """Whether it acknowledges before it commits."""
+        return self.settings.durability == "write-back"

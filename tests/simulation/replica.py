@@ -1,0 +1,150 @@
+"""Files in Chroma's place: a journal of what was applied, and pages that change with it, in the same directory.
+
+The journal tells in which order which writes were applied, each by its token. As Chroma does, opening and reading
+dirty the files, so an open directory is never exactly the commit that it came from. Commands are the real ones; a
+write's token travels as its document, or as ``where`` of a deletion.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from vectorpool.answers import Deleted, Written
+from vectorpool.commands import AddRecords, DeleteRecords, Read, UpsertRecords, Write
+from vectorpool.commitlog.image import Capture, Image, capture
+from vectorpool.commitlog.outcomes import Position
+from vectorpool.errors import BrokenReplica, RecordExists
+from vectorpool.vectorstore.writes import Effect, HalfApplied
+
+JOURNAL = "journal"
+PAGES = "pages"
+PAGE_BYTES = 4096
+PAGE_COUNT = 6
+LINE_BYTES = 240
+POISON = "poison"
+
+# It does not pack, so that objects have sizes that matter.
+_NOISE = random.Random(0).randbytes(PAGE_COUNT * PAGE_BYTES)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Line(msgspec.Struct, frozen=True, array_like=True):
+    """One applied write: what it did, to which record, and its token."""
+
+    what: str
+    record: str
+    token: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a read of a fake replica answers: the tokens of all writes that it saw, in order."""
+
+    tokens: list[str]
+
+
+_lines = msgspec.json.Decoder(Line)
+decode_seen = msgspec.json.Decoder(Seen).decode
+
+
+def parse_journal(data: bytes) -> list[Line]:
+    """Return the lines of a journal."""
+    return [_lines.decode(data[at : at + LINE_BYTES]) for at in range(0, len(data), LINE_BYTES)]
+
+
+def token_of(command: Write) -> str:
+    """Return the token of a write."""
+    if isinstance(command, DeleteRecords):
+        assert command.where is not None
+        return str(command.where["token"])
+    assert isinstance(command, AddRecords | UpsertRecords) and command.documents is not None
+    return str(command.documents[0])
+
+
+class FakeReplica:
+    """One open working directory, with the face of ``vectorstore.replica.Replica``.
+
+    ``breaks`` is asked at each read whether the replica stops working now, as Chroma sometimes does.
+    """
+
+    def __init__(self, directory: Path, position: Position, image: Image, breaks: Callable[[], bool]) -> None:
+        self.directory = directory
+        self.position = position
+        self.image = image
+        self._breaks = breaks
+        self._journal = directory / JOURNAL
+        self.lines = parse_journal(self._journal.read_bytes())
+        self._records: dict[str, str] = {}
+        for line in self.lines:
+            self._note(line)
+        self._dirty(0)
+
+    def _note(self, line: Line) -> None:
+        if line.what == "delete":
+            self._records.pop(line.record, None)
+        else:
+            self._records[line.record] = line.token
+
+    def _dirty(self, page: int, content: bytes = b"") -> None:
+        with (self.directory / PAGES).open("r+b") as file:
+            file.seek(page * PAGE_BYTES)
+            count = int.from_bytes(file.read(8), "little") + 1
+            file.seek(page * PAGE_BYTES)
+            file.write(count.to_bytes(8, "little") + content)
+
+    def size_bytes(self) -> int:
+        return self.image.size
+
+    def read(self, command: Read) -> bytes:
+        if self._breaks():
+            raise BrokenReplica("The fake replica stopped working.")
+        self._dirty(0)
+        return _encode(Seen([line.token for line in self.lines]))
+
+    def write(self, command: Write) -> tuple[bytes, Effect]:
+        token = token_of(command)
+        assert isinstance(command, AddRecords | UpsertRecords | DeleteRecords) and command.ids is not None
+        (record,) = command.ids
+        if isinstance(command, AddRecords) and record in self._records:
+            raise RecordExists(f"There is a record {record!r} already.")
+        if isinstance(command, DeleteRecords):
+            if record not in self._records:
+                return _encode(Deleted(deleted=0)), Effect()
+            self._append(Line("delete", record, token))
+            return _encode(Deleted(deleted=1)), Effect(touched=True, deleted=1)
+        self._append(Line("add" if isinstance(command, AddRecords) else "upsert", record, token))
+        if record == POISON:
+            raise HalfApplied(BrokenReplica("The command broke the fake replica."))
+        return _encode(Written(written=1)), Effect(touched=True, written=1, collections={command.collection})
+
+    def _append(self, line: Line) -> None:
+        self.lines.append(line)
+        self._note(line)
+        with self._journal.open("ab") as file:
+            file.write(_encode(line).ljust(LINE_BYTES - 1) + b"\n")
+        self._dirty(1 + sum(line.record.encode()) % (PAGE_COUNT - 1), line.token.encode())
+
+    def capture(self) -> Capture:
+        return capture(self.directory, self.image)
+
+    def advance(self, position: Position, image: Image) -> None:
+        self.position, self.image = position, image
+
+    def examine(self) -> None:
+        """Nothing in such a replica can be wedged."""
+
+    def discard(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class FakeTemplate:
+    """The files of an empty replica."""
+
+    def copy_to(self, directory: Path) -> None:
+        (directory / JOURNAL).touch()
+        (directory / PAGES).write_bytes(_NOISE)

@@ -1,0 +1,175 @@
+"""The protocol broken on purpose, one rule at a time: the simulation must notice each within a bounded number of seeds.
+
+A simulation that cannot fail proves nothing. Each mutation is one that somebody could make by mistake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.simulation.network import Wire
+from tests.simulation.world import Violation, World
+from vectorpool.commitlog import append, collection, log
+from vectorpool.commitlog.format import is_grave_content
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.errors import OutcomeUnknown, VectorpoolError
+from vectorpool.vectorstore.freshness import Freshness
+from vectorpool.vectorstore.vectorstore import Vectorstore
+
+Patch = pytest.MonkeyPatch
+
+
+def skip_the_read_back(patch: Patch) -> None:
+    """After a lost answer the writer takes the number for lost, and applies its commands again."""
+
+    async def resolve(bucket: Any, user_id: str, pending: PendingCommit) -> str | None:
+        raise LostRace(pending.seq)
+
+    patch.setattr(append, "_resolve", resolve)
+
+
+def take_exists_for_success(patch: Patch) -> None:
+    """A number that is taken is believed to be one's own."""
+
+    async def resolve(bucket: Any, user_id: str, pending: PendingCommit) -> str | None:
+        return ""
+
+    patch.setattr(append, "_resolve", resolve)
+
+
+def put_instead_of_create(patch: Patch) -> None:
+    """The condition is forgotten: the last writer of a number wins."""
+
+    async def create(self: Wire, key: str, data: bytes) -> str:
+        return await self.put(key, data)
+
+    patch.setattr(Wire, "create", create)
+
+
+def skip_the_freshness_question(patch: Patch) -> None:
+    """A replica takes itself for fresh."""
+
+    async def is_newest(self: CommitLog, position: Position) -> bool:
+        return True
+
+    patch.setattr(CommitLog, "is_newest", is_newest)
+
+
+def join_a_question_in_flight(patch: Patch) -> None:
+    """A reader uses the answer to a question that was asked before it came."""
+
+    async def is_newest(self: Freshness) -> bool:
+        if self._current is None or self._current.done():
+            self._current = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._current)
+
+    patch.setattr(Freshness, "is_newest", is_newest)
+
+
+def keep_the_directory_after_a_lost_race(patch: Patch) -> None:
+    """The loser keeps its directory, notes where the winner stands, and commits on top of that."""
+
+    async def start_over(self: Vectorstore) -> None:
+        directory: Path = self._make_directory()
+        hydrated = await self._log.hydrate(directory)
+        assert hydrated is not None and self._replica is not None
+        self._replica.advance(hydrated.position, hydrated.image)
+        # They are in the directory already, and the writer would apply them again.
+        await self._offer(await self._run(self._commit_as_it_is))
+
+    def commit_as_it_is(self: Vectorstore) -> PendingCommit:
+        replica = self._replica
+        assert replica is not None
+        return self._log.prepare(replica.position, replica.image, replica.capture(), append.Summary())
+
+    patch.setattr(Vectorstore, "_commit_as_it_is", commit_as_it_is, raising=False)
+    patch.setattr(Vectorstore, "_start_over", start_over)
+
+
+def keep_the_directory_after_a_failed_write(patch: Patch) -> None:
+    """A write that surely was not written is refused, but stays in the directory."""
+
+    async def give_up(self: Vectorstore, tickets: list[Any], error: VectorpoolError) -> None:
+        for ticket in tickets:
+            if ticket not in self._uncommitted or not self._replays:
+                ticket.error = ticket.error or error
+        if not self._replays and not isinstance(error, OutcomeUnknown):
+            self._uncommitted.clear()
+
+    patch.setattr(Vectorstore, "_give_up", give_up)
+
+
+def forget_a_commit_in_doubt(patch: Patch) -> None:
+    """What was told unknown is forgotten, and its commands are applied again by the next commit."""
+
+    async def settle(self: Vectorstore) -> None:
+        self._pending, self._offered = None, 0
+
+    patch.setattr(Vectorstore, "_settle", settle)
+
+
+def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
+    """A strong read is answered from a replica whose last commit may be lost to another writer."""
+    patch.setattr(Vectorstore, "_doubted", property(lambda self: object(), lambda self, value: None), raising=False)
+
+
+def collect_too_early(patch: Patch) -> None:
+    """The collector retains nothing but the newest state."""
+    real = collection.collect
+
+    async def collect(bucket: Any, user_id: str, settings: Any, *rest: Any) -> Any:
+        return await real(bucket, user_id, msgspec.structs.replace(settings, retention_s=0.0), *rest)
+
+    patch.setattr(log.collection, "collect", collect)
+
+
+def collect_without_graves(patch: Patch) -> None:
+    """Collected commits are deleted, so that their numbers look free."""
+    real = Wire.put
+
+    async def put(self: Wire, key: str, data: bytes) -> str:
+        if is_grave_content(data):
+            await self.delete(key)
+            return ""
+        return await real(self, key, data)
+
+    patch.setattr(Wire, "put", put)
+
+
+# Each with what makes its worlds more telling, if anything does.
+MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
+    (skip_the_read_back, {}),
+    (take_exists_for_success, {}),
+    (put_instead_of_create, {}),
+    (skip_the_freshness_question, {}),
+    (join_a_question_in_flight, {"pollers": 6}),
+    (keep_the_directory_after_a_lost_race, {}),
+    (keep_the_directory_after_a_failed_write, {}),
+    (forget_a_commit_in_doubt, {}),
+    (read_while_a_commit_is_in_doubt, {"outages": 2}),
+    (collect_too_early, {}),
+    (collect_without_graves, {}),
+]
+SEEDS = 1_000
+
+
+@pytest.mark.parametrize(("mutate", "changes"), MUTATIONS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_broken_protocol_is_noticed(
+    mutate: Callable[[Patch], None], changes: dict[str, Any], monkeypatch: Patch
+) -> None:
+    """Some world among the first thousand, mostly among the first few, shows that the rule was needed."""
+    mutate(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            World(seed, **changes).run()
+        except Violation as violation:
+            print(f"{mutate.__name__} is noticed by {violation}")
+            return
+    pytest.fail(f"{SEEDS} worlds did not notice: {mutate.__doc__}")
