@@ -20,6 +20,7 @@ from vectorpool.commitlog.format import is_grave_content
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.errors import OutcomeUnknown, VectorpoolError
+from vectorpool.vectorstore import vectorstore
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -120,6 +121,11 @@ def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
     patch.setattr(Vectorstore, "_doubted", property(lambda self: object(), lambda self, value: None), raising=False)
 
 
+def hand_out_unconfirmed_refusals(patch: Patch) -> None:
+    """A refusal is told to its caller although the log could not be asked whether it is about the newest state."""
+    patch.setattr(vectorstore, "unconfirmed", lambda refusal: refusal)
+
+
 def collect_too_early(patch: Patch) -> None:
     """The collector retains nothing but the newest state."""
     real = collection.collect
@@ -154,6 +160,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (keep_the_directory_after_a_failed_write, {}),
     (forget_a_commit_in_doubt, {}),
     (read_while_a_commit_is_in_doubt, {"outages": 2}),
+    (hand_out_unconfirmed_refusals, {"outages": 2}),
     (collect_too_early, {}),
     (collect_without_graves, {}),
 ]

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.clients import NIGHT_S, Client
 from tests.simulation.instance import Instance
 from tests.simulation.ledger import Ledger
 from tests.simulation.loop import Deadlock, Domain, VirtualLoop
 from tests.simulation.network import Network, VirtualSources, Wire
-from tests.simulation.clients import NIGHT_S, Client
+from vectorpool.commands import Flush
 from vectorpool.commitlog import compaction, plan
 from vectorpool.commitlog.image import block_digests
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.commands import Flush
 from vectorpool.errors import Damaged, InternalError, VectorpoolError
 from vectorpool.objects.faulty import Faults
 
