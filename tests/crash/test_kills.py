@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import threading
 import time
@@ -25,20 +24,6 @@ from tests.support.store import S3Server
 USERS = ("42", "43", "anna@example.org")
 WRITERS_A_USER = 2
 COLLECTION = "notes"
-
-
-class Killable(Service):
-    """A service that dies as a whole, front and shards at once, as when its machine goes away."""
-
-    def kill_all(self) -> None:
-        """SIGKILL every process; the front is stopped first, so that it starts no other meanwhile."""
-        assert self._process is not None
-        front = self._process.pid
-        os.kill(front, signal.SIGSTOP)
-        children = Path(f"/proc/{front}/task/{front}/children").read_text().split()
-        for process in (*map(int, children), front):
-            os.kill(process, signal.SIGKILL)
-        self.kill()
 
 
 class Writer(threading.Thread):
@@ -103,7 +88,7 @@ class Writer(threading.Thread):
         return len(lost)
 
 
-def _kill_under_writes(service: Killable, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
+def _kill_under_writes(service: Service, kills: int, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("VECTORPOOL_TEST_SEED") or random.SystemRandom().randrange(1 << 32))
     dice = random.Random(seed)
     service.start()
@@ -155,19 +140,19 @@ def _scrub(store: str, env: dict[str, str], root: Path) -> None:
 
 
 @pytest.fixture
-def on_a_directory(tmp_path: Path) -> Iterator[tuple[Killable, dict[str, str]]]:
+def on_a_directory(tmp_path: Path) -> Iterator[tuple[Service, dict[str, str]]]:
     """A service over a directory."""
-    service = Killable(tmp_path, "--shards", "2")
+    service = Service(tmp_path, "--shards", "2")
     yield service, {}
     service.close()
 
 
 @pytest.fixture
-def on_radosgw(tmp_path: Path, radosgw_server: S3Server) -> Iterator[tuple[Killable, dict[str, str]]]:
+def on_radosgw(tmp_path: Path, radosgw_server: S3Server) -> Iterator[tuple[Service, dict[str, str]]]:
     """A service over a real S3."""
     store = f"s3://{radosgw_server.make_bucket()}/killed"
     env = radosgw_server.environ(store)
-    service = Killable(tmp_path, "--shards", "2", store=store, env=env)
+    service = Service(tmp_path, "--shards", "2", store=store, env=env)
     yield service, env
     service.close()
 

@@ -50,6 +50,8 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
             env=environment(**self._env),
+            # A group of its own: front and shards can be killed and frozen as one machine is.
+            start_new_session=True,
         )
         assert process.stdout is not None and process.stderr is not None
         threading.Thread(target=self._errors.extend, args=(process.stderr,), daemon=True).start()
@@ -65,6 +67,7 @@ class Service:
                 if line.startswith("Try:"):
                     break
             else:
+                self._process = None
                 raise AssertionError(f"it did not start, exit code {process.wait()}:\n{self.errors}")
         finally:
             watchdog.cancel()
@@ -73,11 +76,32 @@ class Service:
 
     def stop(self) -> int:
         """Send SIGTERM, wait for the drain, and return the exit code."""
-        return self._end(signal.SIGTERM)
+        self.terminate()
+        return self.wait()
 
     def kill(self) -> int:
-        """Send SIGKILL, as a machine that goes away does."""
-        return self._end(signal.SIGKILL)
+        """Send SIGKILL to the front; its shards notice, commit what they hold and end."""
+        assert self._process is not None, "it does not run"
+        self._process.kill()
+        return self.wait()
+
+    def kill_all(self) -> None:
+        """SIGKILL front and shards at once, as a machine that goes away does."""
+        self._signal_all(signal.SIGKILL)
+        self.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP front and shards at once, until ``thaw``: requests are accepted and not answered."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let what is frozen go on, as if no time had passed."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None, "it does not run"
+        # The front is the group's leader, and not waited for yet: the number is still its own.
+        os.killpg(self._process.pid, number)
 
     def restart(self) -> Service:
         """Stop and start."""
@@ -85,21 +109,26 @@ class Service:
         return self.start()
 
     def close(self) -> None:
-        """End whatever runs."""
+        """End whatever runs, frozen or not."""
         if self._process is not None:
-            self.kill()
+            self.kill_all()
         self.client.close()
 
-    def _end(self, number: signal.Signals) -> int:
+    def terminate(self) -> None:
+        """Send SIGTERM and return at once; ``wait`` for the end of the drain."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Wait for the end of what was told to end, and return the exit code."""
         process, self._process = self._process, None
         assert process is not None, "it does not run"
-        process.send_signal(number)
         try:
             return process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise AssertionError(f"it did not end within {STOP_S} s of {number.name}:\n{self.errors}") from None
+            raise AssertionError(f"it did not end within {STOP_S} s of its signal:\n{self.errors}") from None
 
     @property
     def errors(self) -> str:
@@ -110,6 +139,11 @@ class Service:
         """Delete every local byte; the store keeps what was committed."""
         assert self._process is None, "stop it first"
         shutil.rmtree(self.replica_dir, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, or listened last."""
+        return str(self.client.base_url)
 
     # --- Requests ------------------------------------------------------------------------------------
 
