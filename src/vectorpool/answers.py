@@ -135,6 +135,27 @@ class Vectorstore(msgspec.Struct):
     collections: int
     records: int
     bytes: int
+    # Records that were lost when the vectorstore had to be salvaged; GET /users/{user_id}/lost lists them.
+    lost_records: int = 0
+
+
+class LostRecord(msgspec.Struct):
+    """A record that could not be salvaged, why, and what is left of it. ``collection`` is its name at that time."""
+
+    avatar_id: str | None
+    collection: str
+    id: str
+    reason: str
+    time_ms: int
+    document: str | None
+    metadata: dict[str, Any] | None
+
+
+class LostPage(msgspec.Struct):
+    """Lost records by collection and id, and how many there are in all."""
+
+    lost: list[LostRecord]
+    total: int
 
 
 class Commit(msgspec.Struct):

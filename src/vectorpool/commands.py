@@ -128,6 +128,13 @@ class ListIngested(_Command, frozen=True, kw_only=True, tag="list-ingested"):
     avatar_id: str
 
 
+class ListLost(_Command, frozen=True, kw_only=True, tag="list-lost"):
+    """Records that were lost when the vectorstore had to be salvaged. Answers answers.LostPage."""
+
+    limit: int = 100
+    offset: int = 0
+
+
 # --- Writes ------------------------------------------------------------------------------------------
 
 
@@ -309,6 +316,7 @@ Read: TypeAlias = (
     | GetRecords
     | QueryRecords
     | ListIngested
+    | ListLost
 )
 Write: TypeAlias = (
     CreateCollection

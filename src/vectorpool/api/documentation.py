@@ -122,6 +122,20 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
     views.Health: views.Health(status="ready"),
     IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
+    answers.LostPage: answers.LostPage(
+        lost=[
+            answers.LostRecord(
+                avatar_id="7",
+                collection="notes",
+                id="note-1",
+                reason="its vector is in no file any more; Chroma holds no record without one",
+                time_ms=1_780_000_000_000,
+                document="The warranty lasts two years.",
+                metadata={"source": "handbook"},
+            )
+        ],
+        total=1,
+    ),
     answers.CommitPage: answers.CommitPage(commits=[_COMMIT]),
     answers.Verification: answers.Verification(
         verified_at_ms=1_780_000_000_000,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Controller, Response, delete, get
+from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.avatars import AndDocuments, delete_documents
+from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
+from vectorpool.api.passing import pass_on, respond
 from vectorpool.api.places import UserId
 from vectorpool.api.service import Svc
 from vectorpool.api.views import UserView
 from vectorpool.errors import UserNotFound
 from vectorpool.names import check_user_id
+
+_MAX_LOST: Final = 1000
+LostLimit = Annotated[int, QueryParameter(ge=1, le=_MAX_LOST, description="The most to return.")]
 
 
 class Users(Controller):
@@ -40,6 +45,21 @@ class Users(Controller):
         residency = await service.router.execute(user_id, commands.Inspect())
         view = UserView(user_id, commit, msgspec.Raw(stored), msgspec.Raw(residency.body))
         return respond(view, commit=commit)
+
+    @get(
+        "/lost",
+        summary="List lost records",
+        operation_class=documented(gives=answers.LostPage, problems=(UserNotFound,)),
+    )
+    async def list_lost(
+        self, service: Svc, user_id: UserId, limit: LostLimit = 100, offset: PageOffset = 0
+    ) -> Response[Any]:
+        """List records that were lost when the vectorstore had to be salvaged, with what is left of them.
+
+        A record is lost if its embedding was in no file any more. Its text and metadata are here: add it again.
+        """
+        command = commands.ListLost(limit=limit, offset=offset)
+        return pass_on(await service.router.execute(check_user_id(user_id), command))
 
     @delete(
         status_code=200,

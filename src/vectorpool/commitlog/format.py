@@ -87,12 +87,15 @@ class Summary(msgspec.Struct, frozen=True):
     """What a commit did, for people: records added and deleted, names of the collections touched.
 
     ``restored_from`` is the commit whose state this one brought back; 0 for any other commit.
+    ``salvaged`` and ``lost`` count the records of a vectorstore that Chroma could not open or answer from.
     """
 
     added: int = 0
     deleted: int = 0
     collections: tuple[str, ...] = ()
     restored_from: int = 0
+    salvaged: int = 0
+    lost: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

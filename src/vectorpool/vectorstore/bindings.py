@@ -37,6 +37,9 @@ _WEDGED = (
     "Failed to apply logs",
     "Failed to send request",
     "database disk image is malformed",
+    # What is in the files, not in the request: an index that cannot be loaded, or that lacks a record's vector.
+    "Error constructing hnsw segment reader",
+    "Error getting embedding",
 )
 
 

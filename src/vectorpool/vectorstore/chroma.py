@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vectorpool.errors import CollectionNotFound
+from vectorpool.errors import BrokenReplica, CollectionNotFound, RecordNotFound
 from vectorpool.names import DEFAULT_TENANT, avatar_of_database, database_name
 from vectorpool.vectorstore.bindings import is_chroma_error, open_bindings, translate
 
@@ -152,19 +152,23 @@ class Chroma:
         offset: int = 0,
         include: Sequence[str] = (),
     ) -> Rows:
-        """Return records in insertion order."""
-        got = self._call(
-            self._rust.get,
-            info.id,
-            ids,
-            _filter(where),
-            limit,
-            offset,
-            _filter(where_document),
-            list(include),
-            DEFAULT_TENANT,
-            database_name(info.avatar_id),
-        )
+        """Return records in insertion order; raise BrokenReplica if the index lacks one of them."""
+        try:
+            got = self._call(
+                self._rust.get,
+                info.id,
+                ids,
+                _filter(where),
+                limit,
+                offset,
+                _filter(where_document),
+                list(include),
+                DEFAULT_TENANT,
+                database_name(info.avatar_id),
+            )
+        except RecordNotFound as error:
+            # Ids that are not there are left out of an answer; what Chroma found and then missed is a vector.
+            raise BrokenReplica("Chroma's index lacks the vector of a record that is there.") from error
         return Rows(got.ids, got.documents, got.metadatas, got.embeddings, got.uris)
 
     def query(
@@ -179,18 +183,23 @@ class Chroma:
         include: Sequence[str] = (),
     ) -> list[Rows]:
         """Return for each row of ``embeddings`` (float32[n, d]) its nearest records, nearest first."""
-        got = self._call(
-            self._rust.query,
-            info.id,
-            ids,
-            embeddings,
-            n_results,
-            _filter(where),
-            _filter(where_document),
-            list(include),
-            DEFAULT_TENANT,
-            database_name(info.avatar_id),
-        )
+        try:
+            got = self._call(
+                self._rust.query,
+                info.id,
+                ids,
+                embeddings,
+                n_results,
+                _filter(where),
+                _filter(where_document),
+                list(include),
+                DEFAULT_TENANT,
+                database_name(info.avatar_id),
+            )
+        except RecordNotFound as error:
+            if ids is not None:
+                raise
+            raise BrokenReplica("Chroma's index and its records do not agree.") from error
 
         def column(values: Any, i: int) -> Any:
             return None if values is None else values[i]

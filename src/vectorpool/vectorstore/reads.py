@@ -20,6 +20,7 @@ from vectorpool.commands import (
     ListAvatars,
     ListCollections,
     ListIngested,
+    ListLost,
     QueryRecords,
     Read,
 )
@@ -100,6 +101,7 @@ class Reader:
             GetRecords: self._get_records,
             QueryRecords: self._query_records,
             ListIngested: self._list_ingested,
+            ListLost: self._list_lost,
         }
 
     def read(self, command: Read) -> msgspec.Struct:
@@ -118,6 +120,7 @@ class Reader:
             collections=len(collections),
             records=sum(self._chroma.count(c) for c in collections),
             bytes=self._size(),
+            lost_records=self._sidecar.count_losses(),
         )
 
     def _avatar(self, avatar_id: str) -> answers.Avatar:
@@ -188,3 +191,7 @@ class Reader:
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {c.id: c.name for c in self._chroma.collections(command.avatar_id)}
         return answers.IngestedPage(documents=self._sidecar.documents(command.avatar_id, names))
+
+    def _list_lost(self, command: ListLost) -> msgspec.Struct:
+        lost = self._sidecar.losses(command.limit, command.offset)
+        return answers.LostPage(lost=lost, total=self._sidecar.count_losses())

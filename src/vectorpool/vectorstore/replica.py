@@ -11,17 +11,22 @@ import threading
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from vectorpool.commands import Read, Write
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.errors import BrokenReplica, InternalError
+from vectorpool.errors import BrokenReplica, InternalError, NotFound
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.reads import Reader
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.writes import Effect, Writer
+
+# Records of one page of an examination; bounds what it holds in memory.
+_EXAMINED_AT_ONCE = 500
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,6 +42,8 @@ class Replica:
         self.directory = directory
         self.position = position
         self.image = image
+        if is_cut(directory):
+            raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
         self._chroma = Chroma(directory)
         self._identity = self._identify()
         self._sidecar = Sidecar(directory / SIDECAR_FILE)
@@ -90,10 +97,35 @@ class Replica:
         self.position = position
         self.image = image
 
-    def discard(self) -> None:
-        """Close Chroma and the sidecar and remove the directory."""
+    def examine(self) -> None:
+        """Read everything once; raise BrokenReplica if Chroma cannot."""
+        try:
+            self._examine()
+        except BrokenReplica:
+            raise
+        except (InternalError, NotFound) as error:
+            # No filter and no id of a caller was involved, so it is the files.
+            raise BrokenReplica(f"Chroma cannot read this replica: {error.detail}") from error
+
+    def _examine(self) -> None:
+        for avatar_id in (None, *self._chroma.avatars()):
+            for info in self._chroma.collections(avatar_id):
+                count = self._chroma.count(info)
+                for offset in range(0, count, _EXAMINED_AT_ONCE):
+                    page = self._chroma.get(info, limit=_EXAMINED_AT_ONCE, offset=offset, include=["embeddings"])
+                    if len(page.ids) != min(_EXAMINED_AT_ONCE, count - offset):
+                        raise BrokenReplica(f"A collection counts {count} records and does not return them.")
+                if count and info.dimension is not None:
+                    self._chroma.query(info, np.ones((1, info.dimension), np.float32), 1)
+
+    def close(self) -> None:
+        """Close Chroma and the sidecar; the directory stays."""
         self._sidecar.close()
         self._chroma.close()
+
+    def discard(self) -> None:
+        """Close Chroma and the sidecar and remove the directory."""
+        self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

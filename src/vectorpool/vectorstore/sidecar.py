@@ -1,6 +1,7 @@
 """The sidecar: a SQLite file beside Chroma's, so that what it says commits with the vectors themselves.
 
-It holds which embedder made a collection's embeddings and which document gave which chunks. Nothing in it
+It holds which embedder made a collection's embeddings, which document gave which chunks, and which records a salvage
+lost. Nothing in it
 must survive a crash on its own: the commit log carries the file, so the journal stays in memory and nothing
 is synced. The file appears with the first thing to say.
 """
@@ -10,10 +11,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from vectorpool.answers import Ingested
+from vectorpool.answers import Ingested, LostRecord
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS collection (id TEXT PRIMARY KEY, embedder TEXT NOT NULL) WITHOUT ROWID;
@@ -22,7 +24,25 @@ CREATE TABLE IF NOT EXISTS document (
   size INTEGER NOT NULL, recipe TEXT NOT NULL, chunk_ids BLOB NOT NULL,
   PRIMARY KEY (avatar_id, path)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS salvage_loss (
+  collection_id TEXT NOT NULL, avatar_id TEXT, collection TEXT NOT NULL, record_id TEXT NOT NULL,
+  reason TEXT NOT NULL, time_ms INTEGER NOT NULL, document TEXT, metadata BLOB NOT NULL,
+  PRIMARY KEY (collection_id, record_id)
+) WITHOUT ROWID;
 """
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """A record that a salvage could not write again, and what is left of it."""
+
+    collection_id: str
+    avatar_id: str | None
+    collection: str
+    record_id: str
+    reason: str
+    time_ms: int
+    document: str | None
+    metadata: dict[str, Any] | None
 
 
 class Sidecar:
@@ -76,6 +96,7 @@ class Sidecar:
         if db is not None:
             db.execute("DELETE FROM collection WHERE id = ?", (collection_id,))
             db.execute("DELETE FROM document WHERE collection_id = ?", (collection_id,))
+            db.execute("DELETE FROM salvage_loss WHERE collection_id = ?", (collection_id,))
             self._embedders = None
 
     def documents(self, avatar_id: str, collection_names: dict[str, str]) -> list[Ingested]:
@@ -132,3 +153,58 @@ class Sidecar:
         db = self._open(create=False)
         if db is not None:
             db.execute("DELETE FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path))
+
+    # --- Losses --------------------------------------------------------------------------------------
+
+    def add_losses(self, losses: list[Loss]) -> int:
+        """Note records that were lost; documents they were chunks of count as changed. Returns their number."""
+        db = self._writable()
+        with db:
+            db.execute("BEGIN")
+            db.executemany(
+                "INSERT OR REPLACE INTO salvage_loss VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        loss.collection_id,
+                        loss.avatar_id,
+                        loss.collection,
+                        loss.record_id,
+                        loss.reason,
+                        loss.time_ms,
+                        loss.document,
+                        msgspec.msgpack.encode(loss.metadata),
+                    )
+                    for loss in losses
+                ],
+            )
+            self._reopen_documents({(loss.collection_id, loss.record_id) for loss in losses})
+        return len(losses)
+
+    def _reopen_documents(self, lost: set[tuple[str, str]]) -> None:
+        """Take the ETag of every document that gave one of the records: no ingest finds it unchanged."""
+        db = self._writable()
+        rows = db.execute("SELECT avatar_id, path, collection_id, chunk_ids FROM document WHERE etag != ''").fetchall()
+        for avatar_id, path, collection_id, chunk_ids in rows:
+            ids = msgspec.msgpack.decode(chunk_ids, type=list[str])
+            if any((collection_id, record_id) in lost for record_id in ids):
+                db.execute("UPDATE document SET etag = '' WHERE avatar_id = ? AND path = ?", (avatar_id, path))
+
+    def losses(self, limit: int, offset: int) -> list[LostRecord]:
+        """Return records that salvages lost, by collection and id."""
+        db = self._open(create=False)
+        if db is None:
+            return []
+        rows = db.execute(
+            "SELECT avatar_id, collection, record_id, reason, time_ms, document, metadata FROM salvage_loss "
+            "ORDER BY collection_id, record_id LIMIT ? OFFSET ?",
+            (limit, offset),
+        )
+        return [
+            LostRecord(avatar_id, collection, record_id, reason, time_ms, document, msgspec.msgpack.decode(metadata))
+            for avatar_id, collection, record_id, reason, time_ms, document, metadata in rows
+        ]
+
+    def count_losses(self) -> int:
+        """Return how many records salvages lost."""
+        db = self._open(create=False)
+        return 0 if db is None else int(db.execute("SELECT count(*) FROM salvage_loss").fetchone()[0])

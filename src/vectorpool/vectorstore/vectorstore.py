@@ -40,6 +40,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
+from vectorpool.vectorstore.mending import Mender
 from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
@@ -56,6 +57,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REBASE_PAUSE_S = 0.01
+# Attempts to build a replica: one that fails, one that is examined, and races of its salvage that are lost.
+_REBUILDS = 4
 
 
 class ReplicaClosed(Exception):
@@ -88,6 +91,7 @@ class Vectorstore:
         self._workers = workers
         self._settings = settings
         self._sources = sources
+        self._mender = Mender(user_id, log, open_replica, make_directory, template, workers, settings, sources)
         self._gate = Gate()
         self._replica: Replica | None = None
         # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
@@ -180,7 +184,7 @@ class Vectorstore:
         try:
             await self._settle()
             async with self._gate.alone():
-                await self._rebuild(create=True)
+                await self._rebuild(create=True, suspect=True)
         except BaseException:
             await self.discard()
             raise
@@ -375,13 +379,24 @@ class Vectorstore:
             self._uncommitted.clear()
             await self.discard()
 
-    async def _rebuild(self, *, create: bool) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone."""
-        for _ in range(1 + len(self._uncommitted)):
+    async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
+        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone.
+
+        A replica that is ``suspect``, or that cannot be opened, is examined and if need be salvaged.
+        """
+        for _ in range(_REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
-            self._replica = await self._build(create=create)
-            if await self._reapply():
-                return
+            try:
+                self._replica = await self._build(create=create, suspect=suspect and self._at is None)
+            except BrokenReplica:
+                if suspect:
+                    raise
+                suspect = True
+            except LostRace:
+                logger.warning("another instance committed before a salvaged vectorstore was; it is built anew")
+            else:
+                if await self._reapply():
+                    return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
 
     async def _reapply(self) -> bool:
@@ -400,7 +415,7 @@ class Vectorstore:
                     return False
         return True
 
-    async def _build(self, *, create: bool) -> Replica:
+    async def _build(self, *, create: bool, suspect: bool) -> Replica:
         directory = self._make_directory()
         try:
             hydrated = await self._log.hydrate(directory, at=self._at)
@@ -414,6 +429,8 @@ class Vectorstore:
             else:
                 position, image = hydrated.position, hydrated.image
             self._freshness.confirm()
+            if suspect:
+                return await self._mender.open_sound(directory, position, image)
             return await self._run(self._open_replica, self.user_id, directory, position, image, self._settings)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)

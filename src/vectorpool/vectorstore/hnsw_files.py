@@ -1,0 +1,142 @@
+"""The files of one HNSW index as Chroma leaves them on disk, read without Chroma and without trusting them.
+
+    index_metadata.pickle  which label an id has; a dictionary, or an object of Chroma's older versions
+    data_level0.bin        elements of one size: links (u32 count and flags, u32[2 M]), float32[dimension], u64 label
+    header.bin             the numbers of that layout; they also follow from the dimension and M, so it may be lost
+    length.bin             float32 norms, element by element; under cosine the vectors are stored normalised
+    link_lists.bin         the upper layers; nothing in it is a vector, so it is not read
+
+All numbers are little-endian. A vector is believed only if its element is whole and not marked deleted, its label
+belongs to an id and to no other element, its numbers are finite and, under cosine, its norm is 1. A missing file
+is a loss; any other failure to read one (too many descriptors, a bad disk) is raised: it says nothing about the data.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+
+MAX_METADATA_BYTES: Final = 1024**3
+_HEADER: Final = struct.Struct("<i6QiIQQQdQ")
+_OLD_CLASS: Final = ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData")
+_DELETED: Final = 0x01
+_NORM_TOLERANCE: Final = 1e-3
+
+
+class _OldMetadata:
+    """Stands for the one class that Chroma's older versions pickled; holds attributes and does nothing."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == _OLD_CLASS:
+            return _OldMetadata
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong into an index's metadata")
+
+
+def read_labels(directory: Path) -> dict[str, int]:
+    """Return the labels by record id; empty if the file is missing or cannot be made sense of."""
+    path = directory / "index_metadata.pickle"
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            return {}
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    try:
+        loaded = _Unpickler(io.BytesIO(data)).load()
+    except Exception:
+        # A damaged pickle raises nearly anything.
+        return {}
+    fields = loaded if isinstance(loaded, dict) else getattr(loaded, "__dict__", {})
+    labels = fields.get("id_to_label")
+    if not isinstance(labels, dict):
+        return {}
+    return {k: v for k, v in labels.items() if isinstance(k, str) and isinstance(v, int) and 0 <= v < 2**63}
+
+
+def _element(directory: Path, dimension: int, max_neighbors: int) -> np.dtype[Any]:
+    """Return the layout of an element: as the header has it if that is consistent, else as Chroma would make it."""
+    level0_links = 2 * max_neighbors
+    try:
+        header = (directory / "header.bin").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        header = b""
+    if len(header) >= _HEADER.size:
+        _, start, _, _, size, label_at, vector_at, _, _, _, links, _, _, _ = _HEADER.unpack_from(header)
+        consistent = start == 0 and vector_at == 4 + 4 * links and label_at == vector_at + 4 * dimension
+        if consistent and size == label_at + 8 and links <= 4096:
+            level0_links = links
+    return np.dtype(
+        [("flags", "u1", (4,)), ("links", "<u4", (level0_links,)), ("vector", "<f4", (dimension,)), ("label", "<u8")]
+    )
+
+
+def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return the whole elements of a file; none if it is missing."""
+    try:
+        count = path.stat().st_size // dtype.itemsize
+        if count == 0:
+            return np.empty(0, dtype)
+        return np.memmap(path, dtype=dtype, mode="r", shape=(count,))
+    except (FileNotFoundError, NotADirectoryError):
+        return np.empty(0, dtype)
+
+
+def is_cut(directory: Path) -> bool:
+    """Whether an index of a Chroma directory is shorter than its header says: to read one ends the process."""
+    for path in directory.glob("*/header.bin"):
+        header = path.read_bytes()
+        if len(header) < _HEADER.size:
+            continue
+        _, _, _, count, size, *_ = _HEADER.unpack_from(header)
+        for name, bytes_each in (("data_level0.bin", size), ("length.bin", 4)):
+            file = path.with_name(name)
+            if file.exists() and file.stat().st_size < count * bytes_each:
+                return True
+    return False
+
+
+class HnswFiles:
+    """The vectors of one index by record id. ``dimension`` and ``max_neighbors`` are the collection's."""
+
+    def __init__(self, directory: Path, *, dimension: int, max_neighbors: int, cosine: bool) -> None:
+        self._cosine = cosine
+        self._labels = read_labels(directory)
+        self._elements = _load(directory / "data_level0.bin", _element(directory, dimension, max_neighbors))
+        self._norms = _load(directory / "length.bin", np.dtype("<f4"))
+        labels, first, counts = np.unique(self._elements["label"], return_index=True, return_counts=True)
+        once = counts == 1
+        self._places = dict(zip(labels[once].tolist(), first[once].tolist(), strict=True))
+
+    def __contains__(self, record_id: str) -> bool:
+        """Whether the index knows the id, with or without a vector that can be read."""
+        return record_id in self._labels
+
+    def vector(self, record_id: str) -> Float32 | None:
+        """Return a record's vector, float32[dimension], or None if there is none to be believed."""
+        place = self._places.get(self._labels.get(record_id, -1))
+        if place is None:
+            return None
+        element = self._elements[place]
+        # The deleted mark is the lowest bit of the third byte of the links' count.
+        if element["flags"][2] & _DELETED:
+            return None
+        vector: Float32 = np.array(element["vector"], dtype=np.float32)
+        norm = float(np.linalg.norm(vector))
+        if not np.isfinite(norm):
+            return None
+        if self._cosine:
+            if norm and abs(norm - 1) > _NORM_TOLERANCE:
+                return None
+            if place < len(self._norms) and np.isfinite(self._norms[place]) and self._norms[place] > 0:
+                vector = vector * self._norms[place]
+        return vector

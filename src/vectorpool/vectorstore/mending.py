@@ -1,0 +1,110 @@
+"""Mending: a replica that was just built from the log, but whose Chroma does not work, is salvaged and committed.
+
+The log's bytes are checked before they are opened, so a directory that Chroma cannot open or answer from was wedged
+when it was committed. ``open_sound`` examines such a directory, and puts a salvaged one in its place; the result is
+committed like any other change, as the commit after the wedged one, which stays in the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor
+from pathlib import Path
+
+from vectorpool.commitlog.format import Summary
+from vectorpool.commitlog.image import Image
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import PendingCommit, Position
+from vectorpool.errors import BrokenReplica
+from vectorpool.settings import Settings
+from vectorpool.sources import Sources
+from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.salvage import SalvageReport, salvage
+
+logger = logging.getLogger(__name__)
+
+OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
+
+
+class Mender:
+    """Opens directories of one user that are in doubt."""
+
+    def __init__(
+        self,
+        user_id: str,
+        log: CommitLog,
+        open_replica: OpenReplica,
+        make_directory: Callable[[], Path],
+        template: Template,
+        workers: Executor,
+        settings: Settings,
+        sources: Sources,
+    ) -> None:
+        self._user_id = user_id
+        self._log = log
+        self._workers = workers
+        self._open_replica = open_replica
+        self._make_directory = make_directory
+        self._template = template
+        self._settings = settings
+        self._sources = sources
+
+    async def open_sound(self, directory: Path, position: Position, image: Image) -> Replica:
+        """Return a replica that answers: the directory's own, or a salvaged one, which is committed first.
+
+        Raises BrokenReplica if nothing can be salvaged, LostRace if another instance committed meanwhile, and what
+        an append raises; there is no replica then, and ``directory`` is for the caller to remove.
+        """
+        loop = asyncio.get_running_loop()
+        replica, report = await loop.run_in_executor(self._workers, self._open_sound, directory, position, image)
+        if report is None:
+            return replica
+        try:
+            pending = await loop.run_in_executor(self._workers, self._prepare, replica, report)
+            # Nobody waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
+            replica.advance(await self._log.append(pending), pending.image)
+        except BaseException:
+            await loop.run_in_executor(self._workers, replica.discard)
+            raise
+        return replica
+
+    def _prepare(self, replica: Replica, report: SalvageReport) -> PendingCommit:
+        return self._log.prepare(replica.position, replica.image, replica.capture(), _summary(report))
+
+    def _open_sound(self, directory: Path, position: Position, image: Image) -> tuple[Replica, SalvageReport | None]:
+        replica: Replica | None = None
+        try:
+            replica = self._open_replica(self._user_id, directory, position, image, self._settings)
+            replica.examine()
+            return replica, None
+        except BrokenReplica as error:
+            logger.error("commit %d of a vectorstore does not work, it is salvaged: %s", position.seq, error.detail)
+            if replica is not None:
+                replica.close()
+        fresh = self._make_directory()
+        try:
+            self._template.copy_to(fresh)
+            report = salvage(directory, fresh, self._sources.now_ms())
+            replica = self._open_replica(self._user_id, fresh, position, image, self._settings)
+            replica.examine()
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+        logger.log(
+            logging.ERROR if report.lost else logging.WARNING,
+            "%d records of a vectorstore were salvaged after commit %d, %d were lost; list them with GET "
+            "/users/{user_id}/lost",
+            report.salvaged,
+            position.seq,
+            report.lost,
+        )
+        return replica, report
+
+
+def _summary(report: SalvageReport) -> Summary:
+    """Return what the commit of a salvaged replica did, for people."""
+    return Summary(collections=tuple(sorted(set(report.collections))), salvaged=report.salvaged, lost=report.lost)
