@@ -26,6 +26,9 @@ from vectorpool.vectorstore.salvage import SalvageReport, salvage
 
 logger = logging.getLogger(__name__)
 
+# Attempts to build a replica: one that fails, one that is suspect and so examined, and races of its salvage lost.
+REBUILDS = 4
+
 OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
 
 

@@ -40,7 +40,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
-from vectorpool.vectorstore.mending import Mender
+from vectorpool.vectorstore.mending import REBUILDS, Mender
 from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
@@ -57,8 +57,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REBASE_PAUSE_S = 0.01
-# Attempts to build a replica: one that fails, one that is examined, and races of its salvage that are lost.
-_REBUILDS = 4
 
 
 class ReplicaClosed(Exception):
@@ -380,11 +378,8 @@ class Vectorstore:
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone.
-
-        A replica that is ``suspect``, or that cannot be opened, is examined and if need be salvaged.
-        """
-        for _ in range(_REBUILDS + len(self._uncommitted)):
+        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone."""
+        for _ in range(REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
             try:
                 self._replica = await self._build(create=create, suspect=suspect and self._at is None)
