@@ -96,7 +96,7 @@ class Chaos:
     # --- The store -----------------------------------------------------------------------------------
 
     def _cut(self, store: Radosgw, dice: random.Random) -> None:
-        while not self._enough.wait(dice.uniform(6.0, 14.0)):
+        while not self._enough.wait(dice.uniform(10.0, 20.0)):
             self._count("store outages")
             if dice.random() < 0.5:
                 store.kill()

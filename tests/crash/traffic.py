@@ -106,7 +106,7 @@ class Client(threading.Thread):
                 self.turn()
             except Exception as error:
                 self.wrong.append(f"{self.name}: {type(error).__name__}: {error}")
-            self.ended.wait(self.dice.random() * 0.05)
+            self.ended.wait(self.dice.random() * 0.15)
         self._http.close()
 
     def turn(self) -> None:
