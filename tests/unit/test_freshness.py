@@ -61,6 +61,16 @@ async def test_an_error_reaches_everyone_who_shared_the_question_and_nobody_late
     assert await later is True
 
 
+async def test_what_is_known_since_a_read_arrived_need_not_be_asked() -> None:
+    """A commit or a hydrate that began after the read arrived answers its question; an earlier one does not."""
+    freshness = Freshness(Store(), SYSTEM)
+    assert not freshness.is_known_since(0.0)
+    freshness.confirm(10.0)
+    freshness.confirm(8.0)
+    assert freshness.is_known_since(10.0)
+    assert not freshness.is_known_since(10.5)
+
+
 async def test_age_counts_from_when_the_question_was_asked() -> None:
     """An answer that took long does not make the replica look younger than the question."""
 

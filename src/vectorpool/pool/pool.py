@@ -117,9 +117,10 @@ class Pool:
         return await self._operate(user_id, command)
 
     async def _read(self, user_id: str, command: Read, reading: Reading) -> Answer:
+        arrived_s = self._sources.monotonic_s()
         async with self._residency.lease(slot_key(user_id, reading.at), create=False) as (slot, store):
             for last in (False, False, True):
-                if not await store.is_fresh_enough(reading):
+                if not await store.is_fresh_enough(reading, arrived_s):
                     await self._writer.catch_up(slot)
                 # A write that failed meanwhile may have closed the replica: then the read below says so.
                 if reading.at is None and 0 < store.commit_seq < reading.min_commit:
@@ -144,8 +145,9 @@ class Pool:
     async def _operate(self, user_id: str, command: Operation) -> Answer:
         match command:
             case Hydrate():
+                arrived_s = self._sources.monotonic_s()
                 async with self._residency.lease(user_id, create=False) as (slot, store):
-                    if not await store.is_fresh_enough(_AS_SET):
+                    if not await store.is_fresh_enough(_AS_SET, arrived_s):
                         await self._writer.catch_up(slot)
             case Flush():
                 await self._flush(user_id)

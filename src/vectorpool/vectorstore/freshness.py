@@ -22,9 +22,13 @@ class Freshness:
         self._next: asyncio.Task[bool] | None = None
         self._known_fresh_s: float | None = None
 
-    def confirm(self) -> None:
-        """Note that the replica was at the newest commit just now (it was hydrated, or it committed)."""
-        self._known_fresh_s = self._sources.monotonic_s()
+    def confirm(self, asked_s: float) -> None:
+        """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed."""
+        self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
+
+    def is_known_since(self, arrived_s: float) -> bool:
+        """Whether the replica was at the newest commit at some time since ``arrived_s``, so that nobody need ask."""
+        return self._known_fresh_s is not None and self._known_fresh_s >= arrived_s
 
     def age_ms(self) -> float:
         """Return how long ago the replica was known to be at the newest commit; infinite if never."""
@@ -45,5 +49,5 @@ class Freshness:
         asked_s = self._sources.monotonic_s()
         newest = await self._ask()
         if newest:
-            self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
+            self.confirm(asked_s)
         return newest

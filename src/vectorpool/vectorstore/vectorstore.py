@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -38,9 +37,9 @@ from vectorpool.errors import (
 )
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.vectorstore.building import REBUILDS, Builder
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
-from vectorpool.vectorstore.mending import REBUILDS, Mender
 from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
@@ -83,13 +82,10 @@ class Vectorstore:
         self._log = log
         # A past commit to read from, beside the live vectorstore; nothing is ever written to such a one.
         self._at = at
-        self._open_replica = open_replica
-        self._make_directory = make_directory
-        self._template = template
         self._workers = workers
         self._settings = settings
         self._sources = sources
-        self._mender = Mender(user_id, log, open_replica, make_directory, template, workers, settings, sources)
+        self._builder = Builder(user_id, log, open_replica, make_directory, template, workers, settings, sources, at)
         self._gate = Gate()
         self._replica: Replica | None = None
         # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
@@ -148,8 +144,11 @@ class Vectorstore:
             seq = replica.position.seq
             return Answer(await self._run(replica.read, command), seq)
 
-    async def is_fresh_enough(self, reading: Reading) -> bool:
-        """Ask, as the request or else the setting has it, whether the replica may answer now."""
+    async def is_fresh_enough(self, reading: Reading, arrived_s: float) -> bool:
+        """Ask, as the request or else the setting has it, whether the replica may answer a read.
+
+        ``arrived_s`` is when the read came: what was known to be newest since then need not be asked again.
+        """
         if self._at is not None:
             return True
         if self.commit_seq < reading.min_commit:
@@ -163,6 +162,8 @@ class Vectorstore:
             case "local":
                 return True
             case "bounded" if self._freshness.age_ms() <= bound_ms:
+                return True
+            case _ if self._freshness.is_known_since(arrived_s):
                 return True
             case _:
                 return await self._freshness.is_newest()
@@ -263,9 +264,12 @@ class Vectorstore:
         try:
             body, effect = await self._run(self._replica.write, ticket.command)
         except HalfApplied as error:
-            ticket.error, ticket.is_poison = error.cause, True
+            # A broken replica may be the disk's fault and not the command's: that is tried once more.
+            ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
+            ticket.broke_a_replica = True
             logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
             await self.heal()
+            await self._apply(ticket)
         except VectorpoolError as error:
             ticket.error = no_longer_applies(ticket.command, error) if ticket.effect.touched else error
         else:
@@ -316,7 +320,12 @@ class Vectorstore:
         summary = summarise(self._uncommitted)
         pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
         self._pending, self._offered = pending, len(self._uncommitted)
-        return await self._offer(pending)
+        asked_s = self._sources.monotonic_s()
+        if not await self._offer(pending):
+            return False
+        # The number was free after this: the commit was the newest then, whatever follows on it by now.
+        self._freshness.confirm(asked_s)
+        return True
 
     async def _pause(self, attempt: int) -> None:
         await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
@@ -343,7 +352,6 @@ class Vectorstore:
         del self._uncommitted[: self._offered]
         self._offered = 0
         self._absent = False
-        self._freshness.confirm()
         if self._replica is not None:
             self._replica.advance(position, pending.image)
         return True
@@ -382,7 +390,8 @@ class Vectorstore:
         for _ in range(REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
             try:
-                self._replica = await self._build(create=create, suspect=suspect and self._at is None)
+                asked_s = self._sources.monotonic_s()
+                built = await self._builder.build(create=create, suspect=suspect)
             except BrokenReplica:
                 if suspect:
                     raise
@@ -390,6 +399,8 @@ class Vectorstore:
             except LostRace:
                 logger.warning("another instance committed before a salvaged vectorstore was; it is built anew")
             else:
+                self._replica, self._absent = built.replica, built.is_absent
+                self._freshness.confirm(asked_s)
                 if await self._reapply():
                     return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
@@ -409,27 +420,6 @@ class Vectorstore:
                 if isinstance(error, HalfApplied):
                     return False
         return True
-
-    async def _build(self, *, create: bool, suspect: bool) -> Replica:
-        directory = self._make_directory()
-        try:
-            hydrated = await self._log.hydrate(directory, at=self._at)
-            self._absent = hydrated is None or hydrated.tombstone
-            if hydrated is None or hydrated.tombstone:
-                if not create:
-                    raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
-                position = Position(0, b"") if hydrated is None else hydrated.position
-                image = Image({})
-                await self._run(self._template.copy_to, directory)
-            else:
-                position, image = hydrated.position, hydrated.image
-            self._freshness.confirm()
-            if suspect:
-                return await self._mender.open_sound(directory, position, image)
-            return await self._run(self._open_replica, self.user_id, directory, position, image, self._settings)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
 
     async def _drop_replica(self) -> None:
         if self._replica is not None:

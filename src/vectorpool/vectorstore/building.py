@@ -1,8 +1,9 @@
-"""Mending: a replica that was just built from the log, but whose Chroma does not work, is salvaged and committed.
+"""Building a replica: hydrate a new directory from the log and open it, or an empty one for a new user.
 
-The log's bytes are checked before they are opened, so a directory that Chroma cannot open or answer from was wedged
-when it was committed. ``open_sound`` examines such a directory, and puts a salvaged one in its place; the result is
-committed like any other change, as the commit after the wedged one, which stays in the history.
+A replica that was just built, but whose Chroma does not work, is salvaged. The log's bytes are checked before they are
+opened, so a directory that Chroma cannot open or answer from was wedged when it was committed. It is examined, and a
+salvaged one put in its place; the result is committed like any other change, as the commit after the wedged one, which
+stays in the history.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import logging
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import PendingCommit, Position
-from vectorpool.errors import BrokenReplica
+from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
+from vectorpool.errors import BrokenReplica, UserNotFound
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.salvage import SalvageReport, salvage
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # Attempts to build a replica: one that fails, one that is suspect and so examined, and races of its salvage lost.
@@ -32,8 +36,16 @@ REBUILDS = 4
 OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
 
 
-class Mender:
-    """Opens directories of one user that are in doubt."""
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A replica; ``is_absent`` says that nothing is stored for the user, and the replica is empty."""
+
+    replica: Replica
+    is_absent: bool
+
+
+class Builder:
+    """Builds replicas of one user: of the newest commit, or of the past commit ``at``."""
 
     def __init__(
         self,
@@ -45,7 +57,9 @@ class Mender:
         workers: Executor,
         settings: Settings,
         sources: Sources,
+        at: int | None,
     ) -> None:
+        self._at = at
         self._user_id = user_id
         self._log = log
         self._workers = workers
@@ -55,29 +69,59 @@ class Mender:
         self._settings = settings
         self._sources = sources
 
-    async def open_sound(self, directory: Path, position: Position, image: Image) -> Replica:
+    async def build(self, *, create: bool, suspect: bool) -> Built:
+        """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if need be.
+
+        Raises UserNotFound if nothing is stored and ``create`` is False, BrokenReplica if Chroma cannot work with it,
+        LostRace if another instance committed during a salvage, and what a hydrate raises.
+        """
+        directory = self._make_directory()
+        try:
+            hydrated = await self._log.hydrate(directory, at=self._at)
+            is_absent = hydrated is None or hydrated.tombstone
+            if hydrated is None or hydrated.tombstone:
+                if not create:
+                    raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
+                position = ORIGIN if hydrated is None else hydrated.position
+                image = Image({})
+                await self._run(self._template.copy_to, directory)
+            else:
+                position, image = hydrated.position, hydrated.image
+            if suspect and self._at is None:
+                return Built(await self._open_sound(directory, position, image), is_absent)
+            opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
+            return Built(opened, is_absent)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+    async def _open_sound(self, directory: Path, position: Position, image: Image) -> Replica:
         """Return a replica that answers: the directory's own, or a salvaged one, which is committed first.
 
         Raises BrokenReplica if nothing can be salvaged, LostRace if another instance committed meanwhile, and what
         an append raises; there is no replica then, and ``directory`` is for the caller to remove.
         """
-        loop = asyncio.get_running_loop()
-        replica, report = await loop.run_in_executor(self._workers, self._open_sound, directory, position, image)
+        replica, report = await self._run(self._open_or_salvage, directory, position, image)
         if report is None:
             return replica
         try:
-            pending = await loop.run_in_executor(self._workers, self._prepare, replica, report)
+            pending = await self._run(self._prepare, replica, report)
             # Nobody waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException:
-            await loop.run_in_executor(self._workers, replica.discard)
+            await self._run(replica.discard)
             raise
         return replica
 
     def _prepare(self, replica: Replica, report: SalvageReport) -> PendingCommit:
         return self._log.prepare(replica.position, replica.image, replica.capture(), _summary(report))
 
-    def _open_sound(self, directory: Path, position: Position, image: Image) -> tuple[Replica, SalvageReport | None]:
+    def _open_or_salvage(
+        self, directory: Path, position: Position, image: Image
+    ) -> tuple[Replica, SalvageReport | None]:
         replica: Replica | None = None
         try:
             replica = self._open_replica(self._user_id, directory, position, image, self._settings)
