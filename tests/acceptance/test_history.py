@@ -133,3 +133,10 @@ def test_the_command_line_does_the_same(own_service: Service) -> None:
     again = run_cli("backup", "42", "early", "--delete", *store)
     assert again.returncode == 1
     assert "no backup" in again.stderr.lower()
+
+
+def test_nothing_is_lost_where_nothing_was_salvaged(service: Service, user: str) -> None:
+    """The list of lost records is empty for a sound vectorstore, and a problem for a user who has none."""
+    _story(service, user)
+    assert service.ok("GET", f"/users/{user}/lost").json() == {"lost": [], "total": 0}
+    service.problem("GET", "/users/nobody-here/lost", "user-not-found")
