@@ -139,7 +139,8 @@ class Stream(threading.Thread):
     first: int
     seed: int
     acknowledged: list[tuple[int, float]] = field(default_factory=list)
-    flushed: int = 0
+    # The newest number that a flush covers; none yet, and numbers begin at 0.
+    flushed: int = -1
     sent: int = 0
 
     def __post_init__(self) -> None:
@@ -201,7 +202,7 @@ def test_write_back_loses_no_more_than_its_window(tmp_path: Path, capsys: pytest
                 ages_s += [killed_s - at_s for _, at_s in gone]
                 kept[stream.user] = there
                 acknowledged += len(stream.acknowledged)
-                flushed += stream.flushed > 0
+                flushed += stream.flushed >= 0
                 lost += len(gone)
             first = max(stream.sent for stream in streams) + 1
         oldest_s = max(ages_s, default=0.0)
