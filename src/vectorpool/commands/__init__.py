@@ -1,0 +1,124 @@
+"""Every operation on a vectorstore as a msgspec struct: commands are data.
+
+One struct an operation serves the shard protocol, the re-apply after a lost commit, and the audit line.
+Embeddings travel as raw little-endian float32.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from vectorpool.commands.base import Hnsw, Include, Metadata, Reading, Vectors
+from vectorpool.commands.native import (
+    AddRecords,
+    CountRecords,
+    CreateBackup,
+    CreateCollection,
+    DeleteAvatar,
+    DeleteBackup,
+    DeleteCollection,
+    DeleteRecords,
+    DeleteVectorstore,
+    DescribeVectorstore,
+    Evict,
+    Flush,
+    ForgetDocument,
+    Fork,
+    GetAvatar,
+    GetBackup,
+    GetCollection,
+    GetRecords,
+    Hydrate,
+    IngestDocument,
+    Inspect,
+    LastVerification,
+    ListAvatars,
+    ListBackups,
+    ListCollections,
+    ListCommits,
+    ListIngested,
+    ListLost,
+    ModifyCollection,
+    QueryRecords,
+    Restore,
+    UpdateRecords,
+    UpsertRecords,
+    Verify,
+)
+
+__all__ = [
+    "AddRecords",
+    "Command",
+    "CountRecords",
+    "CreateBackup",
+    "CreateCollection",
+    "DeleteAvatar",
+    "DeleteBackup",
+    "DeleteCollection",
+    "DeleteRecords",
+    "DeleteVectorstore",
+    "DescribeVectorstore",
+    "Evict",
+    "Flush",
+    "ForgetDocument",
+    "Fork",
+    "GetAvatar",
+    "GetBackup",
+    "GetCollection",
+    "GetRecords",
+    "Hnsw",
+    "Hydrate",
+    "Include",
+    "IngestDocument",
+    "Inspect",
+    "LastVerification",
+    "ListAvatars",
+    "ListBackups",
+    "ListCollections",
+    "ListCommits",
+    "ListIngested",
+    "ListLost",
+    "LogOperation",
+    "Metadata",
+    "ModifyCollection",
+    "Operation",
+    "QueryRecords",
+    "Read",
+    "Reading",
+    "Restore",
+    "UpdateRecords",
+    "UpsertRecords",
+    "Vectors",
+    "Verify",
+    "Write",
+]
+
+Read: TypeAlias = (
+    DescribeVectorstore
+    | ListAvatars
+    | GetAvatar
+    | ListCollections
+    | GetCollection
+    | CountRecords
+    | GetRecords
+    | QueryRecords
+    | ListIngested
+    | ListLost
+)
+Write: TypeAlias = (
+    CreateCollection
+    | ModifyCollection
+    | DeleteCollection
+    | AddRecords
+    | UpsertRecords
+    | UpdateRecords
+    | DeleteRecords
+    | DeleteAvatar
+    | IngestDocument
+    | ForgetDocument
+)
+LogOperation: TypeAlias = (
+    ListCommits | CreateBackup | GetBackup | ListBackups | DeleteBackup | Fork | Verify | LastVerification
+)
+Operation: TypeAlias = Hydrate | Flush | Evict | Inspect | Restore | DeleteVectorstore | LogOperation
+Command: TypeAlias = Read | Write | Operation
