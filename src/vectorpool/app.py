@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, NamedTuple, TypeGuard
@@ -17,14 +16,16 @@ from litestar import Litestar, Request
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.types import HTTPResponseStartEvent, HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
+from litestar.types import HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
 from vectorpool import __version__
+from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, operation_id
-from vectorpool.api.guarding import refuse_path
+from vectorpool.api.guarding import provide_caller, refuse
 from vectorpool.api.page import SchemaJson, SchemaPage
-from vectorpool.api.problems import EXCEPTION_HANDLERS, PROBLEM_MEDIA_TYPE, problem_body
+from vectorpool.api.problems import EXCEPTION_HANDLERS
 from vectorpool.api.reading import for_request
+from vectorpool.api.refusing import send_refusal
 from vectorpool.api.routes import native_routes
 from vectorpool.api.service import Service
 from vectorpool.documents.ingest import Ingestor
@@ -90,11 +91,13 @@ def is_http(scope: Scope | LifeSpanScope) -> TypeGuard[HTTPScope]:
 
 
 class Front(Litestar):
-    """The application, with what must happen around every request: the guard of paths, and a line in the log.
+    """The application, with what must happen around every request: callers and paths are guarded, and a line is logged.
 
     It also leaves in order: ``leave`` refuses new requests and waits for those under way.
     """
 
+    # Set by ``create_app``; without it no request would get in.
+    callers: Callers
     _is_leaving = False
     _under_way = 0
 
@@ -127,7 +130,7 @@ class Front(Litestar):
             if refusal is None:
                 await super().__call__(scope, receive, watched)
             else:
-                await _send_problem(refusal, scope, watched)
+                await send_refusal(refusal, scope, watched)
         finally:
             self._under_way -= 1
             route = scope.get("path_template") or "(no route)"
@@ -138,28 +141,7 @@ class Front(Litestar):
     def _refuse(self, scope: HTTPScope) -> VectorpoolError | None:
         if self._is_leaving and scope["path"] != "/health/live":
             return Draining("The instance is shutting down. Send the request to another one.")
-        return refuse_path(scope)
-
-
-async def _send_problem(error: VectorpoolError, scope: Scope, send: Send) -> None:
-    body = problem_body(error, scope["path"])
-    start: HTTPResponseStartEvent = {
-        "type": "http.response.start",
-        "status": error.status,
-        "headers": [
-            (b"content-type", PROBLEM_MEDIA_TYPE.encode()),
-            (b"content-length", str(len(body)).encode()),
-        ],
-    }
-    if error.retry_after_s is not None:
-        # Whoever comes back should find another instance, not this connection.
-        start["headers"] = [
-            *start["headers"],
-            (b"retry-after", str(math.ceil(error.retry_after_s)).encode()),
-            (b"connection", b"close"),
-        ]
-    await send(start)
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+        return refuse(scope, self.callers)
 
 
 def provide_service(state: State, request: Request[Any, Any, Any]) -> Service:
@@ -167,8 +149,12 @@ def provide_service(state: State, request: Request[Any, Any, Any]) -> Service:
     return for_request(state.service, request)
 
 
-def create_app(settings: Settings, *, service: Service | None = None) -> Front:
-    """Return the application. Without ``service`` it opens its own parts at startup and closes them at shutdown."""
+def create_app(settings: Settings, *, service: Service | None = None, callers: Callers | None = None) -> Front:
+    """Return the application.
+
+    Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
+    tokens file. Raises Misconfigured if that cannot be read.
+    """
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
@@ -176,9 +162,12 @@ def create_app(settings: Settings, *, service: Service | None = None) -> Front:
             app.state.service = opened
             yield
 
-    return Front(
+    front = Front(
         route_handlers=native_routes(),
-        dependencies={"service": Provide(provide_service, sync_to_thread=False)},
+        dependencies={
+            "service": Provide(provide_service, sync_to_thread=False),
+            "caller": Provide(provide_caller, sync_to_thread=False),
+        },
         exception_handlers=EXCEPTION_HANDLERS,
         state=State({"service": service}),
         lifespan=[lifespan] if service is None else [],
@@ -194,3 +183,5 @@ def create_app(settings: Settings, *, service: Service | None = None) -> Front:
             use_handler_docstrings=True,
         ),
     )
+    front.callers = read_callers(settings.tokens_file) if callers is None else callers
+    return front

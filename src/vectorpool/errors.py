@@ -1,8 +1,7 @@
 """Every error of the project: one tree, grouped by what the caller can do about it.
 
-An error has a stable ``code`` (the last part of the problem's URI on HTTP), a ``status``, and a sentence
-that says what happened and what to do. ``extra`` holds members for machines. ``to_wire`` and ``from_wire``
-carry an error across the shard boundary without losing its class.
+An error has a stable ``code`` (the end of its problem's URI), a ``status``, and a sentence that says what happened and
+what to do; ``extra`` is for machines. ``to_wire`` and ``from_wire`` carry it across shards without losing its class.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ class VectorpoolError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.extra = extra or {}
-        if retry_after_s is not None:
-            self.retry_after_s = retry_after_s
+        self.retry_after_s = self.retry_after_s if retry_after_s is None else retry_after_s
 
     def __init_subclass__(cls) -> None:
         if "code" in cls.__dict__:
@@ -128,6 +126,22 @@ class UnsupportedFormat(InvalidRequest):
     code = "unsupported-format"
     title = "The document's format is not supported"
     status = 415
+
+
+class Unauthenticated(VectorpoolError):
+    """A token is asked for, and the request has none, or one that is not known."""
+
+    code = "unauthenticated"
+    title = "The request has no token that is known here"
+    status = 401
+
+
+class Forbidden(VectorpoolError):
+    """The token may not touch this user, whether or not there is such a user, or may not operate the service."""
+
+    code = "forbidden"
+    title = "The token does not allow this"
+    status = 403
 
 
 # --- Name something that is there --------------------------------------------------------------------
@@ -324,10 +338,7 @@ class EmbedderUnavailable(TryAgain):
 
 
 class OutcomeUnknown(TryAgain):
-    """The write may or may not be durable: the store could not be asked.
-
-    Look before the same write is sent again, or send an idempotent one (upsert, delete by ids).
-    """
+    """The write may or may not be durable. Look first, or send one that may be repeated (upsert, delete by ids)."""
 
     code = "outcome-unknown"
     title = "It is not known whether the write was committed"

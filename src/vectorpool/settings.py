@@ -49,6 +49,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _setting("Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64),
     ] = 0
 
+    # Who may call
+    tokens_file: Annotated[
+        str | None,
+        _setting("A TOML file that says which token may touch which users; without it no token is asked for"),
+    ] = None
+
     # What is promised
     durability: Annotated[
         Durability,

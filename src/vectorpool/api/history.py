@@ -10,6 +10,7 @@ from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.documentation import documented
+from vectorpool.api.guarding import By
 from vectorpool.api.passing import pass_on
 from vectorpool.api.places import UserId
 from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
@@ -128,8 +129,8 @@ class History(Controller):
             takes=ForkBody, gives=answers.Forked, problems=(UserNotFound, CommitNotFound, VectorstoreExists)
         ),
     )
-    async def fork(self, request: Request[Any, Any, Any], service: Svc, user_id: UserId) -> Response[Any]:
+    async def fork(self, request: Request[Any, Any, Any], service: Svc, caller: By, user_id: UserId) -> Response[Any]:
         """Make the state of a commit, the newest if none is given, the vectorstore of another user who has none."""
         body = decode(await request.body(), ForkBody)
-        command = commands.Fork(target_user_id=check_user_id(body.user_id), commit=body.commit)
+        command = commands.Fork(target_user_id=caller.check(check_user_id(body.user_id)), commit=body.commit)
         return pass_on(await service.router.execute(check_user_id(user_id), command), 201)

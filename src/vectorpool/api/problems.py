@@ -35,6 +35,7 @@ from vectorpool.errors import (
     MalformedJson,
     MethodNotAllowed,
     NotFound,
+    Unauthenticated,
     VectorpoolError,
 )
 
@@ -85,12 +86,14 @@ def problem_body(error: VectorpoolError, instance: str) -> bytes:
 
 
 def problem_headers(error: VectorpoolError) -> dict[str, str]:
-    """Return the headers that go with a problem: Retry-After, Allow, and the commit if the error knows it."""
+    """Return the headers that go with a problem: Retry-After, Allow, WWW-Authenticate, the commit if it is known."""
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, MethodNotAllowed) and isinstance(allow := error.extra.get("allow"), list):
         headers["Allow"] = ", ".join(allow)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
     if isinstance(commit := error.extra.get("commit"), int):
         headers[COMMIT_HEADER] = str(commit)
     return headers

@@ -111,6 +111,27 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
 
 
 @main.command()
+@click.argument("name")
+@click.option("--user", "user_ids", multiple=True, metavar="ID", help="A user that it may touch; may be repeated.")
+@click.option("--every-user", is_flag=True, help="It may touch every user.")
+@click.option("--admin", "is_admin", is_flag=True, help="It may use /admin.")
+def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool) -> None:
+    """Make a token for whoever NAME is; print it, and the lines for the tokens file (--tokens-file).
+
+    The token goes to stderr and is kept nowhere; the lines go to stdout and hold no secret. A service reads the file
+    when it starts.
+
+    \b
+    vectorpool token alice --user 42 --user 43 >> tokens.toml
+    vectorpool token operator --admin >> tokens.toml
+    vectorpool token backend --every-user >> tokens.toml
+    """
+    if bool(user_ids) == every_user and (every_user or not is_admin):
+        raise click.UsageError("Say what the token allows: --user, --every-user or --admin.")
+    importlib.import_module("vectorpool.cli.tokens").token(name, user_ids, every_user, is_admin)
+
+
+@main.command()
 @settings_options(STORE)
 def users(settings: Settings) -> None:
     """List the users that have anything in the store.

@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vectorpool.api.callers import Callers, read_callers
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
@@ -37,11 +38,12 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    callers = read_callers(settings.tokens_file)
     with (
         bind(settings.host, settings.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, listener))
+        runner.run(_serve(settings, callers, listener))
 
 
 class _Server(uvicorn.Server):
@@ -81,7 +83,7 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
+async def _serve(settings: Settings, callers: Callers, listener: socket.socket) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
@@ -92,7 +94,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
-        front: Front = app.create_app(settings, service=service)
+        front: Front = app.create_app(settings, service=service, callers=callers)
         server = _Server(
             uvicorn.Config(
                 front,
@@ -106,7 +108,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
                 timeout_graceful_shutdown=1,
             )
         )
-        server.announcement = announce(settings, listener)
+        server.announcement = announce(settings, callers, listener)
         leaving: set[asyncio.Task[None]] = set()
 
         def leave() -> None:
@@ -136,22 +138,25 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def announce(settings: Settings, listener: socket.socket) -> str:
+def announce(settings: Settings, callers: Callers, listener: socket.socket) -> str:
     """Return what a person needs first: where the service listens, where things are, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
+    tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
+    curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
         f"  store       {store}\n"
         f"  replicas    {Path(settings.replica_dir).resolve()}\n"
         f"  durability  {settings.durability}\n"
         f"  API         {url}/schema\n"
+        f"  tokens      {tokens}\n"
         "Try:\n"
-        f"  curl -X PUT --data-binary @README.md {url}/users/42/avatars/7/documents/README.md\n"
-        f"  curl -X POST {url}/users/42/avatars/7/ingest\n"
-        f'  curl -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
+        f"  {curl} -X PUT --data-binary @README.md {url}/users/42/avatars/7/documents/README.md\n"
+        f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
+        f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
 
 
