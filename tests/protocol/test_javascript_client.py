@@ -1,0 +1,113 @@
+"""Chroma's official JavaScript client, unmodified, over everything that it offers (``javascript/scenario.mjs``).
+
+The scenario prints a line a step. Each line of ours must equal the reference's: returned values, exceptions and their
+messages. Without Node, or without the client installed (``npm ci`` in ``javascript/``), this is skipped.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.protocol.comparing import parser_words
+from tests.protocol.conftest import start_ours
+from tests.protocol.sides import Server
+from tests.support.chroma_server import ChromaServer
+
+FOLDER = Path(__file__).with_name("javascript")
+NODE = shutil.which("node")
+BOUND_S = 240
+RULE_VALUES = re.compile(r"\[\{.*\}\]$")
+
+CHAPTERS = ["collections", "records", "filters", "queries", "refusals", "unimplemented", "reset"]
+
+pytestmark = [
+    pytest.mark.skipif(NODE is None, reason="Node is not installed"),
+    pytest.mark.skipif(
+        not (FOLDER / "node_modules" / "chromadb").is_dir(),
+        reason="the JavaScript client is not installed: npm ci --prefix tests/protocol/javascript",
+    ),
+]
+
+Line = dict[str, Any]
+
+
+def play(server: Server, tenant: str, database: str, chapters: list[str]) -> list[Line]:
+    """Run chapters of the scenario against a server and return its lines."""
+    assert NODE is not None
+    done = subprocess.run(
+        [NODE, str(FOLDER / "scenario.mjs"), server.url, tenant, database, *chapters],
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        # Nothing of this machine's settings: no tenant, no proxy.
+        env={"PATH": str(Path(NODE).parent)},
+    )
+    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{server.errors[-3000:]}"
+    return [_line(text) for text in done.stdout.splitlines()]
+
+
+def _line(text: str) -> Line:
+    line: Line = msgspec.json.decode(text)
+    if "error" in line:
+        # A JSON parser's wording is its own, and so is the order in which the reference prints the values of a rule.
+        line["error"]["message"] = RULE_VALUES.sub("[...]", parser_words(line["error"]["message"]))
+    return line
+
+
+def unexpected(lines: list[Line]) -> list[Line]:
+    """Return the steps that should have succeeded and were refused, or the other way round."""
+    return [line for line in lines if line["refusal"] != ("error" in line)]
+
+
+def different(reference: list[Line], ours: list[Line]) -> list[str]:
+    """Return a text for each step whose outcomes differ."""
+    assert [(line["chapter"], line["step"]) for line in reference] == [(line["chapter"], line["step"]) for line in ours]
+    return [
+        f"{theirs['chapter']}: {theirs['step']}\n  reference: {_outcome(theirs)}\n  ours:      {_outcome(own)}"
+        for theirs, own in zip(reference, ours, strict=True)
+        if theirs != own
+    ]
+
+
+def _outcome(line: Line) -> str:
+    return msgspec.json.encode(line.get("error", line.get("answer")), order="sorted").decode()[:2000]
+
+
+def test_every_step_of_the_javascript_client_is_answered_as_chroma_answers_it(
+    reference: ChromaServer, ours: Server
+) -> None:
+    """Where tenants and databases are created first, the client sees no difference at all, reset included."""
+    chapters = ["system", "administration", *CHAPTERS]
+    theirs = play(reference, "user-42@example.com", "avatar-7", chapters)
+    assert len(theirs) > 300 and unexpected(theirs) == []
+    own = play(ours, "user-42@example.com", "avatar-7", chapters)
+    found = different(theirs, own)
+    assert not found, "\n".join(found)
+
+
+@pytest.fixture(scope="module")
+def unset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Both servers as they are when nothing is set: neither may be reset, and vectorpool makes users as they come."""
+    theirs = ChromaServer(tmp_path_factory.mktemp("unset-reference")).start()
+    own = start_ours(tmp_path_factory.mktemp("unset-ours"), {})
+    yield theirs, own
+    own.close()
+    theirs.close()
+
+
+def test_the_javascript_client_finds_an_avatar_that_nobody_created(unset: tuple[Server, Server]) -> None:
+    """A user's avatar is there at the first request, and answers as Chroma's default database does."""
+    theirs, own = unset
+    place = ("default_tenant", "default_database") if isinstance(own, ChromaServer) else ("42", "avatar-7")
+    reference = play(theirs, "default_tenant", "default_database", CHAPTERS)
+    assert unexpected(reference) == []
+    found = different(reference, play(own, *place, CHAPTERS))
+    assert not found, "\n".join(found)
