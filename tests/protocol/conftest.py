@@ -19,9 +19,13 @@ from tests.support.service import Service
 EXACTLY_AS_CHROMA = {"VECTORPOOL_AUTO_CREATE": "false", "VECTORPOOL_ALLOW_RESET": "true"}
 
 
+STANDS_IN = os.environ.get("PROTOCOL_AGAINST") == "reference"
+only_ours = pytest.mark.skipif(STANDS_IN, reason="the reference stands in for vectorpool")
+
+
 def start_ours(root: Path, env: dict[str, str]) -> Server:
     """Start vectorpool with one shard, or its stand-in."""
-    if os.environ.get("PROTOCOL_AGAINST") == "reference":
+    if STANDS_IN:
         return ChromaServer(root, allow_reset=env.get("VECTORPOOL_ALLOW_RESET") == "true").start()
     return Service(root, "--shards", "1", env=env).start()
 

@@ -45,25 +45,19 @@ class Side:
         self, method: str, path: str, content: bytes | None, headers: Mapping[str, str], places: Mapping[str, str]
     ) -> Answer:
         """Send a request whose path's ``<places>`` are filled in, and return the answer with names for UUIDs."""
-        filled = PLACE.sub(lambda found: places.get(found[1]) or self._uuid_of(found[1], places), path)
-        if content is not None:
-            # A body names a UUID of its own side as <<name>>: single brackets are ordinary text in documents.
-            text = content.decode(errors="surrogateescape")
-            for name in re.findall(r"<<([A-Za-z0-9_.-]+)>>", text):
-                text = text.replace(f"<<{name}>>", self._uuid_of(name, places).rsplit("/", 1)[1])
-            content = text.encode(errors="surrogateescape")
+        filled = PLACE.sub(lambda found: places.get(found[1]) or self.place(found[1], places), path)
         request = self.server.client.build_request(method, filled, content=content, headers=dict(headers))
         answer = answer_of(self.server.client.send(request))
         self._learn(answer.body)
         return msgspec.structs.replace(answer, body=self._named(answer.body))
 
-    def _uuid_of(self, name: str, places: Mapping[str, str]) -> str:
+    def place(self, name: str, places: Mapping[str, str]) -> str:
+        """Return the path of a collection by its UUID; of one that was never there if the name is not known."""
         scope = f"{places.get('B', '')}:{name}"
         # The newest first: a name may have been given again.
         for uuid, known in reversed(self._names.items()):
             if known == scope:
                 return f"{places['B']}/collections/{uuid}"
-        # A collection that was never there, on both sides.
         return f"{places.get('B', '')}/collections/00000000-0000-4000-8000-000000000000"
 
     def _learn(self, body: Any) -> None:
