@@ -20,7 +20,7 @@ from litestar.types import HTTPScope, LifeSpanScope, Message, Receive, Scope, Se
 
 from vectorpool import __version__
 from vectorpool.api.callers import Callers, read_callers
-from vectorpool.api.documentation import DESCRIPTION, operation_id
+from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
 from vectorpool.api.guarding import provide_caller, refuse
 from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.problems import EXCEPTION_HANDLERS
@@ -181,6 +181,8 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             render_plugins=[SchemaPage(), SchemaJson()],
             operation_id_creator=operation_id,
             use_handler_docstrings=True,
+            components=TOKEN_SCHEMES,
+            security=SECURITY,
         ),
     )
     front.callers = read_callers(settings.tokens_file) if callers is None else callers

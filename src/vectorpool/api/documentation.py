@@ -12,7 +12,15 @@ from typing import Any, ClassVar, Final, cast
 
 import msgspec
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.spec import OpenAPIType, Operation, Parameter, Schema
+from litestar.openapi.spec import (
+    Components,
+    OpenAPIType,
+    Operation,
+    Parameter,
+    Schema,
+    SecurityRequirement,
+    SecurityScheme,
+)
 from litestar.types import Method
 
 from vectorpool import answers
@@ -24,6 +32,7 @@ from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
     CommitNotReached,
     Draining,
+    Forbidden,
     InvalidId,
     InvalidRequest,
     LimitExceeded,
@@ -31,6 +40,7 @@ from vectorpool.errors import (
     QueueFull,
     ShardUnavailable,
     StoreUnavailable,
+    Unauthenticated,
     VectorpoolError,
 )
 
@@ -211,6 +221,9 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     StoreUnavailable,
 )
 
+# What every operation but those open to all may be refused with, where tokens are asked for.
+_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
+
 _COMMIT_HEADER_DOC: Final = {
     COMMIT_HEADER: {
         "description": "The number of the commit that the answer saw; 0 if there is none yet.",
@@ -249,6 +262,7 @@ class _Documented(Operation):
     gives: ClassVar[type[msgspec.Struct] | str | None] = None
     problems: ClassVar[tuple[type[VectorpoolError], ...]] = ()
     with_commit: ClassVar[bool] = True
+    is_open: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         status, success = next(iter((self.responses or {}).items()))
@@ -280,7 +294,8 @@ class _Documented(Operation):
 
     def _problem_responses(self) -> dict[str, Any]:
         by_status: dict[int, list[type[VectorpoolError]]] = {}
-        for error in dict.fromkeys([*self.problems, *(_ALWAYS if self.with_commit else ())]):
+        always = (*(_ALWAYS if self.with_commit else ()), *(() if self.is_open else _WITHOUT_TOKEN))
+        for error in dict.fromkeys([*self.problems, *always]):
             by_status.setdefault(error.status, []).append(error)
         return {
             str(status): {
@@ -314,13 +329,15 @@ def documented(
     gives: type[msgspec.Struct] | str | None = None,
     problems: tuple[type[VectorpoolError], ...] = (),
     with_commit: bool = True,
+    is_open: bool = False,
 ) -> type[Operation]:
     """Return the ``operation_class`` of a route handler.
 
     ``takes`` and ``gives`` are structs, or a media type for raw bytes; ``problems`` are those of this operation alone;
-    ``with_commit`` says that it is about a vectorstore, so that it carries the commit and shares the usual problems.
+    ``with_commit`` says that it is about a vectorstore, so that it carries the commit and shares the usual problems;
+    ``is_open`` that nobody is asked for a token.
     """
-    members = {"takes": takes, "gives": gives, "problems": problems, "with_commit": with_commit}
+    members = {"takes": takes, "gives": gives, "problems": problems, "with_commit": with_commit, "is_open": is_open}
     return type("Documented", (_Documented,), members)
 
 
@@ -330,6 +347,20 @@ def operation_id(handler: HTTPRouteHandler, _method: Method, path: list[Any]) ->
     shared = any(part == "collections" for part in path)
     return f"avatar_{handler.handler_name}" if of_avatar and shared else handler.handler_name
 
+
+# Either header will do, or none where no token is asked for.
+TOKEN_SCHEMES: Final = Components(
+    security_schemes={
+        "bearer": SecurityScheme(type="http", scheme="bearer", description="A token of the tokens file."),
+        "chromaToken": SecurityScheme(
+            type="apiKey",
+            security_scheme_in="header",
+            name="X-Chroma-Token",
+            description="The same, as Chroma sends it.",
+        ),
+    }
+)
+SECURITY: Final[list[SecurityRequirement]] = [{}, {"bearer": []}, {"chromaToken": []}]
 
 DESCRIPTION: Final = (
     "One private vectorstore per user, kept in object storage. Errors are RFC 9457 problems; their types begin with "

@@ -19,7 +19,9 @@ class Health(Controller):
     path = "/health"
     tags = ("health",)
 
-    @get("/live", summary="Is it alive", operation_class=documented(gives=views.Health, with_commit=False))
+    @get(
+        "/live", summary="Is it alive", operation_class=documented(gives=views.Health, with_commit=False, is_open=True)
+    )
     async def is_live(self) -> Response[Any]:
         """Answer as long as the process runs. Restart it if this stays silent."""
         return respond(views.Health(status="live"))
@@ -27,7 +29,7 @@ class Health(Controller):
     @get(
         "/ready",
         summary="Does it take work",
-        operation_class=documented(gives=views.Health, problems=(Draining,), with_commit=False),
+        operation_class=documented(gives=views.Health, problems=(Draining,), with_commit=False, is_open=True),
     )
     async def is_ready(self, service: Svc) -> Response[Any]:
         """Answer 200 while the shards run, 503 before and after. Send no requests on 503."""
