@@ -22,6 +22,7 @@ from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
+from vectorpool.vectorstore.building import Builder
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -57,16 +58,20 @@ class SimulatedStores:
             breaks = lambda: self._breaks > 0 and self._sources.random() < self._breaks  # noqa: E731
             return cast(Replica, FakeReplica(directory, position, image, breaks))
 
-        return Vectorstore(
+        log = self.log(user_id)
+        # The virtual loop runs on its own thread what it is asked to run on workers.
+        workers = cast(Executor, None)
+        builder = Builder(
             user_id,
-            self.log(user_id),
+            log,
             make_directory=make_directory,
             template=cast(Template, FakeTemplate()),
-            workers=cast(Executor, None),
+            workers=workers,
             settings=self._settings,
             sources=self._sources,
             open_replica=open_replica,
         )
+        return Vectorstore(log, builder, workers, self._settings, self._sources)
 
     def close(self) -> None:
         """Remove the working directories."""

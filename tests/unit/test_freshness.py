@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from vectorpool.commands import Reading
+from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
 from vectorpool.vectorstore.freshness import Freshness
 
@@ -69,6 +71,38 @@ async def test_what_is_known_since_a_read_arrived_need_not_be_asked() -> None:
     freshness.confirm(8.0)
     assert freshness.is_known_since(10.0)
     assert not freshness.is_known_since(10.5)
+
+
+@pytest.mark.parametrize("consistency", ["local", "bounded", "strong"])
+async def test_what_a_read_asks_for_decides_whether_the_store_is_asked(consistency: str) -> None:
+    """A local read never asks, a bounded one once its bound has passed, a strong one unless it is known since."""
+    settings = Settings(consistency=consistency, consistency_bound_ms=2_000)
+    store = Store()
+    freshness = Freshness(store, SYSTEM)
+    now_s = SYSTEM.monotonic_s()
+    freshness.confirm(now_s - 1)
+    in_time, later = Reading(), Reading(bound_ms=500)
+    asked_for = {"local": [], "bounded": [later], "strong": [in_time, later]}[consistency]
+    for reading in (in_time, later):
+        before = store.asked
+        read = asyncio.create_task(freshness.is_enough(reading, settings, now_s, is_in_doubt=False))
+        await _turns()
+        assert store.asked - before == (reading in asked_for)
+        if reading in asked_for:
+            store.answers[-1].set_result(False)
+        assert await read == (reading not in asked_for)
+    assert await freshness.is_enough(later, settings, now_s - 2, is_in_doubt=False), "it was known since then"
+
+
+async def test_a_replica_in_doubt_answers_local_reads_only() -> None:
+    """Where a commit's outcome is unknown, nothing known or asked makes the replica fresh, and nobody is asked."""
+    store = Store()
+    freshness = Freshness(store, SYSTEM)
+    now_s = SYSTEM.monotonic_s()
+    freshness.confirm(now_s)
+    for consistency, enough in (("local", True), ("bounded", False), ("strong", False)):
+        assert await freshness.is_enough(Reading(consistency), Settings(), now_s, is_in_doubt=True) == enough
+    assert store.asked == 0
 
 
 async def test_age_counts_from_when_the_question_was_asked() -> None:

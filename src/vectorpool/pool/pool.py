@@ -46,7 +46,7 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.vectorstore.vectorstore import ReplicaClosed
+from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode

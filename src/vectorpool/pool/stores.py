@@ -18,6 +18,7 @@ from vectorpool.names import local_segment, open_dir, parse_slot_key, users_pref
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.vectorstore.building import Builder
 from vectorpool.vectorstore.replica import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -61,9 +62,10 @@ class StoreFactory:
             directory.mkdir(parents=True)
             return directory
 
-        return Vectorstore(
+        log = self.log(user_id)
+        builder = Builder(
             user_id,
-            self.log(user_id),
+            log,
             make_directory=make_directory,
             template=self._template,
             workers=self._workers,
@@ -71,6 +73,7 @@ class StoreFactory:
             sources=self._sources,
             at=at,
         )
+        return Vectorstore(log, builder, self._workers, self._settings, self._sources)
 
     def close(self) -> None:
         """Give the threads back and remove the working directories; warm objects stay."""

@@ -45,21 +45,25 @@ class Built:
 
 
 class Builder:
-    """Builds replicas of one user: of the newest commit, or of the past commit ``at``."""
+    """Builds replicas of one user: of the newest commit, or of the past commit ``at``, to which nothing is written.
+
+    ``make_directory`` returns a new, empty directory each time; ``open_replica`` opens it once it is filled.
+    """
 
     def __init__(
         self,
         user_id: str,
         log: CommitLog,
-        open_replica: OpenReplica,
+        *,
         make_directory: Callable[[], Path],
         template: Template,
         workers: Executor,
         settings: Settings,
         sources: Sources,
-        at: int | None,
+        open_replica: OpenReplica = Replica,
+        at: int | None = None,
     ) -> None:
-        self._at = at
+        self.at = at
         self._user_id = user_id
         self._log = log
         self._workers = workers
@@ -77,7 +81,7 @@ class Builder:
         """
         directory = self._make_directory()
         try:
-            hydrated = await self._log.hydrate(directory, at=self._at)
+            hydrated = await self._log.hydrate(directory, at=self.at)
             is_absent = hydrated is None or hydrated.tombstone
             if hydrated is None or hydrated.tombstone:
                 if not create:
@@ -87,7 +91,7 @@ class Builder:
                 await self._run(self._template.copy_to, directory)
             else:
                 position, image = hydrated.position, hydrated.image
-            if suspect and self._at is None:
+            if suspect and self.at is None:
                 return Built(await self._open_sound(directory, position, image), is_absent)
             opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
             return Built(opened, is_absent)

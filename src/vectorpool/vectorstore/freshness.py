@@ -1,4 +1,4 @@
-"""Is there a newer commit? One question to the store serves every reader that came before it was asked.
+"""Is the replica fresh enough for a read? One question to the store serves every reader that came before it was asked.
 
 A strong read may only use an answer to a question that was asked after the read arrived. So a reader never
 joins a question in flight; it joins the next one, which starts when that one ends.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from vectorpool.commands import Reading
+from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 
 
@@ -25,6 +27,23 @@ class Freshness:
     def confirm(self, asked_s: float) -> None:
         """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed."""
         self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
+
+    async def is_enough(self, reading: Reading, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
+        """Say, by the consistency that the request or else the setting asks for, whether the replica may answer.
+
+        ``arrived_s`` is when the read came; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
+        Raises what asking raises.
+        """
+        bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+        consistency = reading.consistency or settings.consistency
+        if consistency == "local":
+            return True
+        if is_in_doubt:
+            # The replica holds writes that may yet be lost to another writer: first find out about them.
+            return False
+        if consistency == "bounded" and self.age_ms() <= bound_ms:
+            return True
+        return self.is_known_since(arrived_s) or await self.is_newest()
 
     def is_known_since(self, arrived_s: float) -> bool:
         """Whether the replica was at the newest commit at some time since ``arrived_s``, so that nobody need ask."""

@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vectorpool.commands import Read, Write
+from vectorpool.commands import ChromaRead, Read, Write
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.errors import BrokenReplica, InternalError, NotFound
+from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFound
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
 from vectorpool.vectorstore.hnsw_files import is_cut
+from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.reads import Reader
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.writes import Effect, Writer
@@ -29,6 +30,10 @@ from vectorpool.vectorstore.writes import Effect, Writer
 _EXAMINED_AT_ONCE = 500
 
 _encode = msgspec.json.Encoder().encode
+
+
+class ReplicaClosed(Exception):
+    """There is no open replica at the moment; the vectorstore's ``catch_up`` builds one."""
 
 
 class ReplicaLost(Exception):
@@ -48,17 +53,25 @@ class Replica:
         self._identity = self._identify()
         self._sidecar = Sidecar(directory / SIDECAR_FILE)
         self._reader = Reader(user_id, self._chroma, self._sidecar, self.size_bytes)
-        self._writer = Writer(self._chroma, self._sidecar, settings)
+        self._protocol_reader = ProtocolReader(user_id, self._chroma)
+        self._is_written = False
+        self._writer = Writer(user_id, self._chroma, self._sidecar, settings, self.is_new)
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
         return sum(file.size for file in self.image.files.values())
 
+    def is_new(self) -> bool:
+        """Whether nothing was ever stored for the user, here or anywhere."""
+        return self.position.seq == 0 and not self._is_written
+
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
         try:
+            if isinstance(command, ChromaRead):
+                return self._protocol_reader.read(command)
             return _encode(self._reader.read(command))
-        except InternalError as error:
+        except (InternalError, ChromaRefusal) as error:
             # Chroma says it in many words, so the directory is asked instead.
             if self._is_lost():
                 raise BrokenReplica("The working directory was removed while it was open.") from error
@@ -67,6 +80,7 @@ class Replica:
     def write(self, command: Write) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied."""
         answer, effect = self._writer.write(command)
+        self._is_written = self._is_written or effect.touched
         return _encode(answer), effect
 
     def capture(self) -> Capture:

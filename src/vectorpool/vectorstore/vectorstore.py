@@ -20,27 +20,19 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import TypeVar
 
 from vectorpool.answers import Answer
 from vectorpool.commands import Read, Reading
-from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
-from vectorpool.errors import (
-    BrokenReplica,
-    InternalError,
-    OutcomeUnknown,
-    UserNotFound,
-    VectorpoolError,
-)
+from vectorpool.commitlog.outcomes import LostRace, PendingCommit
+from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
-from vectorpool.vectorstore.replica import Replica, ReplicaLost, Template
+from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
@@ -58,34 +50,17 @@ logger = logging.getLogger(__name__)
 _REBASE_PAUSE_S = 0.01
 
 
-class ReplicaClosed(Exception):
-    """There is no open replica at the moment; ``catch_up`` builds one."""
-
-
 class Vectorstore:
-    """See the module. ``make_directory`` returns a new, empty directory each time, ``open_replica`` opens it filled."""
+    """See the module. ``builder`` builds its replicas from ``log``, ``workers`` runs what blocks."""
 
     def __init__(
-        self,
-        user_id: str,
-        log: CommitLog,
-        *,
-        make_directory: Callable[[], Path],
-        template: Template,
-        workers: Executor,
-        settings: Settings,
-        sources: Sources,
-        open_replica: Callable[[str, Path, Position, Image, Settings], Replica] = Replica,
-        at: int | None = None,
+        self, log: CommitLog, builder: Builder, workers: Executor, settings: Settings, sources: Sources
     ) -> None:
-        self.user_id = user_id
         self._log = log
-        # A past commit to read from, beside the live vectorstore; nothing is ever written to such a one.
-        self._at = at
+        self._builder = builder
         self._workers = workers
         self._settings = settings
         self._sources = sources
-        self._builder = Builder(user_id, log, open_replica, make_directory, template, workers, settings, sources, at)
         self._gate = Gate()
         self._replica: Replica | None = None
         # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
@@ -149,24 +124,12 @@ class Vectorstore:
 
         ``arrived_s`` is when the read came: what was known to be newest since then need not be asked again.
         """
-        if self._at is not None:
+        if self._builder.at is not None:
             return True
         if self.commit_seq < reading.min_commit:
             return False
-        bound_ms = self._settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
-        consistency = reading.consistency or self._settings.consistency
-        if self._pending is not None and self._pending is self._doubted and consistency != "local":
-            # The replica holds writes that may yet be lost to another writer: first find out about them.
-            return False
-        match consistency:
-            case "local":
-                return True
-            case "bounded" if self._freshness.age_ms() <= bound_ms:
-                return True
-            case _ if self._freshness.is_known_since(arrived_s):
-                return True
-            case _:
-                return await self._freshness.is_newest()
+        is_in_doubt = self._pending is not None and self._pending is self._doubted
+        return await self._freshness.is_enough(reading, self._settings, arrived_s, is_in_doubt=is_in_doubt)
 
     async def catch_up(self) -> None:
         """Build the replica anew if there is a newer commit. Raises StoreUnavailable while a commit is in doubt."""
@@ -253,7 +216,7 @@ class Vectorstore:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
     async def _ask(self) -> bool:
-        if self._replica is None or self._at is not None:
+        if self._replica is None or self._builder.at is not None:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
 
