@@ -68,11 +68,6 @@ class BodyBuilder:
         self._stored.append(data)
         self._pieces, self._extents, self._filled = [], [], 0
 
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes packed so far."""
-        return sum(len(data) for data in self._stored)
-
     def finish(self, table: list[FileEntry]) -> tuple[list[Frame], list[bytes]]:
         """Return the frames, their extents naming files by their index in ``table``, and the stored bytes."""
         self._flush()

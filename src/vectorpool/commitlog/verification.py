@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.outcomes import Problem, ScrubReport
+from vectorpool.commitlog.outcomes import ScrubReport
 from vectorpool.names import verification_key
 from vectorpool.objects.bucket import Bucket, ObjectMissing
 
@@ -17,30 +17,12 @@ from vectorpool.objects.bucket import Bucket, ObjectMissing
 _MAX_PROBLEMS = 100
 
 
-class _Stored(msgspec.Struct, frozen=True):
-    verified_at_ms: int
-    newest_seq: int
-    newest_intact_seq: int
-    commits: int
-    objects: int
-    bytes: int
-    problems: list[Problem] = []
-
-
 async def save(bucket: Bucket, user_id: str, report: ScrubReport) -> None:
     """Remember a report, with its first 100 problems."""
-    stored = _Stored(
-        report.verified_at_ms,
-        report.newest_seq,
-        report.newest_intact_seq,
-        report.commits,
-        report.objects,
-        report.bytes,
-        report.problems[:_MAX_PROBLEMS],
-    )
+    shortened = msgspec.structs.replace(report, problems=report.problems[:_MAX_PROBLEMS])
     key = verification_key(user_id)
     with store_errors(bucket, f"writing {key}"):
-        await bucket.put(key, msgspec.json.encode(stored))
+        await bucket.put(key, msgspec.json.encode(shortened))
 
 
 async def load(bucket: Bucket, user_id: str) -> ScrubReport | None:
@@ -52,15 +34,6 @@ async def load(bucket: Bucket, user_id: str) -> ScrubReport | None:
         except ObjectMissing:
             return None
     try:
-        stored = msgspec.json.decode(body.data, type=_Stored)
+        return msgspec.json.decode(body.data, type=ScrubReport)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return ScrubReport(
-        newest_seq=stored.newest_seq,
-        newest_intact_seq=stored.newest_intact_seq,
-        commits=stored.commits,
-        objects=stored.objects,
-        bytes=stored.bytes,
-        problems=stored.problems,
-        verified_at_ms=stored.verified_at_ms,
-    )
