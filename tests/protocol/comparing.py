@@ -135,11 +135,31 @@ def _tied(one: float | None, other: float | None) -> bool:
     return math.isclose(one, other, rel_tol=DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE)
 
 
-def _order(ids: list[str], distances: list[float | None]) -> list[int]:
+def _order(ids: list[str | None], distances: list[float | None]) -> list[int]:
     groups: list[list[int]] = []
     for row, distance in enumerate(distances):
         if groups and _tied(distances[groups[-1][-1]], distance):
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [row for group in groups for row in sorted(group, key=lambda row: ids[row])]
+    return [row for group in groups for row in sorted(group, key=lambda row: ids[row] or "")]
+
+
+def without_cut_ties(answer: Answer, count: int) -> Answer:
+    """Return a query's answer without the ids of the last tie where a limit of ``count`` may have cut through it.
+
+    Which of several records at one distance is the last that still fits is open; their distances stay.
+    """
+    if not isinstance(answer.body, dict) or not isinstance(answer.body.get("distances"), list):
+        return answer
+    body = dict(answer.body)
+    columns = [name for name in ("documents", "embeddings", "metadatas", "uris") if body.get(name)]
+    for query, distances in enumerate(body["distances"]):
+        if len(distances) < count or not distances:
+            continue
+        kept = sum(not _tied(distance, distances[-1]) for distance in distances)
+        for name in ("ids", *columns):
+            rows = list(body[name])
+            rows[query] = rows[query][:kept] + [None] * (len(distances) - kept)
+            body[name] = rows
+    return msgspec.structs.replace(answer, body=body)
