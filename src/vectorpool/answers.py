@@ -252,8 +252,21 @@ class Residency(msgspec.Struct):
     at: int | None = None
 
 
+class StoreTraffic(msgspec.Struct):
+    """What an instance's shards have asked of the object store since they started, retries not counted.
+
+    ``requests`` counts by kind. A request that ``failed`` was refused or had no answer; that a key is missing, or
+    taken, is an answer. Bytes are those of objects, as they are stored.
+    """
+
+    requests: dict[str, int] = {}
+    failed: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
 class PoolView(msgspec.Struct):
-    """Every slot of an instance, most recently used first, and the pool's bounds."""
+    """Every slot of an instance, most recently used first, the pool's bounds, and its traffic with the store."""
 
     slots: list[Residency]
     open_slots: int
@@ -261,3 +274,4 @@ class PoolView(msgspec.Struct):
     local_bytes: int
     local_bytes_limit: int
     waiting: int
+    store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)

@@ -23,10 +23,9 @@ from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
 from vectorpool.api.guarding import provide_caller, refuse
 from vectorpool.api.page import SchemaJson, SchemaPage
-from vectorpool.api.problems import EXCEPTION_HANDLERS
 from vectorpool.api.reading import for_request
-from vectorpool.api.refusing import send_refusal
-from vectorpool.api.routes import native_routes
+from vectorpool.api.refusing import EXCEPTION_HANDLERS, send_refusal
+from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -163,7 +162,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             yield
 
     front = Front(
-        route_handlers=native_routes(),
+        route_handlers=[*native_routes(), *chroma_routes(settings)],
         dependencies={
             "service": Provide(provide_service, sync_to_thread=False),
             "caller": Provide(provide_caller, sync_to_thread=False),

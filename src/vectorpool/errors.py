@@ -120,6 +120,28 @@ class MethodNotAllowed(InvalidRequest):
     status = 405
 
 
+class ChromaRefusal(InvalidRequest):
+    """What Chroma refuses to a client of its own protocol: in Chroma's words, with its server's status."""
+
+    code = "chroma-refusal"
+    title = "Chroma refuses the request"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int = 400,
+        retry_after_s: float | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s, extra=extra or {"status": status})
+
+    @property
+    def chroma_status(self) -> int:
+        """The status of the response."""
+        return int(self.extra["status"])
+
+
 class UnsupportedFormat(InvalidRequest):
     """A document that no registered format can read."""
 

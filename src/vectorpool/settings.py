@@ -72,6 +72,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _setting("Under bounded consistency, how old a replica may be", ge=1, le=86_400_000)
     ] = 1000
 
+    # Chroma's own protocol
+    auto_create: Annotated[
+        bool,
+        _setting("Tenants need no creating, nor do default_database and avatar databases; off, exactly as with Chroma"),
+    ] = True
+    allow_reset: Annotated[
+        bool, _setting("POST /api/v2/reset deletes the vectorstore of every user that its caller may touch")
+    ] = False
+
     # The object store
     s3_endpoint: Annotated[
         str | None, _setting("An S3-compatible server's URL; also read from AWS_ENDPOINT_URL_S3")

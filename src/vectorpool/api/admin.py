@@ -76,5 +76,5 @@ class Admin(Controller):
         operation_class=documented(gives=answers.PoolView, with_commit=False),
     )
     async def show_pool(self, service: Svc) -> Response[Any]:
-        """Show every slot of this instance, most recently used first, and the bounds of the pool."""
+        """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
         return respond(await service.router.pool_view())

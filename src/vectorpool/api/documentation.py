@@ -126,6 +126,9 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
         local_bytes=1_663_701,
         local_bytes_limit=6_442_450_944,
         waiting=0,
+        store=answers.StoreTraffic(
+            requests={"get": 12, "list_objects": 31, "create": 17}, bytes_sent=1_712_800, bytes_received=1_663_950
+        ),
     ),
     views.UserView: views.UserView(user_id="42", commit=17, stored=cast(Any, _STORED), residency=cast(Any, _RESIDENCY)),
     Document: _DOCUMENT,

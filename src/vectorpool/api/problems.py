@@ -25,7 +25,6 @@ from litestar.exceptions import (
 )
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.routes import HTTPRoute
-from litestar.types import ExceptionHandlersMap
 from litestar.types.internal_types import PathParameterDefinition
 
 from vectorpool.errors import (
@@ -143,7 +142,7 @@ def _validation_detail(exception: ValidationException) -> str:
     return _sentence("A parameter is not valid: " + "; ".join(part[:200] for part in parts[:5]))
 
 
-def to_response(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
+def problem_response(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
     """Return the problem response of an exception, and log what only we can repair."""
     error = as_error(exception)
     if isinstance(exception, RequestEntityTooLarge):
@@ -153,7 +152,7 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
             extra={"limit": limit, "limit_name": "max_body_bytes", "count": request.content_length},
         )
     if isinstance(exception, MethodNotAllowedException):
-        allowed = _methods_of(request)
+        allowed = methods_of(request)
         error = MethodNotAllowed(
             f"The path does not take {request.method}. It takes {', '.join(allowed)}.", extra={"allow": allowed}
         )
@@ -168,7 +167,7 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
     )
 
 
-def _methods_of(request: Request[Any, Any, Any]) -> list[str]:
+def methods_of(request: Request[Any, Any, Any]) -> list[str]:
     """Return what a path takes, for the Allow header that a 405 must carry; litestar does not say."""
     segments = [segment for segment in request.scope["path"].split("/") if segment]
     methods: set[str] = set()
@@ -185,6 +184,3 @@ def _matches(pattern: Sequence[str | PathParameterDefinition], segments: Sequenc
         if at >= len(segments) or (isinstance(part, str) and part != segments[at]):
             return False
     return len(pattern) == len(segments)
-
-
-EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: to_response}

@@ -6,13 +6,26 @@ problem. Here alone is decided which.
 
 from __future__ import annotations
 
-from typing import Final
+import logging
+from typing import Any, Final
 
 import msgspec
-from litestar.types import HTTPResponseStartEvent, HTTPScope, Send
+from litestar import Request, Response
+from litestar.exceptions import MethodNotAllowedException, NotFoundException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import ExceptionHandlersMap, HTTPResponseStartEvent, HTTPScope, Send
 
-from vectorpool.api.problems import PROBLEM_MEDIA_TYPE, problem_body, problem_headers
-from vectorpool.errors import VectorpoolError
+from vectorpool.api.problems import (
+    PROBLEM_MEDIA_TYPE,
+    as_error,
+    methods_of,
+    problem_body,
+    problem_headers,
+    problem_response,
+)
+from vectorpool.errors import ChromaRefusal, VectorpoolError
+
+_logger = logging.getLogger("vectorpool.api")
 
 # What Chroma's clients know by status; every other status is a plain ChromaError to them.
 _CHROMA_NAMES: Final = {
@@ -30,10 +43,38 @@ def is_chromas(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] == "api"
 
 
+def chroma_status(error: VectorpoolError) -> int:
+    """Return the status of an error below ``/api/``."""
+    return error.chroma_status if isinstance(error, ChromaRefusal) else error.status
+
+
 def chroma_error(error: VectorpoolError) -> bytes:
     """Return an error as Chroma's JSON."""
-    name = _CHROMA_NAMES.get(error.status, "ChromaError")
+    name = _CHROMA_NAMES.get(chroma_status(error), "ChromaError")
     return msgspec.json.encode({"error": name, "message": error.detail.encode("utf-8", "replace").decode()})
+
+
+def to_response(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
+    """Return the response of an exception that a route raised, or that no route was there to raise."""
+    if not is_chromas(request.scope["path"]):
+        return problem_response(request, exception)
+    if isinstance(exception, NotFoundException):
+        return Response(content=b"", status_code=404, media_type="text/plain")
+    if isinstance(exception, MethodNotAllowedException):
+        allow = ",".join(methods_of(request))
+        return Response(content=b"", status_code=405, media_type="text/plain", headers={"Allow": allow})
+    if isinstance(exception, RequestEntityTooLarge):
+        text = b"Failed to buffer the request body: length limit exceeded"
+        return Response(content=text, status_code=413, media_type="text/plain; charset=utf-8")
+    error = as_error(exception)
+    status = chroma_status(error)
+    if status >= 500 and error.retry_after_s is None and not isinstance(error, ChromaRefusal):
+        _logger.error("%s %s failed: %s", request.method, error.code, error.detail, exc_info=exception)
+    headers = problem_headers(error)
+    return Response(content=chroma_error(error), status_code=status, media_type="application/json", headers=headers)
+
+
+EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: to_response}
 
 
 async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""The routes of the native API: every controller, and the two places at which collections are."""
+"""The routes: every controller of the native API, at its two places of collections, and those of Chroma's protocol."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from litestar.types import ControllerRouterHandler
 
 from vectorpool.api.admin import Admin
 from vectorpool.api.avatars import Avatars
+from vectorpool.api.chroma import collections as chroma_collections
+from vectorpool.api.chroma import records as chroma_records
+from vectorpool.api.chroma.asking import API_PATH
+from vectorpool.api.chroma.system import System, refuse_v1
+from vectorpool.api.chroma.tenants import Tenants
+from vectorpool.api.chroma.unsupported import Unsupported
 from vectorpool.api.collections import Collections
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
@@ -15,6 +21,10 @@ from vectorpool.api.history import History
 from vectorpool.api.places import AVATAR_PATH, USER_PATH, avatar_place, own_place
 from vectorpool.api.records import Records
 from vectorpool.api.users import Users
+from vectorpool.settings import Settings
+
+# The largest body that Chroma's server takes.
+_CHROMA_BODY_BYTES = 40 * 1024**2
 
 
 def native_routes() -> list[ControllerRouterHandler]:
@@ -30,3 +40,13 @@ def native_routes() -> list[ControllerRouterHandler]:
         dependencies={"at": Provide(avatar_place, sync_to_thread=False)},
     )
     return [Users, History, Avatars, own, of_avatar, Admin, Health]
+
+
+def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:
+    """Return the route handlers of Chroma's own protocol."""
+    v2 = Router(
+        API_PATH,
+        route_handlers=[System, Tenants, chroma_collections.Collections, chroma_records.Records, Unsupported],
+        request_max_body_size=min(settings.max_body_bytes, _CHROMA_BODY_BYTES),
+    )
+    return [v2, refuse_v1]

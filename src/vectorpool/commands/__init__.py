@@ -9,6 +9,28 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from vectorpool.commands.base import Hnsw, Include, Metadata, Reading, Vectors
+from vectorpool.commands.chroma import (
+    ChromaAddRecords,
+    ChromaCountCollections,
+    ChromaCountRecords,
+    ChromaCreateCollection,
+    ChromaCreateDatabase,
+    ChromaCreateTenant,
+    ChromaDeleteCollection,
+    ChromaDeleteDatabase,
+    ChromaDeleteRecords,
+    ChromaGetCollection,
+    ChromaGetDatabase,
+    ChromaGetRecords,
+    ChromaGetTenant,
+    ChromaListCollections,
+    ChromaListDatabases,
+    ChromaQueryRecords,
+    ChromaUpdateCollection,
+    ChromaUpdateRecords,
+    ChromaUpsertRecords,
+    ChromaWriteRecords,
+)
 from vectorpool.commands.native import (
     AddRecords,
     CountRecords,
@@ -48,6 +70,28 @@ from vectorpool.commands.native import (
 
 __all__ = [
     "AddRecords",
+    "ChromaAddRecords",
+    "ChromaCountCollections",
+    "ChromaCountRecords",
+    "ChromaCreateCollection",
+    "ChromaCreateDatabase",
+    "ChromaCreateTenant",
+    "ChromaDeleteCollection",
+    "ChromaDeleteDatabase",
+    "ChromaDeleteRecords",
+    "ChromaGetCollection",
+    "ChromaGetDatabase",
+    "ChromaGetRecords",
+    "ChromaGetTenant",
+    "ChromaListCollections",
+    "ChromaListDatabases",
+    "ChromaQueryRecords",
+    "ChromaRead",
+    "ChromaUpdateCollection",
+    "ChromaUpdateRecords",
+    "ChromaUpsertRecords",
+    "ChromaWrite",
+    "ChromaWriteRecords",
     "Command",
     "CountRecords",
     "CreateBackup",
@@ -93,6 +137,29 @@ __all__ = [
     "Write",
 ]
 
+ChromaRead: TypeAlias = (
+    ChromaGetTenant
+    | ChromaGetDatabase
+    | ChromaListDatabases
+    | ChromaListCollections
+    | ChromaCountCollections
+    | ChromaGetCollection
+    | ChromaCountRecords
+    | ChromaGetRecords
+    | ChromaQueryRecords
+)
+ChromaWrite: TypeAlias = (
+    ChromaCreateTenant
+    | ChromaCreateDatabase
+    | ChromaDeleteDatabase
+    | ChromaCreateCollection
+    | ChromaUpdateCollection
+    | ChromaDeleteCollection
+    | ChromaAddRecords
+    | ChromaUpsertRecords
+    | ChromaUpdateRecords
+    | ChromaDeleteRecords
+)
 Read: TypeAlias = (
     DescribeVectorstore
     | ListAvatars
@@ -104,6 +171,7 @@ Read: TypeAlias = (
     | QueryRecords
     | ListIngested
     | ListLost
+    | ChromaRead
 )
 Write: TypeAlias = (
     CreateCollection
@@ -116,6 +184,7 @@ Write: TypeAlias = (
     | DeleteAvatar
     | IngestDocument
     | ForgetDocument
+    | ChromaWrite
 )
 LogOperation: TypeAlias = (
     ListCommits | CreateBackup | GetBackup | ListBackups | DeleteBackup | Fork | Verify | LastVerification

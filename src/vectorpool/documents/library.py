@@ -14,7 +14,14 @@ import msgspec
 
 from vectorpool.documents.formats import content_type_of
 from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded, StoreRefused, StoreUnavailable
-from vectorpool.names import avatars_prefix, check_avatar_id, check_document_path, document_key, documents_prefix
+from vectorpool.names import (
+    avatars_prefix,
+    check_avatar_id,
+    check_document_path,
+    document_key,
+    documents_prefix,
+    users_prefix,
+)
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
 from vectorpool.settings import Settings
 
@@ -139,6 +146,11 @@ class DocumentLibrary:
                 yield document
             if (after := page.next_after) is None:
                 return
+
+    async def list_users(self) -> list[str]:
+        """Return the ids of the users that have anything in the bucket, documents or a vectorstore, sorted."""
+        with _store_errors("list the users"):
+            return sorted(await self._bucket.list_prefixes(users_prefix()))
 
     async def list_avatars(self, user_id: str) -> list[str]:
         """Return the ids of the avatars that have anything in the bucket, sorted."""

@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from vectorpool.answers import StoreTraffic
 from vectorpool.objects.bucket import Body, Bucket, ObjectExists, ObjectInfo, ObjectMissing
 
 T = TypeVar("T")
@@ -52,6 +53,16 @@ class MeteredBucket:
             errors=sum(c.errors for c in counts),
             bytes_sent=sum(c.bytes_sent for c in counts),
             bytes_received=sum(c.bytes_received for c in counts),
+        )
+
+    def traffic(self) -> StoreTraffic:
+        """Return the counters in the words of the admin API; operations that were never asked for are left out."""
+        total = self.total()
+        return StoreTraffic(
+            requests={name: count.requests for name, count in self._counts.items() if count.requests},
+            failed=total.errors,
+            bytes_sent=total.bytes_sent,
+            bytes_received=total.bytes_received,
         )
 
     async def _count(self, name: str, call: Awaitable[T], *, sent: int = 0) -> T:

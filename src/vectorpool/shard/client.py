@@ -7,11 +7,13 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
 import msgspec
 
 from vectorpool.answers import Answer, PoolView
+from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command, Reading, Write
 from vectorpool.errors import (
     InternalError,
@@ -22,13 +24,16 @@ from vectorpool.errors import (
 )
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import (
+    Abandon,
     Answered,
     Drain,
     Drained,
     Execute,
+    ExecuteBody,
     Failed,
     FromShard,
     Hello,
+    Part,
     Ready,
     ToShard,
     View,
@@ -42,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 # Requests under way to one shard; beyond it the front refuses instead of buffering.
 MAX_UNDER_WAY = 4096
+# Bytes of bodies that have not arrived or are not answered yet, which the shard holds.
+MAX_PASSING_BYTES = 1 << 29
+_PART_BYTES = 256 * 1024
 _START_S = 60.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
@@ -57,8 +65,9 @@ class ShardClient:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._under_way: dict[int, tuple[asyncio.Future[Reply], Command | None]] = {}
+        self._under_way: dict[int, tuple[asyncio.Future[Reply], bool]] = {}
         self._number = 0
+        self._passing_bytes = 0
         self._keeper: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
         self._stopping = False
@@ -80,9 +89,49 @@ class ShardClient:
 
     async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError."""
-        reply = await self._request(lambda number: Execute(number, user_id, command, reading), command)
+        reply = await self._request(
+            lambda number: Execute(number, user_id, command, reading), is_write=isinstance(command, Write)
+        )
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
+
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
+        number, writer = self._take_number(), self._writer
+        held, passed, complete = bytearray(), 0, False
+        try:
+            async for data in body:
+                held += data
+                if len(held) >= _PART_BYTES:
+                    self._take_room(len(held))
+                    passed += len(held)
+                    await self._pass(writer, Part(number, bytes(held)))
+                    held.clear()
+            if passed and self._writer is not writer:
+                raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
+            complete = True
+            message = ExecuteBody(number, user_id, target, bytes(held), reading)
+            reply = await self._request(lambda _: message, is_write=target.operation not in READS, number=number)
+        finally:
+            self._passing_bytes -= passed
+            if passed and not complete:
+                await self._pass(writer, Abandon(number))
+        assert isinstance(reply, Answered)
+        return Answer(reply.body, reply.commit)
+
+    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
+        """Send what no reply belongs to; if the shard is gone, whoever goes on notices."""
+        if writer is not None and writer is self._writer:
+            with contextlib.suppress(ConnectionError):
+                writer.write(encode_frame(message))
+                await writer.drain()
+
+    def _take_room(self, more: int) -> None:
+        if self._passing_bytes + more > MAX_PASSING_BYTES:
+            raise QueueFull(f"{MAX_PASSING_BYTES} bytes of bodies are on their way already. Send the request later.")
+        self._passing_bytes += more
 
     async def view(self) -> PoolView:
         """Return the shard's slots."""
@@ -109,17 +158,21 @@ class ShardClient:
 
     # --- Inside --------------------------------------------------------------------------------------
 
-    async def _request(self, make: object, command: Command | None = None) -> Reply:
+    def _take_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    async def _request(
+        self, make: Callable[[int], ToShard], *, is_write: bool = False, number: int | None = None
+    ) -> Reply:
         if not self._ready.is_set() or self._writer is None:
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
-        self._number += 1
-        number = self._number
+        number = self._take_number() if number is None else number
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._under_way[number] = (reply, command)
+        self._under_way[number] = (reply, is_write)
         try:
-            assert callable(make)
             self._writer.write(encode_frame(make(number)))
             await self._writer.drain()
             return await reply
@@ -196,7 +249,7 @@ class ShardClient:
                 return
             if isinstance(message, Ready):
                 continue
-            reply, _ = self._under_way.get(message.number, (None, None))
+            reply, _ = self._under_way.get(message.number, (None, False))
             if reply is None or reply.done():
                 continue
             if isinstance(message, Failed):
@@ -205,10 +258,10 @@ class ShardClient:
                 reply.set_result(message)
 
     def _fail_under_way(self) -> None:
-        for reply, command in self._under_way.values():
+        for reply, is_write in self._under_way.values():
             if reply.done():
                 continue
-            if isinstance(command, Write):
+            if is_write:
                 reply.set_exception(
                     OutcomeUnknown(
                         "The user's shard died while it held the write: it may or may not be committed. Read it "

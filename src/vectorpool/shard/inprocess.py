@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+
+import msgspec
 
 from vectorpool.answers import Answer, PoolView
+from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Reading
 from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.opening import open_bucket
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
+from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.sources import SYSTEM, Sources
 
 logger = logging.getLogger(__name__)
@@ -22,14 +28,14 @@ class InProcessRouter:
 
     def __init__(self, settings: Settings, *, bucket: Bucket | None = None, sources: Sources = SYSTEM) -> None:
         self._settings = settings
-        self._bucket = bucket
+        self._bucket = None if bucket is None else MeteredBucket(bucket)
         self._sources = sources
         self._pool: Pool | None = None
 
     async def start(self) -> None:
         """Open the bucket and the pool."""
         if self._bucket is None:
-            self._bucket = open_bucket(self._settings)
+            self._bucket = MeteredBucket(open_bucket(self._settings))
         self._pool = Pool(
             StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
         )
@@ -59,8 +65,19 @@ class InProcessRouter:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
         return await self._pool.execute(user_id, command, reading)
 
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        """Answer the command of a body."""
+        whole = bytearray()
+        async for data in body:
+            whole.extend(data)
+        answer = await self.execute(user_id, await decoded(target, whole), reading)
+        check_size(answer)
+        return answer
+
     async def pool_view(self) -> PoolView:
         """Return every slot."""
-        if self._pool is None:
+        if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
-        return self._pool.view()
+        return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())

@@ -13,18 +13,26 @@ import signal
 import socket
 import sys
 
+import msgspec
+
+from vectorpool.commands import Command
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.opening import open_bucket
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
+from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import (
+    Abandon,
     Answered,
     Drain,
     Drained,
     Execute,
+    ExecuteBody,
     Failed,
     FromShard,
     Hello,
+    Part,
     Ready,
     ToShard,
     View,
@@ -47,7 +55,10 @@ class ShardServer:
         self._writer = writer
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool: Pool | None = None
+        self._bucket: MeteredBucket | None = None
         self._drained = asyncio.Event()
+        # Bodies that are still arriving. The front bounds how many bytes of them there are.
+        self._bodies: dict[int, bytearray] = {}
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
@@ -56,7 +67,7 @@ class ShardServer:
             return
         logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
         try:
-            bucket = open_bucket(hello.settings)
+            self._bucket = bucket = MeteredBucket(open_bucket(hello.settings))
             stores = StoreFactory(bucket, hello.settings, shard=hello.shard)
             self._pool = Pool(
                 stores, hello.settings, owns=lambda user_id: shard_of(user_id, hello.shards) == hello.shard
@@ -83,27 +94,45 @@ class ShardServer:
 
     async def _receive_all(self) -> None:
         while (message := await self._receive()) is not None:
+            if isinstance(message, Part):
+                self._bodies.setdefault(message.number, bytearray()).extend(message.data)
+                continue
             task = asyncio.create_task(self._handle(message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _handle(self, message: ToShard) -> None:
-        assert self._pool is not None
+        assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
-                await self._send(await self._execute(self._pool, message))
+                await self._send(await self._execute(self._pool, message, message.command))
+            case ExecuteBody():
+                body = self._bodies.pop(message.number, bytearray())
+                body.extend(message.data)
+                await self._send(await self._execute_body(self._pool, message, body))
+            case Abandon():
+                self._bodies.pop(message.number, None)
             case View():
-                await self._send(Viewed(message.number, self._pool.view()))
+                view = msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+                await self._send(Viewed(message.number, view))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted))
                 self._drained.set()
-            case Hello():
+            case Hello() | Part():
                 pass
 
-    async def _execute(self, pool: Pool, message: Execute) -> FromShard:
+    async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
         try:
-            answer = await pool.execute(message.user_id, message.command, message.reading)
+            command = await decoded(message.target, body)
+        except VectorpoolError as error:
+            return Failed(message.number, error.to_wire())
+        return await self._execute(pool, message, command)
+
+    async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
+        try:
+            answer = await pool.execute(message.user_id, command, message.reading)
+            check_size(answer)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         except Exception:

@@ -2,6 +2,9 @@
 
 A frame is a 4-byte little-endian length and a msgpack message. The front sends ``Hello`` first; the shard sends
 ``Ready`` when it can serve. Requests and replies carry a number and may overtake each other.
+
+A body of Chroma's own protocol crosses as it came, in ``Part`` frames while it arrives and then in ``ExecuteBody``:
+the front neither holds nor decodes it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import msgspec
 import xxhash
 
 from vectorpool.answers import PoolView
+from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Reading
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
@@ -37,6 +41,29 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
     user_id: str
     command: Command
     reading: Reading | None = None
+
+
+class Part(msgspec.Struct, frozen=True, tag="part"):
+    """The next bytes of a body whose ``ExecuteBody`` follows."""
+
+    number: int
+    data: bytes
+
+
+class ExecuteBody(msgspec.Struct, frozen=True, tag="execute-body"):
+    """One command for one user, as the body of a request; ``data`` is what the parts before it did not carry."""
+
+    number: int
+    user_id: str
+    target: Target
+    data: bytes
+    reading: Reading | None = None
+
+
+class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
+    """Nothing follows the parts that came: the client is gone."""
+
+    number: int
 
 
 class View(msgspec.Struct, frozen=True, tag="view"):
@@ -86,7 +113,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | View | Drain
+ToShard = Hello | Execute | Part | ExecuteBody | Abandon | View | Drain
 FromShard = Ready | Answered | Failed | Viewed | Drained
 
 _encoder = msgspec.msgpack.Encoder()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from vectorpool.answers import Answer, PoolView
+from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Reading
 from vectorpool.shard.router import Router
 
@@ -29,6 +32,12 @@ class ReadingRouter:
     async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Answer one command as the request asks."""
         return await self._router.execute(user_id, command, reading or self._reading)
+
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        """Answer the command of a body as the request asks."""
+        return await self._router.execute_body(user_id, target, body, reading or self._reading)
 
     async def pool_view(self) -> PoolView:
         """Return every slot of the instance."""

@@ -7,10 +7,12 @@ import importlib
 import logging
 import os
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
 from vectorpool.answers import Answer, PoolView
+from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Reading
 from vectorpool.errors import Draining
 from vectorpool.names import warm_dir
@@ -41,6 +43,15 @@ class Router(Protocol):
 
     async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
         """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError."""
+        ...
+
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        """Answer the command that a body of Chroma's protocol asks for, passing the body on while it arrives.
+
+        Raises VectorpoolError, and what ``body`` raises.
+        """
         ...
 
     async def pool_view(self) -> PoolView:
@@ -90,6 +101,14 @@ class ShardRouter:
             raise Draining("The instance is shutting down. Send the request to another one.")
         return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, reading)
 
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        """Send the body to the user's shard."""
+        if self._stopping:
+            raise Draining("The instance is shutting down. Send the request to another one.")
+        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, reading)
+
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
@@ -113,6 +132,11 @@ def _merge(views: list[PoolView]) -> PoolView:
         merged.local_bytes += view.local_bytes
         merged.local_bytes_limit += view.local_bytes_limit
         merged.waiting += view.waiting
+        for name, count in view.store.requests.items():
+            merged.store.requests[name] = merged.store.requests.get(name, 0) + count
+        merged.store.failed += view.store.failed
+        merged.store.bytes_sent += view.store.bytes_sent
+        merged.store.bytes_received += view.store.bytes_received
     merged.slots.sort(key=lambda slot: slot.last_use_ms, reverse=True)
     return merged
 

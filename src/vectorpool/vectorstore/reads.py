@@ -152,14 +152,14 @@ class Reader:
 
     def _get_collection(self, command: GetCollection) -> msgspec.Struct:
         return describe_collection(
-            self._chroma, self._sidecar, self._chroma.collection(command.avatar_id, command.name)
+            self._chroma, self._sidecar, self._chroma.known_collection(command.avatar_id, command.name)
         )
 
     def _count_records(self, command: CountRecords) -> msgspec.Struct:
-        return answers.Count(count=self._chroma.count(self._chroma.collection(command.avatar_id, command.collection)))
+        return answers.Count(count=self._chroma.count(self._chroma.known_collection(command.avatar_id, command.collection)))
 
     def _get_records(self, command: GetRecords) -> msgspec.Struct:
-        info = self._chroma.collection(command.avatar_id, command.collection)
+        info = self._chroma.known_collection(command.avatar_id, command.collection)
         rows = self._chroma.get(
             info,
             ids=command.ids,
@@ -172,7 +172,7 @@ class Reader:
         return answers.RecordPage(records=_records(rows))
 
     def _query_records(self, command: QueryRecords) -> msgspec.Struct:
-        info = self._chroma.collection(command.avatar_id, command.collection)
+        info = self._chroma.known_collection(command.avatar_id, command.collection)
         array = check_vectors(info, self._sidecar, command.vectors)
         if info.dimension is None:
             # Nothing was ever written: Chroma has no index to ask.

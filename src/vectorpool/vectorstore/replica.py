@@ -79,7 +79,12 @@ class Replica:
 
     def write(self, command: Write) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied."""
-        answer, effect = self._writer.write(command)
+        # Before, so that no reader keeps what it was told; after, for those who asked while the write was under way.
+        self._chroma.forget()
+        try:
+            answer, effect = self._writer.write(command)
+        finally:
+            self._chroma.forget()
         self._is_written = self._is_written or effect.touched
         return _encode(answer), effect
 

@@ -45,9 +45,11 @@ from vectorpool.errors import (
 )
 from vectorpool.names import check_collection_name
 from vectorpool.settings import Settings
-from vectorpool.vectorstore.bindings import translate
+from vectorpool.vectorstore.bindings import is_chroma_error, translate
 from vectorpool.vectorstore.chroma import Chroma, CollectionInfo, Float32
+from vectorpool.vectorstore.protocol_writes import ProtocolWriter
 from vectorpool.vectorstore.reads import describe_collection
+from vectorpool.vectorstore.refusals import refusal
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
@@ -104,13 +106,17 @@ class _Pace:
 class Writer:
     """Applies write commands to one open Chroma directory and its sidecar. One thread at a time."""
 
-    def __init__(self, chroma: Chroma, sidecar: Sidecar, settings: Settings) -> None:
+    def __init__(
+        self, user_id: str, chroma: Chroma, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+    ) -> None:
+        self.is_new = is_new
         self._chroma = chroma
         self._sidecar = sidecar
         self._settings = settings
         self._pace = _Pace(settings.write_slice_ms)
         self._effect = Effect()
-        self._apply: dict[type, Callable[[Any], msgspec.Struct]] = {
+        self._protocol = ProtocolWriter(user_id, chroma, sidecar, self).handlers
+        self._apply: dict[type, Callable[[Any], Any]] = {
             CreateCollection: self._create_collection,
             ModifyCollection: self._modify_collection,
             DeleteCollection: self._delete_collection,
@@ -121,24 +127,42 @@ class Writer:
             DeleteAvatar: self._delete_avatar,
             IngestDocument: self._ingest_document,
             ForgetDocument: self._forget_document,
+            **self._protocol,
         }
 
-    def write(self, command: Write) -> tuple[msgspec.Struct, Effect]:
-        """Apply one command; return its answer and its effect. Raises VectorpoolError or HalfApplied."""
+    def write(self, command: Write) -> tuple[Any, Effect]:
+        """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied."""
         self._effect = Effect()
         try:
             answer = self._apply[type(command)](command)
-        except Exception as error:
-            cause = translate(error)
+        except BaseException as error:
+            if not is_chroma_error(error):
+                raise
+            cause = refusal(error) if type(command) in self._protocol else translate(error)
             if self._effect.touched or cause.code == "broken-replica":
                 raise HalfApplied(cause) from error
             raise cause from error
         return answer, self._effect
 
-    def _touch(self, info: CollectionInfo | None = None) -> None:
+    # --- What changed --------------------------------------------------------------------------------
+
+    def touch(self, collection: str | None = None) -> None:
+        """Note that something changed, of which collection."""
         self._effect.touched = True
-        if info is not None:
-            self._effect.collections.add(info.name)
+        if collection is not None:
+            self._effect.collections.add(collection)
+
+    def _touch(self, info: CollectionInfo | None = None) -> None:
+        self.touch(None if info is None else info.name)
+
+    def count(self, *, written: int = 0, deleted: int = 0) -> None:
+        """Note how many records were written or deleted."""
+        self._effect.written += written
+        self._effect.deleted += deleted
+
+    def slices(self, count: int) -> Iterator[slice]:
+        """Cut a bulk write into calls of about the same time."""
+        return self._pace.slices(count)
 
     # --- Collections ---------------------------------------------------------------------------------
 

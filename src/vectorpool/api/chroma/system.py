@@ -1,0 +1,94 @@
+"""What is about no tenant: is the server there, what can it, who calls, and the reset of everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Final
+
+from litestar import Controller, Request, Response, get, post, route
+
+from vectorpool import __version__, commands
+from vectorpool.api.chroma.asking import reply
+from vectorpool.api.chroma.documenting import operation
+from vectorpool.api.guarding import By
+from vectorpool.api.service import Svc
+from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
+from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
+from vectorpool.sources import SYSTEM
+
+# What the reference answers; clients cut their writes by the first and send base64 because of the second.
+PREFLIGHT: Final = {"max_batch_size": 5461, "supports_base64_encoding": True}
+CHROMA_API_VERSION: Final = "1.0.0"
+# Vectorstores that a reset deletes at the same time.
+_RESETS_AT_ONCE: Final = 8
+
+
+class System(Controller):
+    """The server as a whole."""
+
+    tags = ("chroma",)
+
+    @get(["/", "/heartbeat"], summary="Heartbeat", operation_class=operation(is_open=True))
+    async def chroma_heartbeat(self) -> Response[Any]:
+        """Answer the time, in nanoseconds since 1970."""
+        return reply({"nanosecond heartbeat": SYSTEM.now_ms() * 1_000_000})
+
+    @get("/version", summary="Version of the protocol", operation_class=operation(is_open=True))
+    async def chroma_version(self) -> Response[Any]:
+        """Answer the version of Chroma's API, which its clients look at."""
+        return reply(CHROMA_API_VERSION, headers={"X-Vectorpool-Version": __version__})
+
+    @get("/healthcheck", summary="Does it take work", operation_class=operation(is_open=True))
+    async def chroma_healthcheck(self, service: Svc) -> Response[Any]:
+        """Answer 200 while the shards run, 503 before and after."""
+        ready = service.router.is_ready()
+        return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
+
+    @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
+    async def chroma_preflight(self) -> Response[Any]:
+        """Answer how many records clients should send at once, and that embeddings may be base64."""
+        return reply(PREFLIGHT)
+
+    @get("/auth/identity", summary="Who calls", operation_class=operation())
+    async def chroma_identity(self, caller: By) -> Response[Any]:
+        """Answer the caller's tenant: the one user of its token, or Chroma's default."""
+        only = next(iter(caller.users)) if caller.users is not None and len(caller.users) == 1 else DEFAULT_TENANT
+        name = "" if caller.users is None and caller.is_admin else caller.name
+        return reply({"user_id": name, "tenant": only, "databases": [DEFAULT_DATABASE]})
+
+    @get("/collections/{crn:str}", summary="Get a collection by its resource name", operation_class=operation())
+    async def chroma_get_collection_by_crn(self, crn: str) -> Response[Any]:
+        """Find none: a single-node server keeps no resource names."""
+        raise ChromaRefusal(f"Collection [{crn[:600]}] does not exist", status=404)
+
+    @post("/reset", status_code=200, summary="Delete every vectorstore", operation_class=operation())
+    async def chroma_reset(self, service: Svc, caller: By) -> Response[Any]:
+        """Delete the vectorstore of every user that the caller may touch. Needs allow_reset."""
+        if not service.settings.allow_reset:
+            raise ChromaRefusal("Reset is disabled by config", status=403)
+        stored = await service.library.list_users()
+        # Under write-back there may be users of whom nothing is in the bucket yet.
+        open_now = [parse_slot_key(slot.user_id)[0] for slot in (await service.router.pool_view()).slots]
+        turns = asyncio.Semaphore(_RESETS_AT_ONCE)
+
+        async def delete(user_id: str) -> None:
+            # Of some nothing is ours: they have documents alone, or a name that no request can name.
+            async with turns:
+                with contextlib.suppress(UserNotFound, InvalidId):
+                    await service.router.execute(check_user_id(user_id), commands.DeleteVectorstore())
+
+        await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if caller.may_touch(each)))
+        return reply(True)
+
+
+@route(
+    "/api/v1/{rest:path}",
+    http_method=["GET", "DELETE", "PUT", "PATCH", "OPTIONS", "HEAD"],
+    status_code=410,
+    include_in_schema=False,
+)
+async def refuse_v1(request: Request[Any, Any, Any], rest: str) -> Response[Any]:
+    """Say, as Chroma's server does, that the first version of its protocol is gone."""
+    body = {"error": "Unimplemented", "message": "The v1 API is deprecated. Please use /v2 apis"}
+    return reply(body, 410)

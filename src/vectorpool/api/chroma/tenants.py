@@ -1,0 +1,136 @@
+"""Tenants and databases: users, and the namespaces of their collections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, patch, post
+
+from vectorpool import commands
+from vectorpool.api.chroma.asking import (
+    DATABASE_PATH,
+    Database,
+    Tenant,
+    ask,
+    check_database_name,
+    creates_database,
+    has_tenant,
+    number_of,
+    reply,
+    small_body,
+)
+from vectorpool.api.chroma.documenting import operation
+from vectorpool.api.guarding import By
+from vectorpool.api.passing import pass_on
+from vectorpool.api.service import Svc
+from vectorpool.errors import ChromaRefusal, UserNotFound
+from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id
+
+_MIN_TENANT_CHARS = 3
+
+
+class NameBody(msgspec.Struct):
+    """What a new tenant or database is called."""
+
+    name: str
+
+
+class UpdateTenantBody(msgspec.Struct):
+    """A tenant's resource name, which a single-node server does not keep."""
+
+    resource_name: str
+
+
+class Tenants(Controller):
+    """Tenants and databases."""
+
+    tags = ("chroma",)
+
+    @post("/tenants", status_code=200, summary="Create a tenant", operation_class=operation(takes=NameBody))
+    async def chroma_create_tenant(self, request: Request[Any, Any, Any], service: Svc, caller: By) -> Response[Any]:
+        """Create a user's vectorstore, with nothing in it."""
+        name = (await small_body(request, NameBody)).name
+        if len(name) < _MIN_TENANT_CHARS:
+            shown = name.replace('"', "'")
+            raise ChromaRefusal(
+                f'Validation error: name: Validation error: length [{{"value": String("{shown}"), "min": Number(3)}}]',
+                status=400,
+            )
+        if name == DEFAULT_TENANT:
+            raise ChromaRefusal(f"Tenant [{name}] already exists", status=409)
+        caller.check(check_user_id(name))
+        command = commands.ChromaCreateTenant(bare=not service.settings.auto_create)
+        return pass_on(await ask(service, name, command))
+
+    @get("/tenants/{tenant:str}", summary="Get a tenant", operation_class=operation())
+    async def chroma_get_tenant(self, service: Svc, tenant: Tenant) -> Response[Any]:
+        """Get a tenant; with auto_create every user is one."""
+        check_user_id(tenant)
+        if not await has_tenant(service, tenant):
+            raise ChromaRefusal(f"Tenant [{tenant}] not found", status=404)
+        return reply({"name": tenant, "resource_name": None})
+
+    @patch("/tenants/{tenant:str}", summary="Update a tenant", operation_class=operation(takes=UpdateTenantBody))
+    async def chroma_update_tenant(self, request: Request[Any, Any, Any], tenant: Tenant) -> Response[Any]:
+        """Take a resource name, and keep none, like Chroma's single-node server."""
+        await small_body(request, UpdateTenantBody)
+        check_user_id(tenant)
+        return reply({})
+
+    @post(
+        "/tenants/{tenant:str}/databases",
+        status_code=200,
+        summary="Create a database",
+        operation_class=operation(takes=NameBody),
+    )
+    async def chroma_create_database(
+        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant
+    ) -> Response[Any]:
+        """Create a database."""
+        name = check_database_name((await small_body(request, NameBody)).name)
+        check_user_id(tenant)
+        if not await has_tenant(service, tenant):
+            raise ChromaRefusal(f"Tenant [{tenant}] not found", status=404)
+        return pass_on(await ask(service, tenant, commands.ChromaCreateDatabase(database=name)))
+
+    @get("/tenants/{tenant:str}/databases", summary="List databases", operation_class=operation())
+    async def chroma_list_databases(
+        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant
+    ) -> Response[Any]:
+        """List databases in the order of their creation; ``limit`` and ``offset`` page."""
+        command = commands.ChromaListDatabases(
+            limit=number_of(request, "limit"), offset=number_of(request, "offset") or 0
+        )
+        check_user_id(tenant)
+        try:
+            return pass_on(await ask(service, tenant, command))
+        except UserNotFound:
+            if not await has_tenant(service, tenant):
+                return reply([])
+        await ask(service, tenant, commands.ChromaCreateDatabase(database=DEFAULT_DATABASE, exist_ok=True))
+        return pass_on(await ask(service, tenant, command))
+
+    @get(DATABASE_PATH, summary="Get a database", operation_class=operation())
+    async def chroma_get_database(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
+        """Get a database; with auto_create the first touch creates the user's own, and an avatar's."""
+        command = commands.ChromaGetDatabase(database=database)
+        try:
+            missing = f"Database [{database}] not found. Are you sure it exists?"
+            return pass_on(await ask(service, tenant, command, missing))
+        except ChromaRefusal as error:
+            if error.chroma_status != 404:
+                raise
+            # Chroma's own tenant has its database from the beginning, though nothing of it is stored yet.
+            is_untouched = isinstance(error.__cause__, UserNotFound) and tenant == DEFAULT_TENANT
+            if not creates_database(service, database) and not (is_untouched and database == DEFAULT_DATABASE):
+                raise
+        made = await ask(service, tenant, commands.ChromaCreateDatabase(database=database, exist_ok=True))
+        return pass_on(made)
+
+    @delete(DATABASE_PATH, status_code=200, summary="Delete a database", operation_class=operation())
+    async def chroma_delete_database(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
+        """Delete a database with its collections."""
+        missing = f"Database [{database}] not found"
+        await ask(service, tenant, commands.ChromaGetTenant(), missing)
+        return pass_on(await ask(service, tenant, commands.ChromaDeleteDatabase(database=database)))

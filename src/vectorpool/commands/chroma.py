@@ -1,0 +1,175 @@
+"""The commands behind Chroma's own protocol: its semantics, where they differ from the native API's.
+
+A ``database`` is named as Chroma names it, and a collection's records are reached by the collection's id. Filters
+and configurations are JSON text, passed on as they came: Chroma judges them. What these commands answer is JSON of
+Chroma's shapes, and what they refuse is a ``ChromaRefusal``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vectorpool.commands.base import BaseCommand, Include, Metadata, Vectors
+
+# --- Reads -------------------------------------------------------------------------------------------
+
+
+class ChromaGetTenant(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-tenant"):
+    """Whether anything is stored for the tenant. Answers the tenant."""
+
+
+class ChromaGetDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-database"):
+    """One database. Answers it."""
+
+    database: str
+
+
+class ChromaListDatabases(BaseCommand, frozen=True, kw_only=True, tag="chroma-list-databases"):
+    """The databases in the order of their creation. Answers an array of them."""
+
+    limit: int | None = None
+    offset: int = 0
+
+
+class ChromaListCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-list-collections"):
+    """The collections of a database. Answers an array of them."""
+
+    database: str
+    limit: int | None = None
+    offset: int = 0
+
+
+class ChromaCountCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-collections"):
+    """How many collections a database has. Answers a number."""
+
+    database: str
+
+
+class ChromaGetCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-collection"):
+    """One collection, by its name or by its id. Answers it."""
+
+    database: str
+    name: str | None = None
+    collection_id: str | None = None
+
+
+class ChromaCountRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-records"):
+    """How many records a collection has. Answers a number."""
+
+    database: str
+    collection_id: str
+
+
+class ChromaGetRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-records"):
+    """Records by ids or filters, in insertion order. Answers columns."""
+
+    database: str
+    collection_id: str
+    ids: list[str] | None = None
+    where: str | None = None
+    where_document: str | None = None
+    limit: int | None = None
+    offset: int = 0
+    include: tuple[Include, ...] = ("documents", "metadatas")
+
+
+class ChromaQueryRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-query-records"):
+    """The records nearest to each embedding. Answers columns of columns."""
+
+    database: str
+    collection_id: str
+    vectors: Vectors
+    n_results: int = 10
+    ids: list[str] | None = None
+    where: str | None = None
+    where_document: str | None = None
+    include: tuple[Include, ...] = ("documents", "metadatas", "distances")
+
+
+# --- Writes ------------------------------------------------------------------------------------------
+
+
+class ChromaCreateTenant(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-tenant"):
+    """A vectorstore with nothing in it; ``bare`` leaves even the default database out. Answers ``{}``."""
+
+    bare: bool = False
+
+
+class ChromaCreateDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-database"):
+    """A new database. Answers ``{}``; with ``exist_ok``, the database, which may be there already."""
+
+    database: str
+    exist_ok: bool = False
+
+
+class ChromaDeleteDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-database"):
+    """Deletes a database with its collections. Answers ``{}``."""
+
+    database: str
+
+
+class ChromaCreateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-collection"):
+    """A new collection, or with ``get_or_create`` the one of that name. Answers it.
+
+    ``make_database`` creates the database if it is not there.
+    """
+
+    database: str
+    name: str
+    metadata: Metadata | None = None
+    configuration: str | None = None
+    schema: str | None = None
+    get_or_create: bool = False
+    make_database: bool = False
+
+
+class ChromaUpdateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-update-collection"):
+    """A new name, metadata (which replaces the old) or configuration. Answers ``{}``."""
+
+    database: str
+    collection_id: str
+    new_name: str | None = None
+    new_metadata: Metadata | None = None
+    new_configuration: str | None = None
+
+
+class ChromaDeleteCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-collection"):
+    """Deletes a collection, by its name, with its records. Answers ``{}``."""
+
+    database: str
+    name: str
+
+
+class ChromaWriteRecords(BaseCommand, frozen=True, kw_only=True):
+    """What the three commands that write records have in common."""
+
+    database: str
+    collection_id: str
+    ids: list[str]
+    vectors: Vectors | None = None
+    documents: list[str | None] | None = None
+    metadatas: list[dict[str, Any] | None] | None = None
+    uris: list[str | None] | None = None
+
+
+class ChromaAddRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-add-records"):
+    """Adds records; ids that are there are passed over, and of an id that comes twice the first counts."""
+
+
+class ChromaUpsertRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-upsert-records"):
+    """Adds records or changes them; metadata is merged, and of an id that comes twice the last counts."""
+
+
+class ChromaUpdateRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-update-records"):
+    """Changes parts of records; ids that are not there are passed over."""
+
+
+class ChromaDeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-records"):
+    """Deletes records by ids or filters. Answers how many: of ids, as many as were named."""
+
+    database: str
+    collection_id: str
+    ids: list[str] | None = None
+    where: str | None = None
+    where_document: str | None = None
+    limit: int | None = None
