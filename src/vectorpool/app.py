@@ -27,6 +27,7 @@ from vectorpool.api.reading import for_request
 from vectorpool.api.refusing import EXCEPTION_HANDLERS, send_refusal
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.api.shortcut import Shortcut
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
@@ -95,8 +96,9 @@ class Front(Litestar):
     It also leaves in order: ``leave`` refuses new requests and waits for those under way.
     """
 
-    # Set by ``create_app``; without it no request would get in.
+    # Set by ``create_app``; without them no request would get in.
     callers: Callers
+    shortcut: Shortcut
     _is_leaving = False
     _under_way = 0
 
@@ -126,10 +128,10 @@ class Front(Litestar):
         self._under_way += 1
         try:
             refusal = self._refuse(scope)
-            if refusal is None:
-                await super().__call__(scope, receive, watched)
-            else:
+            if refusal is not None:
                 await send_refusal(refusal, scope, watched)
+            elif not await self.shortcut.answer(scope, receive, watched):
+                await super().__call__(scope, receive, watched)
         finally:
             self._under_way -= 1
             route = scope.get("path_template") or "(no route)"
@@ -184,5 +186,6 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             security=SECURITY,
         ),
     )
+    front.shortcut = Shortcut(lambda: front.state.service, EXCEPTION_HANDLERS[Exception], settings.max_body_bytes)
     front.callers = read_callers(settings.tokens_file) if callers is None else callers
     return front

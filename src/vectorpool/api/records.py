@@ -10,11 +10,12 @@ import msgspec
 from litestar import Controller, Request, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
+from vectorpool.answers import Answer
 from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
 from vectorpool.api.passing import pass_on
-from vectorpool.api.places import At, CollectionName
+from vectorpool.api.places import At, CollectionName, Place
 from vectorpool.api.requests import (
     DeleteRecordsBody,
     GetRecordsBody,
@@ -107,6 +108,57 @@ async def _read_records(request: Request[Any, Any, Any], service: Service, *, up
 
 def _column(values: Sequence[Any]) -> list[Any] | None:
     return list(values) if any(value is not None for value in values) else None
+
+
+async def get_from(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+    """Answer a GetRecordsBody, as JSON, with the records of a collection."""
+    body = decode(raw, GetRecordsBody)
+    if "distances" in body.include:
+        raise InvalidRequest("include may not hold distances here: only a query measures them. Leave it out.")
+    settings = service.settings
+    limit = settings.max_results if body.limit is None else body.limit
+    command = commands.GetRecords(
+        avatar_id=at.avatar_id,
+        collection=check_collection_name(name),
+        ids=_checked_ids(body.ids, service),
+        where=check_where(body.where),
+        where_document=check_where_document(body.where_document),
+        limit=check_count("results", limit, limit=settings.max_results, limit_name="max_results"),
+        offset=body.offset,
+        include=body.include,
+    )
+    return await service.router.execute(at.user_id, command)
+
+
+async def query_in(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+    """Answer a QueryBody, as JSON, with the nearest records of a collection."""
+    body = decode(raw, QueryBody)
+    if bool(body.texts) == bool(body.embeddings):
+        raise InvalidRequest("A query needs exactly one of texts and embeddings. Send one of them, not empty.")
+    for text in body.texts or ():
+        check_text("A text of the query", text)
+    settings = service.settings
+    check_collection_name(name)
+    check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
+    where, where_document = check_where(body.where), check_where_document(body.where_document)
+    ids = _checked_ids(body.ids, service)
+    command = commands.QueryRecords(
+        avatar_id=at.avatar_id,
+        collection=name,
+        vectors=await for_query(body.texts, body.embeddings, service.embedder, settings),
+        n_results=body.n_results,
+        ids=ids,
+        where=where,
+        where_document=where_document,
+        include=body.include,
+    )
+    return await service.router.execute(at.user_id, command)
+
+
+async def count_in(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+    """Answer how many records a collection has; a body says nothing here."""
+    command = commands.CountRecords(avatar_id=at.avatar_id, collection=check_collection_name(name))
+    return await service.router.execute(at.user_id, command)
 
 
 class Records(Controller):
@@ -202,22 +254,7 @@ class Records(Controller):
         self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
     ) -> Response[Any]:
         """Get records by ids or filters, in insertion order, a page at a time."""
-        body = decode(await request.body(), GetRecordsBody)
-        if "distances" in body.include:
-            raise InvalidRequest("include may not hold distances here: only a query measures them. Leave it out.")
-        settings = service.settings
-        limit = settings.max_results if body.limit is None else body.limit
-        command = commands.GetRecords(
-            avatar_id=at.avatar_id,
-            collection=check_collection_name(name),
-            ids=_checked_ids(body.ids, service),
-            where=check_where(body.where),
-            where_document=check_where_document(body.where_document),
-            limit=check_count("results", limit, limit=settings.max_results, limit_name="max_results"),
-            offset=body.offset,
-            include=body.include,
-        )
-        return pass_on(await service.router.execute(at.user_id, command))
+        return pass_on(await get_from(await request.body(), at, service, name))
 
     @post(
         "/query",
@@ -241,33 +278,12 @@ class Records(Controller):
         self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
     ) -> Response[Any]:
         """Find the records nearest to each text or embedding."""
-        body = decode(await request.body(), QueryBody)
-        if bool(body.texts) == bool(body.embeddings):
-            raise InvalidRequest("A query needs exactly one of texts and embeddings. Send one of them, not empty.")
-        for text in body.texts or ():
-            check_text("A text of the query", text)
-        settings = service.settings
-        check_collection_name(name)
-        check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
-        where, where_document = check_where(body.where), check_where_document(body.where_document)
-        ids = _checked_ids(body.ids, service)
-        command = commands.QueryRecords(
-            avatar_id=at.avatar_id,
-            collection=name,
-            vectors=await for_query(body.texts, body.embeddings, service.embedder, settings),
-            n_results=body.n_results,
-            ids=ids,
-            where=where,
-            where_document=where_document,
-            include=body.include,
-        )
-        return pass_on(await service.router.execute(at.user_id, command))
+        return pass_on(await query_in(await request.body(), at, service, name))
 
     @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
     async def count_records(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
         """Count the records of a collection."""
-        command = commands.CountRecords(avatar_id=at.avatar_id, collection=check_collection_name(name))
-        return pass_on(await service.router.execute(at.user_id, command))
+        return pass_on(await count_in(b"", at, service, name))
 
 
 def _checked_ids(ids: list[str] | None, service: Service) -> list[str] | None:
