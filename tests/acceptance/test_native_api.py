@@ -217,6 +217,25 @@ def test_operators_move_a_vectorstore_in_and_out(service: Service, user: str) ->
     assert view["open_slots"] >= 1 and view["open_slots_limit"] >= 100
 
 
+def test_the_pool_tells_what_the_store_was_asked_for(own_service: Service) -> None:
+    """Requests by kind and bytes, over all shards: a write is one create, and a lost replica is loaded again."""
+    users = [f"user-{number}" for number in range(6)]
+    for user in users:
+        own_service.ok("POST", f"/users/{user}/collections", json={"name": "notes"})
+    written = own_service.ok("GET", "/admin/pool").json()["store"]
+    assert (written["requests"]["create"], written["failed"]) == (len(users), 0)
+    assert written["bytes_sent"] > 0
+    assert own_service.stop() == 0
+    own_service.delete_replicas()
+    own_service.start()
+    for user in users:
+        own_service.ok("POST", f"/admin/users/{user}/hydrate")
+    loaded = own_service.ok("GET", "/admin/pool").json()["store"]
+    assert loaded["requests"]["list_objects"] >= len(users)
+    assert "create" not in loaded["requests"] and loaded["failed"] == 0
+    assert loaded["bytes_received"] >= written["bytes_sent"]
+
+
 def test_health(service: Service) -> None:
     """An instance that serves is alive and ready."""
     assert service.ok("GET", "/health/live").json() == {"status": "live"}

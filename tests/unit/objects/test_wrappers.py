@@ -37,6 +37,9 @@ async def test_requests_and_bytes_are_counted_by_operation() -> None:
     for name in ("head", "list_objects", "list_prefixes", "delete"):
         assert counts[name] == OperationCount(requests=1)
     assert bucket.total() == OperationCount(requests=9, errors=0, bytes_sent=9, bytes_received=7)
+    traffic = bucket.traffic()
+    assert traffic.requests == {name: count.requests for name, count in counts.items() if count.requests}
+    assert (traffic.failed, traffic.bytes_sent, traffic.bytes_received) == (0, 9, 7)
 
 
 async def test_lost_answers_are_counted_as_errors() -> None:
