@@ -61,8 +61,8 @@ class Chroma:
         self._known: dict[tuple[str | None, str], CollectionInfo] = {}
 
     def close(self) -> None:
-        """Close the client: descriptors and threads go back when the last call in progress ends."""
-        del self.rust
+        """Close the client: descriptors and threads go back when the last call in progress ends. Twice is once."""
+        self.__dict__.pop("rust", None)
 
     def _call(self, method: Callable[..., T], *arguments: Any) -> T:
         try:

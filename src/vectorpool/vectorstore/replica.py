@@ -20,11 +20,12 @@ from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFo
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.collection_ids import find_id, place_of, rewrite_id
 from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.reads import Reader
 from vectorpool.vectorstore.sidecar import Sidecar
-from vectorpool.vectorstore.writes import Effect, Writer
+from vectorpool.vectorstore.writes import Effect, HalfApplied, Writer
 
 # Records of one page of an examination; bounds what it holds in memory.
 _EXAMINED_AT_ONCE = 500
@@ -49,13 +50,18 @@ class Replica:
         self.image = image
         if is_cut(directory):
             raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
-        self._chroma = Chroma(directory)
-        self._identity = self._identify()
-        self._sidecar = Sidecar(directory / SIDECAR_FILE)
-        self._reader = Reader(user_id, self._chroma, self._sidecar, self.size_bytes)
-        self._protocol_reader = ProtocolReader(user_id, self._chroma)
+        self._user_id = user_id
+        self._settings = settings
         self._is_written = False
-        self._writer = Writer(user_id, self._chroma, self._sidecar, settings, self.is_new)
+        self._open()
+        self._identity = self._identify()
+
+    def _open(self) -> None:
+        self._chroma = Chroma(self.directory)
+        self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
+        self._reader = Reader(self._user_id, self._chroma, self._sidecar, self.size_bytes)
+        self._protocol_reader = ProtocolReader(self._user_id, self._chroma)
+        self._writer = Writer(self._user_id, self._chroma, self._sidecar, self._settings, self.is_new)
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
@@ -63,7 +69,8 @@ class Replica:
 
     def is_new(self) -> bool:
         """Whether nothing was ever stored for the user, here or anywhere."""
-        return self.position.seq == 0 and not self._is_written
+        # Also after a deletion, whose tombstone has a number but no files.
+        return not self.image.files and not self._is_written
 
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
@@ -77,8 +84,13 @@ class Replica:
                 raise BrokenReplica("The working directory was removed while it was open.") from error
             raise
 
-    def write(self, command: Write) -> tuple[bytes, Effect]:
-        """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied."""
+    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+        """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
+
+        ``collection_id`` is the id that a collection which the command makes shall have, because it was told before;
+        nobody may read meanwhile. It is left alone if the collection is there already.
+        """
+        makes = place_of(command) is not None and self._made_id(command) is None
         # Before, so that no reader keeps what it was told; after, for those who asked while the write was under way.
         self._chroma.forget()
         try:
@@ -86,7 +98,29 @@ class Replica:
         finally:
             self._chroma.forget()
         self._is_written = self._is_written or effect.touched
-        return _encode(answer), effect
+        body = _encode(answer)
+        made = self._made_id(command) if makes else None
+        if made is not None and collection_id is not None:
+            self._give_id(made, collection_id)
+            body = body.replace(made.encode(), collection_id.encode())
+        effect.made = collection_id or made
+        return body, effect
+
+    def _made_id(self, command: Write) -> str | None:
+        """Return the id of the collection that the command makes, or None if it is not there. Raises HalfApplied."""
+        place = place_of(command)
+        try:
+            return None if place is None else find_id(self._chroma, *place)
+        except BrokenReplica as error:
+            raise HalfApplied(error) from error
+
+    def _give_id(self, made: str, collection_id: str) -> None:
+        self.close()
+        try:
+            rewrite_id(self.directory, made, collection_id)
+            self._open()
+        except BrokenReplica as error:
+            raise HalfApplied(error) from error
 
     def capture(self) -> Capture:
         """Return what differs from the last commit. Nobody may read or write meanwhile.

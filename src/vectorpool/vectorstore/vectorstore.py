@@ -374,7 +374,7 @@ class Vectorstore:
         self._pending, self._offered = None, 0
         for ticket in list(self._uncommitted):
             try:
-                ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command)
+                ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command, ticket.effect.made)
             except (HalfApplied, VectorpoolError) as error:
                 cause = error.cause if isinstance(error, HalfApplied) else error
                 self._uncommitted.remove(ticket)

@@ -75,6 +75,8 @@ class Effect(msgspec.Struct):
     written: int = 0
     deleted: int = 0
     collections: set[str] = msgspec.field(default_factory=set)
+    # The id of the collection that the command made; it stays if the command is applied again.
+    made: str | None = None
 
 
 class _Pace:
