@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, NamedTuple, TypeGuard, cast
 
 from litestar import Litestar, Request
 from litestar.datastructures import State
@@ -24,7 +24,7 @@ from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, o
 from vectorpool.api.guarding import provide_caller, refuse
 from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.reading import for_request
-from vectorpool.api.refusing import EXCEPTION_HANDLERS, send_refusal
+from vectorpool.api.refusing import EXCEPTION_HANDLERS, is_chromas, send_refusal
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
 from vectorpool.api.shortcut import Shortcut
@@ -124,6 +124,9 @@ class Front(Litestar):
                 status = message["status"]
             await send(message)
 
+        if scope["method"] == "HEAD" and is_chromas(scope["path"]):
+            # Chroma's server answers it wherever it answers GET; whoever speaks HTTP leaves the body out.
+            scope = cast(HTTPScope, {**scope, "method": "GET"})
         raw_path = scope.get("raw_path", b"")
         self._under_way += 1
         try:

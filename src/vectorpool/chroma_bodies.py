@@ -32,6 +32,10 @@ _UUID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
+# A part of a body that is left to Chroma. (In a union with None, Raw would not be kept as it came.)
+_NULL: Final = msgspec.Raw(b"null")
+
+
 class Target(msgspec.Struct, frozen=True):
     """What a body is about: the database, the collection's id, and whether a missing database is made."""
 
@@ -44,20 +48,20 @@ class Target(msgspec.Struct, frozen=True):
 class _CreateCollection(msgspec.Struct):
     name: str
     metadata: dict[str, Any] | None = None
-    configuration: msgspec.Raw | None = None
-    schema: msgspec.Raw | None = None
+    configuration: msgspec.Raw = _NULL
+    schema: msgspec.Raw = _NULL
     get_or_create: bool = False
 
 
 class _UpdateCollection(msgspec.Struct):
     new_name: str | None = None
     new_metadata: dict[str, Any] | None = None
-    new_configuration: msgspec.Raw | None = None
+    new_configuration: msgspec.Raw = _NULL
 
 
 class _Records(msgspec.Struct, kw_only=True):
     ids: list[str]
-    embeddings: msgspec.Raw | None = None
+    embeddings: msgspec.Raw = _NULL
     documents: list[str | None] | None = None
     metadatas: list[dict[str, Any] | None] | None = None
     uris: list[str | None] | None = None
@@ -69,15 +73,15 @@ class _NewRecords(_Records, kw_only=True):
 
 class _Delete(msgspec.Struct):
     ids: list[str] | None = None
-    where: msgspec.Raw | None = None
-    where_document: msgspec.Raw | None = None
+    where: msgspec.Raw = _NULL
+    where_document: msgspec.Raw = _NULL
     limit: _Uint32 | None = None
 
 
 class _Get(msgspec.Struct):
     ids: list[str] | None = None
-    where: msgspec.Raw | None = None
-    where_document: msgspec.Raw | None = None
+    where: msgspec.Raw = _NULL
+    where_document: msgspec.Raw = _NULL
     limit: _Uint32 | None = None
     offset: _Uint32 | None = None
     include: tuple[commands.Include, ...] = ("documents", "metadatas")
@@ -87,8 +91,8 @@ class _Query(msgspec.Struct):
     query_embeddings: list[msgspec.Raw]
     n_results: _Uint32 | None = None
     ids: list[str] | None = None
-    where: msgspec.Raw | None = None
-    where_document: msgspec.Raw | None = None
+    where: msgspec.Raw = _NULL
+    where_document: msgspec.Raw = _NULL
     include: tuple[commands.Include, ...] = ("documents", "metadatas", "distances")
 
 
@@ -127,10 +131,8 @@ def _wrong_shape(text: str) -> ChromaRefusal:
     return ChromaRefusal(f"Failed to deserialize the JSON body into the target type: {text}", status=422)
 
 
-def _json(raw: msgspec.Raw | None) -> str | None:
+def _json(raw: msgspec.Raw) -> str | None:
     """Return a part of a body as it came, or None for null."""
-    if raw is None or not len(memoryview(raw)):
-        return None
     text = bytes(raw).decode()
     return None if text.strip() == "null" else text
 
@@ -174,11 +176,14 @@ def _write(kind: type[_Write], body_kind: Any) -> Callable[[Target, bytes | byte
                 None if each is None else _metadata(each, f"metadatas[{at}]", nulls=nulls)
                 for at, each in enumerate(metadatas)
             ]
+        columns: dict[str, Any] = {"vectors": _vectors(asked.embeddings, nulls=kind is commands.ChromaUpdateRecords)}
+        if kind is commands.ChromaUpdateRecords and _json(asked.embeddings) is not None:
+            columns["embeddings"] = len(msgspec.json.decode(asked.embeddings, type=list[msgspec.Raw]))
         return kind(
+            **columns,
             database=target.database,
             collection_id=target.collection_id,
             ids=asked.ids,
-            vectors=_vectors(asked.embeddings, nulls=kind is commands.ChromaUpdateRecords),
             documents=asked.documents,
             metadatas=metadatas,
             uris=asked.uris,
@@ -243,12 +248,12 @@ _MAKE: Final[dict[str, Callable[[Target, Any], commands.Command]]] = {
 # --- Embeddings --------------------------------------------------------------------------------------
 
 
-def _vectors(raw: msgspec.Raw | None, *, nulls: bool) -> commands.Vectors | None:
+def _vectors(raw: msgspec.Raw, *, nulls: bool) -> commands.Vectors | None:
     """Return the embeddings of a write; ``nulls`` allows records without one, and none at all."""
     if nulls and _json(raw) is None:
         return None
     try:
-        items = msgspec.json.decode(raw or b"null", type=list[msgspec.Raw])
+        items = msgspec.json.decode(raw, type=list[msgspec.Raw])
     except msgspec.ValidationError as error:
         raise _no_variant() from error
     kinds = {bytes(memoryview(item)[:1]) for item in items}
@@ -263,6 +268,8 @@ def _vectors(raw: msgspec.Raw | None, *, nulls: bool) -> commands.Vectors | None
             rows.append(_numbers(item, None) if kinds == {b"["} else _packed(item, at))
             positions.append(at)
     joined = _joined(rows)
+    if joined.dimension == 0:
+        raise ChromaRefusal("Validation error: embeddings: Each embedding must have at least 1 dimension")
     return commands.Vectors(joined.dimension, joined.data, None, positions if nulls else None)
 
 
@@ -274,23 +281,37 @@ def _numbers(raw: msgspec.Raw, place: str | None) -> bytes:
     try:
         numbers = msgspec.json.decode(raw, type=list[float])
     except msgspec.ValidationError as error:
+        if "out of range" in str(error):
+            raise _out_of_range() from error
         raise (_no_variant() if place is None else _wrong_shape(f"{place}: {error}")) from error
     except msgspec.DecodeError as error:
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
     if any(math.isinf(number) for number in numbers):
-        raise ChromaRefusal("Failed to parse the request body as JSON: number out of range", status=400)
+        raise _out_of_range()
     with np.errstate(over="ignore"):
         return np.array(numbers, "<f4").tobytes()
 
 
+def _out_of_range() -> ChromaRefusal:
+    return ChromaRefusal("Failed to parse the request body as JSON: number out of range")
+
+
+def _why_not_base64(text: str) -> str:
+    symbol = re.search(r"[^A-Za-z0-9+/=]", text)
+    if symbol is None:
+        return f"Invalid input length: {len(text)}"
+    return f"Invalid symbol {ord(symbol[0])}, offset {symbol.start()}."
+
+
 def _packed(raw: msgspec.Raw, at: int) -> bytes:
+    text = msgspec.json.decode(raw, type=str)
     try:
-        data = base64.b64decode(msgspec.json.decode(raw, type=str), validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ChromaRefusal(f"Invalid base64 string: {error}", status=400) from error
+        raise ChromaRefusal(f"Invalid base64 string: {_why_not_base64(text)}") from error
     if len(data) % 4:
         raise ChromaRefusal(
-            f"Invalid base64 string: {len(data)} bytes at embedding index {at} are not float32 numbers", status=400
+            f"Invalid byte length: {len(data)} bytes cannot be converted to f32 values (must be divisible by 4)"
         )
     numbers = np.frombuffer(data, "<f4")
     if not np.isfinite(numbers).all():
@@ -304,13 +325,8 @@ def _joined(rows: list[bytes]) -> commands.Vectors:
     if not rows:
         return commands.Vectors(1, b"")
     dimension = len(rows[0]) // 4
-    if any(not row for row in rows):
-        raise ChromaRefusal("Validation error: embeddings: Each embedding must have at least 1 dimension", status=400)
-    for row in rows:
-        if len(row) != len(rows[0]):
-            raise ChromaRefusal(
-                f"Collection expecting embedding with dimension of {dimension}, got {len(row) // 4}", status=400
-            )
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise ChromaRefusal("Inconsistent dimensions in provided embeddings")
     return commands.Vectors(dimension, b"".join(rows))
 
 
@@ -331,14 +347,15 @@ def _metadata(metadata: dict[str, Any], place: str, *, nulls: bool) -> dict[str,
 
 
 def _collection_metadata(metadata: dict[str, Any], place: str, *, nulls: bool = False) -> dict[str, Any]:
-    for key, value in metadata.items():
+    checked = {key: _value(value, f"{place}.{key}", key, nulls=nulls) for key, value in metadata.items()}
+    for key, value in checked.items():
         if isinstance(value, list):
             # Chroma's server stops working on it.
             raise ChromaRefusal(
                 f"Validation error: {place}: A collection's metadata cannot hold an array, as under {key[:80]!r}",
                 status=400,
             )
-    return {key: _value(value, f"{place}.{key}", key, nulls=nulls) for key, value in metadata.items()}
+    return checked
 
 
 def _value(value: Any, place: str, key: str, *, nulls: bool) -> Any:

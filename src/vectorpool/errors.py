@@ -126,15 +126,8 @@ class ChromaRefusal(InvalidRequest):
     code = "chroma-refusal"
     title = "Chroma refuses the request"
 
-    def __init__(
-        self,
-        detail: str,
-        *,
-        status: int = 400,
-        retry_after_s: float | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(detail, retry_after_s=retry_after_s, extra=extra or {"status": status})
+    def __init__(self, detail: str, *, status: int = 400, **members: Any) -> None:
+        super().__init__(detail, **{"extra": {"status": status}, **members})
 
     @property
     def chroma_status(self) -> int:

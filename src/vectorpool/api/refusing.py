@@ -25,6 +25,9 @@ from vectorpool.api.problems import (
 )
 from vectorpool.errors import ChromaRefusal, VectorpoolError
 
+# The routes on which Chroma's server says in plain text that a body is too large.
+_BULK_WRITES: Final = ("/add", "/upsert", "/update")
+
 _logger = logging.getLogger("vectorpool.api")
 
 # What Chroma's clients know by status; every other status is a plain ChromaError to them.
@@ -50,7 +53,10 @@ def chroma_status(error: VectorpoolError) -> int:
 
 def chroma_error(error: VectorpoolError) -> bytes:
     """Return an error as Chroma's JSON."""
-    name = _CHROMA_NAMES.get(chroma_status(error), "ChromaError")
+    status = chroma_status(error)
+    # Chroma's own refusals have four names; those of tokens and rates are for what is ours.
+    is_plain = isinstance(error, ChromaRefusal) and status not in (400, 404, 500)
+    name = "ChromaError" if is_plain else _CHROMA_NAMES.get(status, "ChromaError")
     return msgspec.json.encode({"error": name, "message": error.detail.encode("utf-8", "replace").decode()})
 
 
@@ -61,12 +67,13 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
     if isinstance(exception, NotFoundException):
         return Response(content=b"", status_code=404, media_type="text/plain")
     if isinstance(exception, MethodNotAllowedException):
-        allow = ",".join(methods_of(request))
+        allow = ", ".join(methods_of(request))
         return Response(content=b"", status_code=405, media_type="text/plain", headers={"Allow": allow})
-    if isinstance(exception, RequestEntityTooLarge):
-        text = b"Failed to buffer the request body: length limit exceeded"
-        return Response(content=text, status_code=413, media_type="text/plain; charset=utf-8")
     error = as_error(exception)
+    if isinstance(exception, RequestEntityTooLarge):
+        if request.scope["path"].endswith(_BULK_WRITES):
+            return Response(content=b"Payload too large", status_code=413, media_type="text/plain")
+        error = ChromaRefusal("Failed to buffer the request body: length limit exceeded", status=413)
     status = chroma_status(error)
     if status >= 500 and error.retry_after_s is None and not isinstance(error, ChromaRefusal):
         _logger.error("%s %s failed: %s", request.method, error.code, error.detail, exc_info=exception)

@@ -161,7 +161,12 @@ class ChromaUpsertRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="ch
 
 
 class ChromaUpdateRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-update-records"):
-    """Changes parts of records; ids that are not there are passed over."""
+    """Changes parts of records; ids that are not there are passed over.
+
+    ``embeddings`` is how many came, of which some may be null; ``vectors.rows`` tells the places of the others.
+    """
+
+    embeddings: int = 0
 
 
 class ChromaDeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-records"):

@@ -58,15 +58,19 @@ def records(got: Any, include: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def matches(got: Any, include: Sequence[str]) -> dict[str, Any]:
-    """Return what ``query`` found, for each query its columns; a column that was not asked for is null."""
-    embeddings = got.embeddings
+def matches(got: Any, include: Sequence[str], limit: int) -> dict[str, Any]:
+    """Return at most ``limit`` of what ``query`` found, for each query its columns; what was not asked for is null."""
+    embeddings, distances = _first(got.embeddings, limit), _first(got.distances, limit)
     return {
-        "ids": got.ids,
+        "ids": _first(got.ids, limit),
         "embeddings": None if embeddings is None else [_float32(rows) for rows in embeddings],
-        "documents": got.documents,
-        "uris": got.uris,
-        "metadatas": got.metadatas,
-        "distances": _float32(got.distances),
+        "documents": _first(got.documents, limit),
+        "uris": _first(got.uris, limit),
+        "metadatas": _first(got.metadatas, limit),
+        "distances": _float32(distances),
         "include": list(include),
     }
+
+
+def _first(columns: list[list[Any]] | None, limit: int) -> list[list[Any]] | None:
+    return columns if columns is None or limit else [[] for _ in columns]

@@ -19,7 +19,6 @@ from vectorpool.commands import (
     ChromaQueryRecords,
     ChromaRead,
 )
-from vectorpool.errors import ChromaRefusal
 from vectorpool.names import DEFAULT_TENANT
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.bindings import is_chroma_error
@@ -52,7 +51,18 @@ class ProtocolReader:
         except BaseException as error:
             if not is_chroma_error(error):
                 raise
+            if isinstance(command, (ChromaGetRecords, ChromaQueryRecords)) and (
+                command.where or command.where_document
+            ):
+                self._check_collection(command)
             raise refusal(error, names_ids=bool(getattr(command, "ids", None))) from error
+
+    def _check_collection(self, command: ChromaGetRecords | ChromaQueryRecords) -> None:
+        """Raise ChromaRefusal if there is no such collection: the bindings judge a filter before they look for it."""
+        try:
+            self._chroma.rust.count(command.collection_id, DEFAULT_TENANT, command.database)
+        except Exception as error:
+            raise refusal(error) from error
 
     def _get_database(self, command: ChromaGetDatabase) -> Any:
         return shapes.database(self._chroma.rust.get_database(command.database, DEFAULT_TENANT), self._tenant)
@@ -94,23 +104,20 @@ class ProtocolReader:
 
     def _query_records(self, command: ChromaQueryRecords) -> Any:
         vectors = command.vectors
-        embeddings: Any = []
+        # Without a number they have no dimension; the bindings say what is wrong with that.
+        embeddings: Any = [[]] if vectors.dimension == 0 else []
         if vectors.data:
             embeddings = np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimension)
-        if command.n_results < 1:
-            # Chroma's server drops the connection; its Python client refuses with these words.
-            raise ChromaRefusal(
-                f"Number of requested results {command.n_results}, cannot be negative, or zero.", status=400
-            )
         got = self._chroma.rust.query(
             command.collection_id,
             command.ids,
             embeddings,
-            command.n_results,
+            # Asked for none, an index that is in its files ends the process; so one is asked for, and left out.
+            max(command.n_results, 1),
             command.where,
             command.where_document,
             list(command.include),
             DEFAULT_TENANT,
             command.database,
         )
-        return shapes.matches(got, command.include)
+        return shapes.matches(got, command.include, command.n_results)

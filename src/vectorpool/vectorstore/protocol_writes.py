@@ -200,14 +200,13 @@ class ProtocolWriter:
         found = self._find(command)
         rows: list[Any] | None = None
         if command.vectors is not None:
-            rows = [None] * len(command.ids)
+            rows = [None] * command.embeddings
             if command.vectors.data:
                 _check_dimension(found.dimension, command.vectors.dimension)
                 array = np.frombuffer(command.vectors.data, "<f4").reshape(-1, command.vectors.dimension)
-                positions = command.vectors.rows if command.vectors.rows is not None else range(len(array))
-                for position, row in zip(positions, array, strict=True):
+                for position, row in zip(command.vectors.rows or [], array, strict=True):
                     rows[position] = row
-        _check_columns(command, len(command.ids))
+        _check_columns(command, len(command.ids) if rows is None else len(rows))
 
         def update(part: slice) -> None:
             self._chroma.rust.update(

@@ -26,6 +26,7 @@ _BY_TEXT: Final = (
     ("missing field", 422),
     ("did not match any variant", 422),
 )
+_OTHER_SHAPE: Final = "Failed to deserialize the JSON body into the target type: "
 _BY_KIND: Final = {"InvalidArgumentError": 400, "TypeError": 422, "ValueError": 400, "NotFoundError": 404}
 
 
@@ -38,10 +39,11 @@ def refusal(error: BaseException, *, names_ids: bool = False) -> VectorpoolError
     translated = translate(error)
     if isinstance(translated, BrokenReplica) or isinstance(error, VectorpoolError):
         return translated
-    kind, text = type(error).__name__, str(error)
+    kind, text = type(error).__name__, str(error).removeprefix("Error getting collection: ")
     if "Error finding id" in text and not names_ids:
         return BrokenReplica("Chroma's index and its records do not agree.")
     for part, status in _BY_TEXT:
         if part in text:
-            return ChromaRefusal(text, status=status)
+            # What is part of a body for the server is a text of its own for the bindings.
+            return ChromaRefusal(_OTHER_SHAPE + text if status == 422 else text, status=status)
     return ChromaRefusal(text, status=_BY_KIND.get(kind, 500))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final, TypeVar
@@ -90,8 +91,8 @@ async def _body(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
 
 def check_content_type(request: Request[Any, Any, Any]) -> None:
     """Raise ChromaRefusal (415) if the body says that it is not JSON; one that says nothing is taken as JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ChromaRefusal("Expected request with `Content-Type: application/json`", status=415)
 
 
@@ -122,13 +123,32 @@ def number_of(request: Request[Any, Any, Any], name: str) -> int | None:
 
 def check_database_name(name: str) -> str:
     """Return ``name`` if Chroma's server creates a database of it; raise ChromaRefusal otherwise."""
-    if not _NAME.fullmatch(name) or ".." in name or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", name):
+    if ".." in name and _NAME.fullmatch(name):
+        raise ChromaRefusal(f"Expected a name that does not contains two consecutive periods (..). Got {name[:600]}")
+    if _is_address(name):
+        raise ChromaRefusal(f"Expected a name that is not a valid ip address. Got {name}")
+    if not _NAME.fullmatch(name):
         raise ChromaRefusal(
             "Expected a name containing 3-512 characters from [a-zA-Z0-9._-], starting and ending with a character in "
             f"[a-zA-Z0-9]. Got: {name[:600]}",
             status=400,
         )
     return name
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.IPv4Address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def check_database(database: str) -> str:
+    """Return a path's database if there can be one of that name; raise ChromaRefusal otherwise."""
+    if len(database) < 3:
+        raise ChromaRefusal("database name must be at least 3 characters")
+    return database
 
 
 def reply(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response[Any]:

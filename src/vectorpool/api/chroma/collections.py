@@ -16,6 +16,7 @@ from vectorpool.api.chroma.asking import (
     Tenant,
     ask,
     ask_with_body,
+    check_database,
     creates_database,
     has_tenant,
     number_of,
@@ -45,7 +46,9 @@ class Collections(Controller):
     ) -> Response[Any]:
         """Create a collection, or with ``get_or_create`` return the one of that name."""
         check_user_id(tenant)
-        target = Target("create-collection", database, make_database=creates_database(service, database))
+        target = Target(
+            "create-collection", check_database(database), make_database=creates_database(service, database)
+        )
         if not await has_tenant(service, tenant):
             raise ChromaRefusal(f"Database [{database}] does not exist", status=400)
         return await ask_with_body(request, service, tenant, target)
@@ -56,7 +59,9 @@ class Collections(Controller):
     ) -> Response[Any]:
         """List collections; ``limit`` and ``offset`` page."""
         command = commands.ChromaListCollections(
-            database=database, limit=number_of(request, "limit"), offset=number_of(request, "offset") or 0
+            database=check_database(database),
+            limit=number_of(request, "limit"),
+            offset=number_of(request, "offset") or 0,
         )
         try:
             return pass_on(await ask(service, tenant, command))
@@ -67,7 +72,9 @@ class Collections(Controller):
     async def chroma_count_collections(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
         """Count the collections of a database."""
         try:
-            return pass_on(await ask(service, tenant, commands.ChromaCountCollections(database=database)))
+            return pass_on(
+                await ask(service, tenant, commands.ChromaCountCollections(database=check_database(database)))
+            )
         except UserNotFound:
             return reply(0)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any, Final
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 from litestar import Controller, Request, Response, get, post, route
+from litestar.params import PathParameter
 
 from vectorpool import __version__, commands
 from vectorpool.api.chroma.asking import reply
@@ -16,6 +19,9 @@ from vectorpool.api.service import Svc
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
 from vectorpool.sources import SYSTEM
+
+Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_name:collection_name.")]
+Rest = Annotated[Path, PathParameter(description="Whatever it was.")]
 
 # What the reference answers; clients cut their writes by the first and send base64 because of the second.
 PREFLIGHT: Final = {"max_batch_size": 5461, "supports_base64_encoding": True}
@@ -58,8 +64,13 @@ class System(Controller):
         return reply({"user_id": name, "tenant": only, "databases": [DEFAULT_DATABASE]})
 
     @get("/collections/{crn:str}", summary="Get a collection by its resource name", operation_class=operation())
-    async def chroma_get_collection_by_crn(self, crn: str) -> Response[Any]:
+    async def chroma_get_collection_by_crn(self, crn: Crn) -> Response[Any]:
         """Find none: a single-node server keeps no resource names."""
+        if not re.fullmatch(r"[^:]+:[^:]+:[^:]+", crn):
+            raise ChromaRefusal(
+                "Validation error: crn: CRN must be in the format "
+                "<tenant_resource_name>:<database_name>:<collection_name> with non-empty parts"
+            )
         raise ChromaRefusal(f"Collection [{crn[:600]}] does not exist", status=404)
 
     @post("/reset", status_code=200, summary="Delete every vectorstore", operation_class=operation())
@@ -88,7 +99,7 @@ class System(Controller):
     status_code=410,
     include_in_schema=False,
 )
-async def refuse_v1(request: Request[Any, Any, Any], rest: str) -> Response[Any]:
+async def refuse_v1(request: Request[Any, Any, Any], rest: Rest) -> Response[Any]:
     """Say, as Chroma's server does, that the first version of its protocol is gone."""
     body = {"error": "Unimplemented", "message": "The v1 API is deprecated. Please use /v2 apis"}
     return reply(body, 410)

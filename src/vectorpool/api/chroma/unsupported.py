@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
+from litestar.params import PathParameter
 
-from vectorpool.api.chroma.asking import COLLECTION_PATH, small_body
+from vectorpool import commands
+from vectorpool.api.chroma.asking import COLLECTION_PATH, CollectionId, Database, Tenant, ask, small_body
 from vectorpool.api.chroma.documenting import operation
+from vectorpool.api.service import Service, Svc
 from vectorpool.chroma_bodies import check_collection_id
 from vectorpool.errors import ChromaRefusal
+
+FunctionName = Annotated[str, PathParameter(description="What the function is called.")]
 
 _TONIC = "Tonic error: code: 'Operation is not implemented or not supported', message: "
 
@@ -42,6 +47,13 @@ class DetachBody(msgspec.Struct):
     delete_output: bool = False
 
 
+async def _refuse(service: Service, tenant: str, database: str, collection: str, refusal: ChromaRefusal) -> NoReturn:
+    """Raise the refusal if the collection is there, else that it is not."""
+    command = commands.ChromaCountRecords(database=database, collection_id=check_collection_id(collection))
+    await ask(service, tenant, command, f"Collection [{collection}] does not exist.")
+    raise refusal
+
+
 class Unsupported(Controller):
     """Search, forks, indexing status and functions."""
 
@@ -49,35 +61,53 @@ class Unsupported(Controller):
     tags = ("chroma",)
 
     @post("/search", status_code=200, summary="Search (not implemented)", operation_class=operation(takes=SearchBody))
-    async def chroma_search(self, request: Request[Any, Any, Any], collection: str) -> Response[Any]:
+    async def chroma_search(
+        self,
+        request: Request[Any, Any, Any],
+        service: Svc,
+        tenant: Tenant,
+        database: Database,
+        collection: CollectionId,
+    ) -> Response[Any]:
         """Refuse: a single-node server does not search."""
         await small_body(request, SearchBody)
-        check_collection_id(collection)
-        raise ChromaRefusal(
+        refusal = ChromaRefusal(
             "Error executing plan: Not implemented: Search operation is not implemented for local executor", status=501
         )
+        await _refuse(service, tenant, database, collection, refusal)
 
     @post("/fork", status_code=200, summary="Fork (not implemented)", operation_class=operation(takes=ForkBody))
-    async def chroma_fork(self, request: Request[Any, Any, Any], collection: str) -> Response[Any]:
+    async def chroma_fork(
+        self,
+        request: Request[Any, Any, Any],
+        service: Svc,
+        tenant: Tenant,
+        database: Database,
+        collection: CollectionId,
+    ) -> Response[Any]:
         """Refuse: a single-node server does not fork. POST /users/{user_id}/fork copies a whole vectorstore."""
         await small_body(request, ForkBody)
-        check_collection_id(collection)
-        raise ChromaRefusal("Collection forking is unsupported for local chroma", status=501)
+        refusal = ChromaRefusal("Collection forking is unsupported for local chroma", status=501)
+        await _refuse(service, tenant, database, collection, refusal)
 
     @get("/fork_count", summary="Count forks (not implemented)", operation_class=operation())
-    async def chroma_fork_count(self, collection: str) -> Response[Any]:
+    async def chroma_fork_count(
+        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+    ) -> Response[Any]:
         """Refuse: there are no forks."""
-        check_collection_id(collection)
-        raise ChromaRefusal("Count forks is unsupported for local chroma", status=501)
+        refusal = ChromaRefusal("Count forks is unsupported for local chroma", status=501)
+        await _refuse(service, tenant, database, collection, refusal)
 
     @get("/indexing_status", summary="Indexing status (not implemented)", operation_class=operation())
-    async def chroma_indexing_status(self, collection: str) -> Response[Any]:
+    async def chroma_indexing_status(
+        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+    ) -> Response[Any]:
         """Refuse, with the status that the single-node server gives."""
-        check_collection_id(collection)
-        raise ChromaRefusal("Method scout_logs is not implemented", status=500)
+        refusal = ChromaRefusal("Method scout_logs is not implemented", status=500)
+        await _refuse(service, tenant, database, collection, refusal)
 
     @get("/functions/{name:str}", summary="Get an attached function", operation_class=operation())
-    async def chroma_get_function(self, collection: str, name: str) -> Response[Any]:
+    async def chroma_get_function(self, collection: CollectionId, name: FunctionName) -> Response[Any]:
         """Find none: functions cannot be attached."""
         check_collection_id(collection)
         raise ChromaRefusal("Attached function not found", status=404)
@@ -88,7 +118,7 @@ class Unsupported(Controller):
         summary="Attach a function (not implemented)",
         operation_class=operation(takes=AttachBody),
     )
-    async def chroma_attach_function(self, request: Request[Any, Any, Any], collection: str) -> Response[Any]:
+    async def chroma_attach_function(self, request: Request[Any, Any, Any], collection: CollectionId) -> Response[Any]:
         """Refuse: a single-node server runs no functions."""
         await small_body(request, AttachBody)
         check_collection_id(collection)
@@ -101,7 +131,7 @@ class Unsupported(Controller):
         operation_class=operation(takes=DetachBody),
     )
     async def chroma_detach_function(
-        self, request: Request[Any, Any, Any], collection: str, name: str
+        self, request: Request[Any, Any, Any], collection: CollectionId, name: FunctionName
     ) -> Response[Any]:
         """Refuse: there are none."""
         await small_body(request, DetachBody)
