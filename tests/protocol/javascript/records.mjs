@@ -81,10 +81,6 @@ async function typed({ report, client }) {
     await collection.update({ ids: ["m1"], metadatas: [{ int: "now a text", zero: true, negative: [1, 2] }] });
     return (await collection.get({ ids: ["m1"] })).metadatas;
   });
-  await report.step("metadata under a key of Chroma's own", async () => {
-    await collection.upsert({ ids: ["own"], embeddings: [[9, 9]], metadatas: [{ "chroma:document": "x", mine: 1 }] });
-    return (await collection.get({ ids: ["own"], include: EVERYTHING })).rows();
-  });
   // Not deleted: Chroma 1.5.9 leaves the arrays of a deleted collection to later records that get its row numbers.
 }
 

@@ -23,13 +23,14 @@ export async function refusals({ report, client }) {
     await collection.delete({ ids: ["gone"] });
     await collection.query({ queryEmbeddings: [[1, 2, 3]], ids: ["gone"] });
   });
-  for (const id of ["00000000-0000-4000-8000-000000000000", "not-an-id"]) {
+  const nowhere = { "an id of nothing": "00000000-0000-4000-8000-000000000000", "no id at all": "not-an-id" };
+  for (const [name, id] of Object.entries(nowhere)) {
     const nothing = client.collection(id);
-    await report.refused(`count ${id}`, () => nothing.count());
-    await report.refused(`get ${id}`, () => nothing.get());
-    await report.refused(`add to ${id}`, () => nothing.add({ ids: ["a"], embeddings: [[1]] }));
-    await report.refused(`query ${id}`, () => nothing.query({ queryEmbeddings: [[1]] }));
-    await report.refused(`delete from ${id}`, () => nothing.delete({ ids: ["a"] }));
+    await report.refused(`count ${name}`, () => nothing.count());
+    await report.refused(`get ${name}`, () => nothing.get());
+    await report.refused(`add to ${name}`, () => nothing.add({ ids: ["a"], embeddings: [[1]] }));
+    await report.refused(`query ${name}`, () => nothing.query({ queryEmbeddings: [[1]] }));
+    await report.refused(`delete from ${name}`, () => nothing.delete({ ids: ["a"] }));
   }
 
   // The client's own word, before any request: the same with every server, or the client is another one.

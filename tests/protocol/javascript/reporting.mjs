@@ -3,11 +3,15 @@
 
 const UUID = /[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}/g;
 
+const ATTEMPTS = 20;
+const PAUSE_MS = 200;
+
 export class Reporter {
-  constructor({ url, tenant, database }) {
+  constructor({ url, tenant, database, patient }) {
     this.url = url;
     this.tenant = tenant;
     this.database = database;
+    this.patient = patient;
     this.names = new Map();
     this.chapter = "";
   }
@@ -26,13 +30,26 @@ export class Reporter {
     const line = { chapter: this.chapter, step, refusal };
     let result;
     try {
-      result = await act();
+      result = await this.#answered(act);
       line.answer = result === undefined ? "undefined" : result;
     } catch (error) {
-      line.error = { type: error.constructor.name, name: error.name, message: error.message };
+      // An address in a message names a collection by its id; numbered, one message more would shift all later ones.
+      line.error = { type: error.constructor.name, name: error.name, message: error.message.replaceAll(UUID, "<id>") };
     }
     console.log(this.#neutral(line));
     return result;
+  }
+
+  /** The outcome of a step, asked for again while the reference's database refuses it because it is busy. */
+  async #answered(act) {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await act();
+      } catch (error) {
+        if (!this.patient || attempt === ATTEMPTS || !error.message.includes("database is locked")) throw error;
+        await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+      }
+    }
   }
 
   #neutral(line) {
