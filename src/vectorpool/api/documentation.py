@@ -227,7 +227,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
 # What every operation but those open to all may be refused with, where tokens are asked for.
 _WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
 
-_COMMIT_HEADER_DOC: Final = {
+COMMIT_HEADER_DOC: Final = {
     COMMIT_HEADER: {
         "description": "The number of the commit that the answer saw; 0 if there is none yet.",
         "schema": {"type": "integer", "examples": [17]},
@@ -287,7 +287,7 @@ class _Documented(Operation):
     def _success(self, description: str) -> dict[str, Any]:
         response: dict[str, Any] = {"description": description}
         if self.with_commit:
-            response["headers"] = _COMMIT_HEADER_DOC
+            response["headers"] = COMMIT_HEADER_DOC
         if isinstance(self.gives, str):
             response["content"] = {self.gives: {"schema": {"type": "string", "format": "binary"}}}
         elif self.gives is not None:

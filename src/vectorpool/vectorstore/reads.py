@@ -156,7 +156,9 @@ class Reader:
         )
 
     def _count_records(self, command: CountRecords) -> msgspec.Struct:
-        return answers.Count(count=self._chroma.count(self._chroma.known_collection(command.avatar_id, command.collection)))
+        return answers.Count(
+            count=self._chroma.count(self._chroma.known_collection(command.avatar_id, command.collection))
+        )
 
     def _get_records(self, command: GetRecords) -> msgspec.Struct:
         info = self._chroma.known_collection(command.avatar_id, command.collection)

@@ -53,17 +53,21 @@ async def test_every_body_has_a_schema_and_an_example(document: dict[str, Any]) 
         bodies.append(success)
         for body in bodies:
             for media, content in body.get("content", {}).items():
-                if media == "application/json":
+                if media == "application/json" and "/api/v2" in name:
+                    # Chroma's shapes are its own, written where they are used.
+                    assert "schema" in content, name
+                elif media == "application/json":
                     assert content["schema"]["$ref"].startswith("#/components/schemas/"), name
                     assert content["example"], name
-        needs_body = name.startswith(("POST", "PUT", "PATCH")) and "/admin/" not in name
+        bodiless = "/admin/" in name or name.endswith("/reset")
+        needs_body = name.startswith(("POST", "PUT", "PATCH")) and not bodiless
         assert ("requestBody" in operation) == (needs_body or name.endswith("/records")), name
 
 
 async def test_problems_are_documented(document: dict[str, Any]) -> None:
     """Operations on vectorstores say how they are refused, with an example for each code, and name the commit."""
     for name, operation in operations(document):
-        if "/collections" not in name:
+        if "/collections" not in name or "/api/v2/collections/" in name:
             continue
         responses = operation["responses"]
         # A collection can be created for a user who is not there yet; every other operation may find nothing.
@@ -71,6 +75,9 @@ async def test_problems_are_documented(document: dict[str, Any]) -> None:
         assert {"400", "413", "429", "503", *(() if creates else ("404",))} <= set(responses), name
         success = next(iter(responses.values()))
         assert "X-Vectorpool-Commit" in success["headers"], name
+        if "/api/v2" in name:
+            assert set(responses["400"]["content"]["application/json"]["schema"]["properties"]) == {"error", "message"}
+            continue
         examples = responses["400"]["content"]["application/problem+json"]["examples"]
         assert examples["invalid-id"]["value"]["type"] == "https://vectorpool.dev/problems/invalid-id"
 

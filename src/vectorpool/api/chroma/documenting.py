@@ -10,6 +10,8 @@ from litestar.openapi.spec import Operation, Parameter
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.openapi.spec.schema import Schema
 
+from vectorpool.api.documentation import COMMIT_HEADER_DOC
+
 _STRINGS: Final = {"type": "array", "items": {"type": "string"}}
 _TEXTS: Final = {"type": ["array", "null"], "items": {"type": ["string", "null"]}}
 _SCALAR: Final = {"type": ["boolean", "integer", "number", "string"]}
@@ -73,7 +75,7 @@ _ERRORS: Final = {
     501: "ChromaError: a single-node server does not do this",
     503: "ChromaError: send the request again",
 }
-_PAGE: Final = ("limit", "offset")
+_PAGE: Final = {"limit": "The most to return; all if left out.", "offset": "How many to pass over first."}
 
 
 @dataclass
@@ -86,7 +88,10 @@ class _Operation(Operation):
     def __post_init__(self) -> None:
         status = next(iter(self.responses or {}))
         json: dict[str, Any] = {"application/json": {"schema": {}}}
-        documented: dict[str, Any] = {status: {"description": "Chroma's answer.", "content": json}}
+        success = {"description": "Chroma's answer.", "content": json}
+        if not self.is_open:
+            success["headers"] = COMMIT_HEADER_DOC
+        documented: dict[str, Any] = {status: success}
         errors = dict(_ERRORS) if self.is_open else {401: "AuthError", 403: "AuthorizationError", **_ERRORS}
         for code, text in sorted(errors.items()):
             content = (
@@ -100,7 +105,10 @@ class _Operation(Operation):
             number = Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=2**32 - 1)
             self.parameters = [
                 *(self.parameters or []),
-                *(Parameter(name=name, param_in="query", schema=number, required=False) for name in _PAGE),
+                *(
+                    Parameter(name=name, param_in="query", schema=number, required=False, description=text)
+                    for name, text in _PAGE.items()
+                ),
             ]
         if self.takes is not None:
             body = {"required": True, "content": {"application/json": {"schema": self.takes}}}

@@ -30,15 +30,24 @@ CHROMA_API_VERSION: Final = "1.0.0"
 _RESETS_AT_ONCE: Final = 8
 
 
+def _heartbeat() -> Response[Any]:
+    return reply({"nanosecond heartbeat": SYSTEM.now_ms() * 1_000_000})
+
+
 class System(Controller):
     """The server as a whole."""
 
     tags = ("chroma",)
 
-    @get(["/", "/heartbeat"], summary="Heartbeat", operation_class=operation(is_open=True))
+    @get("/", summary="Heartbeat", operation_class=operation(is_open=True))
+    async def chroma_root(self) -> Response[Any]:
+        """Answer the time, as the heartbeat does."""
+        return _heartbeat()
+
+    @get("/heartbeat", summary="Heartbeat", operation_class=operation(is_open=True))
     async def chroma_heartbeat(self) -> Response[Any]:
         """Answer the time, in nanoseconds since 1970."""
-        return reply({"nanosecond heartbeat": SYSTEM.now_ms() * 1_000_000})
+        return _heartbeat()
 
     @get("/version", summary="Version of the protocol", operation_class=operation(is_open=True))
     async def chroma_version(self) -> Response[Any]:

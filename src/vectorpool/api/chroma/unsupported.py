@@ -107,7 +107,9 @@ class Unsupported(Controller):
         await _refuse(service, tenant, database, collection, refusal)
 
     @get("/functions/{name:str}", summary="Get an attached function", operation_class=operation())
-    async def chroma_get_function(self, collection: CollectionId, name: FunctionName) -> Response[Any]:
+    async def chroma_get_function(
+        self, tenant: Tenant, database: Database, collection: CollectionId, name: FunctionName
+    ) -> Response[Any]:
         """Find none: functions cannot be attached."""
         check_collection_id(collection)
         raise ChromaRefusal("Attached function not found", status=404)
@@ -118,7 +120,9 @@ class Unsupported(Controller):
         summary="Attach a function (not implemented)",
         operation_class=operation(takes=AttachBody),
     )
-    async def chroma_attach_function(self, request: Request[Any, Any, Any], collection: CollectionId) -> Response[Any]:
+    async def chroma_attach_function(
+        self, request: Request[Any, Any, Any], tenant: Tenant, database: Database, collection: CollectionId
+    ) -> Response[Any]:
         """Refuse: a single-node server runs no functions."""
         await small_body(request, AttachBody)
         check_collection_id(collection)
@@ -131,7 +135,12 @@ class Unsupported(Controller):
         operation_class=operation(takes=DetachBody),
     )
     async def chroma_detach_function(
-        self, request: Request[Any, Any, Any], collection: CollectionId, name: FunctionName
+        self,
+        request: Request[Any, Any, Any],
+        tenant: Tenant,
+        database: Database,
+        collection: CollectionId,
+        name: FunctionName,
     ) -> Response[Any]:
         """Refuse: there are none."""
         await small_body(request, DetachBody)
