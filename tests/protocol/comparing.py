@@ -41,11 +41,13 @@ class Answer(msgspec.Struct, frozen=True):
 
 def answer_of(response: httpx.Response) -> Answer:
     """Return what a response says, with JSON parsed."""
-    media_type = response.headers.get("content-type", "").split(";")[0].strip()
+    # The type of nothing says nothing; and OPTIONS, which the framework answers by itself, or HEAD are no part of it.
+    media_type = response.headers.get("content-type", "").split(";")[0].strip() if response.content else ""
     body: Any = response.text
     if media_type == "application/json" and response.content:
         body = msgspec.json.decode(response.content)
     allow = frozenset(name.strip() for name in response.headers.get("allow", "").split(",") if name.strip())
+    allow -= {"HEAD", "OPTIONS"}
     return Answer(response.status_code, media_type, allow, body)
 
 

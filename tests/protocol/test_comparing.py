@@ -134,7 +134,7 @@ def test_pages_of_collections_are_only_counted() -> None:
 
 def test_bodies_that_are_no_json_are_compared_as_text() -> None:
     """An empty 404 is not the same as one with a body."""
-    empty = answer_of(httpx.Response(404))
+    empty = answer_of(httpx.Response(404, request=httpx.Request("GET", "http://x")))
     told = answer_of(httpx.Response(404, json={"error": "NotFoundError"}))
     assert empty.body == ""
     assert len(differences(empty, told)) == 2
