@@ -1,0 +1,199 @@
+"""Requests that nobody means, by the service's own OpenAPI document and by hand: none breaks or stalls an instance.
+
+A request has to be answered within ``HANG_S``, and with no server error but those that the protocol documents. Every
+second request is sent to a collection that exists, as a made-up path alone ends at 404.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from tests.protocol.conftest import only_ours
+from tests.support.service import Service
+
+pytestmark = only_ours
+
+HANG_S = 20
+EXAMPLES = 10
+COLLECTIONS = "/api/v2/tenants/{}/databases/default_database/collections"
+# What a server error may answer: Chroma's single-node server has no scout_logs, and the others it does not offer.
+DOCUMENTED = {
+    "/indexing_status": 500,
+    "/search": 501,
+    "/fork": 501,
+    "/fork_count": 501,
+    "/functions/attach": 501,
+    "/detach": 501,
+}
+RECORDS = {"ids": ["a", "b"], "embeddings": [[1, 2, 3], [4, 5, 6]], "documents": ["one", "two"]}
+
+
+class Fuzzed:
+    """An instance, a collection to send anything to, and a user's that no request names."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.target = self._filled("fuzzed")
+        self._kept = f"{COLLECTIONS.format('kept')}/{self._filled('kept')}"
+        self._before = self._records()
+        schema = schemathesis.openapi.from_dict(service.ok("GET", "/schema/openapi.json").json())
+        self.operations = [found.ok() for found in schema.get_all_operations() if found.ok().path.startswith("/api/v2")]
+
+    def _filled(self, tenant: str) -> str:
+        collections = COLLECTIONS.format(tenant)
+        made: str = self.service.ok("POST", collections, json={"name": "books", "get_or_create": True}).json()["id"]
+        self.service.ok("POST", f"{collections}/{made}/upsert", json=RECORDS)
+        return made
+
+    def _records(self) -> Any:
+        body = {"include": ["embeddings", "documents", "metadatas"]}
+        return self.service.ok("POST", f"{self._kept}/get", json=body).json()
+
+    def refill(self) -> None:
+        """See to it that the target exists, also when a request deleted it."""
+        self.target = self._filled("fuzzed")
+
+    def check(self) -> None:
+        """Assert that the kept user's records are what they were, and that the fuzzed user is served."""
+        assert self._records() == self._before
+        self.refill()
+        records = self.service.ok("POST", f"{COLLECTIONS.format('fuzzed')}/{self.target}/get", json={"ids": ["a"]})
+        assert records.json()["documents"] == ["one"]
+
+
+def is_documented(path: str, status: int) -> bool:
+    """Whether the operation at this path may answer this server error."""
+    return any(path.endswith(end) and status == documented for end, documented in DOCUMENTED.items())
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+    """An instance with its defaults, and one shard."""
+    service = Service(tmp_path_factory.mktemp("service"), "--shards", "1")
+    try:
+        yield Fuzzed(service.start())
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["allowed", "refused"])
+def test_by_document(fuzzed: Fuzzed, mode: GenerationMode) -> None:
+    """No request that the OpenAPI document allows, and none that breaks it, gets an undocumented server error."""
+    broken: list[str] = []
+    sent = 0
+
+    def send_to(operation: Any) -> None:
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode), at_target=st.booleans())
+        def send(case: Any, at_target: bool) -> None:
+            nonlocal sent
+            if at_target and case.path_parameters:
+                places = {"tenant": "fuzzed", "database": "default_database", "collection": fuzzed.target}
+                case.path_parameters.update({k: v for k, v in places.items() if k in case.path_parameters})
+            try:
+                response = case.call(base_url=fuzzed.service.url, timeout=HANG_S)
+            except requests.exceptions.InvalidHeader:
+                return  # It cannot be sent by any client.
+            except requests.exceptions.RequestException as error:
+                broken.append(f"{case.as_curl_command()}\n  {error!r}")
+                return
+            sent += 1
+            if response.status_code >= 500 and not is_documented(operation.path, response.status_code):
+                broken.append(f"{case.as_curl_command()}\n  {response.status_code} {response.text[:300]}")
+
+        try:
+            send()
+        except Exception as error:
+            # An operation without parameters cannot be broken; anything else is told.
+            if type(error).__name__ not in ("Unsatisfiable", "SkipTest"):
+                raise
+
+    for operation in fuzzed.operations:
+        send_to(operation)
+        fuzzed.refill()
+    assert not broken, "\n".join(broken)
+    assert sent > 2 * len(fuzzed.operations)
+    fuzzed.check()
+
+
+DEEP = b"[" * 10_000 + b"]" * 10_000
+DEEP_WHERE = b'{"$and":[' * 5_000 + b'{"n":1}' + b"]}" * 5_000
+HUGE = b"9" * 5_000
+HOSTILE = {
+    "empty": b"",
+    "null": b"null",
+    "deep": DEEP,
+    "deep and open": b"[" * 10_000,
+    "deep where": b'{"ids":["x"],"embeddings":[[1,2,3]],"query_embeddings":[[1,2,3]],"where":' + DEEP_WHERE + b"}",
+    "deep metadata": b'{"name":"books2","ids":["x"],"embeddings":[[1,2,3]],"metadatas":[{"n":' + DEEP + b"}]}",
+    "NUL": rb'{"name":"a\u0000b","ids":["a\u0000b"],"embeddings":[[1,2,3]],"documents":["\u0000"]}',
+    "raw NUL": b'{"name":"a\x00b","ids":["a\x00b"],"embeddings":[[1,2,3]]}',
+    "half a pair": rb'{"name":"abc\ud800","ids":["\ud800"],"embeddings":[[1,2,3]],"documents":["\udfff"]}',
+    "huge integer": b'{"ids":["x"],"embeddings":[[' + HUGE + b',2,3]],"limit":' + HUGE + b',"n_results":' + HUGE + b"}",
+    "huge in metadata": b'{"ids":["x"],"embeddings":[[1,2,3]],"metadatas":[{"n":' + HUGE + b"}]}",
+    "2**63 and 2**64": b'{"ids":["x"],"embeddings":[[1,2,3]],"metadatas":[{"n":9223372036854775808}],'
+    b'"limit":18446744073709551616}',
+    "large counts": b'{"query_embeddings":[[1,2,3]],"n_results":4294967295,"limit":4294967295,"offset":4294967295}',
+    "1e400": b'{"ids":["x"],"embeddings":[[1e400,2,3]],"query_embeddings":[[1e400,2,3]],"metadatas":[{"n":1e400}]}',
+    "1e39": b'{"ids":["x"],"embeddings":[[1e39,2,3]],"query_embeddings":[[1e39,2,3]]}',
+    "NaN": b'{"ids":["x"],"embeddings":[[NaN,2,3]],"query_embeddings":[[NaN,2,3]],"metadatas":[{"n":NaN}]}',
+    "truncated UTF-8": b'{"name":"ab\xe2\x82","ids":["\xe2\x82"],"embeddings":[[1,2,3]]}',
+    "truncated": b'{"ids":["x"],"embeddings":[[1,2',
+    "3 MB id": b'{"name":"' + b"x" * 3_000_000 + b'","ids":["' + b"x" * 3_000_000 + b'"],"embeddings":[[1,2,3]]}',
+    "no numbers": b'{"ids":["x"],"embeddings":[[]],"query_embeddings":[[]]}',
+    "many keys": b"{" + b",".join(b'"k%d":1' % i for i in range(50_000)) + b"}",
+}
+ENCODED = {
+    "gzip": ("gzip", gzip.compress(b'{"ids":["x"],"embeddings":[[1,2,3]]}')),
+    "not gzip": ("gzip", b"{}"),
+    "a gzip bomb": ("gzip", gzip.compress(b" " * 30_000_000)),
+    "unknown": ("zzz", b"{}"),
+}
+BODIES = {**{name: ({}, body) for name, body in HOSTILE.items()}} | {
+    name: ({"content-encoding": encoding}, body) for name, (encoding, body) in ENCODED.items()
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_hostile_bodies(fuzzed: Fuzzed, name: str) -> None:
+    """A body that is made to break a parser or an index breaks no operation that takes a body."""
+    headers, body = BODIES[name]
+    broken: list[str] = []
+    for operation in fuzzed.operations:
+        if operation.method.upper() not in ("POST", "PUT", "PATCH"):
+            continue
+        names = {"tenant": "fuzzed", "database": "default_database", "collection": fuzzed.target, "name": "f"}
+        path = operation.path.format_map(names)
+        told = f"{operation.method.upper()} {path} {headers} {body[:200]!r}, {len(body)} bytes"
+        try:
+            response = fuzzed.service.request(
+                operation.method.upper(),
+                path,
+                content=body,
+                headers={"content-type": "application/json", **headers},
+                timeout=HANG_S,
+            )
+        except httpx.HTTPError as error:
+            broken.append(f"{told}\n  {error!r}")
+            continue
+        if response.status_code >= 500 and not is_documented(operation.path, response.status_code):
+            broken.append(f"{told}\n  {response.status_code} {response.text[:300]}")
+    assert not broken, "\n".join(broken)
+    fuzzed.check()
