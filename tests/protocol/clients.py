@@ -182,7 +182,6 @@ RECORDS: list[Step] = [
     ("(texts)", lambda s: s.books.query(query_texts=["honey", "dune"], n_results=1)),
     ("(vector)", lambda s: s.books.query(query_embeddings=[3, 7, 2], n_results=2, where={"n": 1})),
     ("(ids)", lambda s: s.books.query(query_texts=["dune"], ids=["a", "d"])),
-    ("(missing id)", lambda s: s.books.query(query_texts=["dune"], ids=["zz"])),
     ("(dimension)", lambda s: s.books.query(query_embeddings=[[1, 2]])),
     ("(no results)", lambda s: s.books.query(query_texts=["x"], n_results=0)),
     ("(nothing to ask)", lambda s: s.books.query()),

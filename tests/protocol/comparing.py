@@ -41,11 +41,15 @@ class Answer(msgspec.Struct, frozen=True):
 
 def answer_of(response: httpx.Response) -> Answer:
     """Return what a response says, with JSON parsed."""
-    # The type of nothing says nothing; and OPTIONS, which the framework answers by itself, or HEAD are no part of it.
-    media_type = response.headers.get("content-type", "").split(";")[0].strip() if response.content else ""
+    media_type = response.headers.get("content-type", "").split(";")[0].strip()
     body: Any = response.text
-    if media_type == "application/json" and response.content:
-        body = msgspec.json.decode(response.content)
+    if media_type == "application/json":
+        # HEAD is answered as GET is, without the body.
+        body = msgspec.json.decode(response.content) if response.content else ""
+    else:
+        # Plain text and nothing at all are what they are, whatever they are called.
+        media_type = ""
+    # OPTIONS, which the framework answers by itself, and HEAD are no part of the protocol.
     allow = frozenset(name.strip() for name in response.headers.get("allow", "").split(",") if name.strip())
     allow -= {"HEAD", "OPTIONS"}
     return Answer(response.status_code, media_type, allow, body)

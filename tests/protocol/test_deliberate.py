@@ -36,8 +36,13 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 FOREIGN = "a collection of another tenant is not reached by knowing its id"
+PARSED = "another JSON parser reads it, in a stricter or a laxer way"
+ROUTED = "another router, which is laxer with trailing slashes and answers OPTIONS"
+UNSAFE = "a tenant is a user id, and part of a key in object storage"
+IDS = "what the caller asked for is no fault of the server"
 WEDGES = "it would end the compactor of an open store for good"
 BAD, MISSING, TAKEN = (400, "InvalidArgumentError"), (404, "NotFoundError"), (409, "ChromaError")
+UNREADABLE = (422, "ChromaError")
 OK: tuple[int, str | None] = (200, None)
 ADDED: tuple[int, str | None] = (201, None)
 DIFFERENCES = [
@@ -64,6 +69,15 @@ DIFFERENCES = [
     ),
     Difference('POST <B>/collections {"name":"listed","metadata":{"k":[1,2]}}', WEDGES, None, BAD),
     Difference('PUT <books> {"new_metadata":{"k":[1,2]}}', WEDGES, None, BAD),
+    Difference('POST <books>/query {"query_embeddings":[[1,0,0]],"ids":["zz"]}', IDS, (500, "InternalError"), BAD),
+    Difference('POST /api/v2/tenants {"name":"a b/c"}', UNSAFE, OK, BAD),
+    Difference('POST /api/v2/tenants ["array"]', PARSED, OK, UNREADABLE),
+    Difference('POST /api/v2/tenants {"name":"twice","name":"again"}', PARSED, UNREADABLE, OK),
+    Difference('POST <books>/get {"limit":1,"limit":2}', PARSED, UNREADABLE, OK),
+    Difference("GET /api/v2/", ROUTED, (404, None), OK),
+    Difference("GET <B>/", ROUTED, (404, None), OK),
+    Difference("GET <T>/databases/", ROUTED, (404, None), OK),
+    Difference("OPTIONS /api/v2/heartbeat", ROUTED, (405, None), (204, None)),
 ]
 
 
@@ -123,3 +137,38 @@ def test_nothing_of_the_other_tenant_changed(sides: Sides, places: dict[str, str
     assert answer.body["ids"] == ["a"]
     assert answer.body["documents"] == ["secret"]
     assert sides.ours.send("GET", "<B>/collections/theirs", None, {}, STRANGER).body["metadata"] is None
+
+
+def test_a_query_among_missing_ids_is_told_in_the_same_words(sides: Sides, places: dict[str, str]) -> None:
+    """Only the status differs: clients that look for ``Error finding id`` find it."""
+    for side in (sides.reference, sides.ours):
+        answer = _send(side, 'POST <books>/query {"query_embeddings":[[1,0,0]],"ids":["zz"]}')
+        assert answer is not None
+        assert answer.body["message"] == "Error executing plan: Internal error: Error finding id"
+
+
+def test_numbers_that_json_parsers_read_apart(sides: Sides, places: dict[str, str]) -> None:
+    """``-0`` is a float to the reference and a whole number here; what is out of range is refused by both."""
+    line = 'POST <books>/upsert {"ids":["zero"],"embeddings":[[1,2,3]],"metadatas":[{"z":-0,"k":-0.0}]}'
+    kept = []
+    for side in (sides.reference, sides.ours):
+        assert _short(_send(side, line)) == OK
+        answer = _send(side, 'POST <books>/get {"ids":["zero"]}')
+        assert answer is not None
+        kept.append(answer.body["metadatas"][0])
+        assert _short(_send(side, 'POST <books>/get {"where":{"i":{"$gt":1e400}}}')) == BAD
+    assert [type(row["z"]) for row in kept] == [float, int]
+    assert [row["k"] for row in kept] == [0.0, 0.0]
+
+
+def test_a_schema_learns_nothing_from_an_empty_array(sides: Sides, places: dict[str, str]) -> None:
+    """An array without items has no type: the reference's schema takes it for one of bools, ours for none."""
+    learnt = []
+    for side in (sides.reference, sides.ours):
+        assert _short(_send(side, 'POST <B>/collections {"name":"learning"}')) == OK
+        line = 'POST <learning>/add {"ids":["a"],"embeddings":[[1,2,3]],"metadatas":[{"k":[]}]}'
+        assert _short(_send(side, line)) == ADDED
+        answer = _send(side, "GET <B>/collections/learning")
+        assert answer is not None
+        learnt.append("k" in answer.body["schema"]["keys"])
+    assert learnt == [True, False]
