@@ -265,7 +265,7 @@ def _vectors(raw: msgspec.Raw, *, nulls: bool) -> commands.Vectors | None:
     positions: list[int] = []
     for at, item in enumerate(items):
         if bytes(memoryview(item)[:1]) != b"n":
-            rows.append(_numbers(item, None) if kinds == {b"["} else _packed(item, at))
+            rows.append(_numbers(item, None) if kinds == {b"["} else _packed(item))
             positions.append(at)
     joined = _joined(rows)
     if joined.dimension == 0:
@@ -303,7 +303,7 @@ def _why_not_base64(text: str) -> str:
     return f"Invalid symbol {ord(symbol[0])}, offset {symbol.start()}."
 
 
-def _packed(raw: msgspec.Raw, at: int) -> bytes:
+def _packed(raw: msgspec.Raw) -> bytes:
     text = msgspec.json.decode(raw, type=str)
     try:
         data = base64.b64decode(text, validate=True)
@@ -315,9 +315,10 @@ def _packed(raw: msgspec.Raw, at: int) -> bytes:
         )
     numbers = np.frombuffer(data, "<f4")
     if not np.isfinite(numbers).all():
-        bad = numbers[~np.isfinite(numbers)][0]
+        place = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        bad = numbers[place]
         shown = "NaN" if np.isnan(bad) else "inf" if bad > 0 else "-inf"
-        raise ChromaRefusal(f"Non-finite float value at embedding index {at}: {shown}", status=400)
+        raise ChromaRefusal(f"Non-finite float value at embedding index {place}: {shown}")
     return data
 
 

@@ -233,6 +233,8 @@ def test_the_table_of_routes_is_complete(service: Service) -> None:
         (method.upper(), path)
         for path, item in document["paths"].items()
         for method in item
+        # Chroma's own protocol has a section instead: it is documented by whoever made it.
+        if not path.startswith("/api/v2")
         if method in ("get", "head", "post", "put", "patch", "delete")
     }
     listed: set[tuple[str, str]] = set()

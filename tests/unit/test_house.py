@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
-MAX_LINES = 415
+MAX_LINES = 420
 MAX_FUNCTION_LINES = 80
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 

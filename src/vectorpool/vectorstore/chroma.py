@@ -22,6 +22,9 @@ from vectorpool.vectorstore.bindings import is_chroma_error, open_bindings, tran
 # Collections remembered for reads; asking Chroma for one takes a fifth of a millisecond.
 _MAX_KNOWN = 256
 
+# Records looked through at once.
+_PAGE = 1000
+
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
 
@@ -141,6 +144,22 @@ class Chroma:
     def modify_collection(self, collection_id: str, name: str | None, metadata: dict[str, Any] | None) -> None:
         """Rename a collection or replace its metadata."""
         self._call(self.rust.update_collection, collection_id, name, metadata, None)
+
+    def listed(self, collection_id: str, database: str) -> list[str]:
+        """Return the ids of a collection's records that have a list in their metadata.
+
+        Chroma leaves such lists behind when a collection is deleted, and the next record that gets one's row shows
+        them as its own: these records are deleted one by one before their collection.
+        """
+        found: list[str] = []
+        count = self._call(self.rust.count, collection_id, DEFAULT_TENANT, database)
+        for offset in range(0, count, _PAGE):
+            got = self._call(
+                self.rust.get, collection_id, None, None, _PAGE, offset, None, ["metadatas"], DEFAULT_TENANT, database
+            )
+            rows = zip(got.ids, got.metadatas, strict=True)
+            found += [i for i, metadata in rows if metadata and any(isinstance(v, list) for v in metadata.values())]
+        return found
 
     def delete_collection(self, avatar_id: str | None, name: str) -> None:
         """Delete a collection and its records."""

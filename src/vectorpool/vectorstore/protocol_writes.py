@@ -151,6 +151,9 @@ class ProtocolWriter:
     def _drop(self, found: Any, database: str) -> None:
         self._applying.count(deleted=self._chroma.rust.count(str(found.id), DEFAULT_TENANT, database))
         self._applying.touch(found.name)
+        listed = self._chroma.listed(str(found.id), database)
+        for part in self._applying.slices(len(listed)):
+            self._chroma.rust.delete(str(found.id), listed[part], None, None, None, DEFAULT_TENANT, database)
         self._chroma.rust.delete_collection(found.name, DEFAULT_TENANT, database)
         self._sidecar.forget_collection(str(found.id))
 

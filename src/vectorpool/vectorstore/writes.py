@@ -43,7 +43,7 @@ from vectorpool.errors import (
     RecordNotFound,
     VectorpoolError,
 )
-from vectorpool.names import check_collection_name
+from vectorpool.names import check_collection_name, database_name
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.bindings import is_chroma_error, translate
 from vectorpool.vectorstore.chroma import Chroma, CollectionInfo, Float32
@@ -216,6 +216,9 @@ class Writer:
     def _drop(self, info: CollectionInfo) -> None:
         self._effect.deleted += self._chroma.count(info)
         self._touch(info)
+        listed = self._chroma.listed(info.id, database_name(info.avatar_id))
+        for part in self._pace.slices(len(listed)):
+            self._chroma.delete(info, listed[part])
         self._chroma.delete_collection(info.avatar_id, info.name)
         self._sidecar.forget_collection(info.id)
         time.sleep(_TURN_S)
