@@ -172,3 +172,19 @@ def test_a_schema_learns_nothing_from_an_empty_array(sides: Sides, places: dict[
         assert answer is not None
         learnt.append("k" in answer.body["schema"]["keys"])
     assert learnt == [True, False]
+
+
+@pytest.mark.parametrize("tenant", ["mine", "other"])
+def test_no_array_of_a_deleted_collection_comes_back(sides: Sides, places: dict[str, str], tenant: str) -> None:
+    """The reference forgets to delete arrays with their collection, and shows them in whatever is stored next."""
+    own = {"T": f"{API}/tenants/{tenant}", "B": f"{API}/tenants/{tenant}/databases/shelf"}
+    shown = []
+    for side in (sides.reference, sides.ours):
+        for name, where, metadata in (("secret", PLACES, {"word": ["x", "y"]}), (f"later-{tenant}", own, None)):
+            body = {"ids": ["a"], "embeddings": [[1, 2, 3]], "metadatas": [metadata]}
+            json = {"content-type": "application/json"}
+            side.send("POST", "<B>/collections", msgspec.json.encode({"name": name}), json, where)
+            assert side.send("POST", f"<{name}>/add", msgspec.json.encode(body), json, where).status == 201
+            side.send("DELETE", "<B>/collections/secret", None, {}, PLACES)
+        shown.append(side.send("POST", f"<later-{tenant}>/get", b"{}", json, own).body["metadatas"])
+    assert shown == [[{"word": ["x", "y"]}], [None]]
