@@ -74,6 +74,12 @@ class Service:
         threading.Thread(target=self.output.extend, args=(process.stdout,), daemon=True).start()
         return self
 
+    @property
+    def pid(self) -> int:
+        """The process id of the front."""
+        assert self._process is not None, "it does not run"
+        return self._process.pid
+
     def stop(self) -> int:
         """Send SIGTERM, wait for the drain, and return the exit code."""
         self.terminate()

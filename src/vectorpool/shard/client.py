@@ -123,8 +123,9 @@ class ShardClient:
 
     async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
         """Send what no reply belongs to; if the shard is gone, whoever goes on notices."""
-        if writer is not None and writer is self._writer:
-            with contextlib.suppress(ConnectionError):
+        if writer is not None and writer is self._writer and not writer.is_closing():
+            # A closed transport raises RuntimeError under uvloop.
+            with contextlib.suppress(ConnectionError, RuntimeError):
                 writer.write(encode_frame(message))
                 await writer.drain()
 
@@ -165,7 +166,7 @@ class ShardClient:
     async def _request(
         self, make: Callable[[int], ToShard], *, is_write: bool = False, number: int | None = None
     ) -> Reply:
-        if not self._ready.is_set() or self._writer is None:
+        if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
