@@ -30,7 +30,7 @@ KEYS = ["n", "s", "f", "b", "l", "any", "ключ"]
 vectors = st.lists(st.integers(-16, 16), min_size=DIMENSION, max_size=DIMENSION).map(
     lambda eighths: [eighth / 8 for eighth in eighths] if any(eighths) else [1.0, 0.0, 0.0]
 )
-wrong_vectors = st.lists(st.integers(1, 9), min_size=0, max_size=DIMENSION + 1)
+wrong_vectors = st.lists(st.integers(1, 9), min_size=1, max_size=DIMENSION + 1)
 texts = st.sampled_from(["", "x", "y", "Z", "значение", "🎄", "a'b\"c%_"])
 integers = st.one_of(st.integers(-3, 3), st.sampled_from([2**53 + 1, 2**63 - 1, -(2**63)]))
 floats = st.one_of(st.integers(-6, 6).map(lambda half: half / 2), st.sampled_from([0.1, 1e300, -1e-300, 1 / 3]))

@@ -40,6 +40,7 @@ PARSED = "another JSON parser reads it, in a stricter or a laxer way"
 ROUTED = "another router, which is laxer with trailing slashes and answers OPTIONS"
 UNSAFE = "a tenant is a user id, and part of a key in object storage"
 IDS = "what the caller asked for is no fault of the server"
+FRONT = "what a body shows by itself is told before anybody opens the store"
 WEDGES = "it would end the compactor of an open store for good"
 BAD, MISSING, TAKEN = (400, "InvalidArgumentError"), (404, "NotFoundError"), (409, "ChromaError")
 UNREADABLE = (422, "ChromaError")
@@ -78,6 +79,9 @@ DIFFERENCES = [
     Difference("GET <B>/", ROUTED, (404, None), OK),
     Difference("GET <T>/databases/", ROUTED, (404, None), OK),
     Difference("OPTIONS /api/v2/heartbeat", ROUTED, (405, None), (204, None)),
+    Difference('POST <none>/add {"ids":["a"],"embeddings":[[]]}', FRONT, MISSING, BAD),
+    Difference('POST <none>/upsert {"ids":["a"],"embeddings":["!!!"]}', FRONT, MISSING, BAD),
+    Difference('POST <none>/query {"query_embeddings":[[1],[1,2]]}', FRONT, MISSING, BAD),
 ]
 
 

@@ -14,7 +14,7 @@ import pytest
 from tests.protocol.sides import API, Sides
 
 CASES = Path(__file__).with_name("cases")
-GROUPS = ("places", "collections", "schema", "writes", "filters", "unicode", "queries", "empty")
+GROUPS = ("places", "collections", "schema", "writes", "filters", "unicode", "queries", "orders", "empty")
 BOOKS = {
     "ids": ["a", "b", "c", "d"],
     "embeddings": [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.25, 0.1]],
