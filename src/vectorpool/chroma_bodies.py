@@ -267,9 +267,9 @@ def _vectors(raw: msgspec.Raw, *, nulls: bool) -> commands.Vectors | None:
         if bytes(memoryview(item)[:1]) != b"n":
             rows.append(_numbers(item, None) if kinds == {b"["} else _packed(item))
             positions.append(at)
-    joined = _joined(rows)
-    if joined.dimension == 0:
+    if any(not row for row in rows):
         raise ChromaRefusal("Validation error: embeddings: Each embedding must have at least 1 dimension")
+    joined = _joined(rows)
     return commands.Vectors(joined.dimension, joined.data, None, positions if nulls else None)
 
 

@@ -180,6 +180,7 @@ def stored(sides: Sides) -> dict[str, str]:
     return places
 
 
+@pytest.mark.long
 @given(name=st.sampled_from(["queued", "synced"]), body=generated.gets(), query=generated.queries())
 @settings(max_examples=300, deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck))
 def test_filters(sides: Sides, stored: dict[str, str], name: str, body: dict[str, Any], query: dict[str, Any]) -> None:
@@ -188,6 +189,7 @@ def test_filters(sides: Sides, stored: dict[str, str], name: str, body: dict[str
     asked(sides, f"<{name}>/query", query, stored)
 
 
+@pytest.mark.long
 def test_histories(sides: Sides) -> None:
     """Both servers answer every step of some short random histories alike."""
     _run(sides, 40, 25, "short", (Phase.generate,))

@@ -39,6 +39,7 @@ _WEDGED = (
     "database disk image is malformed",
     # What is in the files, not in the request: an index that cannot be loaded, or that lacks a record's vector.
     "Error constructing hnsw segment reader",
+    "Error creating hnsw segment reader",
     "Error getting embedding",
 )
 
