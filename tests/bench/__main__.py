@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, query, slices, threshold
+from tests.bench import cold, commit, query, slices, start, threshold
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
@@ -24,6 +24,7 @@ BENCHES = {
     "commit": commit.run,
     "query": query.run,
     "slices": slices.run,
+    "start": start.run,
     "sync_threshold": threshold.run,
 }
 README = Path(__file__).parents[2] / "README.md"
