@@ -3,14 +3,24 @@
 ``import chromadb`` takes 1.7 s and 66 MB; the bindings alone take 0.06 s. They import ``chromadb.errors`` when
 they first raise, which would run the package's ``__init__`` in the middle of a request; ``import_lean`` puts a
 bare package in its place, so that submodules load and nothing else does.
+
+Chroma forgets what waits in the queue of a collection once that leaves its cache of indexes: the queue is applied once
+in a client's life, and an index that comes back is read from its files alone. Without files a query then fails with
+"Nothing found on disk"; with files it leaves the newest records out and says nothing. With a cache of 16 that began
+at 9 collections, as the cache is cut into parts by hash. So nothing ever leaves the cache here: a client that would
+hold too many collections is closed, and a new one applies every queue again.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
+import threading
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import chromadb_rust_bindings as rust
 
@@ -27,8 +37,15 @@ from vectorpool.errors import (
 )
 from vectorpool.names import CHROMA_DATABASE_FILE
 
-# Each collection's HNSW files take five descriptors while cached; one user rarely queries more at a time.
-HNSW_CACHE_COLLECTIONS = 16
+# As large as that of Chroma's server, and never full: an empty cache costs nothing.
+_CACHE_COLLECTIONS: Final = 65536
+
+# Collections whose indexes one client may hold before it is closed for a new one; each takes four descriptors and from
+# 2 MB of memory on. A new client takes 10 ms, and a collection's first query in it 5 ms or more.
+MAX_COLLECTIONS: Final = 32
+
+# Where a method of the bindings that loads an index has the collection's id.
+_COLLECTION_AT: Final = {"add": 1, "upsert": 0, "update": 0, "delete": 0, "get": 0, "query": 0, "count": 0}
 
 # Chroma's internal errors that mean: this open client will not work again (see the design of the pool).
 _WEDGED = (
@@ -37,6 +54,7 @@ _WEDGED = (
     "Failed to apply logs",
     "Failed to send request",
     "database disk image is malformed",
+    "file is not a database",
     # What is in the files, not in the request: an index that cannot be loaded, or that lacks a record's vector.
     "Error constructing hnsw segment reader",
     "Error creating hnsw segment reader",
@@ -56,8 +74,69 @@ def import_lean() -> None:
     sys.modules["chromadb"] = package
 
 
-def open_bindings(directory: Path) -> rust.Bindings:
+class Bindings:
+    """The bindings on one directory: their methods, called on a client that holds at most ``MAX_COLLECTIONS``.
+
+    Many threads may call. A call that needs a new client waits for those that are under way, and holds later ones back.
+    Opening creates the directory's files if there are none; it raises BrokenReplica, also in the middle of a call.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._held: set[str] = set()
+        self._calls = 0
+        self._is_turning = False
+        self._quiet = threading.Condition()
+        self._client: rust.Bindings | None = _open(directory)
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return functools.partial(self._call, method)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        at = _COLLECTION_AT.get(method)
+        client = self._enter(None if at is None else str(arguments[at]))
+        try:
+            return getattr(client, method)(*arguments)
+        finally:
+            # Before the call counts as ended: the last reference closes a client.
+            del client
+            self._leave()
+
+    def _enter(self, collection_id: str | None) -> rust.Bindings:
+        with self._quiet:
+            self._quiet.wait_for(lambda: not self._is_turning)
+            is_full = len(self._held) >= MAX_COLLECTIONS
+            if self._client is None or (is_full and collection_id is not None and collection_id not in self._held):
+                self._turn()
+            if collection_id is not None:
+                self._held.add(collection_id)
+            self._calls += 1
+            return self._client
+
+    def _turn(self) -> None:
+        self._is_turning = True
+        try:
+            self._quiet.wait_for(lambda: self._calls == 0)
+            self._client = None
+            self._held.clear()
+            self._client = _open(self._directory)
+        finally:
+            self._is_turning = False
+            self._quiet.notify_all()
+
+    def _leave(self) -> None:
+        with self._quiet:
+            self._calls -= 1
+            if self._calls == 0:
+                self._quiet.notify_all()
+
+
+def open_bindings(directory: Path) -> Bindings:
     """Open Chroma on ``directory``, creating its files if there are none. Raises BrokenReplica."""
+    return Bindings(directory)
+
+
+def _open(directory: Path) -> rust.Bindings:
     config = rust.SqliteDBConfig(
         hash_type=rust.MigrationHash.MD5,
         migration_mode=rust.MigrationMode.Apply,
@@ -68,7 +147,7 @@ def open_bindings(directory: Path) -> rust.Bindings:
             allow_reset=False,
             sqlite_db_config=config,
             persist_path=str(directory),
-            hnsw_cache_size=HNSW_CACHE_COLLECTIONS,
+            hnsw_cache_size=_CACHE_COLLECTIONS,
         )
     except BaseException as error:
         if not is_chroma_error(error):
