@@ -1,0 +1,391 @@
+"""Many users of 200 records each: ``vectorpool serve`` over the S3, beside ``chroma run`` with a tenant for each user.
+
+Both are sent the same bytes over HTTP, in Chroma's own protocol, over eight connections; a request's user is drawn at
+random. Ours runs with default settings unless a line says otherwise, writes through to the S3 and reads strongly;
+``chroma run`` writes to the local disk. Every query's first id is checked, and after the upserts each user's
+number of records and the newest of them.
+
+*The pool.* Users by a Zipf law (s = 1.1), one request in ten a write, through fewer slots than users, on an instance
+that has seen none of them. Which tier answers is not told by the service; the bench keeps the LRU of each shard as the
+pool does, by arrival, and at the end compares it with ``/admin/pool``. A user's first request is *cold*, one whose
+slot was given away since is *warm*, the others are *open*.
+
+*Excluded.* The users of ours are forks of one that was loaded through the service: one commit each, in its own log.
+``chroma run`` with 500 and 5,000 tenants: it loads less than a thousand records a second, so 100,000 take two minutes.
+The network: everything is on one machine, whose cores servers, S3 and client share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import accumulate
+
+import msgspec
+
+from tests.bench.ground import Line, Place, bucket_of, near, vectors
+from tests.bench.traffic import (
+    Connection,
+    Request,
+    Server,
+    Turn,
+    bill,
+    children,
+    chroma_query,
+    chroma_records,
+    get,
+    median_rate,
+    post,
+    server_at,
+    service_processes,
+    turn,
+)
+from tests.support.chroma_server import ChromaServer
+from tests.support.service import Service
+from vectorpool.answers import PoolView
+from vectorpool.commitlog import append
+from vectorpool.commitlog.body import BodyBuilder
+from vectorpool.commitlog.format import Summary
+from vectorpool.commitlog.hydrate import hydrate
+from vectorpool.commitlog.image import EMPTY, capture_into
+from vectorpool.commitlog.outcomes import ORIGIN
+from vectorpool.shard.protocol import shard_of
+from vectorpool.sources import SYSTEM
+
+RECORDS = 200
+CONNECTIONS = 8
+SEED = "users-seed"
+DATABASE = "default_database"
+ZIPF = 1.1
+
+
+def user(number: int) -> str:
+    """Return a user's id, which is a tenant's name too."""
+    return f"user-{number:05}"
+
+
+class Bodies:
+    """What is sent, made once: the same for both servers."""
+
+    def __init__(self) -> None:
+        numbers = range(0, RECORDS, 3)
+        self.all = chroma_records([f"record-{n}" for n in range(RECORDS)], 0, vectors(1, 0, RECORDS))
+        self.queries = [(chroma_query(near(1, n)[0]), f'"record-{n}"'.encode()) for n in numbers]
+        self.upserts = [chroma_records(["fresh-########"], n, vectors(2, n, 1)) for n in numbers]
+
+    def upsert(self, number: int) -> bytes:
+        """Return the body that writes one record of a new id."""
+        return self.upserts[number % len(self.upserts)].replace(b"########", b"%08d" % number, 1)
+
+
+class Side:
+    """One server, where each user's collection is on it, and how many records were written to each."""
+
+    def __init__(self, server: Server, bodies: Bodies) -> None:
+        self.server = server
+        self.bodies = bodies
+        self.paths: dict[str, str] = {}
+        self.written: dict[str, list[int]] = {}
+        self._number = 0
+
+    async def create(self, user_id: str, *, tenant: bool) -> str:
+        """Create a user's collection with its records, with ``tenant`` also tenant and database; return its id."""
+        connection = await Connection.open(self.server)
+        try:
+            base = f"/api/v2/tenants/{user_id}/databases"
+            if tenant:
+                await connection.must(post(self.server, "/api/v2/tenants", json.dumps({"name": user_id}).encode()))
+                await connection.must(post(self.server, base, json.dumps({"name": DATABASE}).encode()))
+            made = await connection.must(post(self.server, f"{base}/{DATABASE}/collections", b'{"name": "notes"}'))
+            collection = str(json.loads(made)["id"])
+            self.place(user_id, collection)
+            await connection.must(post(self.server, f"{self.paths[user_id]}/add", self.bodies.all))
+        finally:
+            connection.close()
+        return collection
+
+    def place(self, user_id: str, collection: str) -> None:
+        """Note the id of a user's collection."""
+        self.paths[user_id] = f"/api/v2/tenants/{user_id}/databases/{DATABASE}/collections/{collection}"
+
+    def query(self, user_id: str, rng: random.Random, kind: str = "") -> Request:
+        """Return a query of a random record of a user."""
+        body, names = rng.choice(self.bodies.queries)
+        return Request(post(self.server, f"{self.paths[user_id]}/query", body), names, kind)
+
+    def upsert(self, user_id: str, kind: str = "") -> Request:
+        """Return an upsert of one new record, which is remembered."""
+        self._number += 1
+        self.written.setdefault(user_id, []).append(self._number)
+        return Request(post(self.server, f"{self.paths[user_id]}/upsert", self.bodies.upsert(self._number)), b"", kind)
+
+    async def check(self, most: int = 200) -> None:
+        """Fail unless users hold what was loaded and written: their counts, and the newest record of each."""
+        connection = await Connection.open(self.server)
+        try:
+            for user_id, numbers in list(self.written.items())[:most]:
+                count = await connection.must(get(self.server, f"{self.paths[user_id]}/count"))
+                assert int(count) == RECORDS + len(numbers), (self.server.name, user_id, count, len(numbers))
+                body = json.dumps({"ids": [f"fresh-{numbers[-1]:08d}"], "include": ["documents"]}).encode()
+                found = json.loads(await connection.must(post(self.server, f"{self.paths[user_id]}/get", body)))
+                sent = json.loads(self.bodies.upsert(numbers[-1]))
+                assert (found["ids"], found["documents"]) == (sent["ids"], sent["documents"]), (user_id, found)
+        finally:
+            connection.close()
+
+
+# --- The users ---------------------------------------------------------------------------------------
+
+
+async def _fork(place: Place, users: range) -> None:
+    """Make the seed's vectorstore that of many other users: one self-contained commit each, as a fork makes it."""
+    bucket = bucket_of(place)
+    directory = place.scratch / f"fork-{users.start}"
+    try:
+        state = await hydrate(bucket, SEED, None, directory)
+        assert state is not None
+        body = BodyBuilder()
+        image, _, _ = capture_into(directory, EMPTY, body.add)
+        assert image == state.image
+        waiting = iter(users)
+
+        async def create() -> None:
+            for number in waiting:
+                name, checksum = user(number), EMPTY.checksum()
+                pending = append.build_commit(
+                    name, ORIGIN, checksum, image, [], body, Summary(), SYSTEM, self_contained=True
+                )
+                await append.append(bucket, name, pending, SYSTEM)
+
+        await asyncio.gather(*(create() for _ in range(CONNECTIONS)))
+    finally:
+        await bucket.close()
+
+
+async def _serve(place: Place, name: str, *flags: str) -> tuple[Service, Server]:
+    root = place.scratch / f"users-{name}"
+    root.mkdir()
+    service = Service(root, *flags, store=place.store, env=place.server.environ(place.store))
+    await asyncio.to_thread(service.start)
+    return service, server_at("vectorpool", service.url, service_processes(service.pid, place.server))
+
+
+def _feeds(make: Iterator[Request]) -> list[Iterator[Request]]:
+    # One iterator for all connections: the next request goes to whichever is free.
+    return [make] * CONNECTIONS
+
+
+def _queries(side: Side, users: int) -> Iterator[Request]:
+    rng = random.Random(users)
+    while True:
+        yield side.query(user(rng.randrange(users)), rng)
+
+
+def _upserts(side: Side, users: int) -> Iterator[Request]:
+    rng = random.Random(users)
+    while True:
+        yield side.upsert(user(rng.randrange(users)))
+
+
+async def _turns(
+    sides: dict[str, Iterator[Request]], servers: dict[str, Server], seconds: float, rounds: int
+) -> dict[str, list[Turn]]:
+    """Let each side have its turns in alternation, after a short one that is not counted."""
+    taken: dict[str, list[Turn]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name, make in sides.items():
+            measured = await turn(servers[name], _feeds(make), seconds if number else seconds / 2)
+            if number:
+                taken[name].append(measured)
+    return taken
+
+
+def _rate_line(what: str, turns: dict[str, list[Turn]], least: float, note: str = "") -> Line:
+    ours, theirs = (median_rate(turns[name]) for name in ("ours", "theirs"))
+    told = "; ".join([*([note] if note else []), *(f"CPU ms a request, {n}: {bill(t)}" for n, t in turns.items())])
+    ratio = ours / theirs
+    return Line("users", what, f"{ours:.0f}/s", f"{theirs:.0f}/s", ratio, f">= {least}", ratio >= least, told)
+
+
+# --- Beside chroma run -------------------------------------------------------------------------------
+
+
+async def _compare(place: Place, ours: Side, theirs: Side, rounds: int) -> list[Line]:
+    lines: list[Line] = []
+    servers = {"ours": ours.server, "theirs": theirs.server}
+    sides = {"ours": ours, "theirs": theirs}
+    loaded = 0
+    for users, least in ((10, 5.0), (20, 12.0)) if place.quick else ((50, 5.0), (200, 12.0)):
+        for number in range(loaded, users):
+            await theirs.create(user(number), tenant=True)
+        where = f"{users} users, {CONNECTIONS} connections: throughput"
+        if not loaded:
+            turns = await _turns({name: _queries(side, users) for name, side in sides.items()}, servers, 1.5, rounds)
+            lines.append(_rate_line(f"top-10 queries, {where}", turns, 1.0))
+        turns = await _turns({name: _upserts(side, users) for name, side in sides.items()}, servers, 2.0, rounds)
+        lines.append(_rate_line(f"one-record upserts, {where}", turns, least))
+        if not loaded:
+            taken = await turn(theirs.server, _feeds(_zipf(theirs, users, None)), 4.0)
+            lines.append(_tier_line(f"{users} users", taken, ["any"], chroma=True))
+        loaded = users
+    for side in (ours, theirs):
+        await side.check()
+    return lines
+
+
+async def _spread(ours: Side, few: int, many: int, rounds: int, what: str) -> Line:
+    """Compare upserts of many users with those of few, on the same instance, which has opened each once."""
+    connections = [await Connection.open(ours.server) for _ in range(CONNECTIONS)]
+    waiting = iter(range(many))
+
+    async def touch(connection: Connection) -> None:
+        for number in waiting:
+            await connection.must(get(ours.server, f"{ours.paths[user(number)]}/count"))
+        connection.close()
+
+    await asyncio.gather(*map(touch, connections))
+    feeds = {"theirs": _upserts(ours, few), "ours": _upserts(ours, many)}
+    turns = await _turns(feeds, {"ours": ours.server, "theirs": ours.server}, 2.0, rounds)
+    await ours.check()
+    return _rate_line(f"one-record upserts, {many:,} users against {few}, {what}: throughput", turns, 0.8)
+
+
+# --- Tiers -------------------------------------------------------------------------------------------
+
+
+class Slots:
+    """The LRU of each shard as the pool keeps it, by the arrival of requests."""
+
+    def __init__(self, shards: int, slots: int) -> None:
+        self._open: list[OrderedDict[str, None]] = [OrderedDict() for _ in range(shards)]
+        self._slots = slots
+        self._seen: set[str] = set()
+
+    def use(self, user_id: str) -> str:
+        """Return the tier that answers a request of this user, and note the use."""
+        slots = self._open[shard_of(user_id, len(self._open))]
+        tier = "open" if user_id in slots else "warm" if user_id in self._seen else "cold"
+        self._seen.add(user_id)
+        slots[user_id] = None
+        slots.move_to_end(user_id)
+        if len(slots) > self._slots:
+            slots.popitem(last=False)
+        return tier
+
+    def open_now(self) -> set[str]:
+        """Return the users who have a slot."""
+        return {user_id for slots in self._open for user_id in slots}
+
+
+def _drawn(users: int, seed: int) -> Iterator[int]:
+    """Draw users by a Zipf law: the nth most frequent by 1 / n ** 1.1."""
+    rng = random.Random(seed)
+    weights = list(accumulate(1 / (n + 1) ** ZIPF for n in range(users)))
+    while True:
+        yield from rng.choices(range(users), cum_weights=weights, k=1000)
+
+
+def _zipf(side: Side, users: int, slots: Slots | None) -> Iterator[Request]:
+    rng = random.Random(users)
+    for number in _drawn(users, users):
+        tier = slots.use(user(number)) if slots else "any"
+        if rng.random() < 0.1:
+            yield side.upsert(user(number), f"{tier} write")
+        else:
+            yield side.query(user(number), rng, f"{tier} read")
+
+
+def _tier_line(where: str, taken: Turn, tiers: list[str], note: str = "", *, chroma: bool = False) -> Line:
+    parts = [note] if note else []
+    for kind in (f"{tier} {what}" for what in ("read", "write") for tier in tiers):
+        if found := taken.took_ms.get(kind):
+            parts.append(f"{kind}s {taken.ms(50, kind):.1f} / {taken.ms(99, kind):.1f} ms ({len(found)})")
+    parts.append(f"{taken.per_s:.0f}/s; CPU ms a request: {bill([taken])}")
+    shown = f"{taken.ms(50):.1f} / {taken.ms(99):.1f} ms"
+    what = f"Zipf access, one write in ten, {where}: p50 / p99"
+    return Line("users", what, "" if chroma else shown, shown if chroma else "", note="; ".join(parts))
+
+
+async def _tiers(place: Place, ours: Side, users: int, slots: int, seconds: float) -> Line:
+    """Measure Zipf access on an instance that starts cold; the first third of the time is not counted."""
+    shards = 2
+    flags = ("--shards", str(shards), "--open-slots", str(slots))
+    service, ours.server = await _serve(place, f"zipf-{users}", *flags)
+    try:
+        model = Slots(shards, slots)
+        feed = _zipf(ours, users, model)
+        await turn(ours.server, _feeds(feed), seconds / 3)
+        before = await _pool(ours.server)
+        taken = await turn(ours.server, _feeds(feed), seconds)
+        view = await _pool(ours.server)
+        await ours.check(20)
+    finally:
+        await asyncio.to_thread(service.close)
+    is_open = {slot.user_id for slot in view.slots if slot.state in ("ready", "committing")}
+    agreed = len(is_open & model.open_now()) / max(len(is_open), 1)
+    opened = sum(len(took) for kind, took in taken.took_ms.items() if kind.startswith("open"))
+    steady = Slots(shards, slots)
+    draws = [steady.use(user(number)) for number, _ in zip(_drawn(users, 1), range(100_000), strict=False)]
+    requests = {
+        name: view.store.requests[name] - before.store.requests.get(name, 0) for name in sorted(view.store.requests)
+    }
+    note = (
+        f"hit ratio {opened / taken.count:.2f}, {draws[20_000:].count('open') / 80_000:.2f} in the long run; "
+        f"the bench's LRU agrees with {agreed:.0%} of the pool; "
+        f"{sum(requests.values()) / taken.count:.1f} requests to the S3 a request ({_per(requests, taken.count)})"
+    )
+    return _tier_line(f"{users:,} users, {shards} x {slots} slots", taken, ["open", "warm", "cold"], note)
+
+
+def _per(requests: dict[str, int], count: int) -> str:
+    return ", ".join(f"{name} {number / count:.2f}" for name, number in requests.items() if number)
+
+
+async def _pool(server: Server) -> PoolView:
+    connection = await Connection.open(server)
+    try:
+        return msgspec.json.decode(await connection.must(get(server, "/admin/pool")), type=PoolView)
+    finally:
+        connection.close()
+
+
+# --- The bench ---------------------------------------------------------------------------------------
+
+
+async def run(place: Place) -> list[Line]:
+    """Measure upserts, queries and Zipf access; see the module."""
+    rounds = 1 if place.quick else 3
+    bodies = Bodies()
+    many = 60 if place.quick else 1000
+    service, server = await _serve(place, "default")
+    ours = Side(server, bodies)
+    chroma = ChromaServer(place.scratch / "users-chroma")
+    try:
+        collection = await ours.create(SEED, tenant=False)
+        for number in range(5000):
+            ours.place(user(number), collection)
+        await _fork(place, range(many))
+        await asyncio.to_thread(chroma.start)
+        found = [pid for pid, command in children(os.getpid()).items() if command == "chroma"]
+        theirs = Side(server_at("chroma run", chroma.url, {"chroma run": found}), bodies)
+        lines = await _compare(place, ours, theirs, rounds)
+        await asyncio.to_thread(chroma.close)
+        few = 10 if place.quick else 50
+        lines.append(await _spread(ours, few, many, rounds, "200 slots"))
+    finally:
+        await asyncio.to_thread(chroma.close)
+        await asyncio.to_thread(service.close)
+    service, ours.server = await _serve(place, "roomy", "--open-slots", str(many))
+    try:
+        lines.append(await _spread(ours, few, many, rounds, "as many slots"))
+    finally:
+        await asyncio.to_thread(service.close)
+    for users, slots in ((20, 5),) if place.quick else ((50, 10), (500, 25), (5000, 100)):
+        if users > many:
+            await _fork(place, range(many, users))
+        lines.append(await _tiers(place, ours, users, slots, 2.0 if place.quick else 8.0))
+    return lines
