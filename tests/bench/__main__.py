@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, query, slices, start, threshold
+from tests.bench import cold, commit, query, slices, start, threshold, users
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
@@ -26,6 +26,7 @@ BENCHES = {
     "slices": slices.run,
     "start": start.run,
     "sync_threshold": threshold.run,
+    "users": users.run,
 }
 README = Path(__file__).parents[2] / "README.md"
 START, END = "<!-- figures -->", "<!-- /figures -->"
