@@ -93,8 +93,15 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
     started.add_done_callback(lambda task: task.cancelled() or task.exception())
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
+    # The application is made while the parts open: most of that is the model's, outside of the interpreter.
+    making: asyncio.Task[Front] = asyncio.create_task(
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
+    )
+    making.add_done_callback(lambda task: task.cancelled() or task.exception())
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
-        front: Front = app.create_app(settings, service=service, callers=callers)
+        front = await making
+        # Nobody asks it before the server below starts.
+        front.state.service = service
         server = _Server(
             uvicorn.Config(
                 front,

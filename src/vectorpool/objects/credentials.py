@@ -1,49 +1,49 @@
 """AWS credentials as every AWS tool finds them: boto3's chain of environment, profiles, SSO and roles.
 
-``import boto3`` takes half a second, so ``opening`` imports this module only for an s3:// bucket without explicit
-credentials.
+``import boto3`` costs a start 0.06 to 0.3 s and every process 20 MB, so ``opening`` imports this module only for an
+s3:// bucket without explicit credentials, and the chain's first link, keys in the environment, is read here without
+boto3 where nothing else could have a say.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
-
-import boto3
-import botocore.exceptions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from vectorpool.errors import StoreRefused
 from vectorpool.sources import SYSTEM, Sources
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
     from obstore.store import S3Credential
 
 # botocore renews temporary credentials in their last 15 minutes, when it is asked; so it is asked this often.
 REFRESH_S: Final = 300
+# With one of these, what the keys in the environment mean is for botocore to say.
+_ELSEWHERE: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION")
 
 
 class SessionCredentials:
-    """A refreshing credential provider for obstore, over a boto3 session.
+    """A refreshing credential provider for obstore, over what a boto3 session finds.
 
-    Raises StoreRefused from the constructor if the chain finds nothing.
+    ``region`` is the session's too. Raises StoreRefused from the constructor if the chain finds nothing.
     """
 
-    def __init__(self, *, sources: Sources = SYSTEM) -> None:
+    def __init__(self, *, sources: Sources = SYSTEM, environ: Mapping[str, str] | None = None) -> None:
         self._sources = sources
-        try:
-            session = boto3.Session()
-            self.region = session.region_name
-            credentials = session.get_credentials()
-        except botocore.exceptions.BotoCoreError as error:
-            raise StoreRefused(f"AWS credentials cannot be read: {error}. Check AWS_PROFILE and ~/.aws.") from error
-        if credentials is None:
-            raise StoreRefused(
-                "No AWS credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
-                "or VECTORPOOL_S3_ACCESS_KEY_ID and VECTORPOOL_S3_SECRET_ACCESS_KEY."
-            )
-        self._credentials = credentials
+        environ = os.environ if environ is None else environ
+        self._static = static_credentials(environ)
+        self.region: str | None = environ.get("AWS_DEFAULT_REGION") or None
+        if self._static is None:
+            self.region, self._credentials = _ask_boto3()
 
     def __call__(self) -> S3Credential:
+        if self._static is not None:
+            return self._static
         frozen = self._credentials.get_frozen_credentials()
         if frozen.access_key is None or frozen.secret_key is None:
             raise PermissionError("the AWS credentials have no key")
@@ -54,3 +54,37 @@ class SessionCredentials:
             "token": frozen.token,
             "expires_at": expires_at,
         }
+
+
+def static_credentials(environ: Mapping[str, str]) -> S3Credential | None:
+    """Return the keys in the environment, or None where boto3 might find others, let them expire, or know a region."""
+    key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not key or not secret or any(environ.get(name) for name in _ELSEWHERE):
+        return None
+    if not environ.get("AWS_DEFAULT_REGION") and _config_file(environ).exists():
+        return None
+    # The older name goes first, as it does in botocore.
+    token = environ.get("AWS_SECURITY_TOKEN") or environ.get("AWS_SESSION_TOKEN") or None
+    return {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
+
+
+def _config_file(environ: Mapping[str, str]) -> Path:
+    # Path.expanduser raises for a user without a home, such as a container's; this one leaves the ~ where it is.
+    return Path(os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config"))  # noqa: PTH111 - see above
+
+
+def _ask_boto3() -> tuple[str | None, Credentials]:
+    boto3: Any = importlib.import_module("boto3")
+    failure: type[Exception] = importlib.import_module("botocore.exceptions").BotoCoreError
+    try:
+        session = boto3.Session()
+        region: str | None = session.region_name
+        credentials: Credentials | None = session.get_credentials()
+    except failure as error:
+        raise StoreRefused(f"AWS credentials cannot be read: {error}. Check AWS_PROFILE and ~/.aws.") from error
+    if credentials is None:
+        raise StoreRefused(
+            "No AWS credentials were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role, "
+            "or VECTORPOOL_S3_ACCESS_KEY_ID and VECTORPOOL_S3_SECRET_ACCESS_KEY."
+        )
+    return region, credentials
