@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from tests.protocol.comparing import Answer, answer_of, differences, ties_sorted
+from tests.support.chroma_server import ChromaServer
 
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 PLACE = re.compile(r"<([A-Za-z0-9_.-]+)>")
@@ -32,6 +33,10 @@ class Server(Protocol):
     @property
     def errors(self) -> str:
         """What it wrote to stderr."""
+
+
+class ReferenceDropped(Exception):
+    """The reference closed the connection without an answer, as it does when it panics: nothing to compare."""
 
 
 class Side:
@@ -101,13 +106,31 @@ class Sides:
         """Send one request to both and return (reference's answer, ours).
 
         ``body`` is sent as JSON, ``content`` as it is; without headers the content type is JSON where there is a body.
+        A connection that ours drops is a failed assertion; one that the reference drops raises ReferenceDropped.
         """
         if content is None and body is not None:
             content = msgspec.json.encode(body)
         if headers is None:
             headers = {"content-type": "application/json"} if content is not None else {}
         arguments = (method, path, content, headers, places or {})
-        return self.reference.send(*arguments), self.ours.send(*arguments)
+        try:
+            reference = self.reference.send(*arguments)
+        except httpx.TransportError as error:
+            raise ReferenceDropped(told(method, path, content, [repr(error)])) from error
+        try:
+            return reference, self.ours.send(*arguments)
+        except httpx.TransportError as error:
+            dropped = f"the reference answered {reference.status}, ours dropped the connection: {error!r}"
+            raise AssertionError(told(method, path, content, [dropped])) from error
+
+    def restart_reference(self) -> str:
+        """Start the reference again, since it may refuse all writes after a panic; return its last words."""
+        server = self.reference.server
+        assert isinstance(server, ChromaServer)
+        said = server.errors[-1000:]
+        server.close()
+        server.start()
+        return said
 
     def same(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
         """Send one request to both, assert that the answers are equal, and return the reference's."""
