@@ -15,13 +15,14 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, query, slices, start, threshold, users
+from tests.bench import cold, commit, cost, query, slices, start, threshold, users
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
 BENCHES = {
     "cold": cold.run,
     "commit": commit.run,
+    "cost": cost.run,
     "query": query.run,
     "slices": slices.run,
     "start": start.run,

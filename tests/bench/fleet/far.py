@@ -1,0 +1,122 @@
+"""The bucket of a simulated fleet: one shelf a user, made when it is first asked for, and a way there that takes time.
+
+A shelf begins with the log of a vectorstore that has lived for a while, so that a million users cost memory only when
+somebody asks for them, and then little: all shelves of one history share its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from tests.simulation.network import VirtualSources
+from vectorpool.objects.bucket import Body, Bucket, ObjectInfo
+from vectorpool.objects.memory import MemoryBucket
+
+T = TypeVar("T")
+_P99 = 2.326  # The normal distribution's 99th percentile, in standard deviations.
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """How long a request takes: log-normal, by its median and 99th percentile, milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+
+    def draw_s(self, dice: random.Random) -> float:
+        """Return seconds."""
+        return self.p50_ms / 1000 * math.exp(dice.gauss(0, 1) * math.log(self.p99_ms / self.p50_ms) / _P99)
+
+
+class Latencies(msgspec.Struct, frozen=True):
+    """How long each class of request takes, without its bytes; and how fast the bytes of one connection come."""
+
+    get: Latency = Latency(20, 120)
+    head: Latency = Latency(12, 80)
+    put: Latency = Latency(35, 180)
+    list: Latency = Latency(30, 150)
+    bytes_per_s: float = 80e6
+
+
+class Shelves:
+    """Every user's objects, each user's in a bucket of its own. ``histories`` are logs by object name, one a shelf."""
+
+    def __init__(self, sources: VirtualSources, histories: list[dict[str, bytes]], prefix_of: Callable[[str], str]):
+        self._sources = sources
+        self._histories = histories
+        self._prefix_of = prefix_of
+        self._shelves: dict[str, MemoryBucket] = {}
+
+    async def shelf(self, key: str) -> MemoryBucket:
+        """Return the bucket of the user whom a key or prefix is about."""
+        user_id = key.split("/")[1]
+        found = self._shelves.get(user_id)
+        if found is None:
+            found = self._shelves[user_id] = MemoryBucket(name=user_id, sources=self._sources)
+            # Users are numbered; those next to each other have different pasts.
+            for name, data in self._histories[int(user_id) % len(self._histories)].items():
+                await found.create(self._prefix_of(user_id) + name, data)
+        return found
+
+
+class FarBucket:
+    """The shelves as one instance sees them: half of a request's time passes before its effect, half after."""
+
+    def __init__(
+        self, shelves: Shelves, sources: VirtualSources, latencies: Latencies, dice: random.Random, scale: int
+    ):
+        self._shelves = shelves
+        self._sources = sources
+        self._latencies = latencies
+        self._dice = dice
+        self._bytes_per_s = latencies.bytes_per_s / scale
+
+    @property
+    def url(self) -> str:
+        return "memory://fleet"
+
+    async def _travel(self, key: str, latency: Latency, effect: Callable[[Bucket], Awaitable[T]], sent: int = 0) -> T:
+        half_s = latency.draw_s(self._dice) / 2
+        await self._sources.sleep(half_s + sent / self._bytes_per_s)
+        try:
+            answer = await effect(await self._shelves.shelf(key))
+        finally:
+            await self._sources.sleep(half_s)
+        return answer
+
+    async def get(self, key: str) -> Body:
+        body = await self._travel(key, self._latencies.get, lambda shelf: shelf.get(key))
+        await self._sources.sleep(len(body.data) / self._bytes_per_s)
+        return body
+
+    async def get_range(self, key: str, start: int, end: int) -> bytes:
+        data = await self._travel(key, self._latencies.get, lambda shelf: shelf.get_range(key, start, end))
+        await self._sources.sleep(len(data) / self._bytes_per_s)
+        return data
+
+    async def head(self, key: str) -> ObjectInfo:
+        return await self._travel(key, self._latencies.head, lambda shelf: shelf.head(key))
+
+    async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
+        return await self._travel(
+            prefix, self._latencies.list, lambda shelf: shelf.list_objects(prefix, limit=limit, after=after)
+        )
+
+    async def list_prefixes(self, prefix: str) -> list[str]:
+        raise AssertionError("rounds over all users are not run in a fleet: their requests are computed")
+
+    async def create(self, key: str, data: bytes) -> str:
+        return await self._travel(key, self._latencies.put, lambda shelf: shelf.create(key, data), len(data))
+
+    async def put(self, key: str, data: bytes) -> str:
+        return await self._travel(key, self._latencies.put, lambda shelf: shelf.put(key, data), len(data))
+
+    async def delete(self, key: str) -> None:
+        await self._travel(key, self._latencies.put, lambda shelf: shelf.delete(key))
+
+    async def close(self) -> None:
+        pass

@@ -1,0 +1,201 @@
+"""Files of Chroma's size in Chroma's place, and what an instance makes of them.
+
+A vectorstore is one file of incompressible pages of 4 KiB; a write changes one page, anywhere. All bytes are a
+quarter (``BYTE_SCALE``) of what they stand for: measured with Chroma, 500 records of 384 dimensions pack to 1.05 MiB
+and a lone upsert to 20 KiB, and here they are 64 pages and a page with its header. The bounds of compaction that are
+numbers of bytes are a quarter too, so that merging and rebasing come as often as they would.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from tests.bench.fleet.loop import WORKERS
+from tests.simulation.network import VirtualSources
+from vectorpool.answers import Written
+from vectorpool.commands import Read, UpsertRecords, Vectors, Write
+from vectorpool.commitlog import compaction, plan
+from vectorpool.commitlog.image import Capture, Image, capture
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
+from vectorpool.commitlog.warm import WarmTier
+from vectorpool.names import warm_dir
+from vectorpool.objects.bucket import Bucket
+from vectorpool.settings import Settings
+from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.vectorstore import Vectorstore
+from vectorpool.vectorstore.writes import Effect
+
+BYTE_SCALE = 4
+PAGE_BYTES = 4096
+PAGES = "pages"
+_COUNT_BYTES = 8
+_encode = msgspec.json.Encoder().encode
+# Any write will do: which page it changes, the dice say.
+WRITE = UpsertRecords(collection="notes", ids=["a"], vectors=Vectors(1, bytes(4)))
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a read answers: how many writes it saw."""
+
+    writes: int
+
+
+decode_seen = msgspec.json.Decoder(Seen).decode
+
+
+@contextmanager
+def scaled_bounds() -> Iterator[None]:
+    """Have the bounds of compaction that are bytes be as small as the files are."""
+    before = plan.SLACK_BYTES, plan.ENTRY_BYTES, plan.OBJECT_COST
+    plan.SLACK_BYTES = compaction.SLACK_BYTES = before[0] // BYTE_SCALE  # type: ignore[misc]
+    plan.ENTRY_BYTES, plan.OBJECT_COST = before[1] // BYTE_SCALE, before[2] // BYTE_SCALE  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        plan.SLACK_BYTES, plan.ENTRY_BYTES, plan.OBJECT_COST = before  # type: ignore[misc]
+        compaction.SLACK_BYTES = before[0]  # type: ignore[misc]
+
+
+def fill(directory: Path, pages: int) -> None:
+    """Write a vectorstore of so many pages that has seen no writes."""
+    dice = random.Random(pages)
+    content = b"".join(bytes(_COUNT_BYTES) + dice.randbytes(PAGE_BYTES - _COUNT_BYTES) for _ in range(pages))
+    (directory / PAGES).write_bytes(content)
+
+
+class PagedReplica:
+    """One open working directory, with the face of ``vectorstore.replica.Replica``. A page tells which write it saw."""
+
+    def __init__(self, directory: Path, position: Position, image: Image, sources: VirtualSources) -> None:
+        self.directory = directory
+        self.position = position
+        self.image = image
+        self._sources = sources
+        self._file = directory / PAGES
+        content = self._file.read_bytes()
+        self._pages = len(content) // PAGE_BYTES
+        starts = range(0, len(content), PAGE_BYTES)
+        self.writes = max(int.from_bytes(content[at : at + _COUNT_BYTES], "little") for at in starts)
+
+    def size_bytes(self) -> int:
+        return self.image.size
+
+    def read(self, command: Read) -> bytes:
+        return _encode(Seen(self.writes))
+
+    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+        self.writes += 1
+        page = int(self._sources.random() * self._pages)
+        noise = random.Random(self.writes).randbytes(PAGE_BYTES - _COUNT_BYTES)
+        with self._file.open("r+b") as file:
+            file.seek(page * PAGE_BYTES)
+            file.write(self.writes.to_bytes(_COUNT_BYTES, "little") + noise)
+        return _encode(Written(written=1)), Effect(touched=True, written=1, collections={"notes"})
+
+    def capture(self) -> Capture:
+        return capture(self.directory, self.image)
+
+    def advance(self, position: Position, image: Image) -> None:
+        self.position, self.image = position, image
+
+    def examine(self) -> None:
+        """Nothing in such a replica can be wedged."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def discard(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class WatchedLog(CommitLog):
+    """A commit log that tells its instance what it did."""
+
+    watch: PagedStores
+
+    async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
+        hydrated = await super().hydrate(directory, at=at)
+        if hydrated is not None:
+            # Warm means that most bytes were on local disk; commits of others since then are fetched all the same.
+            is_warm = 2 * hydrated.fetched_bytes < hydrated.read_bytes
+            self.watch.hydrated[self._user_id] = is_warm
+            self.watch.counts["warm hydrates" if is_warm else "cold hydrates"] += 1
+        return hydrated
+
+    async def append(self, pending: PendingCommit) -> Position:
+        self.watch.counts["appends"] += 1
+        try:
+            return await super().append(pending)
+        except LostRace:
+            self.watch.counts["lost"] += 1
+            raise
+
+    async def compact(self, position: Position) -> Compaction:
+        done = await super().compact(position)
+        self.watch.counts["compacted objects"] += len(done.written)
+        self.watch.counts["compacted bytes"] += done.bytes
+        return done
+
+
+class PagedStores:
+    """Makes vectorstores over paged replicas; the face of ``pool.stores.StoreFactory``.
+
+    ``hydrated`` says of each user hydrated since it was last cleared whether that was from the warm tier.
+    """
+
+    def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources) -> None:
+        self._bucket = bucket
+        self._settings = settings
+        self._sources = sources
+        self.shard = 0
+        self._root = Path(settings.replica_dir) / "open"
+        self._generation = itertools.count(1)
+        self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
+        self.hydrated: dict[str, bool] = {}
+        self.counts: Counter[str] = Counter()
+
+    def log(self, user_id: str) -> CommitLog:
+        """Return a log of a user, which this instance watches."""
+        log = WatchedLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources)
+        log.watch = self
+        return log
+
+    def make(self, user_id: str) -> Vectorstore:
+        """Return a vectorstore that is not open yet."""
+
+        def make_directory() -> Path:
+            directory = self._root / f"{user_id}+{next(self._generation)}"
+            directory.mkdir(parents=True)
+            return directory
+
+        def open_replica(_: str, directory: Path, position: Position, image: Image, settings: Settings) -> Replica:
+            return cast(Replica, PagedReplica(directory, position, image, self._sources))
+
+        log = self.log(user_id)
+        builder = Builder(
+            user_id,
+            log,
+            make_directory=make_directory,
+            # Every user of a fleet has a log, so nothing is ever made from the template of an empty replica.
+            template=cast(Template, None),
+            workers=WORKERS,
+            settings=self._settings,
+            sources=self._sources,
+            open_replica=open_replica,
+        )
+        return Vectorstore(log, builder, WORKERS, self._settings, self._sources)
+
+    def close(self) -> None:
+        """Remove the working directories."""
+        shutil.rmtree(self._root, ignore_errors=True)
