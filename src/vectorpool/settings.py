@@ -134,6 +134,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _setting("Additions a new collection queues in SQLite before they enter the HNSW files", ge=2)
     ] = 1000
 
+    # Reading
+    exact_bytes: Annotated[
+        int,
+        _setting(
+            "Vectors of a collection, in bytes, up to which a query without a filter is answered exactly and without "
+            "Chroma's index; 0 always asks Chroma",
+            ge=0,
+        ),
+    ] = 16 * 1024**2
+
     # Text to vectors
     embedder: Annotated[EmbedderKind, _setting("Who embeds text")] = "onnx"
     embedder_model: Annotated[

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from vectorpool.errors import BrokenReplica, CollectionNotFound, RecordNotFound
 from vectorpool.names import DEFAULT_TENANT, avatar_of_database, database_name
 from vectorpool.vectorstore.bindings import is_chroma_error, open_bindings, translate
+from vectorpool.vectorstore.direct import Kind
+from vectorpool.vectorstore.rows import Rows
 
 # Collections remembered for reads; asking Chroma for one takes a fifth of a millisecond.
 _MAX_KNOWN = 256
@@ -38,17 +40,6 @@ class CollectionInfo(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] | None
     dimension: int | None
     hnsw: dict[str, Any]
-
-
-class Rows(msgspec.Struct, frozen=True):
-    """Records as columns; a column that was not asked for is None."""
-
-    ids: list[str]
-    documents: list[str | None] | None
-    metadatas: list[dict[str, Any] | None] | None
-    embeddings: list[list[float]] | None
-    uris: list[str | None] | None
-    distances: list[float] | None = None
 
 
 def _filter(clause: dict[str, Any] | None) -> str | None:
@@ -108,6 +99,12 @@ class Chroma:
         except CollectionNotFound:
             raise CollectionNotFound(f"There is no collection {name!r}. Create it, or list those that are.") from None
         return self._info(found, avatar_id)
+
+    def kind(self, collection_id: str, database: str) -> Kind:
+        """Return what of a collection never changes; raise CollectionNotFound."""
+        found = self._call(self.rust.get_collection_by_id, collection_id, DEFAULT_TENANT, database)
+        hnsw = found.configuration.get("hnsw") or {}
+        return Kind(str(hnsw.get("space") or "l2"), int(hnsw.get("max_neighbors") or 16))
 
     def known_collection(self, avatar_id: str | None, name: str) -> CollectionInfo:
         """Return one collection as ``collection`` does, or as it did since the last ``forget``: for reads only."""

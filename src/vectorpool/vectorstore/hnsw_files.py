@@ -91,6 +91,34 @@ def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.empty(0, dtype)
 
 
+def read_vectors(
+    directory: Path, *, dimension: int, max_neighbors: int, max_bytes: int
+) -> tuple[list[str], Float32] | None:
+    """Return all ids and their vectors as stored, float32[n, dimension], in one reading; none if nothing is persisted.
+
+    Returns None if the vectors take more than ``max_bytes``, or if ids and elements do not fit together.
+    """
+    labels = read_labels(directory)
+    if not labels:
+        return [], np.empty((0, dimension), np.float32)
+    if len(labels) * dimension * 4 > max_bytes:
+        return None
+    try:
+        elements = np.fromfile(directory / "data_level0.bin", _element(directory, dimension, max_neighbors))
+    except FileNotFoundError:
+        return None
+    order = np.argsort(elements["label"], kind="stable")
+    known = elements["label"][order]
+    wanted = np.fromiter(labels.values(), np.uint64, len(labels))
+    at = np.searchsorted(known, wanted)
+    if len(known) == 0 or at.max() >= len(known) or not np.array_equal(known[at], wanted):
+        return None
+    chosen = order[at]
+    if (elements["flags"][chosen, 2] & _DELETED).any():
+        return None
+    return list(labels), np.ascontiguousarray(elements["vector"][chosen])
+
+
 def is_cut(directory: Path) -> bool:
     """Whether an index of a Chroma directory is shorter than its header says: to read one ends the process."""
     for path in directory.glob("*/header.bin"):

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import orjson
 
+from vectorpool.vectorstore.rows import Rows
+
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -68,6 +70,24 @@ def matches(got: Any, include: Sequence[str], limit: int) -> dict[str, Any]:
         "uris": _first(got.uris, limit),
         "metadatas": _first(got.metadatas, limit),
         "distances": _float32(distances),
+        "include": list(include),
+    }
+
+
+def nearest(found: Sequence[Rows], include: Sequence[str]) -> dict[str, Any]:
+    """Return the records nearest to each query, as ``matches`` does, from rows that were read without Chroma."""
+
+    def columns(name: str) -> list[Any] | None:
+        # Every query of a request includes the same, so the first says what there is.
+        return None if getattr(found[0], name) is None else [getattr(rows, name) for rows in found]
+
+    return {
+        "ids": columns("ids"),
+        "embeddings": columns("embeddings"),
+        "documents": columns("documents"),
+        "uris": columns("uris"),
+        "metadatas": columns("metadatas"),
+        "distances": _float32(columns("distances")),
         "include": list(include),
     }
 

@@ -23,15 +23,17 @@ from vectorpool.names import DEFAULT_TENANT
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.bindings import is_chroma_error
 from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.direct import Direct
 from vectorpool.vectorstore.refusals import refusal
 
 
 class ProtocolReader:
     """Answers Chroma's reads from one open Chroma directory. Many threads may ask at once."""
 
-    def __init__(self, user_id: str, chroma: Chroma) -> None:
+    def __init__(self, user_id: str, chroma: Chroma, direct: Direct) -> None:
         self._tenant = user_id
         self._chroma = chroma
+        self._direct = direct
         self._answer: dict[type, Callable[[Any], Any]] = {
             ChromaGetTenant: lambda _: {"name": self._tenant, "resource_name": None},
             ChromaGetDatabase: self._get_database,
@@ -86,9 +88,23 @@ class ProtocolReader:
         return shapes.collection(found, self._tenant, command.database)
 
     def _count_records(self, command: ChromaCountRecords) -> Any:
+        count = self._direct.count(command.collection_id, command.database)
+        if count is not None:
+            return count
         return self._chroma.rust.count(command.collection_id, DEFAULT_TENANT, command.database)
 
     def _get_records(self, command: ChromaGetRecords) -> Any:
+        if not (command.where or command.where_document):
+            rows = self._direct.get(
+                command.collection_id,
+                command.database,
+                ids=command.ids,
+                limit=command.limit,
+                offset=command.offset or 0,
+                include=command.include,
+            )
+            if rows is not None:
+                return shapes.records(rows, command.include)
         got = self._chroma.rust.get(
             command.collection_id,
             command.ids,
@@ -108,6 +124,12 @@ class ProtocolReader:
         embeddings: Any = [[]] if vectors.dimension == 0 else []
         if vectors.data:
             embeddings = np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimension)
+            if command.ids is None and not (command.where or command.where_document) and np.isfinite(embeddings).all():
+                found = self._direct.query(
+                    command.collection_id, command.database, embeddings, command.n_results, command.include
+                )
+                if found is not None:
+                    return shapes.nearest(found, command.include)
         got = self._chroma.rust.query(
             command.collection_id,
             command.ids,

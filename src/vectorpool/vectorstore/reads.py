@@ -25,8 +25,11 @@ from vectorpool.commands import (
     Read,
 )
 from vectorpool.errors import AvatarNotFound
+from vectorpool.names import database_name
 from vectorpool.vectorstore.bindings import translate
-from vectorpool.vectorstore.chroma import Chroma, CollectionInfo, Rows
+from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
+from vectorpool.vectorstore.direct import Direct
+from vectorpool.vectorstore.rows import Rows
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import check_vectors
 
@@ -86,9 +89,10 @@ def _matches(rows: Rows) -> list[answers.Match]:
 class Reader:
     """Answers read commands from one open Chroma directory and its sidecar."""
 
-    def __init__(self, user_id: str, chroma: Chroma, sidecar: Sidecar, size: Callable[[], int]) -> None:
+    def __init__(self, user_id: str, chroma: Chroma, direct: Direct, sidecar: Sidecar, size: Callable[[], int]) -> None:
         self._user_id = user_id
         self._chroma = chroma
+        self._direct = direct
         self._sidecar = sidecar
         self._size = size
         self._answer: dict[type, Callable[[Any], msgspec.Struct]] = {
@@ -156,21 +160,29 @@ class Reader:
         )
 
     def _count_records(self, command: CountRecords) -> msgspec.Struct:
-        return answers.Count(
-            count=self._chroma.count(self._chroma.known_collection(command.avatar_id, command.collection))
-        )
+        info = self._chroma.known_collection(command.avatar_id, command.collection)
+        count = self._direct.count(info.id, database_name(info.avatar_id))
+        return answers.Count(count=self._chroma.count(info) if count is None else count)
 
     def _get_records(self, command: GetRecords) -> msgspec.Struct:
         info = self._chroma.known_collection(command.avatar_id, command.collection)
-        rows = self._chroma.get(
-            info,
-            ids=command.ids,
-            where=command.where,
-            where_document=command.where_document,
-            limit=command.limit,
-            offset=command.offset,
-            include=[part for part in command.include if part != "distances"],
-        )
+        include = [part for part in command.include if part != "distances"]
+        rows = None
+        if not (command.where or command.where_document):
+            database = database_name(info.avatar_id)
+            rows = self._direct.get(
+                info.id, database, ids=command.ids, limit=command.limit, offset=command.offset, include=include
+            )
+        if rows is None:
+            rows = self._chroma.get(
+                info,
+                ids=command.ids,
+                where=command.where,
+                where_document=command.where_document,
+                limit=command.limit,
+                offset=command.offset,
+                include=include,
+            )
         return answers.RecordPage(records=_records(rows))
 
     def _query_records(self, command: QueryRecords) -> msgspec.Struct:
@@ -179,15 +191,20 @@ class Reader:
         if info.dimension is None:
             # Nothing was ever written: Chroma has no index to ask.
             return answers.QueryResult(results=[[] for _ in array])
-        found = self._chroma.query(
-            info,
-            array,
-            command.n_results,
-            ids=command.ids,
-            where=command.where,
-            where_document=command.where_document,
-            include=command.include,
-        )
+        found = None
+        if command.ids is None and not (command.where or command.where_document):
+            database = database_name(info.avatar_id)
+            found = self._direct.query(info.id, database, array, command.n_results, command.include)
+        if found is None:
+            found = self._chroma.query(
+                info,
+                array,
+                command.n_results,
+                ids=command.ids,
+                where=command.where,
+                where_document=command.where_document,
+                include=command.include,
+            )
         return answers.QueryResult(results=[_matches(rows) for rows in found])
 
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:

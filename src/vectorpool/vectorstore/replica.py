@@ -21,6 +21,7 @@ from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
 from vectorpool.vectorstore.collection_ids import find_id, place_of, rewrite_id
+from vectorpool.vectorstore.direct import Direct
 from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.reads import Reader
@@ -59,8 +60,9 @@ class Replica:
     def _open(self) -> None:
         self._chroma = Chroma(self.directory)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
-        self._reader = Reader(self._user_id, self._chroma, self._sidecar, self.size_bytes)
-        self._protocol_reader = ProtocolReader(self._user_id, self._chroma)
+        self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes)
+        self._reader = Reader(self._user_id, self._chroma, self._direct, self._sidecar, self.size_bytes)
+        self._protocol_reader = ProtocolReader(self._user_id, self._chroma, self._direct)
         self._writer = Writer(self._user_id, self._chroma, self._sidecar, self._settings, self.is_new)
 
     def size_bytes(self) -> int:
@@ -173,6 +175,7 @@ class Replica:
 
     def close(self) -> None:
         """Close Chroma and the sidecar; the directory stays."""
+        self._direct.close()
         self._sidecar.close()
         self._chroma.close()
 

@@ -1,0 +1,351 @@
+"""Reads that go round Chroma: count, get and nearest records, straight from its files, where the request is plain.
+
+A call of Chroma costs 0.4 to 1.5 ms, nearly all of it on the way between its threads; the same rows are in its SQLite
+file, a few microseconds away, and the same vectors in a flat index (``flat_index``). So what has no filter is answered
+here, and everything else, every refusal and every doubt is left to Chroma: a method returns None, and Chroma is asked.
+
+Nothing keeps Chroma from writing meanwhile (its locks do not count within one process), so each answer proves that the
+file stood still: a transaction of SQLite has a journal beside the file from before its first page is written until it
+is over, and leaves the file's change counter higher. No journal and the same counter, before and after, mean that no
+page was written in between. All that is remembered is remembered under that counter.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vectorpool.errors import VectorpoolError
+from vectorpool.names import CHROMA_DATABASE_FILE
+from vectorpool.vectorstore.flat_index import FlatIndex, apply
+from vectorpool.vectorstore.hnsw_files import read_vectors
+from vectorpool.vectorstore.rows import Rows
+
+T = TypeVar("T")
+Float32 = NDArray[np.float32]
+
+# Collections remembered at once; the first of them is forgotten for another.
+_MAX_VIEWS: Final = 64
+# SQLite takes 32,766 parameters; what has more ids than this is no quick read anyway.
+_MAX_IDS: Final = 1000
+# Queries of one call, as they would be asked one after the other.
+_MAX_QUERIES: Final = 16
+_DOCUMENT: Final = "chroma:document"
+_URI: Final = "chroma:uri"
+_COLUMNS: Final = "m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """What stays as it is while a collection lives: its space and the layout of its index."""
+
+    space: str
+    max_neighbors: int
+
+
+class _View(msgspec.Struct):
+    """What is known of a collection at one change counter; the index may be of an earlier one."""
+
+    stamp: tuple[bytes, int]
+    dimension: int | None
+    metadata_segment: str
+    vector_segment: str
+    has_lists: bool
+    count: int | None = None
+    index: FlatIndex | None = None
+    # The last queued operation that the index has taken in.
+    seq: int = 0
+    # Whether the vectors once took more than they may; a collection that shrinks is looked at again when it is opened.
+    is_too_large: bool = False
+
+
+class _Unsure(Exception):
+    """The files do not say it plainly: Chroma is to be asked."""
+
+
+# The stamp of no file.
+_NEVER: Final = (b"", 0)
+_DOUBTS: Final = (_Unsure, OSError, sqlite3.Error, ValueError, OverflowError, VectorpoolError)
+
+
+class Direct:
+    """Reads one open Chroma directory. Any thread may ask; one at a time is served.
+
+    ``kind`` tells a collection's ``Kind`` from its id and database; ``max_bytes`` bounds the vectors of one collection.
+    """
+
+    def __init__(self, directory: Path, kind: Callable[[str, str], Kind], max_bytes: int) -> None:
+        self._directory = directory
+        self._kind = kind
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._journal = str(directory / (CHROMA_DATABASE_FILE + "-journal"))
+        self._views: dict[tuple[str, str], _View] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._file = os.open(directory / CHROMA_DATABASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        self._db = self._connect()
+        self._is_closed = False
+
+    def _connect(self) -> sqlite3.Connection:
+        # Locks would tell nothing here, and a journal is looked for by ourselves.
+        uri = f"{(self._directory / CHROMA_DATABASE_FILE).absolute().as_uri()}?mode=ro&nolock=1"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+    def close(self) -> None:
+        """Close the file once the read in progress ends. Twice is once."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._views.clear()
+                self._db.close()
+                os.close(self._file)
+
+    # --- What may be asked ---------------------------------------------------------------------------
+
+    def count(self, collection_id: str, database: str) -> int | None:
+        """Return the number of records, or None if Chroma has to be asked."""
+
+        def ask(view: _View) -> int:
+            if view.count is None:
+                view.count = self._count(view)
+            return view.count
+
+        return self._answer(collection_id, database, ask)
+
+    def get(
+        self,
+        collection_id: str,
+        database: str,
+        *,
+        ids: Sequence[str] | None,
+        limit: int | None,
+        offset: int,
+        include: Sequence[str],
+    ) -> Rows | None:
+        """Return records in the order of insertion, or None if Chroma has to be asked."""
+        if "embeddings" in include or (ids is not None and not 0 < len(ids) <= _MAX_IDS):
+            return None
+        at_most = _MAX_IDS + 1 if limit is None else min(limit, _MAX_IDS + 1)
+
+        def ask(view: _View) -> Rows:
+            sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?"
+            values: list[str] = [view.metadata_segment]
+            if ids is not None:
+                sql += f" AND embedding_id IN ({_marks(len(ids))})"
+                values += ids
+            found = self._db.execute(f"{sql} ORDER BY id LIMIT ? OFFSET ?", [*values, at_most, offset]).fetchall()
+            if len(found) > _MAX_IDS:
+                raise _Unsure
+            return self._rows(view, found, include)
+
+        return self._answer(collection_id, database, ask)
+
+    def query(
+        self, collection_id: str, database: str, queries: Float32, limit: int, include: Sequence[str]
+    ) -> list[Rows] | None:
+        """Return for each row of ``queries`` (float32[n, d]) its nearest records, or None if Chroma has to be asked."""
+        if "embeddings" in include or not 0 < len(queries) <= _MAX_QUERIES or not 0 < limit <= _MAX_IDS:
+            return None
+
+        def ask(view: _View) -> list[Rows]:
+            index = view.index
+            if index is None or queries.shape[1] != view.dimension:
+                raise _Unsure
+            return [self._nearest(view, index, query, limit, include) for query in queries]
+
+        return self._answer(collection_id, database, ask, is_indexed=True)
+
+    # --- Inside --------------------------------------------------------------------------------------
+
+    def _answer(
+        self, collection_id: str, database: str, ask: Callable[[_View], T], *, is_indexed: bool = False
+    ) -> T | None:
+        key = (collection_id, database)
+        with self._lock:
+            stamp = None if self._is_closed else self._stamp()
+            if stamp is None:
+                return None
+            seq = self._seq_of(key)
+            try:
+                view = self._view(key, stamp)
+                if is_indexed:
+                    self._index(view, key)
+                answer = ask(view)
+            except _DOUBTS as error:
+                if isinstance(error, _Unsure) and self._stamp() == stamp:
+                    return None
+            else:
+                if self._stamp() == stamp:
+                    return answer
+            # Something wrote meanwhile, or SQLite could not read. What it read is forgotten, its pages too; an index
+            # that took nothing in meanwhile is still what it was.
+            doubted = self._views.pop(key, None)
+            if doubted is not None and doubted.index is not None and doubted.seq == seq:
+                doubted.stamp = _NEVER
+                self._views[key] = doubted
+            self._db.close()
+            self._db = self._connect()
+            return None
+
+    def _seq_of(self, key: tuple[str, str]) -> int | None:
+        view = self._views.get(key)
+        return view.seq if view is not None and view.index is not None else None
+
+    def _stamp(self) -> tuple[bytes, int] | None:
+        """Return what tells this content of the file from another; None while it is being written, or has a WAL."""
+        head = os.pread(self._file, 28, 0)
+        if len(head) < 28 or head[18] != 1 or head[19] != 1 or os.access(self._journal, os.F_OK):
+            return None
+        # The time too: a transaction that is rolled back leaves the counter as it was.
+        return head[24:28], os.fstat(self._file).st_mtime_ns
+
+    def _view(self, key: tuple[str, str], stamp: tuple[bytes, int]) -> _View:
+        view = self._views.get(key)
+        if view is not None and view.stamp == stamp:
+            return view
+        sql = (
+            "SELECT c.dimension, s.scope, s.id FROM collections c JOIN databases d ON d.id = c.database_id "
+            "JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
+        )
+        found = self._db.execute(sql, key).fetchall()
+        segments = {scope: segment for _, scope, segment in found}
+        if segments.keys() != {"METADATA", "VECTOR"}:
+            raise _Unsure
+        metadata_segment = segments["METADATA"]
+        late = "SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND topic LIKE '%/' || ? LIMIT 1"
+        if self._db.execute(late, (self._position(metadata_segment), key[0])).fetchone():
+            # Chroma has not taken into its tables what was written; it will when it is asked.
+            raise _Unsure
+        lists = self._db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
+        fresh = _View(stamp, found[0][0], metadata_segment, segments["VECTOR"], bool(lists))
+        if view is not None and view.vector_segment == fresh.vector_segment:
+            fresh.index, fresh.seq, fresh.is_too_large = view.index, view.seq, view.is_too_large
+        if len(self._views) >= _MAX_VIEWS and key not in self._views:
+            del self._views[next(iter(self._views))]
+        self._views[key] = fresh
+        return fresh
+
+    def _position(self, segment: str) -> int:
+        row = self._db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
+        if row is None:
+            return 0
+        return int.from_bytes(row[0], "big") if isinstance(row[0], bytes) else int(row[0])
+
+    def _index(self, view: _View, key: tuple[str, str]) -> None:
+        """Have the view's index hold what the files hold. Raises _Unsure if it may not, or they do not say."""
+        if view.dimension is None or view.is_too_large:
+            raise _Unsure
+        persisted = self._position(view.vector_segment)
+        index, view.index = view.index, None
+        if is_loaded := index is None or persisted > view.seq:
+            # The queue may have lost what the HNSW files have taken in.
+            index, view.seq = self._load(view, key), persisted
+        assert index is not None
+        sql = (
+            "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "
+            "WHERE seq_id > ? AND topic LIKE '%/' || ? ORDER BY seq_id"
+        )
+        tail = self._db.execute(sql, (view.seq, key[0])).fetchall()
+        if tail:
+            if not apply(index, [operation[1:] for operation in tail]):
+                raise _Unsure
+            view.seq = tail[-1][0]
+        if is_loaded or tail:
+            view.count = self._count(view)
+            if len(index) != view.count:
+                raise _Unsure
+            view.is_too_large = view.count * index.dimension * 4 > self._max_bytes
+            if view.is_too_large:
+                raise _Unsure
+        view.index = index
+
+    def _count(self, view: _View) -> int:
+        sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
+        return int(self._db.execute(sql, (view.metadata_segment,)).fetchone()[0])
+
+    def _load(self, view: _View, key: tuple[str, str]) -> FlatIndex:
+        assert view.dimension is not None
+        kind = self._kinds.get(key[0])
+        if kind is None:
+            kind = self._kind(*key)
+            if len(self._kinds) >= _MAX_VIEWS:
+                self._kinds.clear()
+            self._kinds[key[0]] = kind
+        # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
+        read = read_vectors(
+            self._directory / view.vector_segment,
+            dimension=view.dimension,
+            max_neighbors=kind.max_neighbors,
+            max_bytes=2 * self._max_bytes,
+        )
+        if read is None:
+            view.is_too_large = True
+            raise _Unsure
+        index = FlatIndex(kind.space, view.dimension)
+        if read[0]:
+            index.fill(*read)
+        return index
+
+    def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:
+        if not len(index):
+            found, distances = list[str](), list[float]()
+        else:
+            found, distances = index.nearest(query, limit)
+        sql = f"SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id IN ({_marks(len(found))})"
+        places = {record_id: row for row, record_id in self._db.execute(sql, [view.metadata_segment, *found])}
+        if len(places) != len(found):
+            raise _Unsure
+        rows = self._rows(view, [(places[record_id], record_id) for record_id in found], include)
+        return msgspec.structs.replace(rows, distances=distances if "distances" in include else None)
+
+    def _rows(self, view: _View, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
+        """Return the records of (row, id) in this order, with the columns that are asked for."""
+        fields: dict[int, dict[str, Any]] = {row: {} for row, _ in found}
+        if found and not {"documents", "metadatas", "uris"}.isdisjoint(include):
+            marks, rows = _marks(len(found)), list(fields)
+            for row, key, *values in self._db.execute(
+                f"SELECT m.id, {_COLUMNS} FROM embedding_metadata m WHERE m.id IN ({marks})", rows
+            ):
+                fields[row][key] = _value(*values)
+            if view.has_lists:
+                listed = (
+                    f"SELECT m.id, {_COLUMNS} FROM embedding_metadata_array m WHERE m.id IN ({marks}) ORDER BY m.rowid"
+                )
+                for row, key, *values in self._db.execute(listed, rows):
+                    fields[row].setdefault(key, []).append(_value(*values))
+        return Rows(
+            ids=[record_id for _, record_id in found],
+            documents=[fields[row].get(_DOCUMENT) for row, _ in found] if "documents" in include else None,
+            metadatas=[_metadata(fields[row]) for row, _ in found] if "metadatas" in include else None,
+            embeddings=None,
+            uris=[fields[row].get(_URI) for row, _ in found] if "uris" in include else None,
+        )
+
+
+def _marks(count: int) -> str:
+    return ",".join("?" * count)
+
+
+def _value(text: str | None, integer: int | None, real: float | None, flag: int | None) -> Any:
+    if text is not None:
+        return text
+    if flag is not None:
+        return bool(flag)
+    if integer is None and real is None:
+        # Not a value that Chroma writes: let it say what that is.
+        raise _Unsure
+    return integer if integer is not None else real
+
+
+def _metadata(fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a record's metadata as Chroma gives it: None if it has neither metadata nor a URI."""
+    if fields.keys() <= {_DOCUMENT}:
+        return None
+    return {key: value for key, value in fields.items() if key != _DOCUMENT and key != _URI}
