@@ -13,7 +13,7 @@ import base64
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -150,31 +150,43 @@ class Connection:
 
 
 async def _serve_feed(
-    server: Server, feed: Iterator[Request], until: float, pause_s: float, took: dict[str, list[float]]
+    server: Server, feed: Iterator[Request], goes_on: Callable[[], bool], every_s: float, took: dict[str, list[float]]
 ) -> None:
     connection = await Connection.open(server)
     try:
-        while (began := time.perf_counter()) < until:
+        while goes_on():
             request = next(feed)
+            began = time.perf_counter()
             body = await connection.must(request.data)
-            ended = time.perf_counter()
-            took.setdefault(request.kind, []).append((ended - began) * 1000)
+            took_s = time.perf_counter() - began
+            took.setdefault(request.kind, []).append(took_s * 1000)
             found = body.find(request.names) if request.names else -1
             assert body.find(RECORD) == found and (found >= 0 or not request.names), (request.names, body[:300])
-            if pause_s:
-                await asyncio.sleep(max(pause_s - (ended - began), 0))
+            if took_s < every_s:
+                await asyncio.sleep(every_s - took_s)
     finally:
         connection.close()
 
 
-async def turn(server: Server, feeds: Sequence[Iterator[Request]], seconds: float, *, pause_s: float = 0.0) -> Turn:
-    """Send what each feed gives over a connection of its own for so long, in a closed loop; check every answer.
+async def turn(
+    server: Server,
+    feeds: Sequence[Iterator[Request]],
+    seconds: float,
+    *,
+    every_s: float = 0.0,
+    stop: asyncio.Event | None = None,
+) -> Turn:
+    """Send what each feed gives over a connection of its own, in a closed loop; check every answer.
 
-    With ``pause_s`` a connection sends a request that often at most.
+    It ends after ``seconds``, or when ``stop`` is set. With ``every_s``, a connection asks that often at most.
     """
     took: dict[str, list[float]] = {}
     before, began = cpu_s(server), time.perf_counter()
-    await asyncio.gather(*(_serve_feed(server, feed, began + seconds, pause_s, took) for feed in feeds))
+
+    def goes_on() -> bool:
+        return time.perf_counter() < began + seconds and not (stop and stop.is_set())
+
+    await asyncio.gather(*(_serve_feed(server, feed, goes_on, every_s, took) for feed in feeds))
     wall_s, after = time.perf_counter() - began, cpu_s(server)
     return Turn(wall_s, took, {name: after[name] - before[name] for name in after})
 
