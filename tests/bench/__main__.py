@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, cost, neighbour, query, slices, start, threshold, users
+from tests.bench import cold, commit, cost, day, neighbour, query, slices, start, threshold, users
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
@@ -23,6 +23,7 @@ BENCHES = {
     "cold": cold.run,
     "commit": commit.run,
     "cost": cost.run,
+    "day": day.run,
     "neighbour": neighbour.run,
     "query": query.run,
     "slices": slices.run,
