@@ -45,6 +45,7 @@ class Pace:
 
     def __init__(self, settings: Settings) -> None:
         self._fanout = settings.compact_fanout
+        self._amplification = settings.compact_amplification
         self._looked_at = 0
         self._bytes = 0
         self._forced = False
@@ -53,7 +54,9 @@ class Pace:
         """A hydrate shows what the chain is like: if it is long, whoever should have compacted did not."""
         self._looked_at = hydrated.position.seq
         self._bytes = 0
-        self._forced = hydrated.fetched_objects + hydrated.warm_objects > 2 * self._fanout
+        many = hydrated.fetched_objects + hydrated.warm_objects > 2 * self._fanout
+        # Live bytes are at most those of the files, unpacked: what is beyond the bound of those is beyond any.
+        self._forced = many or hydrated.read_bytes > self._amplification * hydrated.image.size + SLACK_BYTES
 
     def appended(self, pending: PendingCommit) -> None:
         """Count a commit's bytes against the size of the state."""
