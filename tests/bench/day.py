@@ -347,8 +347,9 @@ def _volume(day: Day, written: dict[str, int], collected: int, live: int, at_nig
             size(left),
             size(live),
             left / live,
-            f"<= {amplification}",
-            left <= amplification * live + SLACK_BYTES,
+            f"<= {amplification**2:.2f} (its bound)",
+            left <= amplification**2 * live + 2 * SLACK_BYTES,
+            "a new base is written for a collection only if that frees compact_amplification times what is read",
         ),
     ]
 
