@@ -142,6 +142,7 @@ class Sides:
 
 def without_words(answer: Answer) -> Answer:
     """Return a refusal without its message: of several faults in one request, which is named first is open."""
+    answer = _as_request_fault(answer)
     if answer.status == 400 and isinstance(answer.body, dict) and "message" in answer.body:
         return msgspec.structs.replace(answer, body={**answer.body, "message": ""})
     return answer
