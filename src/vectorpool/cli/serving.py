@@ -18,6 +18,7 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vectorpool import allocator
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
@@ -39,6 +40,7 @@ def serve(settings: Settings) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     callers = read_callers(settings.tokens_file)
+    allocator.limit_arenas()
     with (
         bind(settings.host, settings.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
