@@ -15,6 +15,7 @@ import sys
 
 import msgspec
 
+from vectorpool import allocator
 from vectorpool.commands import Command
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
@@ -42,6 +43,7 @@ from vectorpool.shard.protocol import (
     shard_of,
     to_shard_decoder,
 )
+from vectorpool.sources import SYSTEM
 from vectorpool.vectorstore.bindings import import_lean
 
 logger = logging.getLogger(__name__)
@@ -78,14 +80,15 @@ class ShardServer:
             return
         await self._pool.start()
         await self._send(Ready())
+        giving_back = asyncio.create_task(allocator.give_back(SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
         drained = asyncio.create_task(self._drained.wait())
         await asyncio.wait([receiving, drained], return_when=asyncio.FIRST_COMPLETED)
         if not self._drained.is_set():
             # The front process was killed: commit what it had acknowledged, then leave.
             await self._pool.drain(hello.settings.drain_s)
-        receiving.cancel()
-        drained.cancel()
+        for task in (receiving, drained, giving_back):
+            task.cancel()
         await bucket.close()
 
     async def _receive(self) -> ToShard | None:
@@ -158,6 +161,7 @@ def main() -> None:
     """Serve the socket whose descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    allocator.limit_arenas()
     import_lean()
     asyncio.run(_main(int(sys.argv[1])))
     # Chroma's threads have nothing left to do, and joining them at interpreter exit takes time.
