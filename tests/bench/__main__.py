@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, cost, day, neighbour, query, scaling, slices, start, threshold, users
+from tests.bench import cold, commit, cost, day, memory, neighbour, query, scaling, slices, start, threshold, users
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
@@ -27,6 +27,7 @@ BENCHES = {
     "neighbour": neighbour.run,
     "query": query.run,
     "scaling": scaling.run,
+    "memory": memory.run,
     "slices": slices.run,
     "start": start.run,
     "sync_threshold": threshold.run,
