@@ -15,7 +15,21 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import cold, commit, cost, day, memory, neighbour, query, scaling, slices, start, threshold, users
+from tests.bench import (
+    cold,
+    commit,
+    cost,
+    day,
+    memory,
+    neighbour,
+    peers,
+    query,
+    scaling,
+    slices,
+    start,
+    threshold,
+    users,
+)
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
@@ -26,6 +40,7 @@ BENCHES = {
     "day": day.run,
     "memory": memory.run,
     "neighbour": neighbour.run,
+    "peers": peers.run,
     "query": query.run,
     "scaling": scaling.run,
     "slices": slices.run,
