@@ -1,107 +1,59 @@
 """Warm top-10 queries over HTTP: ``vectorpool serve`` and ``chroma run`` on the same 5,000 records, taking turns.
 
-The load comes from this process over raw streams with requests built beforehand; its own CPU time a request is
-measured and reported, because on a small machine the client's share is not nothing.
+The load comes from this process over raw streams with requests built beforehand. What a request costs in CPU time is
+in the notes, for every process that takes part, since on a small machine the client's share is not nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import shutil
 import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Iterator
 
-import httpx
 import msgspec
 
 from tests.bench.ground import COLLECTION, Line, Place, bucket_of, load, near
+from tests.bench.traffic import Request, Server, Turn, bill, children, post, server_at, service_processes, turn
+from tests.support.chroma_server import ChromaServer
 from tests.support.service import Service
-from tests.support.store import free_port
 from vectorpool.commitlog.hydrate import hydrate
 
 COUNT = 5000
 PROBES = 64
+CHROMA = "chroma run"
 
 
 class Target(msgspec.Struct):
-    """A server and its prebuilt requests, each with the id that its answer must name first."""
+    """A server and its prebuilt requests."""
 
-    name: str
-    host: str
-    port: int
-    requests: list[tuple[bytes, bytes]]
+    server: Server
+    requests: list[Request]
 
-
-class Load(msgspec.Struct):
-    """What one turn measured."""
-
-    per_s: float
-    p50_ms: float
-    client_share: float
+    def feeds(self, connections: int) -> list[Iterator[Request]]:
+        """Return what each connection sends: all of them over and over, from different ones on."""
+        firsts = (number * 5 % PROBES for number in range(connections))
+        return [itertools.cycle(self.requests[first:] + self.requests[:first]) for first in firsts]
 
 
-def _target(name: str, url: str, path: str, field: str) -> Target:
-    parts = urlsplit(url)
+def _target(server: Server, path: str, field: str) -> Target:
     requests = []
     for probe in range(PROBES):
         number = probe * 71 % COUNT
         body = msgspec.json.encode(
             {field: near(1, number).tolist(), "n_results": 10, "include": ["documents", "metadatas", "distances"]}
         )
-        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        requests.append((f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, f'"record-{number}"'.encode()))
-    assert parts.hostname and parts.port
-    return Target(name, parts.hostname, parts.port, requests)
+        requests.append(Request(post(server, path, body), f'"record-{number}"'.encode()))
+    return Target(server, requests)
 
 
-async def _connection(target: Target, offset: int, until: float, took: list[float]) -> None:
-    reader, writer = await asyncio.open_connection(target.host, target.port)
-    at = offset
-    try:
-        while (began := time.perf_counter()) < until:
-            request, expected = target.requests[at % PROBES]
-            at += 1
-            writer.write(request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 200"), head
-            length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            body = await reader.readexactly(length)
-            took.append(time.perf_counter() - began)
-            assert body.find(b'"record-') == body.find(expected) >= 0, (expected, body[:300])
-    finally:
-        writer.close()
-
-
-async def _turn(target: Target, connections: int, seconds: float) -> Load:
-    took: list[float] = []
-    began, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(_connection(target, n * 5, began + seconds, took) for n in range(connections)))
-    wall = time.perf_counter() - began
-    return Load(len(took) / wall, statistics.median(took) * 1000, (time.process_time() - cpu) / wall)
-
-
-def _chroma_run(directory: Path) -> tuple[subprocess.Popen[bytes], Target]:
-    port = free_port()
-    command = str(Path(sys.executable).with_name("chroma"))
-    process = subprocess.Popen(
-        [command, "run", "--path", str(directory), "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
+def _chroma(chroma: ChromaServer) -> Target:
     base = "/api/v2/tenants/default_tenant/databases/default_database/collections"
-    for _ in range(200):
-        try:
-            found = httpx.get(f"{url}{base}/{COLLECTION}").raise_for_status().json()
-            return process, _target("chroma run", url, f"{base}/{found['id']}/query", "query_embeddings")
-        except httpx.HTTPError:
-            time.sleep(0.1)
-    process.kill()
-    raise AssertionError("chroma run does not answer")
+    found = chroma.client.get(f"{base}/{COLLECTION}").raise_for_status().json()
+    processes = {CHROMA: [pid for pid, command in children(os.getpid()).items() if command == "chroma"]}
+    return _target(server_at(CHROMA, chroma.url, processes), f"{base}/{found['id']}/query", "query_embeddings")
 
 
 def _serve(place: Place, consistency: str) -> Service:
@@ -115,57 +67,53 @@ async def run(place: Place) -> list[Line]:
     """Measure 1 and 16 connections, consistency strong and local, against one ``chroma run``."""
     user_id = f"cold-{COUNT}"
     await load(place, user_id, COUNT)
+    root = place.scratch / "chroma-run"
+    root.mkdir()
     bucket = bucket_of(place)
-    directory = place.scratch / "chroma-run"
-    await hydrate(bucket, user_id, None, directory)
+    await hydrate(bucket, user_id, None, root / "data")
     await bucket.close()
-    services = {name: await asyncio.to_thread(_serve, place, name) for name in ("strong", "local")}
+    services: dict[str, Service] = {}
     path = f"/users/{user_id}/collections/{COLLECTION}/query"
-    chroma, theirs = await asyncio.to_thread(_chroma_run, directory)
+    chroma = ChromaServer(root)
+    targets: dict[str, Target] = {}
     try:
-        targets = {name: _target(name, str(s.client.base_url), path, "embeddings") for name, s in services.items()}
+        for name in ("strong", "local"):
+            services[name] = service = await asyncio.to_thread(_serve, place, name)
+            server = server_at(name, service.url, service_processes(service.pid, place.server))
+            targets[name] = _target(server, path, "embeddings")
+        await asyncio.to_thread(chroma.start)
+        targets[CHROMA] = await asyncio.to_thread(_chroma, chroma)
         lines = []
         for connections in (1, 16):
-            lines += await _compare(targets, theirs, connections, 1.0)
+            lines += await _compare(targets, connections, 1.0)
     finally:
-        chroma.kill()
-        chroma.wait()
+        await asyncio.to_thread(chroma.close)
         for service in services.values():
             await asyncio.to_thread(service.close)
-        shutil.rmtree(directory)
+        shutil.rmtree(root)
     return lines
 
 
-async def _compare(targets: dict[str, Target], theirs: Target, connections: int, seconds: float) -> list[Line]:
-    for target in (theirs, *targets.values()):
-        await _turn(target, connections, 0.5)
-    loads: dict[str, list[Load]] = {name: [] for name in (theirs.name, *targets)}
+async def _compare(targets: dict[str, Target], connections: int, seconds: float) -> list[Line]:
+    for target in targets.values():
+        await turn(target.server, target.feeds(connections), 0.5)
+    turns: dict[str, list[Turn]] = {name: [] for name in targets}
     for _ in range(3):
-        for target in (theirs, *targets.values()):
-            loads[target.name].append(await _turn(target, connections, seconds))
-    lines = []
-    other = {f: statistics.median(getattr(x, f) for x in loads[theirs.name]) for f in ("per_s", "p50_ms")}
-    for name in targets:
-        per_s = statistics.median(x.per_s for x in loads[name])
-        p50 = statistics.median(x.p50_ms for x in loads[name])
-        share = statistics.median(x.client_share for x in loads[name])
-        what = f"top-10 queries, {COUNT:,} records, {connections} connection{'s' * (connections > 1)}, {name}"
-        ratio = per_s / other["per_s"]
-        note = f"the client used {share:.0%} of a core"
-        lines.append(
-            Line(
-                "query",
-                f"{what}: throughput",
-                f"{per_s:.0f}/s",
-                f"{other['per_s']:.0f}/s",
-                ratio,
-                ">= 1.0",
-                ratio >= 1,
-                note,
-            )
-        )
-        ratio = p50 / other["p50_ms"]
-        target = "<= 1.3" if connections == 1 else ""
-        met = ratio <= 1.3 if connections == 1 else None
-        lines.append(Line("query", f"{what}: p50", f"{p50:.2f} ms", f"{other['p50_ms']:.2f} ms", ratio, target, met))
+        for name, target in targets.items():
+            turns[name].append(await turn(target.server, target.feeds(connections), seconds))
+    return [
+        line for name in targets if name != CHROMA for line in _lines(name, connections, turns[name], turns[CHROMA])
+    ]
+
+
+def _lines(name: str, connections: int, ours: list[Turn], theirs: list[Turn]) -> list[Line]:
+    what = f"top-10 queries, {COUNT:,} records, {connections} connection{'s' * (connections > 1)}, {name}"
+    mine, other = (statistics.median(each.per_s for each in turns) for turns in (ours, theirs))
+    ratio = mine / other
+    note = f"CPU ms a request: {bill(ours)}; {bill(theirs)}"
+    lines = [Line("query", f"{what}: throughput", f"{mine:.0f}/s", f"{other:.0f}/s", ratio, ">= 1.0", ratio >= 1, note)]
+    mine, other = (statistics.median(each.ms(50) for each in turns) for turns in (ours, theirs))
+    ratio = mine / other
+    target, met = ("<= 1.3", ratio <= 1.3) if connections == 1 else ("", None)
+    lines.append(Line("query", f"{what}: p50", f"{mine:.2f} ms", f"{other:.2f} ms", ratio, target, met))
     return lines
