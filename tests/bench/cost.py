@@ -18,13 +18,14 @@ from functools import partial
 
 import msgspec
 
-from tests.bench.fleet.far import Latencies, Latency
+from tests.bench.fleet.far import Latencies, Latency, measure
 from tests.bench.fleet.life import DAY_S, Figures, Fleet, Life, Routing
 from tests.bench.fleet.paged import BYTE_SCALE, PAGE_BYTES
 from tests.bench.fleet.week import WEEK_S, Week, live_weeks
 from tests.bench.ground import Line, Place
+from vectorpool.objects.opening import open_bucket
 from vectorpool.pool.upkeep import _LOOKS_PER_INTERVAL
-from vectorpool.settings import Settings
+from vectorpool.settings import Settings, load_settings
 
 MONTH_S = DAY_S * 365 / 12
 GIB = 1024**3
@@ -47,6 +48,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     The prices are the public ones of S3 Standard in us-east-1 as of November 2026, in the same region as the instances:
     a thousand PUT or LIST, a thousand GET or HEAD, a GB-month; deletions and traffic within the region cost nothing.
+    ``upkeep_instances`` are those that verify and collect (all, unless ``verify_interval_s`` is 0 on some).
     """
 
     users: int = 1_000_000
@@ -63,8 +65,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     usd_put: float = 0.005
     usd_get: float = 0.0004
     usd_gb_month: float = 0.023
-    get_ms: float = 20.0
-    put_ms: float = 35.0
+    upkeep_instances: int = 100
     hours: float = 24.0
     warm_up_hours: float = 8.0
     wide_minutes: float = 10.0
@@ -72,6 +73,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     scale: int = 10
     wide_scale: int = 100
     seed: int = 1
+    latencies: Latencies = Latencies()
 
     def fleet(self, routing: Routing) -> Fleet:
         """Return what to simulate for a routing."""
@@ -97,12 +99,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
             session_gap_s=self.session_gap_s,
             zipf=self.zipf,
             store_bytes=int(self.store_mib * 1024**2),
-            latencies=Latencies(
-                get=Latency(self.get_ms, 6 * self.get_ms),
-                head=Latency(self.get_ms * 0.6, 4 * self.get_ms),
-                put=Latency(self.put_ms, 5 * self.put_ms),
-                list=Latency(self.get_ms * 1.5, 7 * self.get_ms),
-            ),
+            latencies=self.latencies,
             seed=self.seed,
         )
 
@@ -139,7 +136,7 @@ def usd_of(inputs: Inputs, requests: dict[str, float]) -> float:
 def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, float]:
     """Return what background work costs a month: the turns of users, and instances that look whose turn it is."""
     turns = inputs.users * MONTH_S / settings.verify_interval_s
-    looks = MONTH_S / settings.verify_interval_s * _LOOKS_PER_INTERVAL * inputs.instances
+    looks = MONTH_S / settings.verify_interval_s * _LOOKS_PER_INTERVAL * inputs.upkeep_instances
     asked = {"get": looks * inputs.users, "list_prefixes": looks * inputs.shards * inputs.users / PAGE}
     return {
         "verify, collect": turns * usd_of(inputs, by_class(week.requests.items())),
@@ -241,16 +238,33 @@ async def run(place: Place) -> list[Line]:
     ]
 
 
+async def _measured(store: str) -> Latencies:
+    bucket = open_bucket(load_settings({"store": store}))
+    try:
+        return await measure(bucket, "latencies/")
+    finally:
+        await bucket.close()
+
+
 def main() -> None:
     """Parse the inputs, simulate, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.cost", description=__doc__)
     parser.add_argument("--routing", nargs="+", choices=["user", "session", "random"], default=["user", "random"])
+    parser.add_argument("--measure", metavar="STORE", help="take latencies from this store, such as s3://bucket")
+    parser.add_argument("--latency", nargs="+", default=[], metavar="CLASS=P50/P99", help="get, head, put, list; ms")
     for field in msgspec.structs.fields(Inputs):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default, help=f"default {field.default}")
+        if field.name != "latencies":
+            flag = "--" + field.name.replace("_", "-")
+            parser.add_argument(flag, type=type(field.default), default=field.default, help=f"default {field.default}")
     options = vars(parser.parse_args())
-    routings = options.pop("routing")
-    inputs = Inputs(**options)
+    routings, store, given = (options.pop(name) for name in ("routing", "measure", "latency"))
+    latencies = asyncio.run(_measured(store)) if store else Latencies()
+    for name, _, numbers in (each.partition("=") for each in given):
+        p50_ms, _, p99_ms = numbers.partition("/")
+        latencies = msgspec.structs.replace(latencies, **{name: Latency(float(p50_ms), float(p99_ms))})
+    inputs = Inputs(**options, latencies=latencies)
+    told = ((name, getattr(latencies, name)) for name in ("get", "head", "put", "list"))
+    print("latencies: " + ", ".join(f"{name} {each.p50_ms:.1f} / {each.p99_ms:.1f} ms" for name, each in told))
     print(report(inputs, simulate(inputs, routings)))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -40,6 +42,31 @@ class Latencies(msgspec.Struct, frozen=True):
     put: Latency = Latency(35, 180)
     list: Latency = Latency(30, 150)
     bytes_per_s: float = 80e6
+
+
+async def measure(bucket: Bucket, prefix: str, rounds: int = 100, size: int = 20_000) -> Latencies:
+    """Return how long each class of request takes at a real store, one at a time; what is written is deleted again."""
+    took: dict[str, list[float]] = {}
+
+    async def timed(name: str, request: Awaitable[object]) -> None:
+        began = time.perf_counter()
+        await request
+        took.setdefault(name, []).append((time.perf_counter() - began) * 1000)
+
+    for number in range(rounds):
+        key = f"{prefix}{number:04}"
+        await timed("put", bucket.create(key, bytes(size)))
+        await timed("get", bucket.get(key))
+        await timed("head", bucket.head(key))
+        await timed("list", bucket.list_objects(prefix, limit=1000))
+    for number in range(rounds):
+        await bucket.delete(f"{prefix}{number:04}")
+    return Latencies(
+        **{
+            name: Latency(statistics.median(each), max(sorted(each)[int(rounds * 0.99) - 1], 1.01 * min(each)))
+            for name, each in took.items()
+        }
+    )
 
 
 class Shelves:

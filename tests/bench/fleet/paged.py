@@ -94,6 +94,10 @@ class PagedReplica:
     def read(self, command: Read) -> bytes:
         return _encode(Seen(self.writes))
 
+    def read_at_once(self, command: Read) -> bytes | None:
+        """Every read takes the time of a thread."""
+        return None
+
     def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
         self.writes += 1
         page = int(self._sources.random() * self._pages)
