@@ -100,6 +100,10 @@ class FakeReplica:
     def size_bytes(self) -> int:
         return self.image.size
 
+    def read_at_once(self, command: Read) -> bytes | None:
+        """Answer nothing at once: what happens between threads is what the simulation is after."""
+        return None
+
     def read(self, command: Read) -> bytes:
         if self._breaks():
             raise BrokenReplica("The fake replica stopped working.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -77,7 +78,7 @@ class Pool:
         self._settings = settings
         self._sources = sources
         self._residency = Residency(stores.make, settings, sources)
-        self._requests: set[asyncio.Task[Answer]] = set()
+        self._requests: set[asyncio.Task[Any]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._upkeep = Upkeep(stores, settings, sources, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
@@ -100,12 +101,19 @@ class Pool:
         The work goes on if the caller is cancelled: a thread in Chroma cannot be stopped, and what it uses
         must stay pinned until it ends.
         """
+        return await asyncio.shield(asyncio.create_task(self.execute_uncancelled(user_id, command, reading)))
+
+    async def execute_uncancelled(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+        """Answer one command, as ``execute`` does, for a caller whose own task nobody cancels."""
         if self._draining:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        task = asyncio.create_task(self._execute(user_id, command, reading or _AS_SET))
+        task = asyncio.current_task()
+        assert task is not None
         self._requests.add(task)
-        task.add_done_callback(self._requests.discard)
-        return await asyncio.shield(task)
+        try:
+            return await self._execute(user_id, command, reading or _AS_SET)
+        finally:
+            self._requests.discard(task)
 
     async def _execute(self, user_id: str, command: Command, reading: Reading) -> Answer:
         if isinstance(command, Read):

@@ -118,6 +118,10 @@ class Chroma:
                 known[key] = info
         return info
 
+    def remembered_collection(self, avatar_id: str | None, name: str) -> CollectionInfo | None:
+        """Return one collection if ``known_collection`` need not ask Chroma for it."""
+        return self._known.get((avatar_id, name))
+
     def forget(self) -> None:
         """Know no collection any more; around every write, whatever it changes."""
         self._known = {}

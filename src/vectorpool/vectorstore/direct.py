@@ -3,6 +3,7 @@
 A call of Chroma costs 0.4 to 1.5 ms, nearly all of it on the way between its threads; the same rows are in its SQLite
 file, a few microseconds away, and the same vectors in a flat index (``flat_index``). So what has no filter is answered
 here, and everything else, every refusal and every doubt is left to Chroma: a method returns None, and Chroma is asked.
+With ``at_once`` it also returns None for what would take longer than an event loop should wait.
 
 Nothing keeps Chroma from writing meanwhile (its locks do not count within one process), so each answer proves that the
 file stood still: a transaction of SQLite has a journal beside the file from before its first page is written until it
@@ -36,6 +37,9 @@ Float32 = NDArray[np.float32]
 _MAX_VIEWS: Final = 64
 # SQLite takes 32,766 parameters; what has more ids than this is no quick read anyway.
 _MAX_IDS: Final = 1000
+# What is done while an event loop waits for it: about half a millisecond.
+_SOME: Final = 50
+_SOME_NUMBERS: Final = 2 * 1024**2
 # Queries of one call, as they would be asked one after the other.
 _MAX_QUERIES: Final = 16
 _DOCUMENT: Final = "chroma:document"
@@ -60,6 +64,8 @@ class _View(msgspec.Struct):
     has_lists: bool
     count: int | None = None
     index: FlatIndex | None = None
+    # Whether the index is of this counter.
+    is_indexed: bool = False
     # The last queued operation that the index has taken in.
     seq: int = 0
     # Whether the vectors once took more than they may; a collection that shrinks is looked at again when it is opened.
@@ -109,7 +115,7 @@ class Direct:
 
     # --- What may be asked ---------------------------------------------------------------------------
 
-    def count(self, collection_id: str, database: str) -> int | None:
+    def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:
         """Return the number of records, or None if Chroma has to be asked."""
 
         def ask(view: _View) -> int:
@@ -117,7 +123,7 @@ class Direct:
                 view.count = self._count(view)
             return view.count
 
-        return self._answer(collection_id, database, ask)
+        return self._answer(collection_id, database, ask, at_once=at_once)
 
     def get(
         self,
@@ -128,6 +134,7 @@ class Direct:
         limit: int | None,
         offset: int,
         include: Sequence[str],
+        at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion, or None if Chroma has to be asked."""
         if "embeddings" in include or (ids is not None and not 0 < len(ids) <= _MAX_IDS):
@@ -141,14 +148,21 @@ class Direct:
                 sql += f" AND embedding_id IN ({_marks(len(ids))})"
                 values += ids
             found = self._db.execute(f"{sql} ORDER BY id LIMIT ? OFFSET ?", [*values, at_most, offset]).fetchall()
-            if len(found) > _MAX_IDS:
+            if len(found) > (_SOME if at_once else _MAX_IDS):
                 raise _Unsure
             return self._rows(view, found, include)
 
-        return self._answer(collection_id, database, ask)
+        return self._answer(collection_id, database, ask, at_once=at_once)
 
     def query(
-        self, collection_id: str, database: str, queries: Float32, limit: int, include: Sequence[str]
+        self,
+        collection_id: str,
+        database: str,
+        queries: Float32,
+        limit: int,
+        include: Sequence[str],
+        *,
+        at_once: bool = False,
     ) -> list[Rows] | None:
         """Return for each row of ``queries`` (float32[n, d]) its nearest records, or None if Chroma has to be asked."""
         if "embeddings" in include or not 0 < len(queries) <= _MAX_QUERIES or not 0 < limit <= _MAX_IDS:
@@ -158,41 +172,57 @@ class Direct:
             index = view.index
             if index is None or queries.shape[1] != view.dimension:
                 raise _Unsure
+            if at_once and (limit > _SOME or len(index) * queries.size > _SOME_NUMBERS):
+                raise _Unsure
             return [self._nearest(view, index, query, limit, include) for query in queries]
 
-        return self._answer(collection_id, database, ask, is_indexed=True)
+        return self._answer(collection_id, database, ask, is_indexed=True, at_once=at_once)
 
     # --- Inside --------------------------------------------------------------------------------------
 
     def _answer(
-        self, collection_id: str, database: str, ask: Callable[[_View], T], *, is_indexed: bool = False
+        self,
+        collection_id: str,
+        database: str,
+        ask: Callable[[_View], T],
+        *,
+        is_indexed: bool = False,
+        at_once: bool,
     ) -> T | None:
-        key = (collection_id, database)
-        with self._lock:
-            stamp = None if self._is_closed else self._stamp()
-            if stamp is None:
-                return None
-            seq = self._seq_of(key)
-            try:
-                view = self._view(key, stamp)
-                if is_indexed:
-                    self._index(view, key)
-                answer = ask(view)
-            except _DOUBTS as error:
-                if isinstance(error, _Unsure) and self._stamp() == stamp:
-                    return None
-            else:
-                if self._stamp() == stamp:
-                    return answer
-            # Something wrote meanwhile, or SQLite could not read. What it read is forgotten, its pages too; an index
-            # that took nothing in meanwhile is still what it was.
-            doubted = self._views.pop(key, None)
-            if doubted is not None and doubted.index is not None and doubted.seq == seq:
-                doubted.stamp = _NEVER
-                self._views[key] = doubted
-            self._db.close()
-            self._db = self._connect()
+        if not self._lock.acquire(blocking=not at_once):
             return None
+        try:
+            return self._answer_alone((collection_id, database), ask, is_indexed=is_indexed, at_once=at_once)
+        finally:
+            self._lock.release()
+
+    def _answer_alone(
+        self, key: tuple[str, str], ask: Callable[[_View], T], *, is_indexed: bool, at_once: bool
+    ) -> T | None:
+        stamp = None if self._is_closed else self._stamp()
+        if stamp is None:
+            return None
+        seq = self._seq_of(key)
+        try:
+            view = self._view(key, stamp)
+            if is_indexed:
+                self._index(view, key, at_once=at_once)
+            answer = ask(view)
+        except _DOUBTS as error:
+            if isinstance(error, _Unsure) and self._stamp() == stamp:
+                return None
+        else:
+            if self._stamp() == stamp:
+                return answer
+        # Something wrote meanwhile, or SQLite could not read. What it read is forgotten, its pages too; an index
+        # that took nothing in meanwhile is still what it was.
+        doubted = self._views.pop(key, None)
+        if doubted is not None and doubted.index is not None and doubted.seq == seq:
+            doubted.stamp = _NEVER
+            self._views[key] = doubted
+        self._db.close()
+        self._db = self._connect()
+        return None
 
     def _seq_of(self, key: tuple[str, str]) -> int | None:
         view = self._views.get(key)
@@ -238,11 +268,15 @@ class Direct:
             return 0
         return int.from_bytes(row[0], "big") if isinstance(row[0], bytes) else int(row[0])
 
-    def _index(self, view: _View, key: tuple[str, str]) -> None:
+    def _index(self, view: _View, key: tuple[str, str], *, at_once: bool) -> None:
         """Have the view's index hold what the files hold. Raises _Unsure if it may not, or they do not say."""
         if view.dimension is None or view.is_too_large:
             raise _Unsure
+        if view.is_indexed:
+            return
         persisted = self._position(view.vector_segment)
+        if at_once and (view.index is None or persisted > view.seq):
+            raise _Unsure
         index, view.index = view.index, None
         if is_loaded := index is None or persisted > view.seq:
             # The queue may have lost what the HNSW files have taken in.
@@ -264,7 +298,7 @@ class Direct:
             view.is_too_large = view.count * index.dimension * 4 > self._max_bytes
             if view.is_too_large:
                 raise _Unsure
-        view.index = index
+        view.index, view.is_indexed = index, True
 
     def _count(self, view: _View) -> int:
         sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"

@@ -49,7 +49,8 @@ class ProtocolReader:
     def read(self, command: ChromaRead) -> bytes:
         """Answer one command as JSON; raises ChromaRefusal, BrokenReplica if Chroma no longer works."""
         try:
-            return shapes.encode(self._answer[type(command)](command))
+            direct = self.read_directly(command, at_once=False)
+            return shapes.encode(self._answer[type(command)](command)) if direct is None else direct
         except BaseException as error:
             if not is_chroma_error(error):
                 raise
@@ -88,23 +89,9 @@ class ProtocolReader:
         return shapes.collection(found, self._tenant, command.database)
 
     def _count_records(self, command: ChromaCountRecords) -> Any:
-        count = self._direct.count(command.collection_id, command.database)
-        if count is not None:
-            return count
         return self._chroma.rust.count(command.collection_id, DEFAULT_TENANT, command.database)
 
     def _get_records(self, command: ChromaGetRecords) -> Any:
-        if not (command.where or command.where_document):
-            rows = self._direct.get(
-                command.collection_id,
-                command.database,
-                ids=command.ids,
-                limit=command.limit,
-                offset=command.offset or 0,
-                include=command.include,
-            )
-            if rows is not None:
-                return shapes.records(rows, command.include)
         got = self._chroma.rust.get(
             command.collection_id,
             command.ids,
@@ -124,12 +111,6 @@ class ProtocolReader:
         embeddings: Any = [[]] if vectors.dimension == 0 else []
         if vectors.data:
             embeddings = np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimension)
-            if command.ids is None and not (command.where or command.where_document) and np.isfinite(embeddings).all():
-                found = self._direct.query(
-                    command.collection_id, command.database, embeddings, command.n_results, command.include
-                )
-                if found is not None:
-                    return shapes.nearest(found, command.include)
         got = self._chroma.rust.query(
             command.collection_id,
             command.ids,
@@ -143,3 +124,38 @@ class ProtocolReader:
             command.database,
         )
         return shapes.matches(got, command.include, command.n_results)
+
+    # --- Round Chroma --------------------------------------------------------------------------------
+
+    def read_directly(self, command: ChromaRead, *, at_once: bool) -> bytes | None:
+        """Answer a plain count, get or query without Chroma; None for what is not, or is not certain.
+
+        ``at_once`` is for an event loop: also None for what would take long.
+        """
+        if not isinstance(command, (ChromaCountRecords, ChromaGetRecords, ChromaQueryRecords)):
+            return None
+        place = command.collection_id, command.database
+        if isinstance(command, ChromaCountRecords):
+            count = self._direct.count(*place, at_once=at_once)
+            return None if count is None else shapes.encode(count)
+        if command.where or command.where_document:
+            return None
+        include = command.include
+        if isinstance(command, ChromaGetRecords):
+            rows = self._direct.get(
+                *place,
+                ids=command.ids,
+                limit=command.limit,
+                offset=command.offset or 0,
+                include=include,
+                at_once=at_once,
+            )
+            return None if rows is None else shapes.encode(shapes.records(rows, include))
+        vectors = command.vectors
+        if command.ids is not None or not vectors.data:
+            return None
+        array = np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimension)
+        if not np.isfinite(array).all():
+            return None
+        found = self._direct.query(*place, array, command.n_results, include, at_once=at_once)
+        return None if found is None else shapes.encode(shapes.nearest(found, include))

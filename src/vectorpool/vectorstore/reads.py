@@ -86,6 +86,10 @@ def _matches(rows: Rows) -> list[answers.Match]:
     ]
 
 
+def _parts(command: GetRecords) -> list[str]:
+    return [part for part in command.include if part != "distances"]
+
+
 class Reader:
     """Answers read commands from one open Chroma directory and its sidecar."""
 
@@ -111,7 +115,8 @@ class Reader:
     def read(self, command: Read) -> msgspec.Struct:
         """Answer one command; raises VectorpoolError, BrokenReplica if Chroma no longer works."""
         try:
-            return self._answer[type(command)](command)
+            direct = self._read_directly(command, at_once=False)
+            return self._answer[type(command)](command) if direct is None else direct
         except Exception as error:
             raise translate(error) from error
 
@@ -160,29 +165,20 @@ class Reader:
         )
 
     def _count_records(self, command: CountRecords) -> msgspec.Struct:
-        info = self._chroma.known_collection(command.avatar_id, command.collection)
-        count = self._direct.count(info.id, database_name(info.avatar_id))
-        return answers.Count(count=self._chroma.count(info) if count is None else count)
+        return answers.Count(
+            count=self._chroma.count(self._chroma.known_collection(command.avatar_id, command.collection))
+        )
 
     def _get_records(self, command: GetRecords) -> msgspec.Struct:
-        info = self._chroma.known_collection(command.avatar_id, command.collection)
-        include = [part for part in command.include if part != "distances"]
-        rows = None
-        if not (command.where or command.where_document):
-            database = database_name(info.avatar_id)
-            rows = self._direct.get(
-                info.id, database, ids=command.ids, limit=command.limit, offset=command.offset, include=include
-            )
-        if rows is None:
-            rows = self._chroma.get(
-                info,
-                ids=command.ids,
-                where=command.where,
-                where_document=command.where_document,
-                limit=command.limit,
-                offset=command.offset,
-                include=include,
-            )
+        rows = self._chroma.get(
+            self._chroma.known_collection(command.avatar_id, command.collection),
+            ids=command.ids,
+            where=command.where,
+            where_document=command.where_document,
+            limit=command.limit,
+            offset=command.offset,
+            include=_parts(command),
+        )
         return answers.RecordPage(records=_records(rows))
 
     def _query_records(self, command: QueryRecords) -> msgspec.Struct:
@@ -191,21 +187,57 @@ class Reader:
         if info.dimension is None:
             # Nothing was ever written: Chroma has no index to ask.
             return answers.QueryResult(results=[[] for _ in array])
-        found = None
-        if command.ids is None and not (command.where or command.where_document):
-            database = database_name(info.avatar_id)
-            found = self._direct.query(info.id, database, array, command.n_results, command.include)
-        if found is None:
-            found = self._chroma.query(
-                info,
-                array,
-                command.n_results,
-                ids=command.ids,
-                where=command.where,
-                where_document=command.where_document,
-                include=command.include,
-            )
+        found = self._chroma.query(
+            info,
+            array,
+            command.n_results,
+            ids=command.ids,
+            where=command.where,
+            where_document=command.where_document,
+            include=command.include,
+        )
         return answers.QueryResult(results=[_matches(rows) for rows in found])
+
+    # --- Round Chroma --------------------------------------------------------------------------------
+
+    def read_directly(self, command: Read, *, at_once: bool) -> msgspec.Struct | None:
+        """Answer a plain count, get or query without Chroma; None for what is not, or is not certain.
+
+        ``at_once`` is for an event loop: also None for what would take long. Raises VectorpoolError, as ``read`` does.
+        """
+        try:
+            return self._read_directly(command, at_once=at_once)
+        except Exception as error:
+            raise translate(error) from error
+
+    def _read_directly(self, command: Read, *, at_once: bool) -> msgspec.Struct | None:
+        if not isinstance(command, (CountRecords, GetRecords, QueryRecords)):
+            return None
+        known = self._chroma.remembered_collection if at_once else self._chroma.known_collection
+        info = known(command.avatar_id, command.collection)
+        if info is None:
+            return None
+        place = info.id, database_name(info.avatar_id)
+        if isinstance(command, CountRecords):
+            count = self._direct.count(*place, at_once=at_once)
+            return None if count is None else answers.Count(count=count)
+        if command.where or command.where_document:
+            return None
+        if isinstance(command, GetRecords):
+            rows = self._direct.get(
+                *place,
+                ids=command.ids,
+                limit=command.limit,
+                offset=command.offset,
+                include=_parts(command),
+                at_once=at_once,
+            )
+            return None if rows is None else answers.RecordPage(records=_records(rows))
+        if command.ids is not None:
+            return None
+        array = check_vectors(info, self._sidecar, command.vectors)
+        found = self._direct.query(*place, array, command.n_results, command.include, at_once=at_once)
+        return None if found is None else answers.QueryResult(results=[_matches(rows) for rows in found])
 
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {c.id: c.name for c in self._chroma.collections(command.avatar_id)}

@@ -86,6 +86,13 @@ class Replica:
                 raise BrokenReplica("The working directory was removed while it was open.") from error
             raise
 
+    def read_at_once(self, command: Read) -> bytes | None:
+        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises VectorpoolError."""
+        if isinstance(command, ChromaRead):
+            return self._protocol_reader.read_directly(command, at_once=True)
+        answer = self._reader.read_directly(command, at_once=True)
+        return None if answer is None else _encode(answer)
+
     def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 

@@ -117,7 +117,8 @@ class Vectorstore:
             if self.is_absent:
                 raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
             seq = replica.position.seq
-            return Answer(await self._run(replica.read, command), seq)
+            body = replica.read_at_once(command)
+            return Answer(await self._run(replica.read, command) if body is None else body, seq)
 
     async def is_fresh_enough(self, reading: Reading, arrived_s: float) -> bool:
         """Ask, as the request or else the setting has it, whether the replica may answer a read.
