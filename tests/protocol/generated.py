@@ -98,6 +98,12 @@ def writes(draw: st.DrawFn, *, odd: bool = True) -> tuple[str, dict[str, Any]]:
     return verb, draw(columns(verb, odd=odd))
 
 
+def is_uneven(body: dict[str, Any]) -> bool:
+    """Whether a body for add, upsert or update has an empty id, or a column of another length than its ids."""
+    columns = (body.get(name) for name in ("embeddings", "documents", "metadatas", "uris"))
+    return "" in body["ids"] or any(column is not None and len(column) != len(body["ids"]) for column in columns)
+
+
 @st.composite
 def _condition(draw: st.DrawFn) -> dict[str, Any]:
     key = draw(st.sampled_from([*KEYS, "missing"]))

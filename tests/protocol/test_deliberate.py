@@ -182,6 +182,22 @@ def test_a_schema_learns_nothing_from_an_empty_array(sides: Sides, places: dict[
     assert learnt == [True, False]
 
 
+@pytest.mark.parametrize("verb", ["add", "upsert", "update"])
+@pytest.mark.parametrize("ids", [["a", "b"], [""]], ids=["uneven", "empty"])
+def test_a_refused_write_teaches_no_dimension(sides: Sides, places: dict[str, str], verb: str, ids: list[str]) -> None:
+    """A refusal changes nothing: the reference keeps the dimension of a first write that it refused for its ids."""
+    learnt = []
+    name = f"refusing-{verb}-{len(ids)}"
+    for side in (sides.reference, sides.ours):
+        assert _short(_send(side, f'POST <B>/collections {{"name":"{name}"}}')) == OK
+        line = f'POST <{name}>/{verb} {{"ids":{msgspec.json.encode(ids).decode()},"embeddings":[[1,2,3]]}}'
+        assert _short(_send(side, line)) == BAD
+        answer = _send(side, f"GET <B>/collections/{name}")
+        assert answer is not None
+        learnt.append(answer.body["dimension"])
+    assert learnt == [3, None]
+
+
 @pytest.mark.parametrize("tenant", ["mine", "other"])
 def test_no_array_of_a_deleted_collection_comes_back(sides: Sides, places: dict[str, str], tenant: str) -> None:
     """The reference forgets to delete arrays with their collection, and shows them in whatever is stored next."""
