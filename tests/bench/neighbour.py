@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import msgspec
 
 from tests.bench.ground import Line, Place, vectors
+from tests.bench.population import Bodies, Side
 from tests.bench.traffic import (
     Connection,
     Request,
@@ -36,7 +37,6 @@ from tests.bench.traffic import (
     service_processes,
     turn,
 )
-from tests.bench.users import Bodies, Side
 from tests.support.chroma_server import ChromaServer
 from tests.support.service import Service
 
