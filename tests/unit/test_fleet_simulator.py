@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from tests.bench.cost import Inputs, by_class, outcome, report, usd_of
 from tests.bench.fleet.life import DAY_S, Fleet, Life, hour_factor, popularity
 from tests.bench.fleet.week import live_weeks
-from vectorpool.settings import Settings
+from vectorpool.settings import Settings, describe_settings
 
 SMALL = Fleet(
     users=30,
@@ -97,3 +99,12 @@ def test_the_bill_adds_up():
     assert found.usd["PUT"] == pytest.approx(puts * 3000 * 400 * 365 / 12 * 0.005 / 1000)
     assert sum(found.shares.values()) == pytest.approx(1)
     assert f"**{sum(found.usd.values()):,.0f}**" in report(inputs, [found])
+
+
+def test_the_page_names_flags_that_exist():
+    """Every flag on docs/cost.md is one of the simulation or of ``serve``, and every input of people's habits is there."""
+    page = (Path(__file__).parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--[a-z][a-z-]+", page))
+    own = {"--" + field.name.replace("_", "-") for field in msgspec.structs.fields(Inputs)}
+    assert named <= own | {"--routing", "--latency", "--measure"} | {row.flag for row in describe_settings()}
+    assert {"--users", "--instances", "--requests-a-day", "--reads", "--store-mib", "--slots"} <= named & own
