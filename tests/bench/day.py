@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from tests.bench.cost import CLASSES
 from tests.bench.ground import CALL, COLLECTION, Line, Place, check_first, near, query, size, upsert, vectors
 from vectorpool import commands
 from vectorpool.answers import Count
@@ -40,7 +41,6 @@ from vectorpool.vectorstore.vectorstore import Vectorstore
 USER = "day"
 RECORDS = 5000
 DAY_S, SESSIONS, BULK = 86_400, 12, 100
-CLASSES = {"create": "PUT", "put": "PUT", "list_objects": "LIST", "get": "GET", "get_range": "GET", "head": "HEAD"}
 # Past the retention time.
 LATER_S = 8 * 86_400
 
@@ -224,7 +224,7 @@ class Day:
         """Return the requests so far by the store's class."""
         asked: Counter[str] = Counter()
         for name, count in self.bucket.counts().items():
-            asked[CLASSES.get(name, "DELETE")] += count.requests
+            asked[CLASSES[name]] += count.requests
         return asked
 
     async def objects(self) -> Counter[str]:

@@ -102,7 +102,7 @@ def test_the_bill_adds_up():
 
 
 def test_the_page_names_flags_that_exist():
-    """Every flag on docs/cost.md is one of the simulation or of ``serve``, and every input of people's habits is there."""
+    """Every flag on docs/cost.md is one of the simulation or of ``serve``, and the main inputs are there."""
     page = (Path(__file__).parents[2] / "docs" / "cost.md").read_text(encoding="utf-8")
     named = set(re.findall(r"--[a-z][a-z-]+", page))
     own = {"--" + field.name.replace("_", "-") for field in msgspec.structs.fields(Inputs)}
