@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -41,11 +42,39 @@ def serve(settings: Settings) -> None:
     )
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
+    allow_descriptors(settings)
     with (
         bind(settings.host, settings.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, callers, listener))
+
+
+# An open vectorstore of one collection has 8 to 9; each further collection that is asked takes up to five.
+_SLOT_DESCRIPTORS: Final = 10
+
+
+def allow_descriptors(settings: Settings) -> None:
+    """Raise this process's soft limit of descriptors to the hard one, for its shards too, and say if that is too low.
+
+    The usual soft limit, 1,024, is left over from select(), which nobody here calls: 100 open slots need about 900.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    except (OSError, ValueError) as error:
+        # Where the hard limit is "unlimited", some systems refuse to set it.
+        _logger.info("the limit of %d file descriptors stays: %s", soft, error)
+    needed = settings.open_slots * _SLOT_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        _logger.warning(
+            "a shard may open %d file descriptors, and %d open slots may need %d: raise the limit (ulimit -n) or lower "
+            "VECTORPOOL_OPEN_SLOTS",
+            soft,
+            settings.open_slots,
+            needed,
+        )
 
 
 class _Server(uvicorn.Server):
