@@ -24,6 +24,7 @@ from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
 from vectorpool.errors import BrokenReplica, UserNotFound
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.vectorstore.leftovers import sweep_lists
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.salvage import SalvageReport, salvage
 
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 # Attempts to build a replica: one that fails, one that is suspect and so examined, and races of its salvage lost.
 REBUILDS = 4
+
+# The only commit that may be a directory of plain Chroma, as that made it.
+_ADOPTION = 1
 
 OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
 
@@ -91,6 +95,8 @@ class Builder:
                 await self._run(self._template.copy_to, directory)
             else:
                 position, image = hydrated.position, hydrated.image
+                if position.seq == _ADOPTION and self.at is None:
+                    await self._run(sweep_lists, directory)
             if suspect and self.at is None:
                 return Built(await self._open_sound(directory, position, image), is_absent)
             opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
