@@ -16,6 +16,7 @@ from vectorpool.commands import (
     ChromaAddRecords,
     ChromaCountRecords,
     ChromaCreateCollection,
+    ChromaDeleteCollection,
     ChromaGetCollection,
     ChromaGetRecords,
     ChromaQueryRecords,
@@ -54,10 +55,14 @@ def _vectors(ids: range) -> Vectors:
     return Vectors(data=_rows(ids).tobytes(), dimension=DIMENSION)
 
 
-def _create(name: str) -> ChromaCreateCollection:
+def _create(name: str, *, get_or_create: bool = False) -> ChromaCreateCollection:
     configuration = json.dumps({"hnsw": {"sync_threshold": THRESHOLD}})
     return ChromaCreateCollection(
-        database=DEFAULT_DATABASE, name=name, metadata={"of": name}, configuration=configuration
+        database=DEFAULT_DATABASE,
+        name=name,
+        metadata={"of": name},
+        configuration=configuration,
+        get_or_create=get_or_create,
     )
 
 
@@ -160,6 +165,49 @@ async def test_a_name_that_was_taken_meanwhile_is_a_conflict(tmp_path: Path) -> 
             assert isinstance(refused, ChromaRefusal)
 
 
+async def test_records_under_the_id_that_lost_are_in_the_collection_that_won(tmp_path: Path) -> None:
+    """Two instances get or create one name at once: both ids that were told name one collection with all records."""
+    bucket = MemoryBucket()
+    async with (
+        Instance(tmp_path, bucket, **WRITE_BACK) as first,
+        Instance(tmp_path, bucket, name="b", **WRITE_BACK) as second,
+        Instance(tmp_path, bucket, name="c") as third,
+    ):
+        won = (await first.do(_create("ours", get_or_create=True)))["id"]
+        lost = (await second.do(_create("ours", get_or_create=True)))["id"]
+        assert won != lost
+        await first.do(_add(won, range(20)))
+        await second.do(_add(lost, range(20, 40)))
+        await first.do(Flush())
+        await second.do(Flush())
+        for told in (won, lost):
+            for each in (first, second, third):
+                await _assert_holds(each, told, 40)
+                place = {"database": DEFAULT_DATABASE, "collection_id": told}
+                assert (await each.do(ChromaGetCollection(**place)))["id"] == won
+            # A cold start learns it from the log.
+            await second.do(Evict())
+            await _assert_holds(second, told, 40)
+        await third.do(_add(lost, range(40, 60)))
+        await _assert_holds(first, won, 60)
+
+
+async def test_an_alias_goes_with_its_collection(tmp_path: Path) -> None:
+    """Once the collection is deleted the lost id names nothing, also not a new collection of the name."""
+    bucket = MemoryBucket()
+    async with Instance(tmp_path, bucket) as first, Instance(tmp_path, bucket, name="b", **WRITE_BACK) as second:
+        lost = (await second.do(_create("ours", get_or_create=True)))["id"]
+        await first.do(_create("ours", get_or_create=True))
+        # Nothing else was written under it: that it was told is enough.
+        await second.do(Flush())
+        assert await first.do(ChromaCountRecords(database=DEFAULT_DATABASE, collection_id=lost)) == 0
+        await first.do(ChromaDeleteCollection(database=DEFAULT_DATABASE, name="ours"))
+        await first.do(_create("ours"))
+        for each in (first, second):
+            refused = await each.refusal(ChromaCountRecords(database=DEFAULT_DATABASE, collection_id=lost))
+            assert isinstance(refused, ChromaRefusal)
+
+
 # --- One replica -------------------------------------------------------------------------------------
 
 
@@ -181,11 +229,15 @@ def test_an_answer_names_the_id_that_the_collection_was_given(tmp_path: Path, co
 
 
 def test_nothing_is_made_where_the_collection_is_there(tmp_path: Path) -> None:
-    """``get_or_create`` leaves the id of a collection that is there as it is, whatever id is asked for."""
+    """``get_or_create`` leaves the id of a collection that is there; another one that was told becomes its alias."""
     replica = _replica(tmp_path / "replica")
     _, made = replica.write(CreateCollection(name="notes"))
     body, effect = replica.write(CreateCollection(name="notes", get_or_create=True), KNOWN)
     assert json.loads(body)["id"] == made.made != KNOWN
+    assert effect.touched is True, "the alias would not be committed"
+    place = {"database": DEFAULT_DATABASE, "collection_id": KNOWN}
+    assert json.loads(replica.read(ChromaGetCollection(**place)))["id"] == made.made
+    _, effect = replica.write(CreateCollection(name="notes", get_or_create=True))
     assert effect.touched is False
     replica.discard()
 

@@ -4,6 +4,10 @@ Chroma makes up the id of a new collection, and clients of its protocol address 
 Under write-back they may have been told an id before its commit; if that loses its number, the command is applied
 again to another replica, and Chroma makes up another id. The bindings take none, so the files are edited.
 
+If the winner made a collection of the same name, the records that clients acknowledged under the lost id belong to
+that one: the lost id becomes an *alias* of the winner's, in the sidecar, so that every instance knows it from that
+commit on. It goes when the collection is deleted.
+
 The id stands in the catalogue, in the topics of the queue and in the sidecar; HNSW files are named after segments,
 whose ids nobody is told. The files are edited closed only: Python has a SQLite of its own, and two copies of SQLite
 in one process neither see each other's locks nor leave them alone.
@@ -16,20 +20,30 @@ import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
+
+import msgspec
 
 from vectorpool.commands import ChromaCreateCollection, CreateCollection, IngestDocument, Write
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT, SIDECAR_FILE, database_name
 from vectorpool.vectorstore.bindings import is_chroma_error, translate
 from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.sidecar import Sidecar
+
+C = TypeVar("C", bound=msgspec.Struct)
 
 # Chroma's threads let go of the files a few milliseconds after it was closed.
 _CLOSE_WITHIN_S: Final = 10.0
 _PAUSE_S: Final = 0.001
 
 _IN_CATALOGUE: Final = (("collections", "id"), ("collection_metadata", "collection_id"), ("segments", "collection"))
-_IN_SIDECAR: Final = (("collection", "id"), ("document", "collection_id"), ("salvage_loss", "collection_id"))
+_IN_SIDECAR: Final = (
+    ("collection", "id"),
+    ("document", "collection_id"),
+    ("salvage_loss", "collection_id"),
+    ("collection_alias", "collection_id"),
+)
 
 
 def place_of(command: Write) -> tuple[str, str] | None:
@@ -43,6 +57,14 @@ def place_of(command: Write) -> tuple[str, str] | None:
             return command.database, command.name
         case _:
             return None
+
+
+def meant(command: C, sidecar: Sidecar) -> C:
+    """Return a command with the id of its collection in the place of an alias."""
+    told = getattr(command, "collection_id", None)
+    if told is None or (collection_id := sidecar.id_of(told)) == told:
+        return command
+    return msgspec.structs.replace(command, collection_id=collection_id)
 
 
 def find_id(chroma: Chroma, database: str, name: str) -> str | None:

@@ -20,7 +20,7 @@ from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFo
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
-from vectorpool.vectorstore.collection_ids import find_id, place_of, rewrite_id
+from vectorpool.vectorstore.collection_ids import find_id, meant, place_of, rewrite_id
 from vectorpool.vectorstore.direct import Direct
 from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
@@ -76,6 +76,7 @@ class Replica:
 
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
+        command = meant(command, self._sidecar)
         try:
             if isinstance(command, ChromaRead):
                 return self._protocol_reader.read(command)
@@ -97,15 +98,19 @@ class Replica:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 
         ``collection_id`` is the id that a collection which the command makes shall have, because it was told before;
-        nobody may read meanwhile. It is left alone if the collection is there already.
+        nobody may read meanwhile. If the collection is there already, under another id, the one told becomes its alias.
         """
-        makes = place_of(command) is not None and self._made_id(command) is None
+        there = self._made_id(command)
+        makes = place_of(command) is not None and there is None
         # Before, so that no reader keeps what it was told; after, for those who asked while the write was under way.
         self._chroma.forget()
         try:
-            answer, effect = self._writer.write(command)
+            answer, effect = self._writer.write(meant(command, self._sidecar))
         finally:
             self._chroma.forget()
+        if there is not None and collection_id is not None and collection_id != there:
+            self._sidecar.set_alias(collection_id, there)
+            effect.touched = True
         self._is_written = self._is_written or effect.touched
         body = _encode(answer)
         made = self._made_id(command) if makes else None

@@ -1,9 +1,9 @@
 """The sidecar: a SQLite file beside Chroma's, so that what it says commits with the vectors themselves.
 
-It holds which embedder made a collection's embeddings, which document gave which chunks, and which records a salvage
-lost. Nothing in it
-must survive a crash on its own: the commit log carries the file, so the journal stays in memory and nothing
-is synced. The file appears with the first thing to say.
+It holds which embedder made a collection's embeddings, which document gave which chunks, which records a salvage lost,
+and which ids of collections clients were told that another instance's commit made void. Nothing in it must survive a
+crash on its own: the commit log carries the file, so the journal stays in memory and nothing is synced. The file
+appears with the first thing to say.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS salvage_loss (
   reason TEXT NOT NULL, time_ms INTEGER NOT NULL, document TEXT, metadata BLOB NOT NULL,
   PRIMARY KEY (collection_id, record_id)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS collection_alias (told TEXT PRIMARY KEY, collection_id TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -52,6 +53,7 @@ class Sidecar:
         self._path = path
         self._db: sqlite3.Connection | None = None
         self._embedders: dict[str, str] | None = None
+        self._aliases: dict[str, str] | None = None
         self._opening = threading.Lock()
 
     def _open(self, *, create: bool) -> sqlite3.Connection | None:
@@ -97,7 +99,20 @@ class Sidecar:
             db.execute("DELETE FROM collection WHERE id = ?", (collection_id,))
             db.execute("DELETE FROM document WHERE collection_id = ?", (collection_id,))
             db.execute("DELETE FROM salvage_loss WHERE collection_id = ?", (collection_id,))
-            self._embedders = None
+            db.execute("DELETE FROM collection_alias WHERE collection_id = ?", (collection_id,))
+            self._embedders = self._aliases = None
+
+    def id_of(self, told: str) -> str:
+        """Return the id of the collection that a client means by the id it was told: nearly always the same."""
+        if self._aliases is None:
+            db = self._open(create=False)
+            self._aliases = {} if db is None else dict(db.execute("SELECT told, collection_id FROM collection_alias"))
+        return self._aliases.get(told, told)
+
+    def set_alias(self, told: str, collection_id: str) -> None:
+        """Remember that an id which clients were told means this collection, until it is deleted."""
+        self._writable().execute("INSERT OR REPLACE INTO collection_alias VALUES (?, ?)", (told, collection_id))
+        self._aliases = None
 
     def documents(self, avatar_id: str, collection_names: dict[str, str]) -> list[Ingested]:
         """Return an avatar's ingested documents by path; ``collection_names`` maps ids to names."""
