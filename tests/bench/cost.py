@@ -109,6 +109,7 @@ class Outcome(msgspec.Struct):
 
     routing: Routing
     requests: int
+    writes: int
     shares: dict[str, float]
     p50_ms: dict[str, float]
     per_request: dict[str, float]
@@ -161,6 +162,7 @@ def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settin
     return Outcome(
         routing=routing,
         requests=requests,
+        writes=writes,
         shares={tier: count / reads for tier, count in tiers.items()},
         p50_ms={tier: sorted(took)[len(took) // 2] for tier, took in figures.read_ms.items()},
         per_request=per_request,
@@ -194,7 +196,7 @@ def report(inputs: Inputs, outcomes: list[Outcome]) -> str:
         rows.append((f"reads: {name}", shown))
     for name in ("PUT", "LIST", "GET", "HEAD", "DELETE"):
         rows.append((f"{name} a user's request", [f"{o.per_request[name]:.3f}" for o in outcomes]))
-    rows.append(("lost races a write", [f"{o.conflicts:.4f}" for o in outcomes]))
+    rows.append(("lost races a write", [f"{o.conflicts:.3f}" for o in outcomes]))
     rows.append(("requests refused", [f"{o.refused}" for o in outcomes]))
     for name in outcomes[0].usd:
         rows.append((f"USD a month: {name}", [f"{o.usd[name]:,.0f}" for o in outcomes]))
@@ -227,7 +229,12 @@ async def run(place: Place) -> list[Line]:
     return [
         Line("cost", f"{where}: reads by tier", told[0], told[1], ratio, note=note),
         Line("cost", f"{where}: requests to the store for a user's", asked[0], asked[1], note=note),
-        Line("cost", f"{where}: lost races a write", *conflicts, note=note),
+        Line(
+            "cost",
+            f"{where}: lost races a write",
+            *conflicts,
+            note=f"{note}; {ours.writes:,} and {theirs.writes:,} writes simulated",
+        ),
         Line("cost", f"{where}: USD a month for S3", f"{usd[0]:,.0f}", f"{usd[1]:,.0f}", usd[0] / usd[1], note=note),
         Line(
             "cost",
