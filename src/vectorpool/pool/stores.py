@@ -20,6 +20,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.building import Builder
 from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.unflushed import skip_flushes
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 _CLAIM_ATTEMPTS = 120
@@ -40,7 +41,8 @@ class StoreFactory:
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir(parents=True)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
-        self._workers = ThreadPoolExecutor(settings.workers, thread_name_prefix="chroma")
+        # Chroma is opened in these threads and nowhere else, and starts its own from them.
+        self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=skip_flushes)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
 
