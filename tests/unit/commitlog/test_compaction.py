@@ -99,6 +99,24 @@ async def test_a_rewritten_store_gets_a_new_base(tmp_path: Path) -> None:
     assert [name for name in await author.objects() if name.endswith("-base")]
 
 
+async def test_whoever_reads_too_much_compacts_at_its_next_look(tmp_path: Path) -> None:
+    """A hydrate of more than the bound makes a compaction due, between the multiples of the fan-out too."""
+    author = Author(tmp_path)
+    dice = random.Random(1)
+    author.write("index.bin", dice.randbytes(200 * BLOCK))
+    for _ in range(3):
+        author.write("chroma.sqlite3", dice.randbytes(200 * BLOCK))
+        await author.commit()
+    reader = CommitLog(author.bucket, USER, settings=author.settings)
+    hydrated = await reader.hydrate(tmp_path / "read")
+    assert hydrated is not None and hydrated.read_bytes > 1.5 * hydrated.image.size
+    done = await reader.compact(hydrated.position)
+    assert [item.key.rpartition("/")[2].endswith("-base") for item in done.written] == [True]
+    again = await reader.hydrate(tmp_path / "again")
+    assert again is not None and again.read_bytes < 1.1 * again.image.size
+    assert (await reader.compact(again.position)).written == []
+
+
 async def test_a_base_carries_the_hash_on_which_the_next_commit_rests(tmp_path: Path) -> None:
     """A replica hydrated from a base stands where one hydrated from commits stands, and commits on it."""
     author = Author(tmp_path)
