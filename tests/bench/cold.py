@@ -60,7 +60,7 @@ async def run(place: Place) -> list[Line]:
     """Measure 500, 5,000 and 20,000 records; the ways take turns."""
     lines, parts = [], []
     bucket = bucket_of(place)
-    service = await asyncio.to_thread(_serve, place)
+    service = await asyncio.to_thread(serve, place, "served-cold")
     try:
         for count in (500, 5000) if place.quick else (500, 5000, 20_000):
             user_id = f"cold-{count}"
@@ -76,10 +76,11 @@ async def run(place: Place) -> list[Line]:
     return lines + parts
 
 
-def _serve(place: Place) -> Service:
+def serve(place: Place, name: str) -> Service:
+    """Start the service with one shard and no warm tier, its files in ``name`` of the scratch directory."""
     flags = ("--shards", "1", "--warm-bytes", "0")
-    root = place.scratch / "served-cold"
-    root.mkdir(exist_ok=True)
+    root = place.scratch / name
+    root.mkdir()
     return Service(root, *flags, store=place.store, env=place.server.environ(place.store)).start()
 
 
@@ -135,12 +136,7 @@ async def _one_size(place: Place, bucket: Bucket, service: Service, user_id: str
             check_first(answer.body, number)
             pool_ms.append(took)
         shutil.rmtree(place.scratch / f"cold-{turn}")
-        body = {"embeddings": near(1, number).tolist(), "n_results": 10}
-        path = f"/users/{user_id}/collections/{COLLECTION}/query"
-        took, response = await timed(in_thread(lambda p=path, b=body: service.ok("POST", p, json=b)))
-        check_first(response.content, number)
-        served_ms.append(took)
-        service.ok("POST", f"/admin/users/{user_id}/evict")
+        served_ms.append(await ask_served(service, user_id, number))
         # A directory of its own each time: Chroma's client remembers paths.
         fresh = place.scratch / f"fresh-{user_id}-{turn}"
         took, _ = await timed(in_thread(lambda f=fresh, n=number: _download_and_ask(place, client, user_id, f, n)))
@@ -160,6 +156,16 @@ async def _one_size(place: Place, bucket: Bucket, service: Service, user_id: str
             what = f"first answer, cold, {count:,} records, {how}, against {against} + open + query"
             lines.append(Line("cold", what, ms(values), ms(others), ratio, f"<= {limit}", ratio <= limit))
     return lines
+
+
+async def ask_served(service: Service, user_id: str, number: int) -> float:
+    """Return the milliseconds of a cold user's answer over HTTP; the user is cold again afterwards."""
+    body = {"embeddings": near(1, number).tolist(), "n_results": 10}
+    path = f"/users/{user_id}/collections/{COLLECTION}/query"
+    took, response = await timed(in_thread(lambda: service.ok("POST", path, json=body)))
+    check_first(response.content, number)
+    await in_thread(lambda: service.ok("POST", f"/admin/users/{user_id}/evict"))()
+    return took
 
 
 # --- The parts ---------------------------------------------------------------------------------------
