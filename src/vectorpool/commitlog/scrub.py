@@ -8,6 +8,10 @@
 5. The newest number can be hydrated; if not, the newest that can is found.
 6. Each tag can be read, and names a commit that is there, is the one that it names, and hydrates.
 
+A log moves while it is read: what one listing named, a collector may bury or delete before it is read, and then less
+leads to the newest commit than there is. So a problem is believed when two looks in a row found it, and the second one
+listed what the first one did. A log that moves under every look is reported by what the last two agree on.
+
 Memory: 24 bytes for every block of the state. Nothing is written, here or there. What no log can show is that its
 newest commit was deleted without a trace.
 """
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -31,9 +36,13 @@ from vectorpool.commitlog.image import DIGEST_BYTES, block_digests
 from vectorpool.commitlog.outcomes import Problem, ScrubReport, Tag
 from vectorpool.commitlog.plan import Listing, LogObject, chain
 from vectorpool.commitlog.replay import Replay, blocks_of
-from vectorpool.errors import BackupNotFound, BrokenLog, CorruptObject, NewerFormat
+from vectorpool.errors import BackupNotFound, BrokenLog, CorruptObject, NewerFormat, StoreUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
+
+# A collection moves a log for seconds; the pauses between these looks are 1, 2 and 4 s.
+_LOOKS: Final = 4
+_PAUSE_S: Final = 1.0
 
 _Digests = npt.NDArray[np.uint8]
 
@@ -294,25 +303,74 @@ class _Scrubber:
         return True
 
 
+class _Look(msgspec.Struct):
+    """One walk: the listing that it began with, what it found, and the newest number that hydrated."""
+
+    listing: Listing
+    problems: list[Problem]
+    intact: int
+
+    @property
+    def is_stranded(self) -> bool:
+        """Whether nothing led to the newest commit."""
+        return self.intact < self.listing.newest
+
+    def stood_still(self, after: Listing) -> bool:
+        """Whether a later listing has the same objects and graves up to this one's newest number."""
+        newest = self.listing.newest
+        return set(self.listing.objects) == {obj for obj in after.objects if obj.seq <= newest} and (
+            self.listing.graves == {seq for seq in after.graves if seq <= newest}
+        )
+
+
 async def scrub(bucket: Bucket, user_id: str, sources: Sources) -> ScrubReport:
-    """Walk the log of a user and report. Raises StoreUnavailable; damage is in the report."""
+    """Walk the log of a user and report. Damage is in the report.
+
+    Raises StoreUnavailable, also for a log that moved under every look so that no two of them agree on a problem.
+    """
     began_ms = sources.now_ms()
+    look = await _look(bucket, user_id)
+    if not look.problems and not look.is_stranded:
+        return _report(user_id, look, began_ms)
+    for number in range(_LOOKS - 1):
+        await sources.sleep(_PAUSE_S * 2**number)
+        before, look = look, await _look(bucket, user_id)
+        stood_still = before.stood_still(look.listing)
+        both_stranded = before.is_stranded and look.is_stranded
+        agreed = [problem for problem in look.problems if problem in before.problems]
+        if not look.problems and not look.is_stranded:
+            return _report(user_id, look, began_ms)
+        if (agreed or both_stranded) and (stood_still or number == _LOOKS - 2):
+            # What hydrated once was intact then, whatever was being deleted while the other look tried it.
+            return _report(user_id, _Look(look.listing, agreed, max(before.intact, look.intact)), began_ms)
+    raise StoreUnavailable(
+        f"The log of user {user_id} moved on under each of {_LOOKS} looks, which found different things. "
+        "Verify it again when nothing collects or deletes it."
+    )
+
+
+async def _look(bucket: Bucket, user_id: str) -> _Look:
     # In this order a tag made meanwhile is not missed: its commit is in the listing, or it is not looked at.
     before = await tags.tag_names(bucket, user_id)
     listing, _ = await list_log(bucket, user_id, whole=True)
     scrubber = _Scrubber(bucket, user_id)
     await scrubber.walk(listing)
     await scrubber.check_tags(before, listing)
-    intact = await scrubber.newest_intact(listing)
-    if intact < listing.newest and not scrubber.problems:
+    return _Look(listing, scrubber.problems, await scrubber.newest_intact(listing))
+
+
+def _report(user_id: str, look: _Look, began_ms: int) -> ScrubReport:
+    listing = look.listing
+    problems = look.problems
+    if look.is_stranded and not problems:
         key = names.log_prefix(user_id) + names.commit_name(listing.newest)
-        scrubber.problems.append(Problem(key, listing.newest, "nothing that is in the log leads to it"))
+        problems = [Problem(key, listing.newest, "nothing that is in the log leads to it")]
     return ScrubReport(
         newest_seq=listing.newest,
-        newest_intact_seq=intact,
+        newest_intact_seq=look.intact,
         commits=len(listing.commits),
         objects=len(listing.objects),
         bytes=sum(obj.size for obj in listing.objects),
-        problems=scrubber.problems,
+        problems=problems,
         verified_at_ms=began_ms,
     )

@@ -2,6 +2,12 @@
 
 One log at a time, and rounds at a bounded rate of bytes, so that upkeep takes little of a shard. Nothing here is
 needed for safety: a log that is not compacted is only slower to hydrate, one that is not collected only larger.
+
+Instances share the rounds without speaking to each other. Each walks the users whose turn has come in an order of its
+own, at times of its own, and looks at ``verified.json`` before it reads a log, so that whoever comes first does the
+work. There is no claim: two do the same work only if they begin a log within the time that its verification takes,
+which costs less than a claim for every log would. When a log is due again is remembered (``turns``): an instance
+asks once an interval about each user, and once more after it started.
 """
 
 from __future__ import annotations
@@ -10,8 +16,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from vectorpool.errors import VectorpoolError
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.outcomes import ScrubReport
+from vectorpool.errors import UserNotFound, VectorpoolError
 from vectorpool.pool.stores import StoreFactory
+from vectorpool.pool.turns import Turns
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.vectorstore import Vectorstore
@@ -20,8 +29,12 @@ logger = logging.getLogger(__name__)
 
 # An instance begins its first round some time within this: many that start together must not read together.
 _FIRST_ROUND_S = 600.0
-# How often within the interval the users are looked through for those whose turn it is.
+# How often within the interval the users are listed, for new ones and for those whose turn it is; in the mean.
 _LOOKS_PER_INTERVAL = 10
+# So many users are gone through in memory before others have a turn of the event loop.
+_USERS_AT_ONCE = 1000
+# A call of collect deletes a thousand objects; more calls than this wait for the log's next turn.
+_COLLECTIONS = 10
 
 
 class Upkeep:
@@ -38,6 +51,7 @@ class Upkeep:
         self._tasks: set[asyncio.Task[None]] = set()
         self._rounds: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Semaphore(1)
+        self._turns = Turns()
 
     def start(self) -> None:
         """Begin the rounds, unless they are switched off."""
@@ -83,26 +97,54 @@ class Upkeep:
                 await self._round()
             except Exception as error:
                 logger.warning("a round of verification ended early: %s", error)
-            await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL)
+            # Instances that started together drift apart, so that they do not come to the same few logs at once.
+            await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
 
     async def _round(self) -> None:
-        for user_id in await self._stores.list_users():
-            if self._owns(user_id):
-                await self._look_after(user_id)
+        users = await self._whose_turn_it_is()
+        while users:
+            # In an order of its own, or instances would verify the same logs at the same time.
+            at = int(self._sources.random() * len(users))
+            users[at], users[-1] = users[-1], users[at]
+            await self._look_after(users.pop())
+
+    async def _whose_turn_it_is(self) -> list[str]:
+        """Return this shard's users whose turn has come, as far as is known here."""
+        listed, mine = await self._stores.list_users(), list[str]()
+        for at in range(0, len(listed), _USERS_AT_ONCE):
+            mine += [user_id for user_id in listed[at : at + _USERS_AT_ONCE] if self._owns(user_id)]
+            await self._sources.sleep(0)
+        self._turns.make_room(len(mine))
+        now_s, come = self._sources.now_ms() / 1000, list[str]()
+        for at in range(0, len(mine), _USERS_AT_ONCE):
+            come += [user_id for user_id in mine[at : at + _USERS_AT_ONCE] if self._turns.has_come(user_id, now_s)]
+            await self._sources.sleep(0)
+        return come
 
     async def _look_after(self, user_id: str) -> None:
         log = self._stores.log(user_id)
+        interval_ms = int(self._settings.verify_interval_s * 1000)
         try:
             last = await log.last_verification()
-            due_ms = self._settings.verify_interval_s * 1000
-            if last is not None and self._sources.now_ms() - last.verified_at_ms < due_ms:
+            if last is not None and self._sources.now_ms() - last.verified_at_ms < interval_ms:
+                self._turns.remember(user_id, (last.verified_at_ms + interval_ms) / 1000)
                 return
             async with self._one_at_a_time:
                 report = await log.verify()
-                await log.collect()
-        except VectorpoolError as error:
-            logger.warning("a log could not be looked after: %s", error)
+        except UserNotFound:
+            # Documents without a vectorstore, for example: there may be a log an interval later.
+            self._turns.remember(user_id, (self._sources.now_ms() + interval_ms) / 1000)
             return
+        except VectorpoolError as error:
+            logger.warning("a log could not be verified: %s", error)
+            return
+        self._turns.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
+        self._tell(user_id, report)
+        await self._collect(log)
+        await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
+
+    @staticmethod
+    def _tell(user_id: str, report: ScrubReport) -> None:
         if not report.ok:
             logger.error(
                 "a log is damaged: %d problems, newest commit %d, newest intact commit %d; see vectorpool scrub",
@@ -111,4 +153,14 @@ class Upkeep:
                 report.newest_intact_seq,
             )
             logger.debug("damaged: %s", user_id)
-        await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
+
+    async def _collect(self, log: CommitLog) -> None:
+        """Collect a log until nothing is left to do, or nothing more can be done now."""
+        try:
+            for _ in range(_COLLECTIONS):
+                async with self._one_at_a_time:
+                    done = await log.collect()
+                if done.complete or not (done.deleted_objects or done.buried):
+                    return
+        except VectorpoolError as error:
+            logger.warning("a log could not be collected: %s", error)
