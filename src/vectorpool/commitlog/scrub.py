@@ -304,8 +304,9 @@ class _Scrubber:
 
 
 class _Look(msgspec.Struct):
-    """One walk: the listing that it began with, what it found, and the newest number that hydrated."""
+    """One walk: when it began, the listing that it began with, what it found, the newest number that hydrated."""
 
+    began_ms: int
     listing: Listing
     problems: list[Problem]
     intact: int
@@ -328,38 +329,38 @@ async def scrub(bucket: Bucket, user_id: str, sources: Sources) -> ScrubReport:
 
     Raises StoreUnavailable, also for a log that moved under every look so that no two of them agree on a problem.
     """
-    began_ms = sources.now_ms()
-    look = await _look(bucket, user_id)
+    look = await _look(bucket, user_id, sources)
     if not look.problems and not look.is_stranded:
-        return _report(user_id, look, began_ms)
+        return _report(user_id, look)
     for number in range(_LOOKS - 1):
         await sources.sleep(_PAUSE_S * 2**number)
-        before, look = look, await _look(bucket, user_id)
-        stood_still = before.stood_still(look.listing)
-        both_stranded = before.is_stranded and look.is_stranded
-        agreed = [problem for problem in look.problems if problem in before.problems]
+        before, look = look, await _look(bucket, user_id, sources)
         if not look.problems and not look.is_stranded:
-            return _report(user_id, look, began_ms)
-        if (agreed or both_stranded) and (stood_still or number == _LOOKS - 2):
+            return _report(user_id, look)
+        agreed = [problem for problem in look.problems if problem in before.problems]
+        is_last = number == _LOOKS - 2
+        if (agreed or (before.is_stranded and look.is_stranded)) and (before.stood_still(look.listing) or is_last):
             # What hydrated once was intact then, whatever was being deleted while the other look tried it.
-            return _report(user_id, _Look(look.listing, agreed, max(before.intact, look.intact)), began_ms)
+            intact = max(before.intact, look.intact)
+            return _report(user_id, msgspec.structs.replace(look, problems=agreed, intact=intact))
     raise StoreUnavailable(
         f"The log of user {user_id} moved on under each of {_LOOKS} looks, which found different things. "
         "Verify it again when nothing collects or deletes it."
     )
 
 
-async def _look(bucket: Bucket, user_id: str) -> _Look:
+async def _look(bucket: Bucket, user_id: str, sources: Sources) -> _Look:
+    began_ms = sources.now_ms()
     # In this order a tag made meanwhile is not missed: its commit is in the listing, or it is not looked at.
     before = await tags.tag_names(bucket, user_id)
     listing, _ = await list_log(bucket, user_id, whole=True)
     scrubber = _Scrubber(bucket, user_id)
     await scrubber.walk(listing)
     await scrubber.check_tags(before, listing)
-    return _Look(listing, scrubber.problems, await scrubber.newest_intact(listing))
+    return _Look(began_ms, listing, scrubber.problems, await scrubber.newest_intact(listing))
 
 
-def _report(user_id: str, look: _Look, began_ms: int) -> ScrubReport:
+def _report(user_id: str, look: _Look) -> ScrubReport:
     listing = look.listing
     problems = look.problems
     if look.is_stranded and not problems:
@@ -372,5 +373,5 @@ def _report(user_id: str, look: _Look, began_ms: int) -> ScrubReport:
         objects=len(listing.objects),
         bytes=sum(obj.size for obj in listing.objects),
         problems=problems,
-        verified_at_ms=began_ms,
+        verified_at_ms=look.began_ms,
     )
