@@ -220,17 +220,18 @@ def _build(clock: _Clock, chain: Chain, bodies: list[bytes], directory: Path) ->
 
 
 async def _one_turn(clock: _Clock, bucket: Bucket, user_id: str, directory: Path, number: int) -> tuple[Chain, Image]:
+    # First, so that it does not go without the memory that the parts hold on to.
+    with clock.of("hydrate"):
+        hydrated = await hydrate(bucket, user_id, None, directory / "hydrated")
+    assert hydrated is not None
     with clock.of("list"):
         _, found = await list_log(bucket, user_id)
     assert found is not None
     with clock.of("get"):
         bodies = [body.data for body in await asyncio.gather(*(bucket.get(obj.key) for obj in found.objects))]
     built = directory / "built"
-    built.mkdir(parents=True)
+    built.mkdir()
     _build(clock, found, bodies, built)
-    with clock.of("hydrate"):
-        hydrated = await hydrate(bucket, user_id, None, directory / "hydrated")
-    assert hydrated is not None
     command = query(near(1, number))
     with clock.of("open"):
         replica = await asyncio.to_thread(_open, built, hydrated.image)
