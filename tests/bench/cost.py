@@ -135,10 +135,16 @@ def usd_of(inputs: Inputs, requests: dict[str, float]) -> float:
 
 
 def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, float]:
-    """Return what background work costs a month: the turns of users, and instances that look whose turn it is."""
-    turns = inputs.users * MONTH_S / settings.verify_interval_s
-    looks = MONTH_S / settings.verify_interval_s * _LOOKS_PER_INTERVAL * (inputs.upkeep_instances or inputs.instances)
-    asked = {"get": looks * inputs.users, "list_prefixes": looks * inputs.shards * inputs.users / PAGE}
+    """Return what background work costs a month: the turns of users, and instances that look whose turn it is.
+
+    Each instance lists the users several times an interval, and asks about each once; who finds that it is its turn
+    takes it, so that this look is among the requests of the turn.
+    """
+    intervals = MONTH_S / settings.verify_interval_s
+    instances = inputs.upkeep_instances or inputs.instances
+    turns = inputs.users * intervals
+    listings = intervals * _LOOKS_PER_INTERVAL * instances * inputs.shards * inputs.users / PAGE
+    asked = {"get": turns * (instances - 1), "list_prefixes": listings}
     return {
         "verify, collect": turns * usd_of(inputs, by_class(week.requests.items())),
         "look whose turn it is": usd_of(inputs, by_class(asked.items())),
