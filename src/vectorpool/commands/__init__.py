@@ -129,6 +129,7 @@ __all__ = [
     "QueryRecords",
     "Read",
     "Reading",
+    "RecordWrite",
     "Restore",
     "UpdateRecords",
     "UpsertRecords",
@@ -185,6 +186,19 @@ Write: TypeAlias = (
     | IngestDocument
     | ForgetDocument
     | ChromaWrite
+)
+# Writes that leave every collection what it is, but for the dimension that a first record gives it.
+RecordWrite: TypeAlias = (
+    AddRecords
+    | UpsertRecords
+    | UpdateRecords
+    | DeleteRecords
+    | IngestDocument
+    | ForgetDocument
+    | ChromaAddRecords
+    | ChromaUpsertRecords
+    | ChromaUpdateRecords
+    | ChromaDeleteRecords
 )
 LogOperation: TypeAlias = (
     ListCommits | CreateBackup | GetBackup | ListBackups | DeleteBackup | Fork | Verify | LastVerification

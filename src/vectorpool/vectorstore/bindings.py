@@ -8,7 +8,8 @@ Chroma forgets what waits in the queue of a collection once that leaves its cach
 in a client's life, and an index that comes back is read from its files alone. Without files a query then fails with
 "Nothing found on disk"; with files it leaves the newest records out and says nothing. With a cache of 16 that began
 at 9 collections, as the cache is cut into parts by hash. So nothing ever leaves the cache here: a client that would
-hold too many collections is closed, and a new one applies every queue again.
+hold too many collections is closed, and a new one applies every queue again. So is one that holds a collection which
+was written round Chroma (see ``direct_writes``), when its index is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import importlib.util
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +37,7 @@ from vectorpool.errors import (
     RecordNotFound,
     VectorpoolError,
 )
-from vectorpool.names import CHROMA_DATABASE_FILE
+from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
 # As large as that of Chroma's server, and never full: an empty cache costs nothing.
 _CACHE_COLLECTIONS: Final = 65536
@@ -46,6 +48,14 @@ MAX_COLLECTIONS: Final = 32
 
 # Where a method of the bindings that loads an index has the collection's id.
 _COLLECTION_AT: Final = {"add": 1, "upsert": 0, "update": 0, "delete": 0, "get": 0, "query": 0, "count": 0}
+
+# Of these, those that need not know the newest vectors, unless they are to return them.
+_WITHOUT_INDEX: Final = frozenset({"get", "count"})
+_INCLUDE_OF_GET: Final = 6
+
+# Writes that go through Chroma after a new client was needed only because of those that went round it: whoever asks
+# for what only Chroma answers, between writes, pays for a new client that often at most.
+PAUSE: Final = 64
 
 # Chroma's internal errors that mean: this open client will not work again (see the design of the pool).
 _WEDGED = (
@@ -84,6 +94,9 @@ class Bindings:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._held: set[str] = set()
+        # Held collections whose queue has operations that the client does not know of.
+        self._behind: set[str] = set()
+        self._pause = 0
         self._calls = 0
         self._is_turning = False
         self._quiet = threading.Condition()
@@ -94,7 +107,7 @@ class Bindings:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         at = _COLLECTION_AT.get(method)
-        client = self._enter(None if at is None else str(arguments[at]))
+        client = self._enter(method, None if at is None else str(arguments[at]), arguments)
         try:
             return getattr(client, method)(*arguments)
         finally:
@@ -102,15 +115,21 @@ class Bindings:
             del client
             self._leave()
 
-    def _enter(self, collection_id: str | None) -> rust.Bindings:
+    def _enter(self, method: str, collection_id: str | None, arguments: tuple[Any, ...]) -> rust.Bindings:
         with self._quiet:
             self._quiet.wait_for(lambda: not self._is_turning)
             is_full = len(self._held) >= MAX_COLLECTIONS
-            if self._client is None or (is_full and collection_id is not None and collection_id not in self._held):
+            if collection_id in self._behind and _asks_index(method, arguments):
                 self._turn()
+                self._pause = PAUSE
+            elif self._client is None or (is_full and collection_id is not None and collection_id not in self._held):
+                self._turn()
+            elif self._pause and method == "query":
+                self._pause = PAUSE
             if collection_id is not None:
                 self._held.add(collection_id)
             self._calls += 1
+            assert self._client is not None
             return self._client
 
     def _turn(self) -> None:
@@ -119,16 +138,62 @@ class Bindings:
             self._quiet.wait_for(lambda: self._calls == 0)
             self._client = None
             self._held.clear()
+            self._behind.clear()
             self._client = _open(self._directory)
         finally:
             self._is_turning = False
             self._quiet.notify_all()
+
+    # --- Round the client ----------------------------------------------------------------------------
+
+    @contextmanager
+    def alone(self, patience_s: float) -> Iterator[bool]:
+        """Yield whether the directory's files may be written: no call is under way, and later ones are held back.
+
+        They may not after ``patience_s`` of waiting for calls, nor while writes had better go through Chroma.
+        """
+        with self._quiet:
+            may = self._pause == 0
+            if may:
+                may = self._quiet.wait_for(lambda: not self._is_turning and self._calls == 0, patience_s)
+            else:
+                self._pause -= 1
+            if may:
+                self._is_turning = True
+        try:
+            yield may
+        finally:
+            if may:
+                with self._quiet:
+                    self._is_turning = False
+                    self._quiet.notify_all()
+
+    def went_round(self, collection_id: str) -> None:
+        """Note, while alone, that a collection's queue was written."""
+        if collection_id in self._held:
+            self._behind.add(collection_id)
+
+    def catch_up(self, collection_id: str, database: str, dimension: int) -> None:
+        """Have Chroma take a collection's queue into its index. Raises what the bindings raise.
+
+        A write would do it as well, and hold the interpreter lock for all of it; a query does not.
+        """
+        with self._quiet:
+            self._quiet.wait_for(lambda: not self._is_turning)
+            if collection_id in self._behind:
+                self._turn()
+        probe = [[1.0] * dimension]
+        self._call("query", collection_id, None, probe, 1, None, None, [], DEFAULT_TENANT, database)
 
     def _leave(self) -> None:
         with self._quiet:
             self._calls -= 1
             if self._calls == 0:
                 self._quiet.notify_all()
+
+
+def _asks_index(method: str, arguments: tuple[Any, ...]) -> bool:
+    return method not in _WITHOUT_INDEX or (method == "get" and "embeddings" in arguments[_INCLUDE_OF_GET])
 
 
 def open_bindings(directory: Path) -> Bindings:

@@ -53,6 +53,7 @@ class Chroma:
         # Chroma's own protocol asks the bindings as its clients ask; all else goes through the methods here.
         self.rust = open_bindings(directory)
         self._known: dict[tuple[str | None, str], CollectionInfo] = {}
+        self._known_by_id: dict[tuple[str, str], Any] = {}
 
     def close(self) -> None:
         """Close the client: descriptors and threads go back when the last call in progress ends. Twice is once."""
@@ -122,9 +123,23 @@ class Chroma:
         """Return one collection if ``known_collection`` need not ask Chroma for it."""
         return self._known.get((avatar_id, name))
 
-    def forget(self) -> None:
-        """Know no collection any more; around every write, whatever it changes."""
-        self._known = {}
+    def collection_by_id(self, collection_id: str, database: str) -> Any:
+        """Return a collection as the bindings show it, or as they did since ``forget``; raises what they raise."""
+        known, key = self._known_by_id, (collection_id, database)
+        found = known.get(key)
+        if found is None:
+            found = self.rust.get_collection_by_id(collection_id, DEFAULT_TENANT, database)
+            # Without a dimension it changes with its first record.
+            if found.dimension is not None and len(known) < _MAX_KNOWN:
+                known[key] = found
+        return found
+
+    def forget(self, *, only_new: bool = False) -> None:
+        """Know no collection any more, or none that had no record; around every write, by what it may change."""
+        if only_new:
+            self._known = {key: info for key, info in self._known.items() if info.dimension is not None}
+        else:
+            self._known, self._known_by_id = {}, {}
 
     def create_collection(
         self, avatar_id: str | None, name: str, metadata: dict[str, Any] | None, hnsw: dict[str, Any]

@@ -85,13 +85,16 @@ class Direct:
     """Reads one open Chroma directory. Any thread may ask; one at a time is served.
 
     ``kind`` tells a collection's ``Kind`` from its id and database; ``max_bytes`` bounds the vectors of one collection.
+    ``lock`` is held while a read is served.
     """
 
-    def __init__(self, directory: Path, kind: Callable[[str, str], Kind], max_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, kind: Callable[[str, str], Kind], max_bytes: int, lock: threading.Lock | None = None
+    ) -> None:
         self._directory = directory
         self._kind = kind
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
+        self._lock = lock or threading.Lock()
         self._journal = str(directory / (CHROMA_DATABASE_FILE + "-journal"))
         self._views: dict[tuple[str, str], _View] = {}
         self._kinds: dict[str, Kind] = {}
@@ -279,6 +282,10 @@ class Direct:
             raise _Unsure
         index, view.index = view.index, None
         if is_loaded := index is None or persisted > view.seq:
+            # Counted before they are read: to read all vectors only to leave them would be half of a cold answer.
+            view.is_too_large = self._count(view) * view.dimension * 4 > self._max_bytes
+            if view.is_too_large:
+                raise _Unsure
             # The queue may have lost what the HNSW files have taken in.
             index, view.seq = self._load(view, key), persisted
         assert index is not None

@@ -28,6 +28,8 @@ from vectorpool.errors import ChromaRefusal
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.chroma import Chroma, Float32
+from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
+from vectorpool.vectorstore.flat_index import ADD
 from vectorpool.vectorstore.sidecar import Sidecar
 
 _Records = ChromaAddRecords | ChromaUpsertRecords | ChromaUpdateRecords
@@ -42,6 +44,9 @@ class Applying(Protocol):
     def slices(self, count: int) -> Iterator[slice]:
         """Cut a bulk write into calls."""
 
+    def put(self, count: int, directly: Callable[[slice], bool], through_chroma: Callable[[slice], None]) -> None:
+        """Write records slice by slice, round Chroma where that may be."""
+
     def count(self, *, written: int = 0, deleted: int = 0) -> None:
         """Note how many records were written or deleted."""
 
@@ -52,9 +57,12 @@ class Applying(Protocol):
 class ProtocolWriter:
     """Applies Chroma's writes to one open Chroma directory and its sidecar. One thread at a time."""
 
-    def __init__(self, user_id: str, chroma: Chroma, sidecar: Sidecar, applying: Applying) -> None:
+    def __init__(
+        self, user_id: str, chroma: Chroma, direct: DirectWriter, sidecar: Sidecar, applying: Applying
+    ) -> None:
         self._tenant = user_id
         self._chroma = chroma
+        self._direct = direct
         self._sidecar = sidecar
         self._applying = applying
         self.handlers: dict[type, Callable[[Any], Any]] = {
@@ -164,28 +172,30 @@ class ProtocolWriter:
             self._chroma.rust.add(
                 command.ids[part],
                 command.collection_id,
-                array[part],
+                array,
                 *_columns(command, part),
                 DEFAULT_TENANT,
                 command.database,
             )
 
-        return self._put(command, add)
+        return self._put(command, ADD, add)
 
     def _upsert_records(self, command: ChromaUpsertRecords) -> Any:
         def upsert(part: slice, array: Float32) -> None:
             self._chroma.rust.upsert(
                 command.collection_id,
                 command.ids[part],
-                array[part],
+                array,
                 *_columns(command, part),
                 DEFAULT_TENANT,
                 command.database,
             )
 
-        return self._put(command, upsert)
+        return self._put(command, UPSERT, upsert)
 
-    def _put(self, command: ChromaAddRecords | ChromaUpsertRecords, put: Callable[[slice, Float32], None]) -> Any:
+    def _put(
+        self, command: ChromaAddRecords | ChromaUpsertRecords, kind: int, call: Callable[[slice, Float32], None]
+    ) -> Any:
         found = self._find(command)
         array = np.empty((0, 1), np.float32)
         if command.vectors is not None and command.vectors.data:
@@ -197,7 +207,16 @@ class ProtocolWriter:
                     "Validation error: embeddings: Embeddings must not contain NaN or Infinity values", status=400
                 )
             _check_dimension(found.dimension, array.shape[1])
-        return self._in_slices(command, found.name, lambda part: put(part, array))
+        place = command.collection_id, command.database
+        if command.ids:
+            self._applying.put(
+                len(command.ids),
+                lambda part: self._direct.put(kind, place, command.ids[part], array[part], *_columns(command, part)),
+                lambda part: call(part, array[part]),
+            )
+            self._applying.touch(found.name)
+        self._applying.count(written=len(command.ids))
+        return {}
 
     def _update_records(self, command: ChromaUpdateRecords) -> Any:
         found = self._find(command)
@@ -221,28 +240,29 @@ class ProtocolWriter:
                 command.database,
             )
 
-        return self._in_slices(command, found.name, update)
+        for part in self._applying.slices(len(command.ids)):
+            update(part)
+            self._applying.touch(found.name)
+        self._applying.count(written=len(command.ids))
+        return {}
 
     def _find(self, command: _Records | ChromaDeleteRecords | ChromaUpdateCollection) -> Any:
         """Return a collection by its id, whatever database the path names, as Chroma's server does.
 
         Raises what the bindings raise if there is none.
         """
-        rust = self._chroma.rust
-        for name in (command.database, *(each.name for each in rust.list_databases(None, 0, DEFAULT_TENANT))):
+
+        def databases() -> Iterator[str]:
+            yield command.database
+            yield from (each.name for each in self._chroma.rust.list_databases(None, 0, DEFAULT_TENANT))
+
+        for name in databases():
             try:
-                return rust.get_collection_by_id(command.collection_id, DEFAULT_TENANT, name)
+                return self._chroma.collection_by_id(command.collection_id, name)
             except Exception as error:
                 if type(error).__name__ != "NotFoundError":
                     raise
         raise ChromaRefusal(f"Collection [{command.collection_id}] does not exist.", status=404)
-
-    def _in_slices(self, command: _Records, name: str, apply: Callable[[slice], None]) -> Any:
-        for part in self._applying.slices(len(command.ids)):
-            apply(part)
-            self._applying.touch(name)
-        self._applying.count(written=len(command.ids))
-        return {}
 
     def _delete_records(self, command: ChromaDeleteRecords) -> Any:
         rust, where, where_document = self._chroma.rust, command.where, command.where_document

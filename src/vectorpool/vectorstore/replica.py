@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from vectorpool.commands import ChromaRead, Read, Write
-from vectorpool.commitlog.image import Capture, Image, capture
+from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
+from vectorpool.commitlog.image import Capture, Image, Stamps, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFound
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
@@ -22,6 +22,7 @@ from vectorpool.settings import Settings
 from vectorpool.vectorstore.chroma import Chroma
 from vectorpool.vectorstore.collection_ids import find_id, meant, place_of, rewrite_id
 from vectorpool.vectorstore.direct import Direct
+from vectorpool.vectorstore.direct_writes import DirectWriter
 from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.reads import Reader
@@ -54,16 +55,21 @@ class Replica:
         self._user_id = user_id
         self._settings = settings
         self._is_written = False
+        self._stamps = Stamps()
         self._open()
         self._identity = self._identify()
 
     def _open(self) -> None:
         self._chroma = Chroma(self.directory)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
-        self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes)
+        reading = threading.Lock()
+        self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes, reading)
+        self._direct_writer = DirectWriter(self.directory, self._chroma.rust, reading)
         self._reader = Reader(self._user_id, self._chroma, self._direct, self._sidecar, self.size_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._chroma, self._direct)
-        self._writer = Writer(self._user_id, self._chroma, self._sidecar, self._settings, self.is_new)
+        self._writer = Writer(
+            self._user_id, self._chroma, self._direct_writer, self._sidecar, self._settings, self.is_new
+        )
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
@@ -103,11 +109,12 @@ class Replica:
         there = self._made_id(command)
         makes = place_of(command) is not None and there is None
         # Before, so that no reader keeps what it was told; after, for those who asked while the write was under way.
-        self._chroma.forget()
+        only_new = isinstance(command, RecordWrite)
+        self._chroma.forget(only_new=only_new)
         try:
             answer, effect = self._writer.write(meant(command, self._sidecar))
         finally:
-            self._chroma.forget()
+            self._chroma.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
             self._sidecar.set_alias(collection_id, there)
             effect.touched = True
@@ -143,7 +150,7 @@ class Replica:
         would commit the loss.
         """
         try:
-            captured = capture(self.directory, self.image)
+            captured = capture(self.directory, self.image, self._stamps)
             if self._identify() == self._identity:
                 return captured
         except OSError as error:
@@ -188,6 +195,7 @@ class Replica:
     def close(self) -> None:
         """Close Chroma and the sidecar; the directory stays."""
         self._direct.close()
+        self._direct_writer.close()
         self._sidecar.close()
         self._chroma.close()
 

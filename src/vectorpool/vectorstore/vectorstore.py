@@ -24,6 +24,7 @@ from typing import TypeVar
 
 from vectorpool.answers import Answer
 from vectorpool.commands import Read, Reading
+from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit
 from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, UserNotFound, VectorpoolError
@@ -48,6 +49,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REBASE_PAUSE_S = 0.01
+# Changed bytes that are packed into a commit while readers are still held out.
+_SMALL_BYTES = 256 * 1024
 
 
 class Vectorstore:
@@ -274,15 +277,26 @@ class Vectorstore:
         """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
         replica = self._replica
         assert replica is not None
+        summary = summarise(self._uncommitted)
+
+        def pack(capture: Capture) -> PendingCommit:
+            return self._log.prepare(replica.position, replica.image, capture, summary)
+
+        def take() -> tuple[Capture, PendingCommit | None]:
+            capture = replica.capture()
+            # The usual commit is small, and packed before another thread would have been found.
+            is_small = sum(len(extent.data) for extent in capture.extents) <= _SMALL_BYTES
+            return capture, pack(capture) if is_small else None
+
         try:
             async with self._gate.alone():
-                capture = await self._run(replica.capture)
+                capture, pending = await self._run(take)
         except ReplicaLost:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
             await self._start_over()
             return False
-        summary = summarise(self._uncommitted)
-        pending = await self._run(self._log.prepare, replica.position, replica.image, capture, summary)
+        if pending is None:
+            pending = await self._run(pack, capture)
         self._pending, self._offered = pending, len(self._uncommitted)
         asked_s = self._sources.monotonic_s()
         if not await self._offer(pending):

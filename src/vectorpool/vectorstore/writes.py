@@ -4,8 +4,7 @@
 fails after the first effect it raises HalfApplied: the replica may no longer be used.
 
 Slices: a write call of Chroma holds the interpreter lock for its whole length, so one large call would stop
-every other user of the process. The number of records of a call follows what the last ones took, so that a
-call stays near ``write_slice_ms``, and between calls the thread sleeps long enough for others to take the lock.
+every other user of the process; ``pace`` cuts them. Plain records do not go through Chroma (``direct_writes``).
 """
 
 from __future__ import annotations
@@ -47,17 +46,13 @@ from vectorpool.names import check_collection_name, database_name
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.bindings import is_chroma_error, translate
 from vectorpool.vectorstore.chroma import Chroma, CollectionInfo, Float32
+from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
+from vectorpool.vectorstore.pace import DIRECT_SLICE, TURN_S, Pace
 from vectorpool.vectorstore.protocol_writes import ProtocolWriter
 from vectorpool.vectorstore.reads import describe_collection
 from vectorpool.vectorstore.refusals import refusal
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import as_array, check_vectors
-
-# Long enough for a waiting thread to take the interpreter lock, short against a slice.
-_TURN_S = 0.0005
-# A call costs 5 to 15 ms before its first record: smaller slices would spend most of their time on that.
-_MIN_SLICE = 16
-_MAX_SLICE = 512
 
 
 class HalfApplied(Exception):
@@ -79,45 +74,26 @@ class Effect(msgspec.Struct):
     made: str | None = None
 
 
-class _Pace:
-    """How many records the next call may carry, learned from what the last ones took."""
-
-    def __init__(self, slice_ms: int) -> None:
-        self._target_s = slice_ms / 1000
-        self._records = _MIN_SLICE
-        self._last_ideal = 0.0
-
-    def slices(self, count: int) -> Iterator[slice]:
-        """Cut ``range(count)``; the time between two items is the time of one call."""
-        start = 0
-        while start < count:
-            size = min(self._records, count - start)
-            began = time.perf_counter()
-            yield slice(start, start + size)
-            took_s = max(time.perf_counter() - began, 1e-6)
-            # Half-way towards what would have hit the target. The better of two calls counts: the one that crosses
-            # the sync threshold is slow whatever its size, and must not make the next ones tiny.
-            ideal = size * self._target_s / took_s
-            better, self._last_ideal = max(ideal, self._last_ideal), ideal
-            self._records = int(min(max((self._records + better) / 2, _MIN_SLICE), _MAX_SLICE, self._records * 2))
-            start += size
-            if start < count:
-                time.sleep(_TURN_S)
-
-
 class Writer:
     """Applies write commands to one open Chroma directory and its sidecar. One thread at a time."""
 
     def __init__(
-        self, user_id: str, chroma: Chroma, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+        self,
+        user_id: str,
+        chroma: Chroma,
+        direct: DirectWriter,
+        sidecar: Sidecar,
+        settings: Settings,
+        is_new: Callable[[], bool],
     ) -> None:
         self.is_new = is_new
         self._chroma = chroma
+        self._direct = direct
         self._sidecar = sidecar
         self._settings = settings
-        self._pace = _Pace(settings.write_slice_ms)
+        self._pace = Pace(settings.write_slice_ms)
         self._effect = Effect()
-        self._protocol = ProtocolWriter(user_id, chroma, sidecar, self).handlers
+        self._protocol = ProtocolWriter(user_id, chroma, direct, sidecar, self).handlers
         self._apply: dict[type, Callable[[Any], Any]] = {
             CreateCollection: self._create_collection,
             ModifyCollection: self._modify_collection,
@@ -165,6 +141,18 @@ class Writer:
     def slices(self, count: int) -> Iterator[slice]:
         """Cut a bulk write into calls of about the same time."""
         return self._pace.slices(count)
+
+    def put(self, count: int, directly: Callable[[slice], bool], through_chroma: Callable[[slice], None]) -> None:
+        """Write records slice by slice, round Chroma where ``directly`` says that it did, else through it."""
+        for start in range(0, count, DIRECT_SLICE):
+            part = slice(start, min(start + DIRECT_SLICE, count))
+            if not directly(part):
+                for inner in self._pace.slices(part.stop - start):
+                    through_chroma(slice(start + inner.start, start + inner.stop))
+                    self.touch()
+            self.touch()
+            if part.stop < count:
+                time.sleep(TURN_S)
 
     # --- Collections ---------------------------------------------------------------------------------
 
@@ -221,7 +209,7 @@ class Writer:
             self._chroma.delete(info, listed[part])
         self._chroma.delete_collection(info.avatar_id, info.name)
         self._sidecar.forget_collection(info.id)
-        time.sleep(_TURN_S)
+        time.sleep(TURN_S)
 
     def _delete_avatar(self, command: DeleteAvatar) -> msgspec.Struct:
         if command.avatar_id not in self._chroma.avatars():
@@ -236,7 +224,7 @@ class Writer:
     # --- Records -------------------------------------------------------------------------------------
 
     def _target(self, command: AddRecords | UpsertRecords | UpdateRecords) -> CollectionInfo:
-        info = self._chroma.collection(command.avatar_id, command.collection)
+        info = self._chroma.known_collection(command.avatar_id, command.collection)
         check_ids(command.ids, self._settings.max_records)
         for column in (command.documents, command.metadatas, command.uris):
             if column is not None and len(column) != len(command.ids):
@@ -271,17 +259,33 @@ class Writer:
         assert command.vectors is not None
         self._touch(info)
         self._remember_embedder(info, command.vectors)
-        for part in self._pace.slices(len(command.ids)):
-            self._chroma.upsert(
-                info,
-                command.ids[part],
-                array[part],
-                command.metadatas[part] if command.metadatas else None,
-                command.documents[part] if command.documents else None,
-                command.uris[part] if command.uris else None,
-            )
+        self._upsert(info, command.ids, array, command.metadatas, command.documents, command.uris)
         self._effect.written += len(command.ids)
         return answers.Written(written=len(command.ids))
+
+    def _upsert(
+        self,
+        info: CollectionInfo,
+        ids: list[str],
+        array: Float32,
+        metadatas: list[dict[str, Any] | None] | None,
+        documents: list[str | None] | None,
+        uris: list[str | None] | None,
+    ) -> None:
+        place = info.id, database_name(info.avatar_id)
+
+        def columns(part: slice) -> tuple[Any, Any, Any]:
+            return (
+                metadatas[part] if metadatas else None,
+                documents[part] if documents else None,
+                uris[part] if uris else None,
+            )
+
+        self.put(
+            len(ids),
+            lambda part: self._direct.put(UPSERT, place, ids[part], array[part], *columns(part)),
+            lambda part: self._chroma.upsert(info, ids[part], array[part], *columns(part)),
+        )
 
     def _remember_embedder(self, info: CollectionInfo, vectors: Vectors) -> None:
         if vectors.embedder is not None and self._sidecar.embedder(info.id) is None:
@@ -379,10 +383,7 @@ class Writer:
                 self._delete_ids(owner, [i for i in old_ids if i not in kept or owner.id != info.id])
         if array is not None:
             self._remember_embedder(info, command.vectors)
-            for part in self._pace.slices(len(command.ids)):
-                metadatas: list[dict[str, Any] | None] = list(command.metadatas[part])
-                documents: list[str | None] = list(command.documents[part])
-                self._chroma.upsert(info, command.ids[part], array[part], metadatas, documents, None)
+            self._upsert(info, command.ids, array, list(command.metadatas), list(command.documents), None)
         self._sidecar.set_document(
             command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
         )

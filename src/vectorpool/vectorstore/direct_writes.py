@@ -1,0 +1,337 @@
+"""Writes that go round Chroma: plain records into a collection that is there, straight into its SQLite file.
+
+A one-record upsert costs Chroma 3 to 7 ms of CPU time, which grows with its queue: it reads the whole of it, and hands
+the work through half a dozen threads. What it leaves behind is a row in its queue and the rows of one record. Those are
+written here, in one transaction; a client of Chroma that is opened later takes the queue for the truth, and one that is
+open is told when it is asked for what it does not know (``Bindings.went_round``).
+
+The HNSW files are Chroma's own: once as many operations wait in the queue as its sync threshold says, it is asked a
+query, for which it takes them in and writes its files, and during which, unlike in a write, other threads may run.
+
+Only what is plain: no deletions, no lists, no values of None, no metadata key or type that the collection's schema does
+not know yet, no first record. Chroma writes those, and it does in every doubt: ``put`` returns False, and nothing was
+changed.
+
+``tests/integration/test_direct_writes.py`` compares every table with what Chroma would have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vectorpool.errors import BrokenReplica
+from vectorpool.names import CHROMA_DATABASE_FILE
+from vectorpool.vectorstore.bindings import Bindings, is_chroma_error
+from vectorpool.vectorstore.flat_index import ADD
+
+Float32 = NDArray[np.float32]
+Metadatas = Sequence[dict[str, Any] | None] | None
+Texts = Sequence[str | None] | None
+
+UPSERT: Final = 2
+# How long readers are waited for before Chroma is called, which does not mind them.
+_PATIENCE_S: Final = 0.05
+_MAX_SCHEMAS: Final = 64
+_DOCUMENT: Final = "chroma:document"
+_URI: Final = "chroma:uri"
+_TYPES: Final = {str: "string", int: "int", float: "float", bool: "bool"}
+_I64: Final = 2**63
+_PUT_FIELD: Final = (
+    "INSERT INTO embedding_metadata (id, key, string_value, int_value, float_value, bool_value) VALUES (?,?,?,?,?,?) "
+    "ON CONFLICT (id, key) DO UPDATE SET string_value = excluded.string_value, int_value = excluded.int_value, "
+    "float_value = excluded.float_value, bool_value = excluded.bool_value"
+)
+_encode = msgspec.json.Encoder().encode
+
+
+class _NotPlain(Exception):
+    """Chroma is to be called."""
+
+
+class _Schema(msgspec.Struct, frozen=True):
+    """What a collection's schema says: the types that are known by metadata key, and when the index is written."""
+
+    types: dict[str, frozenset[str]]
+    sync_threshold: int
+
+
+class _Queue(msgspec.Struct):
+    """How many operations of a collection wait for its index: those after ``persisted``, counted up to ``seq``."""
+
+    persisted: int
+    seq: int
+    count: int
+
+
+class DirectWriter:
+    """Writes into one open Chroma directory. One thread at a time.
+
+    Meanwhile ``bindings`` hold Chroma's calls back, and ``reading``, the lock of the direct reads, holds those.
+    """
+
+    def __init__(self, directory: Path, bindings: Bindings, reading: threading.Lock) -> None:
+        self._path = directory / CHROMA_DATABASE_FILE
+        self._journal = f"{self._path}-journal"
+        self._file: int | None = None
+        self._bindings: Bindings | None = bindings
+        self._reading = reading
+        self._db: sqlite3.Connection | None = None
+        self._schemas: dict[str, _Schema | None] = {}
+        self._queues: dict[str, _Queue] = {}
+
+    def close(self) -> None:
+        """Close the file, and let go of the bindings: Chroma closes when nobody holds them. Twice is once."""
+        self._bindings = None
+        self._disconnect()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def put(
+        self,
+        kind: int,
+        place: tuple[str, str],
+        ids: Sequence[str],
+        embeddings: Float32,
+        metadatas: Metadatas,
+        documents: Texts,
+        uris: Texts,
+    ) -> bool:
+        """Write records as Chroma would, or return False. ``place`` is (collection id, database).
+
+        ``kind`` is ``UPSERT``, or ``ADD``, which leaves records alone that are there. ``embeddings`` is float32[n, d].
+        """
+        try:
+            records = [
+                (record_id, row.tobytes(), _fields(metadatas, documents, uris, at))
+                for at, (record_id, row) in enumerate(zip(ids, embeddings, strict=True))
+            ]
+            if len(set(ids)) != len(ids) or not all(ids) or not np.isfinite(embeddings).all():
+                return False
+        except (_NotPlain, ValueError, TypeError):
+            return False
+        dimension, bindings = int(embeddings.shape[1]), self._bindings
+        # First this lock: a direct read that holds it may be calling Chroma.
+        if bindings is None or not self._reading.acquire(timeout=_PATIENCE_S):
+            return False
+        try:
+            with bindings.alone(_PATIENCE_S) as is_alone:
+                if not is_alone:
+                    return False
+                is_due = self._put(kind, place, dimension, records)
+                bindings.went_round(place[0])
+        except _NotPlain:
+            return False
+        finally:
+            self._reading.release()
+        if is_due:
+            try:
+                bindings.catch_up(*place, dimension)
+            except BaseException as error:
+                if not is_chroma_error(error):
+                    raise
+                # The records are written: whatever this is, it is not a refusal of them.
+                raise BrokenReplica(f"Chroma cannot take what was written into its index: {error}.") from error
+        return True
+
+    def _put(
+        self, kind: int, place: tuple[str, str], dimension: int, records: list[tuple[str, bytes, dict[str, Any]]]
+    ) -> bool:
+        """Write the records in one transaction; return whether the index is to be written now."""
+        try:
+            db = self._open()
+            db.execute("BEGIN IMMEDIATE")
+        except (OSError, sqlite3.Error) as error:
+            raise _NotPlain from error
+        try:
+            is_due = self._write(db, kind, place, dimension, records)
+            db.execute("COMMIT")
+            return is_due
+        except BaseException as error:
+            self._queues.clear()
+            with contextlib.suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            # Its pages may be of a transaction that never was.
+            self._disconnect()
+            if isinstance(error, (ValueError, OverflowError, sqlite3.Error)):
+                raise _NotPlain from error
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if os.pread(self._file, 2, 18) != b"\1\1" or os.access(self._journal, os.F_OK):
+            # It has a WAL, or a transaction of Chroma was cut off.
+            raise _NotPlain
+        if self._db is None:
+            uri = f"{self._path.absolute().as_uri()}?mode=rw&nolock=1"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            # What a crash leaves of a replica is never opened: nothing need survive one.
+            for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF"):
+                self._db.execute(f"PRAGMA {pragma}")
+        return self._db
+
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        kind: int,
+        place: tuple[str, str],
+        dimension: int,
+        records: list[tuple[str, bytes, dict[str, Any]]],
+    ) -> bool:
+        metadata_segment, schema = self._check(db, place, dimension)
+        has_lists = bool(db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone())
+        topic = f"persistent://default/default/{place[0]}"
+        queue = self._queues[place[0]]
+        for record_id, vector, fields in records:
+            _check_types(schema.types, fields)
+            cursor = db.execute(
+                "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) "
+                "VALUES (?, ?, ?, ?, 'FLOAT32', ?)",
+                (kind, topic, record_id, vector, _encode(fields).decode()),
+            )
+            queue.seq, queue.count = int(cursor.lastrowid or 0), queue.count + 1
+            sql = "SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
+            found = db.execute(sql, (metadata_segment, record_id)).fetchone()
+            if found and kind == ADD:
+                continue
+            if found:
+                row = int(found[0])
+                db.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (queue.seq, row))
+            else:
+                sql = "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)"
+                row = int(db.execute(sql, (metadata_segment, record_id, queue.seq)).lastrowid or 0)
+            if has_lists and db.execute("SELECT 1 FROM embedding_metadata_array WHERE id = ?", (row,)).fetchone():
+                # A list of this record's, or one that a deleted collection left to its row.
+                raise _NotPlain
+            _put_fields(db, row, fields, is_new=not found)
+        moved = db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (queue.seq, metadata_segment))
+        if moved.rowcount != 1:
+            raise _NotPlain
+        return queue.count >= schema.sync_threshold
+
+    def _check(self, db: sqlite3.Connection, place: tuple[str, str], dimension: int) -> tuple[str, _Schema]:
+        """Return the metadata segment and the schema; raise _NotPlain unless Chroma would just write its rows."""
+        sql = (
+            "SELECT c.dimension, c.schema_str, s.scope, s.id FROM collections c JOIN databases d ON d.id = "
+            "c.database_id JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
+        )
+        found = db.execute(sql, place).fetchall()
+        segments = {scope: segment for _, _, scope, segment in found}
+        if segments.keys() != {"METADATA", "VECTOR"} or found[0][0] != dimension:
+            raise _NotPlain
+        schema = self._schema(found[0][1])
+        applied, persisted = _position(db, segments["METADATA"]), _position(db, segments["VECTOR"])
+        last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0]
+        if last is None or last < applied:
+            # The next number would be one that was used.
+            raise _NotPlain
+        queue = self._queues.get(place[0])
+        if queue is None or queue.persisted != persisted:
+            if len(self._queues) >= _MAX_SCHEMAS:
+                self._queues.clear()
+            queue = self._queues[place[0]] = _Queue(persisted, persisted, 0)
+        late = "SELECT COUNT(*), MAX(seq_id) FROM embeddings_queue WHERE seq_id > ? AND topic LIKE '%/' || ?"
+        more, newest = db.execute(late, (queue.seq, place[0])).fetchone()
+        queue.count, queue.seq = queue.count + more, max(queue.seq, newest or 0)
+        if queue.seq > applied or queue.count >= 2 * schema.sync_threshold:
+            # Chroma has something to catch up with, or did not when it was asked to.
+            raise _NotPlain
+        return segments["METADATA"], schema
+
+    def _schema(self, text: str | None) -> _Schema:
+        if text is None:
+            raise _NotPlain
+        if text not in self._schemas:
+            if len(self._schemas) >= _MAX_SCHEMAS:
+                self._schemas.clear()
+            self._schemas[text] = _read_schema(text)
+        schema = self._schemas[text]
+        if schema is None:
+            raise _NotPlain
+        return schema
+
+
+def _read_schema(text: str) -> _Schema | None:
+    try:
+        keys = msgspec.json.decode(text)["keys"]
+        threshold = keys["#embedding"]["float_list"]["vector_index"]["config"]["hnsw"]["sync_threshold"]
+        types = {key: frozenset(parts) for key, parts in keys.items()}
+    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
+        return None
+    return _Schema(types, threshold) if isinstance(threshold, int) else None
+
+
+def _position(db: sqlite3.Connection, segment: str) -> int:
+    row = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
+    if row is None:
+        return 0
+    if not isinstance(row[0], int):
+        # As Chroma's older versions wrote it; the newer one rewrites it as a number.
+        raise _NotPlain
+    return row[0]
+
+
+def _fields(metadatas: Metadatas, documents: Texts, uris: Texts, at: int) -> dict[str, Any]:
+    """Return what is stored of one record by key. Raises _NotPlain for what only Chroma stores."""
+    fields = dict(metadatas[at] or {}) if metadatas is not None else {}
+    for key, value in fields.items():
+        kind = type(value)
+        if kind not in _TYPES or key.startswith(("chroma:", "#", "$")) or not key:
+            raise _NotPlain
+        if (kind is int and not -_I64 <= value < _I64) or (kind is float and not math.isfinite(value)):
+            raise _NotPlain
+    for key, texts in ((_DOCUMENT, documents), (_URI, uris)):
+        text = texts[at] if texts is not None else None
+        if text is not None:
+            fields[key] = text
+    return fields
+
+
+def _check_types(known: dict[str, frozenset[str]], fields: dict[str, Any]) -> None:
+    for key, value in fields.items():
+        if not key.startswith("chroma:") and _TYPES[type(value)] not in known.get(key, ()):
+            raise _NotPlain
+
+
+def _put_fields(db: sqlite3.Connection, row: int, fields: dict[str, Any], *, is_new: bool) -> None:
+    text = fields.get(_DOCUMENT)
+    if text is not None:
+        had = (
+            not is_new
+            and db.execute("SELECT 1 FROM embedding_metadata WHERE id = ? AND key = ?", (row, _DOCUMENT)).fetchone()
+        )
+        if had:
+            db.execute("UPDATE embedding_fulltext_search SET string_value = ? WHERE rowid = ?", (text, row))
+        else:
+            db.execute("INSERT INTO embedding_fulltext_search (rowid, string_value) VALUES (?, ?)", (row, text))
+    columns = []
+    for key, value in fields.items():
+        kind = type(value)
+        columns.append(
+            (
+                row,
+                key,
+                value if kind is str else None,
+                value if kind is int else None,
+                value if kind is float else None,
+                int(value) if kind is bool else None,
+            )
+        )
+    db.executemany(_PUT_FIELD, columns)

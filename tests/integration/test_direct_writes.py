@@ -1,0 +1,299 @@
+"""Writes that go round Chroma: every table is what Chroma would have left, and Chroma goes on from there."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
+from vectorpool.vectorstore.bindings import PAUSE
+from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
+from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
+from vectorpool.vectorstore.flat_index import ADD
+
+DIMENSION = 4
+DATABASE = "default_database"
+# Row ids of metadata follow the order of a hash map in Chroma, and times are times; of the full-text index, its words.
+TABLES = {
+    "collections": "SELECT id, name, dimension, database_id FROM collections",
+    "segments": "SELECT * FROM segments",
+    "embeddings": "SELECT id, segment_id, embedding_id, seq_id, typeof(seq_id) FROM embeddings",
+    "metadata": "SELECT id, key, string_value, int_value, float_value, bool_value, typeof(bool_value) "
+    "FROM embedding_metadata",
+    "lists": "SELECT * FROM embedding_metadata_array",
+    "queue": "SELECT seq_id, operation, topic, id, vector, encoding FROM embeddings_queue",
+    "positions": "SELECT segment_id, seq_id, typeof(seq_id) FROM max_seq_id",
+    "texts": "SELECT rowid, string_value FROM embedding_fulltext_search",
+    "words": "SELECT term, doc, col, offset FROM words",
+}
+
+
+def tables(directory: Path) -> dict[str, list[Any]]:
+    """Return the rows of every table that holds content."""
+    with closing(sqlite3.connect(directory / CHROMA_DATABASE_FILE)) as db:
+        db.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab('main', 'embedding_fulltext_search', 'instance')")
+        found = {name: sorted(map(repr, db.execute(sql))) for name, sql in TABLES.items()}
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        db.execute("INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES ('integrity-check')")
+        return found
+
+
+class Twins:
+    """Two directories with the same content and ids: one is written directly where that is possible, one by Chroma."""
+
+    def __init__(self, root: Path, space: str = "l2", threshold: int = 1000) -> None:
+        self.threshold = threshold
+        self.ours, self.theirs = root / "ours", root / "theirs"
+        self.ours.mkdir()
+        chroma = Chroma(self.ours)
+        hnsw = {"space": space, "sync_threshold": threshold, "batch_size": min(threshold, 100)}
+        self.info = chroma.create_collection(None, "notes", None, hnsw)
+        self.other = chroma.create_collection(None, "other", None, hnsw)
+        chroma.close()
+        shutil.copytree(self.ours, self.theirs)
+        self.direct = 0
+        self.reading = threading.Lock()
+        self.open()
+
+    def open(self) -> None:
+        """Open both."""
+        self.chroma, self.twin = Chroma(self.ours), Chroma(self.theirs)
+        self.writer = DirectWriter(self.ours, self.chroma.rust, self.reading)
+
+    def close(self) -> None:
+        """Close both."""
+        self.writer.close()
+        self.chroma.close()
+        self.twin.close()
+
+    def put(self, kind: int, info: CollectionInfo, ids: Any, array: Any, *columns: Any) -> bool:
+        """Write to both, to one directly if that may be; return whether it was."""
+
+        def call(chroma: Chroma) -> None:
+            if kind == ADD:
+                chroma.rust.add(ids, info.id, array, *columns, DEFAULT_TENANT, DATABASE)
+            else:
+                chroma.rust.upsert(info.id, ids, array, *columns, DEFAULT_TENANT, DATABASE)
+
+        try:
+            call(self.twin)
+        except TypeError:
+            # An addition of None, for one.
+            assert not self.writer.put(kind, (info.id, DATABASE), ids, array, *columns)
+            return False
+        done = self.writer.put(kind, (info.id, DATABASE), ids, array, *columns)
+        if done:
+            self.direct += 1
+        else:
+            call(self.chroma)
+        return done
+
+    def assert_same(self, probe: list[float]) -> None:
+        """Compare all tables, and what Chroma answers from both."""
+        ours, theirs = tables(self.ours), tables(self.theirs)
+        if self.threshold < 1000:
+            # Which call writes the index depends on what the client had taken in before.
+            for name in ("queue", "positions"):
+                del ours[name], theirs[name]
+        assert ours == theirs
+        for info in (self.info, self.other):
+            count = self.twin.count(info)
+            assert self.chroma.count(info) == count
+            include = ["documents", "metadatas", "uris"]
+            assert self.chroma.get(info, include=include) == self.twin.get(info, include=include)
+            if count:
+                found = [
+                    chroma.query(info, np.array([probe], "<f4"), count, include=["distances", "embeddings"])[0]
+                    for chroma in (self.chroma, self.twin)
+                ]
+                rows = [
+                    dict(zip(each.ids, zip(each.distances, each.embeddings, strict=True), strict=True))  # type: ignore[arg-type]
+                    for each in found
+                ]
+                assert rows[0] == rows[1]
+
+
+NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
+VECTORS = st.lists(NUMBERS, min_size=DIMENSION, max_size=DIMENSION)
+IDS = st.sampled_from([f"id-{n}" for n in range(8)] + ["ключ", "a'b", " "])
+PLAIN = st.one_of(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.text("xyé%'\"", max_size=5), NUMBERS)
+ODD = st.one_of(PLAIN, st.lists(st.integers(0, 9), min_size=1, max_size=3), st.none())
+METADATA = st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.one_of(PLAIN, PLAIN, PLAIN, ODD), min_size=1)
+TEXTS = st.none() | st.text("abc déß漢\U0001f600İ", max_size=12)
+RECORDS = st.lists(
+    st.tuples(IDS, VECTORS, METADATA, TEXTS, st.none() | st.just("file:///x")),
+    min_size=1,
+    max_size=4,
+    unique_by=lambda record: record[0],
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["upsert", "upsert", "add", "other"]), RECORDS),
+        st.tuples(st.just("delete"), st.lists(IDS, min_size=1, max_size=3, unique=True)),
+        st.tuples(st.just("reopen"), st.none()),
+    ),
+    min_size=5,
+    max_size=14,
+)
+# How many writes of each history went round Chroma.
+ROUND_CHROMA: list[int] = []
+# Every type of every key, and a dimension: what comes after it is mostly plain.
+FIRST = [(f"id-{n}", {"a": value, "b": value}) for n, value in enumerate([1, 1.5, True, "x"])]
+
+
+@given(space=st.sampled_from(["l2", "cosine", "ip"]), threshold=st.sampled_from([12, 1000]), steps=STEPS, probe=VECTORS)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_tables_are_chromas(
+    tmp_path_factory: pytest.TempPathFactory, space: str, threshold: int, steps: Any, probe: list[float]
+) -> None:
+    """After every step of a random history, all tables and Chroma's own answers are what Chroma alone makes of it."""
+    twins = Twins(tmp_path_factory.mktemp("twins"), space, threshold)
+    for record_id, metadata in FIRST:
+        for info in (twins.info, twins.other):
+            twins.put(UPSERT, info, [record_id], np.ones((1, DIMENSION), "<f4"), [metadata], None, None)
+    for step, value in steps:
+        if step == "reopen":
+            twins.close()
+            twins.open()
+        elif step == "delete":
+            for chroma in (twins.chroma, twins.twin):
+                chroma.delete(twins.info, value)
+        else:
+            ids, vectors, metadatas, documents, uris = map(list, zip(*value, strict=True))
+            info = twins.other if step == "other" else twins.info
+            kind = ADD if step == "add" else UPSERT
+            # As if the last comparison, which asked Chroma, had been long ago.
+            twins.chroma.rust._pause = 0
+            twins.put(kind, info, ids, np.array(vectors, "<f4"), metadatas, documents, uris)
+        twins.assert_same(probe)
+    ROUND_CHROMA.append(twins.direct)
+    twins.close()
+
+
+def test_the_histories_went_round_chroma() -> None:
+    """The comparison above was not one of Chroma with itself."""
+    assert not ROUND_CHROMA or sum(ROUND_CHROMA) > len(ROUND_CHROMA)
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Any:
+    made = Twins(tmp_path, threshold=20)
+    made.put(UPSERT, made.info, ["a"], np.ones((1, DIMENSION), "<f4"), [{"n": 1}], ["text"], None)
+    yield made
+    made.close()
+
+
+def row(*numbers: float) -> Any:
+    """Return one vector."""
+    return np.array([numbers], "<f4")
+
+
+def test_the_index_is_written_all_the_same(twins: Twins) -> None:
+    """Of 60 lone upserts none goes through Chroma; at each threshold it takes the queue into its files."""
+    for n in range(60):
+        assert twins.put(UPSERT, twins.info, [f"r{n}"], row(n, 1, 2, 3), [{"n": n}], [f"text {n}"], None)
+        queued = sqlite3.connect(twins.ours / CHROMA_DATABASE_FILE).execute("SELECT COUNT(*) FROM embeddings_queue")
+        assert queued.fetchone()[0] <= 20 + 1
+    assert next(twins.ours.glob("*/data_level0.bin")).stat().st_size > 0
+    twins.assert_same([7, 1, 2, 3])
+    twins.close()
+    twins.open()
+    twins.assert_same([3, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ([{"n": None}], None, None),
+        ([{"n": [1, 2]}], None, None),
+        ([{"n": "a type that n never had"}], None, None),
+        ([{"m": 1}], None, None),
+        ([{"n": 2**63}], None, None),
+        ([{"n": float("inf")}], None, None),
+        ([{"chroma:document": "x"}], None, None),
+        (None, ["\ud800"], None),
+    ],
+)
+def test_what_is_not_plain_is_left_to_chroma(twins: Twins, columns: Any) -> None:
+    """Lists, None, unknown keys and types, and what has no place in the file: nothing is written."""
+    before = tables(twins.ours)
+    assert not twins.writer.put(UPSERT, (twins.info.id, DATABASE), ["x"], row(1, 2, 3, 4), *columns)
+    assert tables(twins.ours) == before
+
+
+def test_nothing_is_written_where_chroma_would_refuse(twins: Twins) -> None:
+    """Another dimension, an id that comes twice, NaN, an empty id, an unknown collection or database."""
+    before, place = tables(twins.ours), (twins.info.id, DATABASE)
+    none = (None, None, None)
+    two = np.ones((2, DIMENSION), "<f4")
+    assert not twins.writer.put(UPSERT, place, ["x"], row(1, 2), *none)
+    assert not twins.writer.put(UPSERT, place, ["x", "x"], two, *none)
+    assert not twins.writer.put(UPSERT, place, ["x"], row(1, 2, float("nan"), 4), *none)
+    assert not twins.writer.put(UPSERT, place, [""], row(1, 2, 3, 4), *none)
+    assert not twins.writer.put(UPSERT, (twins.info.id, "elsewhere"), ["x"], row(1, 2, 3, 4), *none)
+    assert not twins.writer.put(UPSERT, ("00000000-0000-0000-0000-000000000000", DATABASE), ["x"], two[:1], *none)
+    assert tables(twins.ours) == before
+
+
+def test_a_slice_that_stops_half_way_leaves_nothing(twins: Twins) -> None:
+    """If the last record of a call is not plain, the first ones are not written either."""
+    before = tables(twins.ours)
+    metadatas = [{"n": 1}, {"n": 2}, {"unknown": 3}]
+    put = twins.writer.put(
+        UPSERT, (twins.info.id, DATABASE), ["x", "y", "z"], np.ones((3, DIMENSION), "<f4"), metadatas, None, None
+    )
+    assert not put and tables(twins.ours) == before
+    assert twins.put(UPSERT, twins.info, ["x"], row(1, 2, 3, 4), [{"n": 1}], None, None)
+    twins.assert_same([1, 2, 3, 4])
+
+
+def test_readers_are_waited_for_and_not_for_ever(twins: Twins) -> None:
+    """While somebody reads, directly or through Chroma, the write is left to Chroma; afterwards it is not."""
+    with twins.reading:
+        assert not twins.put(UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
+    with twins.chroma.rust.alone(0.0) as is_alone:
+        assert is_alone
+        asked = threading.Thread(target=twins.chroma.count, args=(twins.info,))
+        asked.start()
+        asked.join(0.1)
+        assert asked.is_alive()
+    asked.join()
+    assert twins.put(UPSERT, twins.info, ["c"], row(1, 2, 3, 4), None, None, None)
+    twins.assert_same([1, 2, 3, 4])
+
+
+def test_writes_go_through_chroma_for_a_while_after_it_had_to_be_asked(twins: Twins) -> None:
+    """A query that only Chroma answers costs a new client once, not after every write."""
+    assert twins.put(UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
+    before = twins.chroma.rust._client
+    twins.chroma.query(twins.info, row(1, 2, 3, 4), 1)
+    client = twins.chroma.rust._client
+    assert client is not before
+    for n in range(3):
+        assert not twins.put(UPSERT, twins.info, [f"c{n}"], row(1, 2, 3, 4), None, None, None)
+        twins.chroma.query(twins.info, row(1, 2, 3, 4), 1)
+    assert twins.chroma.rust._client is client
+    done = [twins.put(UPSERT, twins.info, ["d"], row(n, 2, 3, 4), None, None, None) for n in range(PAUSE + 1)]
+    assert not any(done[:PAUSE]) and done[PAUSE]
+    twins.assert_same([1, 2, 3, 4])
+
+
+def test_both_copies_of_sqlite_fold_letters_alike(tmp_path: Path) -> None:
+    """Every character there is gives the same words in the full-text index, whichever copy wrote it."""
+    twins = Twins(tmp_path)
+    twins.put(UPSERT, twins.info, ["first"], row(1, 2, 3, 4), None, None, None)
+    letters = [chr(n) for n in range(1, 0x110000) if not 0xD800 <= n < 0xE000]
+    texts = ["".join(f"{c}{c}{c} " for c in letters[at : at + 4096]) for at in range(0, len(letters), 4096)]
+    ids = [f"t{n}" for n in range(len(texts))]
+    assert twins.put(UPSERT, twins.info, ids, np.ones((len(ids), DIMENSION), "<f4"), None, texts, None)
+    assert tables(twins.ours) == tables(twins.theirs)
+    twins.close()
