@@ -156,7 +156,8 @@ def test_no_changed_byte_is_ever_served(damaged_log: tuple[Author, list[str]], d
             changed = intact + data.draw(st.binary(min_size=1, max_size=50))
         await overwrite(author.bucket, key, changed)
         try:
-            log = CommitLog(author.bucket, USER, settings=author.settings)
+            # Its sources do not really wait between the looks of a scrub.
+            log = CommitLog(author.bucket, USER, settings=author.settings, sources=author.sources)
             with pytest.raises((CorruptObject, BrokenLog, NewerFormat)) as caught:
                 await log.hydrate(target)
             assert key in caught.value.detail

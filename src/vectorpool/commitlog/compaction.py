@@ -38,6 +38,8 @@ from vectorpool.settings import Settings
 
 _PER_RUN: Final = 64
 _MAX_NAMES: Final = 64
+# A merge of so many unpacked bytes at most is made without files.
+_IN_MEMORY_BYTES: Final = 8 * 1024**2
 
 
 class Pace:
@@ -143,11 +145,25 @@ class Compactor:
         async with open_chain(Reader(self._bucket, self._user_id, self._warm), objects) as streams:
             if streams[0].header.after != after or any(stream.header.self_contained for stream in streams):
                 return
-            replay = Replay(streams, self._scratch, partial=True)
+            # Most merges are of a few hundred kilobytes: making files for those would cost more than all else.
+            is_small = sum(frame.raw for stream in streams for frame in stream.header.frames) <= _IN_MEMORY_BYTES
+            kept: dict[tuple[str, int], bytes] = {}
+            if is_small:
+                replay = Replay(streams, None, partial=True, kept=kept)
+            else:
+                replay = Replay(streams, self._scratch, partial=True)
             await replay.run()
-            body = BodyBuilder()
-            await asyncio.to_thread(self._collect, replay.owners, streams[-1].header.files, body)
-            data = await asyncio.to_thread(self._encode, streams, body, streams[-1].header.files, base=False)
+            files = streams[-1].header.files
+
+            def pack() -> bytes:
+                body = BodyBuilder()
+                if is_small:
+                    _collect_kept(replay.owners, kept, body)
+                else:
+                    self._collect(replay.owners, files, body)
+                return self._encode(streams, body, files, base=False)
+
+            data = await asyncio.to_thread(pack)
             seq = streams[-1].header.seq
         await self._write("merged", names.merged_name(seq, after), seq, after, data)
 
@@ -202,3 +218,12 @@ class Compactor:
         self.objects.append(obj)
         if self._warm is not None:
             await asyncio.to_thread(self._warm.put, self._user_id, obj, data)
+
+
+def _collect_kept(owners: Owners, kept: dict[tuple[str, int], bytes], body: BodyBuilder) -> None:
+    """Add the blocks that some object supplied, each run of them in extents of at most a frame."""
+    step = MAX_FRAME_BYTES // BLOCK_BYTES
+    for path, first, end in owned_runs(owners):
+        for start in range(first, end, step):
+            blocks = [kept[path, block] for block in range(start, min(end, start + step))]
+            body.add([Extent(path, start * BLOCK_BYTES, b"".join(blocks))])

@@ -11,8 +11,8 @@ as StoreUnavailable, before anything was changed. A write is special, see ``appe
 *Cancellation.* Every read may be cancelled at any await; requests in flight are cancelled with it, and whoever filled
 a directory empties it. Threads that still unpack finish their part first, so that nobody writes after the clean-up.
 
-*Crash consistency.* A warm copy appears under its name by a rename after all bytes are there, and everything read from
-it is checked as if it came from the network. A crash leaves at most an unfinished copy, which the next start removes.
+*Crash consistency.* Everything that is read from a warm copy is checked as if it came from the network, and one that
+is short is dropped. A crash leaves at most an unfinished copy, which the next start removes, or the next read.
 
 *Memory.* At most ``HOLD_BYTES`` of beginnings are held, and ``WINDOW`` parts of ``PART_BYTES`` of each of ``STREAMS``
 objects at once, however large the objects are.
@@ -49,6 +49,8 @@ HEAD_BYTES: Final = 64 * 1024
 WINDOW: Final = 8
 STREAMS: Final = 3
 _REQUESTS: Final = 16
+# What is read from the warm tier, and unpacked, without a thread: finding one takes as long.
+AT_ONCE_BYTES: Final = 64 * 1024
 
 
 # Enough for the header of most commits, where only the header is wanted of many.
@@ -91,7 +93,10 @@ class Reader:
     async def read(self, obj: LogObject, start: int, end: int) -> bytes:
         """Return bytes ``start .. end`` of an object; raise Vanished, StoreUnavailable or CorruptObject (cut)."""
         if self._warm is not None:
-            cached = await asyncio.to_thread(self._warm.read, self._user_id, obj, start, end)
+            if end - start <= AT_ONCE_BYTES:
+                cached = self._warm.read(self._user_id, obj, start, end)
+            else:
+                cached = await asyncio.to_thread(self._warm.read, self._user_id, obj, start, end)
             if cached is not None:
                 self.from_warm.add(obj.key)
                 return cached

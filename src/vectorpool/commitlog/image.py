@@ -12,6 +12,7 @@ Empty directories are not part of an image either.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -33,6 +34,8 @@ from vectorpool.errors import LimitExceeded
 DIGEST_BYTES: Final = 16
 _CHUNK_BYTES: Final = 1024**2
 _LOOKS: Final = 5
+# Far more than a tick of any file system's clock.
+_TICKS_NS: Final = 2_000_000_000
 _SIDE_FILES: Final = ("-wal", "-journal", "-shm")
 
 
@@ -69,6 +72,32 @@ class Image(msgspec.Struct, frozen=True):
 EMPTY: Final = Image()
 
 
+class Stamps:
+    """What files of a directory held when they were last captured, and which need not be read again to know it.
+
+    A file is what it was if its inode, size and times are, and if it was last written long before the newest file that
+    the capture saw: a clock's tick may hide a second write that follows the first at once.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[tuple[int, ...], FileState]] = {}
+        self._newest_ns = 0
+
+    def state(self, path: str, stat: os.stat_result) -> FileState | None:
+        """Return what a file holds, or None if it has to be read."""
+        stamp, state = self._seen.get(path, (None, None))
+        return state if stamp == _stamp(stat) and stat.st_mtime_ns < self._newest_ns - _TICKS_NS else None
+
+    def take(self, stats: dict[str, os.stat_result], files: dict[str, FileState]) -> None:
+        """Note what a capture saw; ``stats`` are of before it read the files."""
+        self._seen = {path: (_stamp(stat), files[path]) for path, stat in stats.items()}
+        self._newest_ns = max((stat.st_mtime_ns for stat in stats.values()), default=0)
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 class Extent(msgspec.Struct, frozen=True):
     """Changed bytes: ``data`` at ``offset`` of ``path``; whole blocks, except at the end of the file."""
 
@@ -101,9 +130,9 @@ def block_digests(data: bytes | bytearray | memoryview) -> bytes:
     return b"".join([one(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)])
 
 
-def list_files(directory: Path) -> list[str]:
+def list_files(directory: Path) -> dict[str, os.stat_result]:
     """Return the paths that an image of ``directory`` has, sorted; raise UncleanDirectory or LimitExceeded."""
-    paths: list[str] = []
+    paths: dict[str, os.stat_result] = {}
     root = os.fspath(directory)
     total = 0
     pending = [""]
@@ -117,7 +146,8 @@ def list_files(directory: Path) -> list[str]:
                     continue
                 if not entry.is_file(follow_symlinks=False):
                     raise UncleanDirectory(f"{path} is neither a file nor a directory. Remove it.")
-                size = entry.stat(follow_symlinks=False).st_size
+                stat = entry.stat(follow_symlinks=False)
+                size = stat.st_size
                 if path.endswith(_SIDE_FILES):
                     if size and not path.endswith("-shm"):
                         raise UncleanDirectory(
@@ -127,7 +157,7 @@ def list_files(directory: Path) -> list[str]:
                     continue
                 if wrong := check_path(path):
                     raise UncleanDirectory(f"The directory cannot be kept: {wrong}.")
-                paths.append(path)
+                paths[path] = stat
                 total += size
     if len(paths) > MAX_FILES or total > MAX_STATE_BYTES:
         raise LimitExceeded(
@@ -135,7 +165,7 @@ def list_files(directory: Path) -> list[str]:
             f"{MAX_STATE_BYTES}. Split it over several users.",
             extra={"limit": MAX_STATE_BYTES},
         )
-    return sorted(paths)
+    return dict(sorted(paths.items()))
 
 
 def scan(directory: Path) -> Image:
@@ -143,30 +173,38 @@ def scan(directory: Path) -> Image:
     return Image({path: _read_stable(directory / path, None, None) for path in list_files(directory)})
 
 
-def capture(directory: Path, before: Image) -> Capture:
+def capture(directory: Path, before: Image, stamps: Stamps | None = None) -> Capture:
     """Return what ``directory`` holds now and the extents that differ from ``before``.
 
     One pass: each block is read once, hashed, and kept if it differs. Adjacent changed blocks make one extent, of at
-    most 1 MiB. Raises UncleanDirectory.
+    most 1 MiB. With the directory's ``stamps``, files whose times did not change are not read. Raises UncleanDirectory.
     """
     extents: list[Extent] = []
-    image, removed, resized = capture_into(directory, before, extents.extend)
+    image, removed, resized = capture_into(directory, before, extents.extend, stamps)
     return Capture(image, extents, removed, resized)
 
 
-def capture_into(directory: Path, before: Image, take: Callable[[list[Extent]], None]) -> tuple[Image, list[str], bool]:
+def capture_into(
+    directory: Path, before: Image, take: Callable[[list[Extent]], None], stamps: Stamps | None = None
+) -> tuple[Image, list[str], bool]:
     """As ``capture``, handing the extents of one file after the other to ``take``; return (image, removed, resized).
 
     Memory holds one file's changed bytes at a time, if ``take`` lets them go.
     """
     files: dict[str, FileState] = {}
     resized = False
-    for path in list_files(directory):
+    stats = list_files(directory)
+    for path, stat in stats.items():
         old = before.files.get(path)
+        if stamps is not None and old is not None and stamps.state(path, stat) == old:
+            files[path] = old
+            continue
         found: list[Extent] = []
         files[path] = _read_stable(directory / path, old.blocks if old else b"", (path, found))
         resized |= old is None or old.size != files[path].size
         take(found)
+    if stamps is not None:
+        stamps.take(stats, files)
     removed = sorted(before.files.keys() - files.keys())
     return Image(files), removed, resized
 
@@ -191,9 +229,20 @@ def _read_stable(file: Path, before: bytes | None, keep: tuple[str, list[Extent]
     raise UncleanDirectory(f"{file.name} went on changing while it was read. Hold its writers out first.")
 
 
+_own = threading.local()
+
+
+def _buffer() -> memoryview:
+    """Return this thread's buffer: pages that are there already, for a megabyte of new ones costs more than a file."""
+    if not hasattr(_own, "buffer"):
+        _own.buffer = memoryview(bytearray(_CHUNK_BYTES))
+    buffer: memoryview = _own.buffer
+    return buffer
+
+
 def _chunks(readinto: Callable[[memoryview], int]) -> Iterator[tuple[int, memoryview, bytes]]:
     """Yield (offset, bytes, block digests) of whole blocks; the bytes are valid until the next step."""
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    buffer = _buffer()
     offset = 0
     while True:
         filled = 0

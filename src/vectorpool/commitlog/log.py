@@ -24,7 +24,7 @@ from vectorpool.commitlog import (
     tags,
     verification,
 )
-from vectorpool.commitlog.fetch import store_errors
+from vectorpool.commitlog.fetch import AT_ONCE_BYTES, store_errors
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
@@ -125,7 +125,10 @@ class CommitLog:
         self._pace.appended(pending)
         if self._warm is not None and etag:
             obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, len(pending.data), etag)
-            await asyncio.to_thread(self._warm.put, self._user_id, obj, pending.data)
+            if len(pending.data) <= AT_ONCE_BYTES:
+                self._warm.put(self._user_id, obj, pending.data)
+            else:
+                await asyncio.to_thread(self._warm.put, self._user_id, obj, pending.data)
         return pending.position
 
     async def compact(self, position: Position) -> Compaction:

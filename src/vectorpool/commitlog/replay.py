@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorpool.commitlog.body import unpack_frame
-from vectorpool.commitlog.fetch import STREAMS, OpenObject
+from vectorpool.commitlog.fetch import AT_ONCE_BYTES, STREAMS, OpenObject
 from vectorpool.commitlog.format import BLOCK_BYTES, MAX_FRAME_BYTES, FileEntry, Frame, corrupt, digest
 from vectorpool.commitlog.image import DIGEST_BYTES, FileState, Image, block_digests
 from vectorpool.errors import BrokenLog
@@ -39,10 +39,21 @@ def blocks_of(size: int) -> int:
 
 
 class Replay:
-    """The replay of ``objects``, oldest first, into ``directory``, which must be empty and is filled."""
+    """The replay of ``objects``, oldest first, into ``directory``, which must be empty and is filled.
 
-    def __init__(self, objects: Sequence[OpenObject], directory: Path | None, *, partial: bool = False) -> None:
+    ``kept`` is filled with the blocks by (path, number of the block).
+    """
+
+    def __init__(
+        self,
+        objects: Sequence[OpenObject],
+        directory: Path | None,
+        *,
+        partial: bool = False,
+        kept: dict[tuple[str, int], bytes] | None = None,
+    ) -> None:
         self._objects = objects
+        self._kept = kept
         self._newest = objects[-1]
         self._directory = directory
         self._partial = partial
@@ -118,6 +129,9 @@ class Replay:
                 stream = self._objects[at]
                 async for frames in stream.frames():
                     for part in _parts(stream.header.frames, frames):
+                        if sum(stream.header.frames[index].raw for index, _ in part) <= AT_ONCE_BYTES:
+                            self._take(at, part)
+                            continue
                         jobs.append(asyncio.ensure_future(asyncio.to_thread(self._take, at, part)))
                         if len(jobs) == _JOBS:
                             await asyncio.shield(jobs[0])
@@ -160,6 +174,10 @@ class Replay:
                 piece = data[start * BLOCK_BYTES : end * BLOCK_BYTES]
                 place = (first + start) * DIGEST_BYTES
                 self._digests[path][place : place + (end - start) * DIGEST_BYTES] = block_digests(piece)
+                if self._kept is not None:
+                    for at_block in range(start, end):
+                        block = data[at_block * BLOCK_BYTES : min((at_block + 1) * BLOCK_BYTES, len(data))]
+                        self._kept[path, first + at_block] = bytes(block)
                 if self._directory is not None:
                     if path not in handles:
                         handles[path] = os.open(self._directory / path, os.O_WRONLY | os.O_NOFOLLOW)

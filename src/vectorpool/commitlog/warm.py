@@ -5,8 +5,11 @@ if it came from the network, so this module checks nothing. A copy is named for 
 that the bucket gave it: a bucket that was wiped and filled again cannot be confused with the one before.
 
 The order of eviction is by user, least recently used first, and takes all of a user's objects: half a chain is no use.
-Any thread may call; a lock guards the books, and no I/O but unlink and rename happens under it. A full or failing
-disk only means that less is cached.
+Any thread may call; a lock guards the books, and little I/O happens under it. A full or failing disk only means that
+less is cached.
+
+The newest small objects are held in memory first, ``HELD_BYTES`` of them, and written when others take their place:
+most commits are merged, and dropped here, before that, and making a file costs more than all else of keeping them.
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ from vectorpool.commitlog.plan import LogObject
 
 _log = logging.getLogger(__name__)
 _PARTIAL: Final = ".partial"
+HELD_BYTES: Final = 8 * 1024**2
+# The largest object that is held.
+_SMALL_BYTES: Final = 64 * 1024
 
 
 class _User(msgspec.Struct):
@@ -44,15 +50,42 @@ class _User(msgspec.Struct):
 class _Users(cachetools.LRUCache[str, _User]):
     """Users by last use; whoever falls out is deleted from disk."""
 
-    def __init__(self, root: Path, limit_bytes: int) -> None:
+    def __init__(self, root: Path, limit_bytes: int, held: _Held) -> None:
         super().__init__(maxsize=limit_bytes, getsizeof=lambda user: user.size)
         self._root = root
+        self._held = held
 
     def popitem(self) -> tuple[str, _User]:
         """Forget the least recently used user, with the files."""
         segment, user = super().popitem()
+        self._held.drop(segment)
         shutil.rmtree(self._root / segment, ignore_errors=True)
         return segment, user
+
+
+class _Held(cachetools.FIFOCache[tuple[str, str], bytes]):
+    """Objects that are not on disk yet, by (segment, name); whatever falls out is written there."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(maxsize=HELD_BYTES, getsizeof=len)
+        self._root = root
+
+    def popitem(self) -> tuple[tuple[str, str], bytes]:
+        """Write the oldest object to disk and forget it."""
+        (segment, name), data = super().popitem()
+        path = self._root / segment / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # At once under its name: a file that a killed process left short is noticed when it is read.
+            path.write_bytes(data)
+        except OSError as error:
+            _log.warning("an object is not cached: %s", error)
+        return (segment, name), data
+
+    def drop(self, segment: str) -> None:
+        """Forget a user's objects."""
+        for key in [key for key in self if key[0] == segment]:
+            del self[key]
 
 
 class WarmTier:
@@ -61,8 +94,15 @@ class WarmTier:
     def __init__(self, root: Path, limit_bytes: int) -> None:
         self._root = root
         self._lock = threading.Lock()
-        self._users = _Users(root, limit_bytes)
+        self._held = _Held(root)
+        self._users = _Users(root, limit_bytes, self._held)
         self._scan()
+
+    def close(self) -> None:
+        """Write to disk what is held in memory, so that a next start finds it."""
+        with self._lock:
+            while self._held:
+                self._held.popitem()
 
     @property
     def total_bytes(self) -> int:
@@ -88,6 +128,9 @@ class WarmTier:
             user = self._users.get(segment)
             if user is None or name not in user.files:
                 return None
+            held = self._held.get((segment, name))
+        if held is not None:
+            return held[start:end]
         try:
             with (self._root / segment / name).open("rb") as file:
                 file.seek(start)
@@ -101,11 +144,19 @@ class WarmTier:
         return data
 
     def put(self, user_id: str, obj: LogObject, data: bytes) -> None:
-        """Cache a whole object."""
-        writer = self.writer(user_id, obj)
-        if writer is not None:
-            writer.write(data)
-            writer.commit()
+        """Cache a whole object. Up to 64 KiB it takes no I/O, but now and then that of others."""
+        if len(data) > _SMALL_BYTES:
+            writer = self.writer(user_id, obj)
+            if writer is not None:
+                writer.write(data)
+                writer.commit()
+            return
+        segment, name = names.local_segment(user_id), _file_name(obj)
+        with self._lock:
+            user = _peek(self._users, segment)
+            if obj.size <= self._users.maxsize and (user is None or name not in user.files):
+                self._take(self._root / segment, name, obj.size)
+                self._held[segment, name] = data
 
     def writer(self, user_id: str, obj: LogObject) -> WarmWriter | None:
         """Return a place to write an object part by part, or None if it is cached already, or larger than all."""
@@ -130,20 +181,25 @@ class WarmTier:
 
     def _commit(self, directory: Path, partial: Path, name: str, size: int) -> None:
         with self._lock:
-            user = _peek(self._users, directory.name) or _User({})
-            known = dict(user.files)
-            known[name] = size
-            if sum(known.values()) > self._users.maxsize:
-                # The newest object alone is more use than a full house of old ones.
-                for old in user.files:
-                    (directory / old).unlink(missing_ok=True)
-                known = {name: size}
             # The directory may have been evicted since the writer made it.
             directory.mkdir(parents=True, exist_ok=True)
             partial.replace(directory / name)
-            # Taken out first: room is made at the cost of others, not of this user's own files.
-            self._users.pop(directory.name, None)
-            self._users[directory.name] = _User(known)
+            self._take(directory, name, size)
+
+    def _take(self, directory: Path, name: str, size: int) -> None:
+        """Count a file that is there; the lock is held."""
+        user = _peek(self._users, directory.name) or _User({})
+        known = dict(user.files)
+        known[name] = size
+        if sum(known.values()) > self._users.maxsize:
+            # The newest object alone is more use than a full house of old ones.
+            self._held.drop(directory.name)
+            for old in user.files:
+                (directory / old).unlink(missing_ok=True)
+            known = {name: size}
+        # Taken out first: room is made at the cost of others, not of this user's own files.
+        self._users.pop(directory.name, None)
+        self._users[directory.name] = _User(known)
 
     def _forget(self, segment: str, stale: set[str]) -> None:
         if not stale:
@@ -158,6 +214,8 @@ class WarmTier:
             else:
                 del self._users[segment]
             for name in stale:
+                if self._held.pop((segment, name), None) is not None:
+                    continue
                 with contextlib.suppress(OSError):
                     (self._root / segment / name).unlink()
 

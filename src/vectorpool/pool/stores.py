@@ -80,6 +80,7 @@ class StoreFactory:
     def close(self) -> None:
         """Give the threads back and remove the working directories; warm objects stay."""
         self._workers.shutdown(wait=True)
+        self.warm.close()
         shutil.rmtree(self._root, ignore_errors=True)
         self._lock.close()
 

@@ -69,9 +69,9 @@ class Upkeep:
     # --- After commits -------------------------------------------------------------------------------
 
     def committed(self, key: str, store: Vectorstore, before: int) -> None:
-        """Compact later, if the commits since ``before`` may have made something due."""
-        fanout = self._settings.compact_fanout
-        if store.commit_seq // fanout != before // fanout and key not in self._compacting:
+        """Compact later, if commits were made since ``before``: the log knows whether anything is due."""
+        # Not only every so many commits: one that crosses the sync threshold is as large as the whole index.
+        if store.commit_seq != before and key not in self._compacting:
             self._compacting.add(key)
             task = asyncio.create_task(self._compact(key, store))
             self._tasks.add(task)

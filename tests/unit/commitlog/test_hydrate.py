@@ -232,6 +232,7 @@ async def test_a_warm_user_downloads_nothing(tmp_path: Path) -> None:
     warm = WarmTier(tmp_path / "warm", 10**8)
     author = Author(tmp_path, warm=warm, fanout=3)
     then = await story(author, 20)
+    warm.close()
     for fresh in (warm, WarmTier(tmp_path / "warm", 10**8)):
         target = tmp_path / f"target-{id(fresh)}"
         hydrated = await CommitLog(author.bucket, USER, warm=fresh, settings=author.settings).hydrate(target)

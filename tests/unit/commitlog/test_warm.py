@@ -18,7 +18,9 @@ def commit(seq: int, size: int = 100, etag: str = "e") -> LogObject:
 
 
 def fill(tier: WarmTier, user: str, seq: int, size: int = 100) -> None:
+    """Have an object on disk."""
     tier.put(user, commit(seq, size), bytes([seq]) * size)
+    tier.close()
 
 
 def test_what_was_put_is_read_in_parts(tmp_path: Path) -> None:
@@ -112,13 +114,41 @@ def test_a_full_disk_means_less_is_cached(tmp_path: Path, monkeypatch: pytest.Mo
     """ENOSPC is not the caller's problem."""
     tier = WarmTier(tmp_path, 1000)
 
-    def full(**_: object) -> tuple[int, str]:
+    def full(*_: object, **__: object) -> tuple[int, str]:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(warm_module.tempfile, "mkstemp", full)
+    monkeypatch.setattr(warm_module.Path, "write_bytes", full)
+    large = commit(2, 100 * 1024)
+    tier.put("a", large, bytes(100 * 1024))
+    assert tier.read("a", large, 0, 1) is None
     fill(tier, "a", 1)
     assert tier.read("a", commit(1), 0, 1) is None
     assert tier.total_bytes == 0
+
+
+def test_small_objects_are_held_in_memory_until_others_take_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read, counted and dropped like any other, and make a file only if they are still wanted."""
+    monkeypatch.setattr(warm_module, "HELD_BYTES", 250)
+    tier = WarmTier(tmp_path, 1000)
+    for seq in (1, 2):
+        tier.put("a", commit(seq), bytes([seq]) * 100)
+    assert tier.read("a", commit(2), 1, 3) == b"\2\2" and tier.user_bytes("a") == 200
+    assert not list(tmp_path.iterdir())
+    tier.keep_only("a", [commit(2)], above=2)
+    assert tier.read("a", commit(1), 0, 1) is None and tier.total_bytes == 100
+    for seq in (3, 4):
+        tier.put("a", commit(seq), bytes([seq]) * 100)
+    assert len(list((tmp_path / "a").iterdir())) == 1
+    assert [tier.read("a", commit(seq), 0, 1) for seq in (2, 3, 4)] == [b"\2", b"\3", b"\4"]
+    tier.close()
+    assert WarmTier(tmp_path, 1000).total_bytes == 300
+    tier.put("b", commit(1), bytes(100))
+    tier.drop("b")
+    tier.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_vanished_copy_is_a_miss(tmp_path: Path) -> None:
