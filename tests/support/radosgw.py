@@ -52,6 +52,23 @@ osd pool default size = 1
 osd pool default min size = 1
 osd pool default pg num = 8
 osd pool default pg autoscale mode = off
+# What a release build in use has: each line of these logs would be made and thrown away.
+debug none = 0/0
+debug ms = 0/0
+debug mon = 0/0
+debug osd = 0/0
+debug rgw = 0/0
+debug objecter = 0/0
+debug rados = 0/0
+debug memstore = 0/0
+debug finisher = 0/0
+debug throttle = 0/0
+debug auth = 0/0
+debug monc = 0/0
+debug mgrc = 0/0
+debug filestore = 0/0
+debug timer = 0/0
+debug optracker = 0/0
 
 [mon.a]
 mon data = {root}/mon
