@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 from vectorpool.vectorstore.bindings import PAUSE
 from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
+from vectorpool.vectorstore.direct import Direct
 from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
 from vectorpool.vectorstore.flat_index import ADD
 
@@ -68,9 +69,11 @@ class Twins:
         """Open both."""
         self.chroma, self.twin = Chroma(self.ours), Chroma(self.theirs)
         self.writer = DirectWriter(self.ours, self.chroma.rust, self.reading)
+        self.reader = Direct(self.ours, self.chroma.kind, 1024**2, self.reading)
 
     def close(self) -> None:
         """Close both."""
+        self.reader.close()
         self.writer.close()
         self.chroma.close()
         self.twin.close()
@@ -109,8 +112,13 @@ class Twins:
             count = self.twin.count(info)
             assert self.chroma.count(info) == count
             include = ["documents", "metadatas", "uris"]
-            assert self.chroma.get(info, include=include) == self.twin.get(info, include=include)
+            everything = self.twin.get(info, include=include)
+            assert self.reader.count(info.id, DATABASE) in (count, None)
+            read = self.reader.get(info.id, DATABASE, ids=None, limit=None, offset=0, include=include)
+            assert read in (everything, None)
+            assert self.chroma.get(info, include=include) == everything
             if count:
+                nearest = self.reader.query(info.id, DATABASE, np.array([probe], "<f4"), count, ["distances"])
                 found = [
                     chroma.query(info, np.array([probe], "<f4"), count, include=["distances", "embeddings"])[0]
                     for chroma in (self.chroma, self.twin)
@@ -120,6 +128,10 @@ class Twins:
                     for each in found
                 ]
                 assert rows[0] == rows[1]
+                assert nearest is not None and nearest[0].distances is not None
+                near = {i: rows[1][i][0] for i in nearest[0].ids}
+                np.testing.assert_allclose(nearest[0].distances, list(near.values()), rtol=1e-5, atol=1e-5)
+                assert near.keys() == rows[1].keys()
 
 
 NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: round(x, 3))

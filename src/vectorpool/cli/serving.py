@@ -51,13 +51,13 @@ def serve(settings: Settings) -> None:
 
 
 # An open vectorstore of one collection has 8 to 9; each further collection that is asked takes up to five.
-_SLOT_DESCRIPTORS: Final = 10
+_SLOT_DESCRIPTORS: Final = 17
 
 
 def allow_descriptors(settings: Settings) -> None:
     """Raise this process's soft limit of descriptors to the hard one, for its shards too, and say if that is too low.
 
-    The usual soft limit, 1,024, is left over from select(), which nobody here calls: 100 open slots need about 900.
+    The usual soft limit, 1,024, is left over from select(), which nobody here calls: 100 open slots may need 1,600.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -33,6 +33,10 @@ from vectorpool.vectorstore.rows import Rows
 T = TypeVar("T")
 Float32 = NDArray[np.float32]
 
+# SQLite would keep 2 MB of pages a connection; a read needs some dozens, and the system has the others.
+CACHE_PAGES: Final = "PRAGMA cache_size = 128"
+# Operations of the queue that are taken in at once; there are as many as the sync threshold says, 1,000 by default.
+_MAX_TAIL: Final = 20_000
 # Collections remembered at once; the first of them is forgotten for another.
 _MAX_VIEWS: Final = 64
 # SQLite takes 32,766 parameters; what has more ids than this is no quick read anyway.
@@ -105,7 +109,9 @@ class Direct:
     def _connect(self) -> sqlite3.Connection:
         # Locks would tell nothing here, and a journal is looked for by ourselves.
         uri = f"{(self._directory / CHROMA_DATABASE_FILE).absolute().as_uri()}?mode=ro&nolock=1"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        db.execute(CACHE_PAGES)
+        return db
 
     def close(self) -> None:
         """Close the file once the read in progress ends. Twice is once."""
@@ -291,9 +297,11 @@ class Direct:
         assert index is not None
         sql = (
             "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "
-            "WHERE seq_id > ? AND topic LIKE '%/' || ? ORDER BY seq_id"
+            "WHERE seq_id > ? AND topic LIKE '%/' || ? ORDER BY seq_id LIMIT ?"
         )
-        tail = self._db.execute(sql, (view.seq, key[0])).fetchall()
+        tail = self._db.execute(sql, (view.seq, key[0], _MAX_TAIL + 1)).fetchall()
+        if len(tail) > _MAX_TAIL:
+            raise _Unsure
         if tail:
             if not apply(index, [operation[1:] for operation in tail]):
                 raise _Unsure

@@ -183,7 +183,7 @@ class DirectWriter:
             uri = f"{self._path.absolute().as_uri()}?mode=rw&nolock=1"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             # What a crash leaves of a replica is never opened: nothing need survive one.
-            for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF"):
+            for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF", "cache_size = 256"):
                 self._db.execute(f"PRAGMA {pragma}")
         return self._db
 
