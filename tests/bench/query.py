@@ -1,7 +1,8 @@
-"""Warm top-10 queries over HTTP: ``vectorpool serve`` and ``chroma run`` on the same 5,000 records, taking turns.
+"""Warm top-10 queries and gets of ten records over HTTP: ``vectorpool serve`` beside ``chroma run``.
 
-The load comes from this process over raw streams with requests built beforehand. What a request costs in CPU time is
-in the notes, for every process that takes part, since on a small machine the client's share is not nothing.
+Both have the same 5,000 records and take turns. The load comes from this process over raw streams with requests built
+beforehand. What a request costs in CPU time is in the notes, for every process that takes part, since on a small
+machine the client's share is not nothing.
 """
 
 from __future__ import annotations
@@ -24,28 +25,34 @@ from vectorpool.commitlog.hydrate import hydrate
 COUNT = 5000
 PROBES = 64
 CHROMA = "chroma run"
+QUERY, GET = "top-10 queries", "gets of ten records"
 
 
 class Target(msgspec.Struct):
-    """A server and its prebuilt requests."""
+    """A server and its prebuilt requests, by what is asked."""
 
     server: Server
-    requests: list[Request]
+    requests: dict[str, list[Request]]
 
-    def feeds(self, connections: int) -> list[Iterator[Request]]:
+    def feeds(self, kind: str, connections: int) -> list[Iterator[Request]]:
         """Return what each connection sends: all of them over and over, from different ones on."""
+        requests = self.requests[kind]
         firsts = (number * 5 % PROBES for number in range(connections))
-        return [itertools.cycle(self.requests[first:] + self.requests[:first]) for first in firsts]
+        return [itertools.cycle(requests[first:] + requests[:first]) for first in firsts]
 
 
-def _target(server: Server, path: str, field: str) -> Target:
-    requests = []
+def _target(server: Server, query: str, get: str, field: str) -> Target:
+    """``query`` and ``get`` are paths; ``field`` is what a query's embeddings are called."""
+    requests: dict[str, list[Request]] = {QUERY: [], GET: []}
     for probe in range(PROBES):
-        number = probe * 71 % COUNT
+        number = probe * 71 % (COUNT - 10)
         body = msgspec.json.encode(
             {field: near(1, number).tolist(), "n_results": 10, "include": ["documents", "metadatas", "distances"]}
         )
-        requests.append(Request(post(server, path, body), f'"record-{number}"'.encode()))
+        requests[QUERY].append(Request(post(server, query, body), f'"record-{number}"'.encode()))
+        ids = [f"record-{n}" for n in range(number, number + 10)]
+        body = msgspec.json.encode({"ids": ids, "include": ["documents", "metadatas"]})
+        requests[GET].append(Request(post(server, get, body), f'"record-{number}"'.encode()))
     return Target(server, requests)
 
 
@@ -53,7 +60,8 @@ def _chroma(chroma: ChromaServer) -> Target:
     base = "/api/v2/tenants/default_tenant/databases/default_database/collections"
     found = chroma.client.get(f"{base}/{COLLECTION}").raise_for_status().json()
     processes = {CHROMA: [pid for pid, command in children(os.getpid()).items() if command == "chroma"]}
-    return _target(server_at(CHROMA, chroma.url, processes), f"{base}/{found['id']}/query", "query_embeddings")
+    server = server_at(CHROMA, chroma.url, processes)
+    return _target(server, f"{base}/{found['id']}/query", f"{base}/{found['id']}/get", "query_embeddings")
 
 
 def _serve(place: Place, consistency: str) -> Service:
@@ -64,7 +72,7 @@ def _serve(place: Place, consistency: str) -> Service:
 
 
 async def run(place: Place) -> list[Line]:
-    """Measure 1 and 16 connections, consistency strong and local, against one ``chroma run``."""
+    """Measure 1 to 64 connections, consistency strong and local, against one ``chroma run``."""
     user_id = f"cold-{COUNT}"
     await load(place, user_id, COUNT)
     root = place.scratch / "chroma-run"
@@ -73,19 +81,20 @@ async def run(place: Place) -> list[Line]:
     await hydrate(bucket, user_id, None, root / "data")
     await bucket.close()
     services: dict[str, Service] = {}
-    path = f"/users/{user_id}/collections/{COLLECTION}/query"
+    path = f"/users/{user_id}/collections/{COLLECTION}"
     chroma = ChromaServer(root)
     targets: dict[str, Target] = {}
     try:
         for name in ("strong", "local"):
             services[name] = service = await asyncio.to_thread(_serve, place, name)
             server = server_at(name, service.url, service_processes(service.pid, place.server))
-            targets[name] = _target(server, path, "embeddings")
+            targets[name] = _target(server, f"{path}/query", f"{path}/records/get", "embeddings")
         await asyncio.to_thread(chroma.start)
         targets[CHROMA] = await asyncio.to_thread(_chroma, chroma)
         lines = []
-        for connections in (1, 16):
-            lines += await _compare(targets, connections, 1.0)
+        for kind in (QUERY, GET):
+            for connections in (1, 16) if place.quick else (1, 4, 16, 64):
+                lines += await _compare(targets, kind, connections, 0.7)
     finally:
         await asyncio.to_thread(chroma.close)
         for service in services.values():
@@ -94,20 +103,23 @@ async def run(place: Place) -> list[Line]:
     return lines
 
 
-async def _compare(targets: dict[str, Target], connections: int, seconds: float) -> list[Line]:
+async def _compare(targets: dict[str, Target], kind: str, connections: int, seconds: float) -> list[Line]:
     for target in targets.values():
-        await turn(target.server, target.feeds(connections), 0.5)
+        await turn(target.server, target.feeds(kind, connections), 0.3)
     turns: dict[str, list[Turn]] = {name: [] for name in targets}
     for _ in range(3):
         for name, target in targets.items():
-            turns[name].append(await turn(target.server, target.feeds(connections), seconds))
+            turns[name].append(await turn(target.server, target.feeds(kind, connections), seconds))
     return [
-        line for name in targets if name != CHROMA for line in _lines(name, connections, turns[name], turns[CHROMA])
+        line
+        for name in targets
+        if name != CHROMA
+        for line in _lines(name, kind, connections, turns[name], turns[CHROMA])
     ]
 
 
-def _lines(name: str, connections: int, ours: list[Turn], theirs: list[Turn]) -> list[Line]:
-    what = f"top-10 queries, {COUNT:,} records, {connections} connection{'s' * (connections > 1)}, {name}"
+def _lines(name: str, kind: str, connections: int, ours: list[Turn], theirs: list[Turn]) -> list[Line]:
+    what = f"{kind}, {COUNT:,} records, {connections} connection{'s' * (connections > 1)}, {name}"
     mine, other = (statistics.median(each.per_s for each in turns) for turns in (ours, theirs))
     ratio = mine / other
     note = f"CPU ms a request: {bill(ours)}; {bill(theirs)}"

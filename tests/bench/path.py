@@ -1,0 +1,151 @@
+"""The path of a warm top-10 query in microseconds, part by part, as far as parts can be had by themselves.
+
+Each part is run by itself some thousand times on one thread; the median counts. What only the whole has (the HTTP
+server, the event loops, turns between processes, the S3's answer to a strong read) is what the last lines have more
+than their parts. Excluded: embedding a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+
+from tests.bench.ground import COLLECTION, Line, Place, bucket_of, load, near
+from tests.bench.traffic import Connection, post, server_at
+from tests.support.service import Service as Served
+from vectorpool import commands
+from vectorpool.answers import Answer, Match, QueryResult
+from vectorpool.api.places import Place as At
+from vectorpool.api.records import query_in
+from vectorpool.api.service import Service
+from vectorpool.commitlog.hydrate import hydrate
+from vectorpool.settings import Settings
+from vectorpool.shard.protocol import Answered, Execute, encode_frame, from_shard_decoder, to_shard_decoder
+from vectorpool.vectorstore.chroma import Chroma
+from vectorpool.vectorstore.direct import Direct
+
+COUNT = 5000
+NUMBER = 77
+_FRAME_HEAD = 4
+
+
+def _us(work: Callable[[], Any], turns: int) -> float:
+    took = []
+    for _ in range(turns):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1e6
+
+
+class _Recording:
+    """Stands for the router: keeps the command and answers nothing."""
+
+    def __init__(self) -> None:
+        self.command: commands.Command | None = None
+
+    async def execute(self, user_id: str, command: commands.Command) -> Answer:
+        self.command = command
+        return Answer(b"", 0)
+
+
+def _drive(coroutine: Any) -> None:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("it waits for something")
+
+
+def _line(what: str, us: float, note: str = "") -> Line:
+    return Line("path", f"warm top-10 query, {COUNT:,} records: {what}", f"{us:.0f} us", note=note)
+
+
+async def run(place: Place) -> list[Line]:
+    """Measure the parts, then the whole over one connection, local and strong."""
+    turns = 300 if place.quick else 2000
+    user_id = f"cold-{COUNT}"
+    await load(place, user_id, COUNT)
+    directory = place.scratch / "path"
+    bucket = bucket_of(place)
+    await hydrate(bucket, user_id, None, directory)
+    await bucket.close()
+    body = msgspec.json.encode(
+        {"embeddings": near(1, NUMBER).tolist(), "n_results": 10, "include": ["documents", "metadatas", "distances"]}
+    )
+    lines = _parts(directory, user_id, body, turns)
+    for consistency in ("local", "strong"):
+        whole = await _whole(place, user_id, consistency, body, turns // 4)
+        lines.append(_line(f"the whole over HTTP, one connection, {consistency}", whole))
+    return lines
+
+
+def _parts(directory: Path, user_id: str, body: bytes, turns: int) -> list[Line]:
+    router = _Recording()
+    service = cast(Service, SimpleNamespace(settings=Settings(), router=router, embedder=None))
+    at = At(user_id)
+    parse = _us(lambda: _drive(query_in(body, at, service, COLLECTION)), turns)
+    command = router.command
+    assert isinstance(command, commands.QueryRecords)
+    execute = Execute(1, user_id, command)
+    frame = bytes(encode_frame(execute))[_FRAME_HEAD:]
+    out = _us(lambda: to_shard_decoder.decode(bytes(encode_frame(execute))[_FRAME_HEAD:]), turns)
+    assert to_shard_decoder.decode(frame) == execute
+
+    chroma = Chroma(directory)
+    info = chroma.collection(None, COLLECTION)
+    direct = Direct(directory, chroma.kind, Settings().exact_bytes)
+    include = ("documents", "metadatas", "distances")
+    query = near(1, NUMBER)
+    rows = direct.query(info.id, "default_database", query, 10, include)
+    theirs = chroma.query(info, query, 10, include=include)
+    assert rows is not None and rows[0].ids[0] == theirs[0].ids[0] == f"record-{NUMBER}"
+    round_chroma = _us(lambda: direct.query(info.id, "default_database", query, 10, include), turns)
+    in_chroma = _us(lambda: chroma.query(info, query, 10, include=include), turns // 4)
+    direct.close()
+    chroma.close()
+
+    found = rows[0]
+    assert found.documents and found.metadatas and found.distances
+    columns = zip(found.ids, found.distances, found.documents, found.metadatas, strict=True)
+    result = QueryResult(results=[[Match(i, d, document=t, metadata=m) for i, d, t, m in columns]])
+    encode = _us(lambda: msgspec.json.encode(result), turns)
+    answer = Answered(1, msgspec.json.encode(result), 1)
+    back = _us(lambda: from_shard_decoder.decode(bytes(encode_frame(answer))[_FRAME_HEAD:]), turns)
+    return [
+        _line("front: body to command", parse),
+        _line("frame to the shard, both ends", out),
+        _line("read round Chroma", round_chroma, f"the same through Chroma: {in_chroma:.0f} us"),
+        _line("answer to JSON", encode),
+        _line("frame back, both ends", back),
+    ]
+
+
+async def _whole(place: Place, user_id: str, consistency: str, body: bytes, turns: int) -> float:
+    root = place.scratch / f"path-{consistency}"
+    root.mkdir()
+    env = place.server.environ(place.store)
+    served = await asyncio.to_thread(Served(root, "--consistency", consistency, store=place.store, env=env).start)
+    try:
+        server = server_at("vectorpool", served.url, {})
+        connection = await Connection.open(server)
+        request = post(server, f"/users/{user_id}/collections/{COLLECTION}/query", body)
+        took = []
+        for turn in range(turns + 20):
+            began = time.perf_counter()
+            answer = await connection.must(request)
+            if turn >= 20:
+                took.append(time.perf_counter() - began)
+            assert f'"record-{NUMBER}"'.encode() in answer
+        connection.close()
+    finally:
+        await asyncio.to_thread(served.close)
+    return statistics.median(took) * 1e6
