@@ -46,8 +46,9 @@ class Freshness:
         return self.is_known_since(arrived_s) or await self.is_newest()
 
     def is_known_since(self, arrived_s: float) -> bool:
-        """Whether the replica was at the newest commit at some time since ``arrived_s``, so that nobody need ask."""
-        return self._known_fresh_s is not None and self._known_fresh_s >= arrived_s
+        """Whether the replica was at the newest commit at some time after ``arrived_s``, so that nobody need ask."""
+        # At the same time may have been before: a clock's tick can hold both, and a commit between them.
+        return self._known_fresh_s is not None and self._known_fresh_s > arrived_s
 
     def age_ms(self) -> float:
         """Return how long ago the replica was known to be at the newest commit; infinite if never."""
