@@ -1,30 +1,35 @@
-"""The short way of the three requests that a warm user sends all the time: query, get and count of a collection.
+"""The short way of the requests that a warm user sends all the time: of a collection, query, get and count, and in
+Chroma's own protocol query, get, add and upsert.
 
 The router of the web framework resolves dependencies, validates what they return and negotiates the response for every
 request, which costs more than everything else that the front does for such a read. So a request that is exactly one of
-the three is recognised by its path and answered by the same functions that the controllers call. Whatever is out of the
-ordinary (escapes or a question mark in the path, another method, a body without a length or beyond the limit) goes the
-long way, which is also the one that is documented.
+them is recognised by its path and answered by the same functions that the controllers call. Whatever is out of the
+ordinary (escapes or a question mark in the path, another method, a body without a length or beyond the limit, or in
+Chroma's protocol one that is worth passing on in parts) goes the long way, which is also the one that is documented.
 
 It runs behind ``guarding.refuse``, like every route.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 from litestar import Request, Response
 from litestar.types import HTTPResponseStartEvent, HTTPScope, Receive, Send
 
 from vectorpool.answers import Answer
+from vectorpool.api.chroma.asking import API_PATH, COLLECTION_PATH, check_content_type, pass_body
 from vectorpool.api.places import AVATAR_PATH, USER_PATH, Place, avatar_place, own_place
 from vectorpool.api.problems import COMMIT_HEADER
 from vectorpool.api.reading import for_request
 from vectorpool.api.records import count_in, get_from, query_in
 from vectorpool.api.service import Service
+from vectorpool.chroma_bodies import Operation, Target
 
 Read: TypeAlias = Callable[[bytes, Place, Service, str], Awaitable[Answer]]
+# What answers a request that was recognised, from its body.
+Answering: TypeAlias = Callable[[Request[Any, Any, Any], bytes, Service], Awaitable[Answer]]
 # What turns an exception into the response that the long way would give.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
@@ -37,6 +42,16 @@ def _readable(template: str) -> str:
 
 _OWN: Final = _readable(USER_PATH) + "/collections/{name}/"
 _OF_AVATAR: Final = _readable(AVATAR_PATH) + "/collections/{name}/"
+_OF_CHROMA: Final = _readable(API_PATH + COLLECTION_PATH) + "/"
+# What Chroma's protocol does on the short way, and how the server answers when it is done.
+_CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
+    "query": ("query", 200),
+    "get": ("get", 200),
+    "upsert": ("upsert", 200),
+    "add": ("add", 201),
+}
+# A longer body of Chroma's protocol is passed to the shard in parts, while it arrives.
+_WHOLE_BYTES: Final = 256 * 1024
 
 
 class Shortcut:
@@ -49,56 +64,81 @@ class Shortcut:
 
     async def answer(self, scope: HTTPScope, receive: Receive, send: Send) -> bool:
         """Answer a request and return True, or leave it untouched and return False."""
-        if scope["query_string"] or not self._has_plain_body(scope):
+        if scope["query_string"] or scope.get("root_path"):
             return False
-        found = _find(scope["method"], scope["raw_path"])
+        length = self._body_bytes(scope)
+        found = None if length is None else _find(scope["method"], scope["raw_path"], length)
         if found is None:
             return False
-        template, user_id, avatar_id, name, read = found
+        template, status, answering = found
         scope["path_template"] = template
         request = Request[Any, Any, Any](scope, receive, send)
         try:
             body = await _body(receive)
             if body is None:
                 return True
-            place = own_place(user_id) if avatar_id is None else avatar_place(user_id, avatar_id)
-            answer = await read(body, place, for_request(self._service(), request), name)
+            answer = await answering(request, body, for_request(self._service(), request))
         except Exception as error:
             await _send_response(self._refuse(request, error), send)
         else:
             headers = [(b"content-type", b"application/json"), (_COMMIT, b"%d" % answer.commit)]
-            await _send(200, headers, answer.body, send)
+            await _send(status, headers, answer.body, send)
         return True
 
-    def _has_plain_body(self, scope: HTTPScope) -> bool:
-        """Whether the length of the body is known and allowed; the server holds the sender to it."""
+    def _body_bytes(self, scope: HTTPScope) -> int | None:
+        """Return the length of the body if it is known and allowed, and plain; the server holds the sender to it."""
         length = b"0" if scope["method"] == "GET" else b""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 length = value
             elif name in (b"transfer-encoding", b"content-encoding"):
-                return False
-        return length.isdigit() and len(length) < 20 and int(length) <= self._max_body_bytes
+                return None
+        if not length.isdigit() or len(length) >= 20 or int(length) > self._max_body_bytes:
+            return None
+        return int(length)
 
 
-def _find(method: str, raw_path: bytes) -> tuple[str, str, str | None, str, Read] | None:
-    """Return (template, user, avatar, collection, function) of a request that goes the short way."""
+def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answering] | None:
+    """Return (template, status, function) of a request that goes the short way."""
     if b"%" in raw_path or not raw_path.isascii():
         return None
     match method, raw_path.decode("ascii").split("/"):
         case "POST", ["", "users", user_id, "collections", name, "query"]:
-            return _OWN + "query", user_id, None, name, query_in
+            return _OWN + "query", 200, _native(query_in, user_id, None, name)
         case "POST", ["", "users", user_id, "avatars", avatar_id, "collections", name, "query"]:
-            return _OF_AVATAR + "query", user_id, avatar_id, name, query_in
+            return _OF_AVATAR + "query", 200, _native(query_in, user_id, avatar_id, name)
         case "POST", ["", "users", user_id, "collections", name, "records", "get"]:
-            return _OWN + "records/get", user_id, None, name, get_from
+            return _OWN + "records/get", 200, _native(get_from, user_id, None, name)
         case "POST", ["", "users", user_id, "avatars", avatar_id, "collections", name, "records", "get"]:
-            return _OF_AVATAR + "records/get", user_id, avatar_id, name, get_from
+            return _OF_AVATAR + "records/get", 200, _native(get_from, user_id, avatar_id, name)
         case "GET", ["", "users", user_id, "collections", name, "count"]:
-            return _OWN + "count", user_id, None, name, count_in
+            return _OWN + "count", 200, _native(count_in, user_id, None, name)
         case "GET", ["", "users", user_id, "avatars", avatar_id, "collections", name, "count"]:
-            return _OF_AVATAR + "count", user_id, avatar_id, name, count_in
+            return _OF_AVATAR + "count", 200, _native(count_in, user_id, avatar_id, name)
+        case "POST", ["", "api", "v2", "tenants", tenant, "databases", database, "collections", collection, name]:
+            if name in _CHROMAS and tenant and database and collection and length <= _WHOLE_BYTES:
+                operation, status = _CHROMAS[name]
+                return _OF_CHROMA + name, status, _chromas(tenant, Target(operation, database, collection))
     return None
+
+
+def _native(read: Read, user_id: str, avatar_id: str | None, name: str) -> Answering:
+    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service) -> Answer:
+        place = own_place(user_id) if avatar_id is None else avatar_place(user_id, avatar_id)
+        return await read(body, place, service, name)
+
+    return answer
+
+
+def _chromas(tenant: str, target: Target) -> Answering:
+    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service) -> Answer:
+        async def whole() -> AsyncIterator[bytes]:
+            yield body
+
+        check_content_type(request)
+        return await pass_body(service, tenant, target, whole())
+
+    return answer
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -50,7 +50,7 @@ def serve(settings: Settings) -> None:
         runner.run(_serve(settings, callers, listener))
 
 
-# An open vectorstore of one collection that was read and written has 16; each further collection that is asked takes up to five.
+# An open vectorstore of one collection that was read and written has 16; each further one takes up to five.
 _SLOT_DESCRIPTORS: Final = 17
 
 

@@ -13,6 +13,8 @@ from litestar import Litestar
 from vectorpool.answers import Answer, PoolView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
+from vectorpool.chroma_bodies import Target, decode_body
+from vectorpool.commands import Reading
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.objects.memory import MemoryBucket
@@ -40,6 +42,12 @@ class FakeRouter:
     async def execute(self, user_id: str, command: Any) -> Answer:
         self.commands.append((user_id, command))
         return Answer(self.body, 17)
+
+    async def execute_body(
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+    ) -> Answer:
+        whole = b"".join([data async for data in body])
+        return await self.execute(user_id, decode_body(target, whole))
 
     async def pool_view(self) -> PoolView:
         return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)

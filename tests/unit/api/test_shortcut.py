@@ -71,6 +71,35 @@ async def test_both_ways_answer_alike(
     assert router.commands[:1] == router.commands[1:]
 
 
+CHROMAS = "/api/v2/tenants/alice/databases/default_database/collections/0a1b2c3d-0000-4000-8000-000000000000"
+CHROMA_REQUESTS = [
+    ("POST", "/query", b'{"query_embeddings": [[1, 2]], "n_results": 3}', "application/json"),
+    ("POST", "/query", b"{", "application/json"),
+    ("POST", "/query", b"{}", "text/plain"),
+    ("POST", "/get", b'{"ids": ["a"]}', "application/json"),
+    ("POST", "/add", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json"),
+    ("POST", "/upsert", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json; charset=utf-8"),
+    ("POST", "/upsert", b"x" * 5000, "application/json"),
+    ("POST", "/query/", b"{}", "application/json"),
+    ("PUT", "/query", b"{}", "application/json"),
+    ("POST", "/nothing", b"{}", "application/json"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "kind"), CHROMA_REQUESTS)
+async def test_both_ways_of_chromas_protocol_answer_alike(
+    router: FakeRouter, client: httpx.AsyncClient, method: str, path: str, body: bytes, kind: str
+) -> None:
+    """Status, headers, body and what reaches the shard do not depend on the way."""
+    headers = {"Content-Type": kind}
+    short = await client.request(method, CHROMAS + path, content=body, headers=headers)
+    long = await client.request(method, CHROMAS + path + LONG, content=body, headers=headers)
+    assert _seen(short) == _seen(long)
+    assert short.status_code != 500
+    assert len(router.commands) in (0, 2)
+    assert router.commands[:1] == router.commands[1:]
+
+
 @pytest.mark.parametrize(
     "error", [CollectionNotFound("There is none."), QueueFull("Too many."), RuntimeError("secret")]
 )

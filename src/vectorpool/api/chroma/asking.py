@@ -76,11 +76,15 @@ async def ask_with_body(
 ) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
     check_content_type(request)
+    return pass_on(await pass_body(service, tenant, target, _body(request)), status)
+
+
+async def pass_body(service: Service, tenant: str, target: Target, body: AsyncIterator[bytes]) -> Answer:
+    """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
     try:
-        answer = await service.router.execute_body(check_user_id(tenant), target, _body(request))
+        return await service.router.execute_body(check_user_id(tenant), target, body)
     except UserNotFound as error:
         raise ChromaRefusal(f"Collection [{target.collection_id}] does not exist.", status=404) from error
-    return pass_on(answer, status)
 
 
 async def _body(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
