@@ -21,12 +21,15 @@ class VirtualSources:
         self._loop = loop
         self._dice = dice
         self._start_ms = start_ms
+        self._asked = 0
 
     def now_ms(self) -> int:
         return self._start_ms + int(self._loop.time() * 1000)
 
     def monotonic_s(self) -> float:
-        return self._loop.time()
+        # What happens one after the other has one time after the other, as with a real clock.
+        self._asked += 1
+        return self._loop.time() + self._asked * 1e-9
 
     def random(self) -> float:
         return self._dice.random()
