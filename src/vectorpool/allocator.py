@@ -27,8 +27,8 @@ from vectorpool.sources import Sources
 
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
-# Giving back takes 2 to 10 ms in which other threads may have to wait for memory, so it is done rarely, and only after
-# work. An idle shard's own ticking uses a tenth of this.
+# Other threads may have to wait for memory meanwhile, so it is done rarely, and only after work. An idle shard's own
+# ticking uses a tenth of this.
 TRIM_EVERY_S: Final = 5.0
 TRIM_AFTER_CPU_S: Final = 0.05
 
