@@ -16,7 +16,7 @@ from tests.protocol.comparing import unlike
 from tests.protocol.conftest import start_ours
 from tests.protocol.sides import Server
 from tests.support.chroma_server import ChromaServer
-from tests.support.numbers import is_close
+from tests.support.numbers import PLAINEST_KERNEL, is_close
 
 TEXTS = [
     "the apple fell from the tree",
@@ -149,11 +149,12 @@ def other_ways(place: dict[str, Any], told: Told) -> None:
 
 # Squared distances above 1 are outside what langchain takes for relevance; it returns them all the same.
 @pytest.mark.filterwarnings("ignore:Relevance scores must be between 0 and 1")
+@pytest.mark.parametrize("env", [{}, PLAINEST_KERNEL], ids=["as it is", "another processor"])
 def test_langchain_sees_no_difference_between_an_avatar_and_chroma(
-    reference: ChromaServer, tmp_path_factory: pytest.TempPathFactory
+    reference: ChromaServer, tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]
 ) -> None:
     """What langchain's store returns for an avatar that nobody created equals what Chroma's server returns."""
-    ours = start_ours(tmp_path_factory.mktemp("ours"), {})
+    ours = start_ours(tmp_path_factory.mktemp("ours"), env)
     try:
         place = ("default_tenant", "default_database") if isinstance(ours, ChromaServer) else ("42", "avatar-7")
         theirs = played(reference, "default_tenant", "default_database")

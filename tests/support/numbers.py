@@ -15,6 +15,8 @@ import numpy as np
 # Relative to the number, and absolute in units of the largest term: 8 roundings of a float32. Enough for vectors of
 # some dozens of numbers, which is what the tests compare with other programs.
 TOLERANCE = 1e-6
+# Has OpenBLAS use its plainest code for this processor family, which rounds unlike what it chooses for a newer one.
+PLAINEST_KERNEL = {"OPENBLAS_CORETYPE": "Prescott"}
 
 
 def is_close(one: float, other: float) -> bool:
