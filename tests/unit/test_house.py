@@ -96,3 +96,15 @@ def test_every_dependency_has_its_reason() -> None:
             assert reasoned, line
             seen += 1
     assert seen == len(declared) > 5
+
+
+def test_workflow_actions_are_pinned() -> None:
+    """Each action is named by the hash of a commit, which cannot be moved, with its version beside it."""
+    pinned = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*")
+    uses = [
+        line.split("uses:", 1)[1].strip()
+        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert [each for each in uses if not pinned.fullmatch(each)] == []
