@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.numbers import assert_close, largest_term
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 from vectorpool.vectorstore.bindings import PAUSE
 from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
@@ -22,6 +23,7 @@ from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
 from vectorpool.vectorstore.flat_index import ADD
 
 DIMENSION = 4
+LARGEST = 100
 DATABASE = "default_database"
 # Row ids of metadata follow the order of a hash map in Chroma, and times are times; of the full-text index, its words.
 TABLES = {
@@ -52,7 +54,7 @@ class Twins:
     """Two directories with the same content and ids: one is written directly where that is possible, one by Chroma."""
 
     def __init__(self, root: Path, space: str = "l2", threshold: int = 1000) -> None:
-        self.threshold = threshold
+        self.space, self.threshold = space, threshold
         self.ours, self.theirs = root / "ours", root / "theirs"
         self.ours.mkdir()
         chroma = Chroma(self.ours)
@@ -118,6 +120,7 @@ class Twins:
             assert read in (everything, None)
             assert self.chroma.get(info, include=include) == everything
             if count:
+                largest = largest_term(self.space, probe, LARGEST)
                 nearest = self.reader.query(info.id, DATABASE, np.array([probe], "<f4"), count, ["distances"])
                 found = [
                     chroma.query(info, np.array([probe], "<f4"), count, include=["distances", "embeddings"])[0]
@@ -130,15 +133,15 @@ class Twins:
                 # Chroma rounds the last digit by where it has a vector from, its index or its queue.
                 assert rows[0].keys() == rows[1].keys()
                 for record_id, (distance, vector) in rows[0].items():
-                    np.testing.assert_allclose(distance, rows[1][record_id][0], rtol=1e-5, atol=1e-6)
-                    np.testing.assert_allclose(vector, rows[1][record_id][1], rtol=1e-5, atol=1e-6)
+                    assert_close(distance, rows[1][record_id][0], largest)
+                    assert_close(vector, rows[1][record_id][1])
                 assert nearest is not None and nearest[0].distances is not None
                 near = {i: rows[1][i][0] for i in nearest[0].ids}
-                np.testing.assert_allclose(nearest[0].distances, list(near.values()), rtol=1e-5, atol=1e-5)
+                assert_close(nearest[0].distances, list(near.values()), largest)
                 assert near.keys() == rows[1].keys()
 
 
-NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
+NUMBERS = st.floats(-LARGEST, LARGEST, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
 VECTORS = st.lists(NUMBERS, min_size=DIMENSION, max_size=DIMENSION)
 IDS = st.sampled_from([f"id-{n}" for n in range(8)] + ["ключ", "a'b", " "])
 PLAIN = st.one_of(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.text("xyé%'\"", max_size=5), NUMBERS)
