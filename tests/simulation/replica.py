@@ -19,7 +19,7 @@ from vectorpool.commands import AddRecords, DeleteRecords, Read, UpsertRecords, 
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.errors import BrokenReplica, RecordExists
-from vectorpool.vectorstore.writes import Effect, HalfApplied
+from vectorpool.vectorstore.effect import Effect, HalfApplied
 
 JOURNAL = "journal"
 PAGES = "pages"

@@ -31,6 +31,7 @@ from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, User
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
+from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
@@ -43,7 +44,6 @@ from vectorpool.vectorstore.ticket import (
     too_many_conflicts,
     unconfirmed,
 )
-from vectorpool.vectorstore.writes import HalfApplied
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
