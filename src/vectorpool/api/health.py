@@ -7,9 +7,9 @@ from typing import Any
 from litestar import Controller, Response, get
 
 from vectorpool.api import views
+from vectorpool.api.dependencies import Svc
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import respond
 from vectorpool.errors import Draining
 
 

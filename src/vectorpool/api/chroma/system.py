@@ -12,10 +12,10 @@ from litestar import Controller, Request, Response, get, post, route
 from litestar.params import PathParameter
 
 from vectorpool import __version__, commands
-from vectorpool.api.chroma.asking import reply
-from vectorpool.api.chroma.documenting import operation
-from vectorpool.api.guarding import By
-from vectorpool.api.service import Svc
+from vectorpool.api.chroma.documentation import operation
+from vectorpool.api.chroma.requests import reply
+from vectorpool.api.dependencies import By, Ctx, Svc
+from vectorpool.api.durations import RESET_S
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
 from vectorpool.sources import SYSTEM
@@ -83,11 +83,12 @@ class System(Controller):
         raise ChromaRefusal(f"Collection [{crn[:600]}] does not exist", status=404)
 
     @post("/reset", status_code=200, summary="Delete every vectorstore", operation_class=operation())
-    async def chroma_reset(self, service: Svc, caller: By) -> Response[Any]:
+    async def chroma_reset(self, service: Svc, context: Ctx, caller: By) -> Response[Any]:
         """Delete the vectorstore of every user that the caller may touch. Needs allow_reset."""
         if not service.settings.allow_reset:
             raise ChromaRefusal("Reset is disabled by config", status=403)
-        stored = await service.library.list_users()
+        context.allow(RESET_S)
+        stored = await context.within(service.library.list_users())
         # Under write-back there may be users of whom nothing is in the bucket yet.
         open_now = [parse_slot_key(slot.user_id)[0] for slot in (await service.router.pool_view()).slots]
         turns = asyncio.Semaphore(_RESETS_AT_ONCE)
@@ -96,7 +97,7 @@ class System(Controller):
             # Of some nothing is ours: they have documents alone, or a name that no request can name.
             async with turns:
                 with contextlib.suppress(UserNotFound, InvalidId):
-                    await service.router.execute(check_user_id(user_id), commands.DeleteVectorstore())
+                    await service.router.execute(check_user_id(user_id), commands.DeleteVectorstore(), context)
 
         await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if caller.may_touch(each)))
         return reply(True)

@@ -9,10 +9,12 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import PathParameter
 
 from vectorpool import commands
-from vectorpool.api.chroma.asking import COLLECTION_PATH, CollectionId, Database, Tenant, ask, small_body
-from vectorpool.api.chroma.documenting import operation
-from vectorpool.api.service import Service, Svc
+from vectorpool.api.chroma.documentation import operation
+from vectorpool.api.chroma.requests import COLLECTION_PATH, CollectionId, Database, Tenant, ask, small_body
+from vectorpool.api.dependencies import Ctx, Svc
+from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import check_collection_id
+from vectorpool.context import RequestContext
 from vectorpool.errors import ChromaRefusal
 
 FunctionName = Annotated[str, PathParameter(description="What the function is called.")]
@@ -47,10 +49,12 @@ class DetachBody(msgspec.Struct):
     delete_output: bool = False
 
 
-async def _refuse(service: Service, tenant: str, database: str, collection: str, refusal: ChromaRefusal) -> NoReturn:
+async def _refuse(
+    service: Service, context: RequestContext, tenant: str, database: str, collection: str, refusal: ChromaRefusal
+) -> NoReturn:
     """Raise the refusal if the collection is there, else that it is not."""
     command = commands.ChromaCountRecords(database=database, collection_id=check_collection_id(collection))
-    await ask(service, tenant, command, f"Collection [{collection}] does not exist.")
+    await ask(service, context, tenant, command, f"Collection [{collection}] does not exist.")
     raise refusal
 
 
@@ -65,6 +69,7 @@ class Unsupported(Controller):
         self,
         request: Request[Any, Any, Any],
         service: Svc,
+        context: Ctx,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,
@@ -74,13 +79,14 @@ class Unsupported(Controller):
         refusal = ChromaRefusal(
             "Error executing plan: Not implemented: Search operation is not implemented for local executor", status=501
         )
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(service, context, tenant, database, collection, refusal)
 
     @post("/fork", status_code=200, summary="Fork (not implemented)", operation_class=operation(takes=ForkBody))
     async def chroma_fork(
         self,
         request: Request[Any, Any, Any],
         service: Svc,
+        context: Ctx,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,
@@ -88,23 +94,23 @@ class Unsupported(Controller):
         """Refuse: a single-node server does not fork. POST /users/{user_id}/fork copies a whole vectorstore."""
         await small_body(request, ForkBody)
         refusal = ChromaRefusal("Collection forking is unsupported for local chroma", status=501)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(service, context, tenant, database, collection, refusal)
 
     @get("/fork_count", summary="Count forks (not implemented)", operation_class=operation())
     async def chroma_fork_count(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+        self, service: Svc, context: Ctx, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Refuse: there are no forks."""
         refusal = ChromaRefusal("Count forks is unsupported for local chroma", status=501)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(service, context, tenant, database, collection, refusal)
 
     @get("/indexing_status", summary="Indexing status (not implemented)", operation_class=operation())
     async def chroma_indexing_status(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+        self, service: Svc, context: Ctx, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Refuse, with the status that the single-node server gives."""
         refusal = ChromaRefusal("Method scout_logs is not implemented", status=500)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(service, context, tenant, database, collection, refusal)
 
     @get("/functions/{name:str}", summary="Get an attached function", operation_class=operation())
     async def chroma_get_function(

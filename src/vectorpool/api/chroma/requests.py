@@ -13,9 +13,10 @@ from litestar.params import PathParameter
 
 from vectorpool import commands
 from vectorpool.answers import Answer
-from vectorpool.api.passing import pass_on
+from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Target, decode_json
+from vectorpool.context import RequestContext
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, avatar_of_database, check_avatar_id, check_user_id
 
@@ -50,21 +51,23 @@ def creates_database(service: Service, database: str) -> bool:
     return True
 
 
-async def has_tenant(service: Service, tenant: str) -> bool:
+async def has_tenant(service: Service, context: RequestContext, tenant: str) -> bool:
     """Return whether a tenant is there: with auto_create each is, and Chroma's default tenant always."""
     if service.settings.auto_create or tenant == DEFAULT_TENANT:
         return True
     try:
-        await service.router.execute(tenant, commands.ChromaGetTenant())
+        await service.router.execute(tenant, commands.ChromaGetTenant(), context)
     except UserNotFound:
         return False
     return True
 
 
-async def ask(service: Service, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
+async def ask(
+    service: Service, context: RequestContext, tenant: str, command: commands.Command, missing: str | None = None
+) -> Answer:
     """Answer a command; where nothing is stored for the user, ``missing`` is what is not found."""
     try:
-        return await service.router.execute(check_user_id(tenant), command)
+        return await service.router.execute(check_user_id(tenant), command, context)
     except UserNotFound as error:
         if missing is None:
             raise
@@ -72,17 +75,24 @@ async def ask(service: Service, tenant: str, command: commands.Command, missing:
 
 
 async def ask_with_body(
-    request: Request[Any, Any, Any], service: Service, tenant: str, target: Target, status: int = 200
+    request: Request[Any, Any, Any],
+    service: Service,
+    context: RequestContext,
+    tenant: str,
+    target: Target,
+    status: int = 200,
 ) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
     check_content_type(request)
-    return pass_on(await pass_body(service, tenant, target, _body(request)), status)
+    return pass_on(await pass_body(service, context, tenant, target, _body(request)), status)
 
 
-async def pass_body(service: Service, tenant: str, target: Target, body: AsyncIterator[bytes]) -> Answer:
+async def pass_body(
+    service: Service, context: RequestContext, tenant: str, target: Target, body: AsyncIterator[bytes]
+) -> Answer:
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
     try:
-        return await service.router.execute_body(check_user_id(tenant), target, body)
+        return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
         raise ChromaRefusal(f"Collection [{target.collection_id}] does not exist.", status=404) from error
 
