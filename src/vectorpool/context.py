@@ -35,8 +35,8 @@ class CarriedContext(msgspec.Struct, frozen=True, array_like=True):
 class RequestContext:
     """What belongs to one request. ``read`` holds the read options; ``caller`` is the name of the caller's token.
 
-    The deadline counts from ``start``, which is called when the last byte of the request's body has arrived. Before
-    that there is no deadline. Times are those of ``Sources.monotonic_s``.
+    The deadline counts from ``start``, which is called when the last byte of the request's body has arrived. Work that
+    begins before that has the whole time limit. Times are those of ``Sources.monotonic_s``.
     """
 
     __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "read", "request_id")
@@ -75,9 +75,9 @@ class RequestContext:
             self._timeout_s = max(self._timeout_s, timeout_s)
 
     def remaining_s(self) -> float | None:
-        """Return the time that remains, in seconds, at least 0; None if there is no deadline (yet)."""
+        """Return the time that remains, in seconds, at least 0; None if there is no time limit."""
         if self._timeout_s is None or self._started_s is None:
-            return None
+            return self._timeout_s
         return max(self._started_s + self._timeout_s - self._sources.monotonic_s(), 0.0)
 
     def check(self) -> None:

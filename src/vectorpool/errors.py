@@ -352,7 +352,6 @@ class DeadlineExceeded(TryAgain):
 
     code = "deadline-exceeded"
     title = "The request took longer than its time limit"
-    status = 504
 
 
 class OutcomeUnknown(TryAgain):

@@ -30,7 +30,8 @@ ALL = GetRecords(collection="c")
 class Client:
     """One client: its requests come one after the other, unless one takes longer than its patience."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, hurried: float = HURRIED) -> None:
+        self._hurried = hurried
         self._world = world
         self._name = name
         self._dice = random.Random(world.dice.getrandbits(64))
@@ -77,7 +78,7 @@ class Client:
 
     def _context(self, instance: Instance, options: ReadOptions | None = None) -> RequestContext:
         """Return the context of a request; some have a deadline, which may pass at any point of their way."""
-        hurried = self._dice.random() < HURRIED
+        hurried = self._dice.random() < self._hurried
         timeout_s = self._dice.expovariate(1 / (10 * self._world.plan.faults.latency_s)) if hurried else None
         context = RequestContext(read=options or AS_SET, timeout_s=timeout_s, sources=instance.sources)
         context.start()

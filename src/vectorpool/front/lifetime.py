@@ -141,7 +141,7 @@ class _Lifetime:
 
     def _check_deadline(self) -> None:
         remaining_s = self._context.remaining_s()
-        if remaining_s is None:
+        if remaining_s is None or not self._context.has_started:
             # The body is still arriving.
             self._timer = self._loop.call_later(_LOOK_S, self._check_deadline)
         elif remaining_s > 0.0:

@@ -74,7 +74,6 @@ _ERRORS: Final = {
     500: "InternalError",
     501: "ChromaError: a single-node server does not do this",
     503: "ChromaError: send the request again",
-    504: "ChromaError: the request took longer than its time limit",
 }
 _PAGE: Final = {"limit": "The most to return; all if left out.", "offset": "How many to pass over first."}
 
