@@ -28,7 +28,7 @@ AndDocuments = Annotated[
 async def delete_documents(service: Service, context: RequestContext, user_id: str, avatar_id: str) -> int:
     """Delete every source document of an avatar and return how many there were."""
     deleted = 0
-    async with context.limit(changes=True):
+    with context.limit(changes=True):
         async for document in service.library.iterate(user_id, avatar_id):
             try:
                 await service.library.delete(user_id, avatar_id, document.path)

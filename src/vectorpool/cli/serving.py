@@ -40,6 +40,8 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # Not in the format above, and asked for at every line otherwise.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
     allow_descriptors(settings)

@@ -61,24 +61,25 @@ def _has_body(scope: HTTPScope) -> bool:
 class _Lifetime:
     """One request: passes its messages on, and cancels its task when its caller is gone or its time is over."""
 
+    # Defaults are the class's own: most requests end before any of them changes.
+    has_answered = False
+    reason: Literal["gone", "deadline"] | None = None
+    _is_receiving = False
+    _is_uncancelled = False
+    _watcher: asyncio.Task[None] | None = None
+    _changed: asyncio.Event | None = None
+    _kept: deque[HTTPReceiveMessage] | None = None
+    _kept_bytes = 0
+
     def __init__(self, context: RequestContext, receive: Receive, send: Send) -> None:
         self._context = context
         self._receive = receive
         self._send = send
-        self._loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._is_receiving = False
-        self._is_uncancelled = False
-        self._watcher: asyncio.Task[None] | None = None
-        self._kept: deque[HTTPReceiveMessage] = deque()
-        self._kept_bytes = 0
-        self._changed: asyncio.Event | None = None
-        self.has_answered = False
-        self.reason: Literal["gone", "deadline"] | None = None
-        self._timer = self._loop.call_later(_LOOK_S, self._look)
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
 
     def uncancel(self) -> bool:
         """Take back the cancellation that came from here, once; return whether there was one, and no other."""
@@ -133,20 +134,21 @@ class _Lifetime:
     def _look(self) -> None:
         if self._is_receiving:
             # The handler itself notices when the caller leaves.
-            self._timer = self._loop.call_later(_LOOK_S, self._look)
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look)
             return
         self._changed = asyncio.Event()
-        self._watcher = self._loop.create_task(self._watch())
-        self._timer = self._loop.call_later(_LOOK_S, self._check_deadline)
+        self._kept = deque()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._check_deadline)
 
     def _check_deadline(self) -> None:
         remaining_s = self._context.remaining_s()
         if remaining_s is None or not self._context.has_started:
             # The body is still arriving.
-            self._timer = self._loop.call_later(_LOOK_S, self._check_deadline)
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._check_deadline)
         elif remaining_s > 0.0:
             # The time limit may have been raised since the last look.
-            self._timer = self._loop.call_later(remaining_s + _GRACE_S, self._check_deadline)
+            self._timer = asyncio.get_running_loop().call_later(remaining_s + _GRACE_S, self._check_deadline)
         else:
             self._cancel("deadline")
 
@@ -154,6 +156,7 @@ class _Lifetime:
         """Receive in place of the handler, and keep for it what it may still ask for."""
         while True:
             message = self._note(cast(HTTPReceiveMessage, await self._receive()))
+            assert self._kept is not None
             self._kept.append(message)
             if message["type"] == "http.disconnect":
                 self._cancel("gone")

@@ -54,7 +54,8 @@ class MeteringStage:
                 elapsed_ms,
                 context_of(scope).request_id,
             )
-            _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
 
     def summary(self) -> str:
         """Return the number of responses for each status, for the log."""

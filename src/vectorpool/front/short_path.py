@@ -28,7 +28,7 @@ from vectorpool.front.stages import Stage, context_of
 
 Read: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
 # Answers a request that was recognised, from its body.
-Answering: TypeAlias = Callable[[Request[Any, Any, Any], bytes, Service, RequestContext], Awaitable[Answer]]
+Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awaitable[Answer]]
 # Turns an exception into the response that the application would give.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
@@ -73,13 +73,13 @@ class ShortPathStage:
             return
         template, status, answering = found
         scope["path_template"] = template
-        request = Request[Any, Any, Any](scope, receive, send)
         try:
             body = await _body(receive)
             if body is None:
                 return
-            answer = await answering(request, body, self._service(), context_of(scope))
+            answer = await answering(scope, body, self._service(), context_of(scope))
         except Exception as error:
+            request = Request[Any, Any, Any](scope, receive, send)
             await _send_response(self._refuse(request, error), send)
         else:
             headers = [(b"content-type", b"application/json"), (_COMMIT, b"%d" % answer.commit)]
@@ -123,7 +123,7 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
 
 
 def _native(read: Read, user_id: str, avatar_id: str | None, name: str) -> Answering:
-    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service, context: RequestContext) -> Answer:
+    async def answer(scope: HTTPScope, body: bytes, service: Service, context: RequestContext) -> Answer:
         namespace = own_namespace(user_id) if avatar_id is None else avatar_namespace(user_id, avatar_id)
         return await read(body, namespace, service, context, name)
 
@@ -131,14 +131,18 @@ def _native(read: Read, user_id: str, avatar_id: str | None, name: str) -> Answe
 
 
 def _chromas(tenant: str, target: Target) -> Answering:
-    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service, context: RequestContext) -> Answer:
+    async def answer(scope: HTTPScope, body: bytes, service: Service, context: RequestContext) -> Answer:
         async def whole() -> AsyncIterator[bytes]:
             yield body
 
-        check_content_type(request)
+        check_content_type(_content_type(scope))
         return await pass_body(service, context, tenant, target, whole())
 
     return answer
+
+
+def _content_type(scope: HTTPScope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -114,9 +114,7 @@ class Pool:
 
     async def _execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         if isinstance(command, Read):
-            if context.remaining_s() is None:
-                return await self._read(user_id, command, context.read)
-            async with context.limit():
+            with context.limit():
                 return await self._read(user_id, command, context.read)
         if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
@@ -128,7 +126,7 @@ class Pool:
             self._requests.add(work)
             work.add_done_callback(self._end_change)
             return await context.within(asyncio.shield(work), changes=True)
-        async with context.limit():
+        with context.limit():
             return await self._operate(user_id, command)
 
     def _end_change(self, work: asyncio.Task[Any]) -> None:
@@ -139,7 +137,9 @@ class Pool:
 
     async def _read(self, user_id: str, command: Read, options: ReadOptions) -> Answer:
         arrived_s = self._sources.monotonic_s()
-        async with self._residency.lease(slot_key(user_id, options.at), create=False) as (slot, store):
+        slot = self._residency.pin(slot_key(user_id, options.at))
+        try:
+            store = await self._residency.open(slot, create=False)
             for last in (False, False, True):
                 if not await store.is_fresh_enough(options, arrived_s):
                     await self._writer.catch_up(slot)
@@ -154,6 +154,8 @@ class Pool:
                     if last:
                         raise
                     await self._writer.heal(slot)
+        finally:
+            self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
     async def _write(self, user_id: str, command: Write, context: RequestContext) -> Answer:

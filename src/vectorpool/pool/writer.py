@@ -13,7 +13,7 @@ from collections.abc import Callable
 from vectorpool.answers import Answer
 from vectorpool.commands import Write
 from vectorpool.context import RequestContext
-from vectorpool.errors import InternalError, QueueFull, VectorpoolError
+from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, VectorpoolError
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
@@ -62,10 +62,12 @@ class SlotWriter:
         job = WriteJob(Ticket(command), size, context.request_id)
         self._enqueue(slot, job)
         try:
-            async with asyncio.timeout(context.remaining_s()):
+            with context.limit():
                 return await job.done
-        except TimeoutError:
-            raise (context.deadline_exceeded() if _withdraw(slot, job) else context.outcome_unknown()) from None
+        except DeadlineExceeded:
+            if _withdraw(slot, job):
+                raise
+            raise context.outcome_unknown() from None
         except asyncio.CancelledError:
             _withdraw(slot, job)
             raise

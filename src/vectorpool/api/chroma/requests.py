@@ -83,7 +83,7 @@ async def ask_with_body(
     status: int = 200,
 ) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
-    check_content_type(request)
+    check_content_type(request.headers.get("content-type"))
     return pass_on(await pass_body(service, context, tenant, target, _body(request)), status)
 
 
@@ -103,16 +103,16 @@ async def _body(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
             yield data
 
 
-def check_content_type(request: Request[Any, Any, Any]) -> None:
+def check_content_type(content_type: str | None) -> None:
     """Raise ChromaRefusal (415) if the body says that it is not JSON; one that says nothing is taken as JSON."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = (content_type or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ChromaRefusal("Expected request with `Content-Type: application/json`", status=415)
 
 
 async def small_body(request: Request[Any, Any, Any], kind: type[T]) -> T:
     """Return a body that names a thing or two. Raises ChromaRefusal: 400, 415 or 422."""
-    check_content_type(request)
+    check_content_type(request.headers.get("content-type"))
     body: T = decode_json(await request.body(), kind)
     return body
 
