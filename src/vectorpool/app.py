@@ -18,8 +18,8 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
 from vectorpool import __version__
+from vectorpool.api.call import Call
 from vectorpool.api.callers import Callers, read_callers
-from vectorpool.api.dependencies import DEPENDENCIES
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
 from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
@@ -105,7 +105,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
 
     app = LeanLitestar(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
-        dependencies=DEPENDENCIES,
+        request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
         state=State({"service": service}),
         lifespan=[lifespan] if service is None else [],

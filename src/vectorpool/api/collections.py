@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.dependencies import Ctx, Svc
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import CollectionName, Ns
 from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody, decode
@@ -43,7 +43,9 @@ class Collections(Controller):
         ),
     )
     async def create_collection(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx
+        self,
+        request: Call,
+        namespace: Ns,
     ) -> Response[Any]:
         """Create a collection; the user and the avatar need no creating of their own."""
         body = decode(await request.body(), CreateCollectionBody)
@@ -54,28 +56,28 @@ class Collections(Controller):
             hnsw=body.hnsw.settings(),
             get_or_create=body.get_or_create,
         )
-        return pass_on(await service.router.execute(namespace.user_id, command, context), 201)
+        return pass_on(await request.execute(namespace.user_id, command), 201)
 
     @get(
         summary="List collections",
         operation_class=documented(gives=answers.CollectionPage, problems=(UserNotFound, AvatarNotFound)),
     )
     async def list_collections(
-        self, namespace: Ns, service: Svc, context: Ctx, limit: PageLimit = None, offset: PageOffset = 0
+        self, request: Call, namespace: Ns, limit: PageLimit = None, offset: PageOffset = 0
     ) -> Response[Any]:
         """List collections by name."""
         command = commands.ListCollections(avatar_id=namespace.avatar_id, limit=limit, offset=offset)
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @get(
         "/{name:str}",
         summary="Get a collection",
         operation_class=documented(gives=answers.Collection, problems=ABSENT),
     )
-    async def get_collection(self, namespace: Ns, service: Svc, context: Ctx, name: CollectionName) -> Response[Any]:
+    async def get_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get one collection: its metadata, index, dimension, embedder and count."""
         command = commands.GetCollection(avatar_id=namespace.avatar_id, name=check_collection_name(name))
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @patch(
         "/{name:str}",
@@ -84,9 +86,7 @@ class Collections(Controller):
             takes=ModifyCollectionBody, gives=answers.Collection, problems=(MalformedJson, *ABSENT, CollectionExists)
         ),
     )
-    async def modify_collection(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def modify_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Give a collection a new name, or new metadata, which replaces the old as a whole."""
         body = decode(await request.body(), ModifyCollectionBody)
         if body.name is None and not body.metadata:
@@ -97,7 +97,7 @@ class Collections(Controller):
             new_name=None if body.name is None else check_collection_name(body.name),
             new_metadata=check_collection_metadata(body.metadata),
         )
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @delete(
         "/{name:str}",
@@ -105,7 +105,7 @@ class Collections(Controller):
         summary="Delete a collection",
         operation_class=documented(gives=answers.Deleted, problems=ABSENT),
     )
-    async def delete_collection(self, namespace: Ns, service: Svc, context: Ctx, name: CollectionName) -> Response[Any]:
+    async def delete_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete a collection with all its records."""
         command = commands.DeleteCollection(avatar_id=namespace.avatar_id, name=check_collection_name(name))
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))

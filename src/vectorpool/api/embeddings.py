@@ -56,7 +56,8 @@ def pack(rows: Sequence[Row], names: Sequence[str], *, embedder: str | None, pos
                 "of one length in one call.",
                 extra={"dimension": dimension, "got": len(row)},
             )
-    data = np.concatenate(rows).astype("<f4", copy=False).tobytes()
+    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    data = whole.astype("<f4", copy=False).tobytes()
     return Vectors(dimension, data, embedder, positions)
 
 

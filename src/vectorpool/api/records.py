@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, patch, post, put
+from litestar import Controller, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
 from vectorpool.answers import Answer
+from vectorpool.api.call import Call
 from vectorpool.api.collections import ABSENT
-from vectorpool.api.dependencies import Ctx, Svc
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
 from vectorpool.api.namespaces import CollectionName, Namespace, Ns
@@ -72,11 +72,9 @@ class _Records(msgspec.Struct):
     vectors: commands.Vectors | None
 
 
-async def _read_records(
-    request: Request[Any, Any, Any], service: Service, context: RequestContext, *, update: bool
-) -> _Records:
+async def _read_records(request: Call, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings = service.settings
+    settings = request.service.settings
     raw = decode(await request.body(), RawWriteRecordsBody).records
     if not raw:
         raise InvalidRequest("The call carries no records. Send at least one.")
@@ -106,9 +104,8 @@ async def _read_records(
     check_record_ids(ids, limit=settings.max_records)
     documents = [body.document for body in bodies]
     uris = [body.uri for body in bodies]
-    vectors = await embed_missing(
-        rows, documents, [f"record {excerpt(an_id)}" for an_id in ids], service.embedder, context
-    )
+    names = [f"record {excerpt(an_id)}" for an_id in ids]
+    vectors = await embed_missing(rows, documents, names, request.service.embedder, request.context)
     return _Records(ids, _column(documents), _column(metadatas), _column(uris), vectors)
 
 
@@ -180,30 +177,26 @@ class Records(Controller):
             takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordExists)
         ),
     )
-    async def add_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def add_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, in one commit; an id that is there already refuses the whole call."""
         check_collection_name(name)
-        records = await _read_records(request, service, context, update=False)
+        records = await _read_records(request, update=False)
         command = commands.AddRecords(avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records))
-        return pass_on(await service.router.execute(namespace.user_id, command, context), 201)
+        return pass_on(await request.execute(namespace.user_id, command), 201)
 
     @put(
         "/records",
         summary="Upsert records",
         operation_class=documented(takes=WriteRecordsBody, gives=answers.Written, problems=_WRITE_PROBLEMS),
     )
-    async def upsert_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def upsert_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, or replace those that are there, in one commit; metadata is merged."""
         check_collection_name(name)
-        records = await _read_records(request, service, context, update=False)
+        records = await _read_records(request, update=False)
         command = commands.UpsertRecords(
             avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
         )
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @patch(
         "/records",
@@ -212,21 +205,19 @@ class Records(Controller):
             takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordNotFound)
         ),
     )
-    async def update_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def update_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Change parts of records, in one commit; an id that is not there refuses the whole call.
 
         A new document is embedded anew; a metadata key of null is deleted.
         """
         check_collection_name(name)
-        records = await _read_records(request, service, context, update=True)
+        records = await _read_records(request, update=True)
         if not any((records.documents, records.metadatas, records.uris, records.vectors)):
             raise InvalidRequest("The records change nothing. Give a document, an embedding, metadata or a uri.")
         command = commands.UpdateRecords(
             avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
         )
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @delete(
         "/records",
@@ -236,9 +227,7 @@ class Records(Controller):
             takes=DeleteRecordsBody, gives=answers.Deleted, problems=(MalformedJson, InvalidFilter, *ABSENT)
         ),
     )
-    async def delete_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def delete_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
         body = decode(await request.body(), DeleteRecordsBody)
         if body.ids is None and body.where is None and body.where_document is None:
@@ -246,11 +235,11 @@ class Records(Controller):
         command = commands.DeleteRecords(
             avatar_id=namespace.avatar_id,
             collection=check_collection_name(name),
-            ids=_checked_ids(body.ids, service),
+            ids=_checked_ids(body.ids, request.service),
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
         )
-        return pass_on(await service.router.execute(namespace.user_id, command, context))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @post(
         "/records/get",
@@ -260,11 +249,9 @@ class Records(Controller):
             takes=GetRecordsBody, gives=answers.RecordPage, problems=(MalformedJson, InvalidFilter, *ABSENT)
         ),
     )
-    async def get_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def get_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get records by ids or filters, in insertion order, a page at a time."""
-        return pass_on(await get_from(await request.body(), namespace, service, context, name))
+        return pass_on(await get_from(await request.body(), namespace, request.service, request.context, name))
 
     @post(
         "/query",
@@ -284,16 +271,14 @@ class Records(Controller):
             ),
         ),
     )
-    async def query_records(
-        self, request: Request[Any, Any, Any], namespace: Ns, service: Svc, context: Ctx, name: CollectionName
-    ) -> Response[Any]:
+    async def query_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Find the records nearest to each text or embedding."""
-        return pass_on(await query_in(await request.body(), namespace, service, context, name))
+        return pass_on(await query_in(await request.body(), namespace, request.service, request.context, name))
 
     @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
-    async def count_records(self, namespace: Ns, service: Svc, context: Ctx, name: CollectionName) -> Response[Any]:
+    async def count_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Count the records of a collection."""
-        return pass_on(await count_in(b"", namespace, service, context, name))
+        return pass_on(await count_in(b"", namespace, request.service, request.context, name))
 
 
 def _checked_ids(ids: list[str] | None, service: Service) -> list[str] | None:

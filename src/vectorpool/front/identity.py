@@ -11,8 +11,8 @@ from typing import Final
 
 from litestar.types import HTTPScope, Receive, Send
 
+from vectorpool.api.call import CALLER_KEY
 from vectorpool.api.callers import NOBODY, Caller, Callers
-from vectorpool.api.dependencies import CALLER_KEY
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import Forbidden, Unauthenticated
 from vectorpool.front.stages import Stage, context_of, segments_of, state_of

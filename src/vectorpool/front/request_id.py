@@ -12,7 +12,7 @@ from typing import Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
 
-from vectorpool.api.dependencies import CONTEXT_KEY
+from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.api.refusals import is_chromas, send_refusal
 from vectorpool.context import RequestContext
 from vectorpool.errors import InternalError

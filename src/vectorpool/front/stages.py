@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from litestar.types import HTTPScope, Receive, Send
 
-from vectorpool.api.dependencies import CONTEXT_KEY
+from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.context import RequestContext
 
 SEGMENTS_KEY: Final = "segments"

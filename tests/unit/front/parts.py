@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vectorpool.api.dependencies import CONTEXT_KEY
+from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.context import RequestContext
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.front.parts import Answering, Sent, answer, scope_of
-from vectorpool.api.dependencies import CONTEXT_KEY
+from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.context import RequestContext
 from vectorpool.front import lifetime
 from vectorpool.front.lifetime import LifetimeStage
