@@ -26,11 +26,12 @@ from litestar.types import Method
 from vectorpool import answers
 from vectorpool.api import requests, views
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
-from vectorpool.api.reading import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
+from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.ingest import DocumentOutcome, IngestReport
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
     CommitNotReached,
+    DeadlineExceeded,
     Draining,
     Forbidden,
     InvalidId,
@@ -217,6 +218,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     InvalidId,
     LimitExceeded,
     CommitNotReached,
+    DeadlineExceeded,
     QueueFull,
     PoolBusy,
     Draining,

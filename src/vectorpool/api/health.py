@@ -7,9 +7,9 @@ from typing import Any
 from litestar import Controller, Response, get
 
 from vectorpool.api import views
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import respond
 from vectorpool.errors import Draining
 
 
@@ -31,7 +31,10 @@ class Health(Controller):
         summary="Does it take work",
         operation_class=documented(gives=views.Health, problems=(Draining,), with_commit=False, is_open=True),
     )
-    async def is_ready(self, service: Svc) -> Response[Any]:
+    async def is_ready(
+        self,
+        request: Call,
+    ) -> Response[Any]:
         """Answer 200 while the shards run, 503 before and after. Send no requests on 503."""
-        ready = service.router.is_ready()
+        ready = request.service.router.is_ready()
         return respond(views.Health(status="ready" if ready else "not-ready"), status=200 if ready else 503)

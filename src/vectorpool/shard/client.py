@@ -15,7 +15,8 @@ import msgspec
 
 from vectorpool.answers import Answer, PoolView
 from vectorpool.chroma_bodies import READS, Target
-from vectorpool.commands import Command, Reading, Write
+from vectorpool.commands import Change, Command
+from vectorpool.context import RequestContext
 from vectorpool.errors import (
     InternalError,
     OutcomeUnknown,
@@ -25,8 +26,8 @@ from vectorpool.errors import (
 )
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import (
-    Abandon,
     Answered,
+    Cancel,
     Drain,
     Drained,
     Execute,
@@ -55,6 +56,8 @@ _START_S = 60.0
 # A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
 # for its part of that, on a core that another shard or the front needs: measured, ten times the time.
 _ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# How long after the deadline the shard may say what became of a change.
+_VERDICT_S = 1.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
 Reply: TypeAlias = Answered | Viewed | Drained
@@ -91,16 +94,21 @@ class ShardClient:
         reader = await self._launch()
         self._keeper = asyncio.create_task(self._keep(reader))
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Send one command and return its answer. Raises VectorpoolError."""
+    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+        """Send one command and return its answer. Raises VectorpoolError.
+
+        If the caller is cancelled, or at the deadline, the shard is told to stop.
+        """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, reading), is_write=isinstance(command, Write)
+            lambda number: Execute(number, user_id, command, context.carried()),
+            is_change=isinstance(command, Change),
+            context=context,
         )
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -116,12 +124,16 @@ class ShardClient:
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
-            message = ExecuteBody(number, user_id, target, bytes(held), reading)
-            reply = await self._request(lambda _: message, is_write=target.operation not in READS, number=number)
+            reply = await self._request(
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                is_change=target.operation not in READS,
+                context=context,
+                number=number,
+            )
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Abandon(number))
+                await self._pass(writer, Cancel(number))
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
@@ -168,23 +180,54 @@ class ShardClient:
         return self._number
 
     async def _request(
-        self, make: Callable[[int], ToShard], *, is_write: bool = False, number: int | None = None
+        self,
+        make: Callable[[int], ToShard],
+        *,
+        is_change: bool = False,
+        context: RequestContext | None = None,
+        number: int | None = None,
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
+        writer = self._writer
         number = self._take_number() if number is None else number
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._under_way[number] = (reply, is_write)
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+        self._under_way[number] = (reply, is_change)
+        timer: asyncio.TimerHandle | None = None
+        if context is not None and (remaining_s := context.remaining_s()) is not None:
+            # Only the shard knows whether a change had begun at the deadline: it gets some time to say so.
+            wait_s = remaining_s + _VERDICT_S if is_change else remaining_s
+            timer = loop.call_later(wait_s, self._expire, number, context)
         try:
-            self._writer.write(encode_frame(make(number)))
-            await self._writer.drain()
+            writer.write(encode_frame(make(number)))
+            await writer.drain()
             return await reply
         except ConnectionError:
             return await reply  # the keeper has noticed too, and says what became of the request
+        except asyncio.CancelledError:
+            self._send_cancel(writer, number)
+            raise
         finally:
+            if timer is not None:
+                timer.cancel()
             self._under_way.pop(number, None)
+
+    def _expire(self, number: int, context: RequestContext) -> None:
+        """Answer a request whose time is over, and tell the shard to stop."""
+        reply, is_change = self._under_way[number]
+        if not reply.done():
+            reply.set_exception(context.outcome_unknown() if is_change else context.deadline_exceeded())
+            if self._writer is not None:
+                self._send_cancel(self._writer, number)
+
+    def _send_cancel(self, writer: asyncio.StreamWriter, number: int) -> None:
+        if writer is self._writer and not writer.is_closing():
+            # A closed transport raises RuntimeError under uvloop.
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                writer.write(encode_frame(Cancel(number)))
 
     async def _launch(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
@@ -264,10 +307,10 @@ class ShardClient:
                 reply.set_result(message)
 
     def _fail_under_way(self) -> None:
-        for reply, is_write in self._under_way.values():
+        for reply, is_change in self._under_way.values():
             if reply.done():
                 continue
-            if is_write:
+            if is_change:
                 reply.set_exception(
                     OutcomeUnknown(
                         "The user's shard died while it held the write: it may or may not be committed. Read it "

@@ -17,7 +17,8 @@ import xxhash
 
 from vectorpool.answers import PoolView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Command
+from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
 
@@ -40,7 +41,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
     number: int
     user_id: str
     command: Command
-    reading: Reading | None = None
+    context: CarriedContext = CarriedContext()
 
 
 class Part(msgspec.Struct, frozen=True, tag="part"):
@@ -57,11 +58,11 @@ class ExecuteBody(msgspec.Struct, frozen=True, tag="execute-body"):
     user_id: str
     target: Target
     data: bytes
-    reading: Reading | None = None
+    context: CarriedContext = CarriedContext()
 
 
-class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """Nothing follows the parts that came: the client is gone."""
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """No one waits for the answer any more: drop the parts that came, and stop what may stop. It gets no reply."""
 
     number: int
 
@@ -113,7 +114,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Abandon | View | Drain
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | Drain
 FromShard = Ready | Answered | Failed | Viewed | Drained
 
 _encoder = msgspec.msgpack.Encoder()

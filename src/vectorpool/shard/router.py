@@ -13,7 +13,8 @@ from typing import Protocol
 
 from vectorpool.answers import Answer, PoolView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Command
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining
 from vectorpool.names import warm_dir
 from vectorpool.settings import Settings
@@ -41,12 +42,15 @@ class Router(Protocol):
         """Whether every shard serves."""
         ...
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError."""
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+        """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the deadline.
+
+        If the caller is cancelled, reads stop, and writes that have not begun are dropped.
+        """
         ...
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command that a body of Chroma's protocol asks for, passing the body on while it arrives.
 
@@ -95,19 +99,19 @@ class ShardRouter:
         """Whether every shard serves."""
         return not self._stopping and all(client.is_ready for client in self.clients)
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
         """Send the command to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, reading)
+        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Send the body to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, reading)
+        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, context)
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""

@@ -23,7 +23,7 @@ from concurrent.futures import Executor
 from typing import TypeVar
 
 from vectorpool.answers import Answer
-from vectorpool.commands import Read, Reading
+from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit
@@ -35,6 +35,7 @@ from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
+from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
@@ -111,7 +112,8 @@ class Vectorstore:
     async def read(self, command: Read) -> Answer:
         """Answer a read from the replica as it is.
 
-        Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from.
+        Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from. A cancelled
+        read keeps the replica open until its thread ends.
         """
         async with self._gate.together():
             replica = self._replica
@@ -121,9 +123,9 @@ class Vectorstore:
                 raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
             seq = replica.position.seq
             body = replica.read_at_once(command)
-            return Answer(await self._run(replica.read, command) if body is None else body, seq)
+            return Answer(await run_to_end(self._workers, replica.read, command) if body is None else body, seq)
 
-    async def is_fresh_enough(self, reading: Reading, arrived_s: float) -> bool:
+    async def is_fresh_enough(self, reading: ReadOptions, arrived_s: float) -> bool:
         """Ask, as the request or else the setting has it, whether the replica may answer a read.
 
         ``arrived_s`` is when the read came: what was known to be newest since then need not be asked again.
