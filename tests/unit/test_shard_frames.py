@@ -30,6 +30,8 @@ from vectorpool.shard.protocol import (
     read_frame,
     to_shard_decoder,
 )
+from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 COUNT = CountRecords(collection="notes")
 BACKUP = CreateBackup(name="monday")
@@ -48,7 +50,7 @@ async def connected() -> AsyncIterator[tuple[ShardClient, asyncio.StreamReader, 
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     far_reader, far_writer = await asyncio.open_connection(sock=theirs)
-    made = ShardClient(0, 1, Settings())
+    made = ShardClient(0, 1, Settings(), Supervisor(SYSTEM))
     made._writer = writer
     made._ready.set()
     receiving = asyncio.create_task(made._receive(reader))

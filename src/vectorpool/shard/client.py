@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Change, Command
 from vectorpool.context import RequestContext
@@ -37,6 +37,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    ShowTasks,
+    TasksShown,
     ToShard,
     View,
     Viewed,
@@ -44,6 +46,7 @@ from vectorpool.shard.protocol import (
     from_shard_decoder,
     read_frame,
 )
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -58,15 +61,17 @@ _START_S = 60.0
 _ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
+# Longest wait for the watch of a shard to end, once it is cancelled.
+_STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | Drained
+Reply: TypeAlias = Answered | Viewed | TasksShown | Drained
 
 
 class ShardClient:
     """One shard. ``start`` returns when it serves; a shard that dies is started again until ``stop``."""
 
-    def __init__(self, shard: int, shards: int, settings: Settings) -> None:
+    def __init__(self, shard: int, shards: int, settings: Settings, supervisor: Supervisor) -> None:
         self._shard = shard
         self._shards = shards
         self._settings = settings
@@ -75,7 +80,10 @@ class ShardClient:
         self._under_way: dict[int, tuple[asyncio.Future[Reply], bool]] = {}
         self._number = 0
         self._passing_bytes = 0
-        self._keeper: asyncio.Task[None] | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._supervisor = supervisor
+        self._watch_name = f"watch of shard {shard}"
+        self._process_name = f"process of shard {shard}"
         self._ready = asyncio.Event()
         self._stopping = False
 
@@ -91,8 +99,8 @@ class ShardClient:
 
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
-        reader = await self._launch()
-        self._keeper = asyncio.create_task(self._keep(reader))
+        self._reader = await self._launch()
+        self._supervisor.start(self._watch_name, self._watch, is_essential=True)
 
     async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
@@ -156,6 +164,13 @@ class ShardClient:
         assert isinstance(reply, Viewed)
         return reply.view
 
+    async def tasks(self, timeout_s: float) -> list[TaskView]:
+        """Return the state of the shard's background tasks. Raises TimeoutError, ShardUnavailable."""
+        async with asyncio.timeout(timeout_s):
+            reply = await self._request(ShowTasks)
+        assert isinstance(reply, TasksShown)
+        return reply.tasks
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
         self._stopping = True
@@ -165,9 +180,7 @@ class ShardClient:
                 async with asyncio.timeout(budget_s + 1.0):
                     reply = await self._request(lambda number: Drain(number, budget_s))
                     report = reply if isinstance(reply, Drained) else None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
         await self._end_process()
@@ -206,7 +219,7 @@ class ShardClient:
             await writer.drain()
             return await reply
         except ConnectionError:
-            return await reply  # the keeper has noticed too, and says what became of the request
+            return await reply  # the watch has noticed too, and says what became of the request
         except asyncio.CancelledError:
             self._send_cancel(writer, number)
             raise
@@ -263,31 +276,43 @@ class ShardClient:
             raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
         self._writer = writer
         self._ready.set()
+        self._supervisor.record(self._process_name, None)
         return reader
 
-    async def _keep(self, reader: asyncio.StreamReader) -> None:
-        """Receive replies; when the shard dies, tell who waits and start it again."""
+    async def _watch(self) -> None:
+        """Receive replies; when the shard dies, tell the callers that wait, and start it again."""
+        while not self._stopping:
+            reader = self._reader or await self._relaunch()
+            try:
+                await self._receive(reader)
+            finally:
+                # Also after an unexpected error: nothing would read the replies until the watch runs again.
+                self._reader = None
+                self._lose_callers()
+            await self._end_process()
+            if not self._stopping:
+                self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
+                logger.error("shard %d died, it is being started again", self._shard)
+
+    def _lose_callers(self) -> None:
+        self._ready.clear()
+        self._fail_under_way()
+        if self._writer is not None:
+            self._writer.close()
+
+    async def _relaunch(self) -> asyncio.StreamReader:
+        await self._end_process()
         failures = 0
         while True:
-            await self._receive(reader)
-            self._ready.clear()
-            self._fail_under_way()
-            if self._writer is not None:
-                self._writer.close()
-            await self._end_process()
-            if self._stopping:
-                return
-            logger.error("shard %d died, it is being started again", self._shard)
-            while True:
-                await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
-                try:
-                    reader = await self._launch()
-                except (VectorpoolError, OSError) as error:
-                    failures += 1
-                    logger.error("shard %d cannot be started: %s", self._shard, error)
-                else:
-                    failures = 0
-                    break
+            await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
+            try:
+                self._reader = await self._launch()
+            except (VectorpoolError, OSError) as error:
+                failures += 1
+                self._supervisor.record_failure(self._process_name, error)
+                logger.error("shard %d cannot be started: %s", self._shard, error)
+            else:
+                return self._reader
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:

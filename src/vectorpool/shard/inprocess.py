@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Read
 from vectorpool.context import BACKGROUND, RequestContext
@@ -99,6 +99,10 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    async def tasks(self) -> list[TaskView]:
+        """Return the state of the background tasks."""
+        return [] if self._pool is None else self._pool.tasks()
 
 
 def _log_late_failure(work: asyncio.Task[Answer]) -> None:

@@ -14,7 +14,6 @@ import socket
 import sys
 from functools import partial
 
-import msgspec
 import uvloop
 
 from vectorpool.commands import Command
@@ -39,6 +38,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    ShowTasks,
+    TasksShown,
     ToShard,
     View,
     Viewed,
@@ -48,6 +49,7 @@ from vectorpool.shard.protocol import (
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class ShardServer:
         self._pool: Pool | None = None
         self._bucket: MeteredBucket | None = None
         self._drained = asyncio.Event()
+        self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
         self._bodies: dict[int, bytearray] = {}
 
@@ -82,17 +85,19 @@ class ShardServer:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))
             return
+        self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
         await self._send(Ready())
-        giving_back = asyncio.create_task(allocator.give_back(SYSTEM))
+        self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
         drained = asyncio.create_task(self._drained.wait())
         await asyncio.wait([receiving, drained], return_when=asyncio.FIRST_COMPLETED)
         if not self._drained.is_set():
             # The front process was killed: commit what it had acknowledged, then leave.
             await self._pool.drain(hello.settings.drain_s)
-        for task in (receiving, drained, giving_back):
+        for task in (receiving, drained):
             task.cancel()
+        await self._supervisor.stop(1.0)
         await bucket.close()
 
     async def _receive(self) -> ToShard | None:
@@ -118,7 +123,7 @@ class ShardServer:
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         del self._tasks[number]
 
-    async def _handle(self, message: Execute | ExecuteBody | View | Drain) -> None:
+    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Drain) -> None:
         assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
@@ -128,8 +133,13 @@ class ShardServer:
                 body.extend(message.data)
                 await self._send(await self._execute_body(self._pool, message, body))
             case View():
-                view = msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+                view = self._pool.view()
+                view.store = self._bucket.traffic()
+                view.tasks += self._supervisor.view()
                 await self._send(Viewed(message.number, view))
+            case ShowTasks():
+                tasks = self._pool.tasks() + self._supervisor.view()
+                await self._send(TasksShown(message.number, tasks))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted))

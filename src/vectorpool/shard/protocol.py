@@ -15,7 +15,7 @@ import struct
 import msgspec
 import xxhash
 
-from vectorpool.answers import PoolView
+from vectorpool.answers import PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import CarriedContext
@@ -73,6 +73,12 @@ class View(msgspec.Struct, frozen=True, tag="view"):
     number: int
 
 
+class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
+    """Asks for the state of the shard's background tasks."""
+
+    number: int
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Asks the shard to finish, commit and leave within the budget."""
 
@@ -106,6 +112,13 @@ class Viewed(msgspec.Struct, frozen=True, tag="viewed"):
     view: PoolView
 
 
+class TasksShown(msgspec.Struct, frozen=True, tag="tasks-shown"):
+    """The state of the shard's background tasks."""
+
+    number: int
+    tasks: list[TaskView]
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The shard has left; what it could not finish or commit."""
 
@@ -114,8 +127,8 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | Drain
-FromShard = Ready | Answered | Failed | Viewed | Drained
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Drain
+FromShard = Ready | Answered | Failed | Viewed | TasksShown | Drained
 
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)

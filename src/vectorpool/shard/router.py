@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
@@ -20,8 +20,13 @@ from vectorpool.names import warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
+from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
+
+# Longest wait for a shard to say how its tasks are: a probe of the instance must not wait for a busy shard.
+_TASKS_S = 1.0
 
 
 class Router(Protocol):
@@ -62,6 +67,10 @@ class Router(Protocol):
         """Return every slot of the instance."""
         ...
 
+    async def tasks(self) -> list[TaskView]:
+        """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
+        ...
+
 
 class ShardRouter:
     """Shards as processes."""
@@ -69,7 +78,8 @@ class ShardRouter:
     def __init__(self, settings: Settings) -> None:
         count = settings.shards or os.cpu_count() or 1
         self._settings = settings
-        self.clients = [ShardClient(number, count, settings) for number in range(count)]
+        self._supervisor = Supervisor(SYSTEM)
+        self.clients = [ShardClient(number, count, settings, self._supervisor) for number in range(count)]
         self._stopping = False
 
     async def start(self) -> None:
@@ -116,7 +126,14 @@ class ShardRouter:
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
-        return _merge([view for view in views if isinstance(view, PoolView)])
+        merged = _merge([view for view in views if isinstance(view, PoolView)])
+        merged.tasks += self._supervisor.view()
+        return merged
+
+    async def tasks(self) -> list[TaskView]:
+        """Gather the tasks of every shard, and those that watch the shards."""
+        shown = await asyncio.gather(*(c.tasks(_TASKS_S) for c in self.clients), return_exceptions=True)
+        return self._supervisor.view() + [task for tasks in shown if isinstance(tasks, list) for task in tasks]
 
 
 def _drop_warm_of_former_shards(replica_dir: Path, shards: int) -> None:
@@ -136,6 +153,7 @@ def _merge(views: list[PoolView]) -> PoolView:
         merged.local_bytes += view.local_bytes
         merged.local_bytes_limit += view.local_bytes_limit
         merged.waiting += view.waiting
+        merged.tasks += view.tasks
         for name, count in view.store.requests.items():
             merged.store.requests[name] = merged.store.requests.get(name, 0) + count
         merged.store.failed += view.store.failed

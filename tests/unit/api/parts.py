@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.chroma_bodies import Target, decode_body
@@ -28,6 +28,7 @@ class FakeRouter:
 
     def __init__(self) -> None:
         self.ready = True
+        self.shown_tasks: list[TaskView] = []
         self.commands: list[tuple[str, Any]] = []
         self.contexts: list[RequestContext] = []
 
@@ -50,6 +51,9 @@ class FakeRouter:
     ) -> Answer:
         whole = b"".join([data async for data in body])
         return await self.execute(user_id, decode_body(target, whole), context)
+
+    async def tasks(self) -> list[TaskView]:
+        return self.shown_tasks
 
     async def pool_view(self) -> PoolView:
         return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)

@@ -16,6 +16,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
 from vectorpool.api.chroma.requests import reply
 from vectorpool.api.durations import RESET_S
+from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
 from vectorpool.sources import SYSTEM
@@ -59,8 +60,8 @@ class System(Controller):
         self,
         request: Call,
     ) -> Response[Any]:
-        """Answer 200 while the shards run, 503 before and after."""
-        ready = request.service.router.is_ready()
+        """Answer 200 while the shards and the essential background tasks run, else 503."""
+        ready = (await readiness(request.service)).status == "ready"
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
