@@ -144,7 +144,7 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
             if etag is not None:
                 return etag
             if taken:
-                # It was there and is gone: the log was deleted or collected meanwhile, and whose it was is lost.
+                # It was there and is gone: the log was deleted or freed of garbage meanwhile, and whose it was is lost.
                 trouble = "the number was taken, and the object that took it is gone"
                 break
         except StoreUnavailable as error:
@@ -193,9 +193,9 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
 
 
 async def _resolve_grave(bucket: Bucket, pending: PendingCommit) -> str | None:
-    """Resolve a number whose commit was deleted: the grave of a collected commit still says whose it was.
+    """Resolve a number whose commit was deleted: the grave of a removed commit still says whose it was.
 
-    A writer that slept through the collection of its own commit must not apply its commands a second time. The graves
+    A writer that slept through the removal of its own commit must not apply its commands a second time. The graves
     that the end of a vectorstore leaves name nobody: all that was written is gone, and the caller looks at the log.
     """
     try:

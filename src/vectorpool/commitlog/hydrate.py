@@ -115,7 +115,7 @@ def gap(user_id: str, bottom: int) -> BrokenLog:
 
 
 def gone(user_id: str, seq: int) -> CommitNotFound:
-    """Return the error for a commit that was collected, or deleted with its vectorstore."""
+    """Return the error for a commit that was removed as garbage, or deleted with its vectorstore."""
     return CommitNotFound(
         f"Commit {seq} of user {user_id} was deleted: no backup kept it beyond the retention time. "
         "`vectorpool log` lists what there is.",
@@ -155,7 +155,7 @@ async def hydrate(
             # Damage is believed when it is seen twice: the first time it may have been in the warm copy, or on the way.
             if doubted:
                 if at is not None and await newest_floor(bucket, user_id) > at:
-                    # Its collection is under way, or was: that is no damage.
+                    # Its removal is under way, or was: that is no damage.
                     raise gone(user_id, at) from None
                 raise
             doubted = True

@@ -15,10 +15,10 @@ from vectorpool import names
 from vectorpool.commitlog import (
     adoption,
     append,
-    collection,
     compaction,
     ending,
-    history,
+    entries,
+    garbage,
     restore,
     scrub,
     tags,
@@ -30,13 +30,13 @@ from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
-    Collection,
     CommitInfo,
     Compaction,
     Hydrated,
     LostRace,
     PendingCommit,
     Position,
+    Removal,
     ScrubReport,
     Tag,
 )
@@ -73,7 +73,7 @@ class CommitLog:
         self._settings = settings
         self._sources = sources
         self._pace = compaction.Pace(settings)
-        self._sweep = collection.Sweep()
+        self._sweep = garbage.Sweep()
 
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
@@ -143,13 +143,13 @@ class CommitLog:
         self._pace.compacted(position)
         return done
 
-    async def collect(self) -> Collection:
-        """Delete what no retained commit needs; see the module ``collection``. Bounded: call again if not complete.
+    async def remove_garbage(self) -> Removal:
+        """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.
 
         Run it now and then, in the background. Harmless twice, anywhere. Raises StoreUnavailable, and CorruptObject or
         BrokenLog where deleting could lose what is still intact.
         """
-        return await collection.collect(
+        return await garbage.remove_garbage(
             self._bucket, self._user_id, self._settings, self._sources, self._scratch, self._sweep
         )
 
@@ -173,7 +173,7 @@ class CommitLog:
         return await tags.get(self._bucket, self._user_id, name)
 
     async def delete_tag(self, name: str) -> None:
-        """Delete a backup, readable or not; its commit is collected if it is old. Raises BackupNotFound."""
+        """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
     async def restore(self, at: int) -> Position:
@@ -208,7 +208,7 @@ class CommitLog:
 
     async def entries(self, *, limit: int) -> list[CommitInfo]:
         """Return the newest ``limit`` commits that the log still holds, newest first. Reads headers only."""
-        return await history.entries(self._bucket, self._user_id, limit)
+        return await entries.entries(self._bucket, self._user_id, limit)
 
     async def scrub(self) -> ScrubReport:
         """Read the whole log and check every invariant of it; see the module ``scrub``. Raises StoreUnavailable."""

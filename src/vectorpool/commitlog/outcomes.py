@@ -76,8 +76,8 @@ class Compaction(msgspec.Struct, frozen=True):
         return sum(item.size for item in self.written)
 
 
-class Collection(msgspec.Struct, frozen=True):
-    """What a collection did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
+class Removal(msgspec.Struct, frozen=True):
+    """What a garbage removal did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
 
     ``complete`` is whether nothing is left to do; if not, another call goes on.
     """
@@ -89,7 +89,7 @@ class Collection(msgspec.Struct, frozen=True):
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
-    """A named backup: the commit that it keeps from collection, its hash and the checksum of its state.
+    """A named backup: the commit that it keeps from garbage removal, its hash and the checksum of its state.
 
     ``time_ms`` is when the backup was made, ``maker`` the unique id of its making.
     """

@@ -11,7 +11,7 @@ otherwise, as a tombstone does. Replicas of the damaged state lose their next nu
 bytes without us, but a log is many objects, and not one of the stores copies several at once; S3's copy does not even
 reliably refuse to replace what is there; and the objects' names and headers hold numbers that must be free in the
 target's log, which they are not after a deletion. One create is atomic, has exactly one winner, brings no history along
-that its new owner should not see, and leaves nothing that the source's collector and the fork would have to agree on.
+that its new owner should not see, and leaves nothing that the source's garbage removal and the fork must agree on.
 """
 
 from __future__ import annotations
