@@ -344,6 +344,14 @@ class LocalDiskFailed(TryAgain):
     retry_after_s = 5.0
 
 
+class NewerEngine(TryAgain):
+    """A later version wrote the vectorstore, with a schema that this instance does not know; nothing was touched."""
+
+    code = "newer-engine"
+    title = "A later version wrote the vectorstore"
+    retry_after_s = 5.0
+
+
 class EmbedderUnavailable(TryAgain):
     """The embedding endpoint did not answer, after bounded retries."""
 

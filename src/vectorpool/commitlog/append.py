@@ -24,6 +24,7 @@ from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, en
 from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.commitlog.plan import LogObject, is_grave
+from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.errors import CorruptObject, LimitExceeded, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
 from vectorpool.sources import Sources
@@ -45,6 +46,7 @@ def build_commit(
     *,
     self_contained: bool = False,
     tombstone: bool = False,
+    stamp: EngineStamp | None = None,
 ) -> PendingCommit:
     """Return the frozen bytes of the commit after ``parent``. Synchronous: it packs, so run it in a thread."""
     seq = parent.seq + 1
@@ -68,6 +70,7 @@ def build_commit(
             state_after=image.checksum(),
             summary=summary,
             tombstone=tombstone,
+            stamp=stamp,
         )
     )
     data = join_object(head, stored)
@@ -95,6 +98,7 @@ def prepare(
     sources: Sources,
     *,
     tombstone: bool = False,
+    stamp: EngineStamp | None = None,
 ) -> PendingCommit:
     """Return the commit of ``capture`` over ``parent``, whose image is ``before``. The first commit stands alone."""
     body = BodyBuilder()
@@ -110,6 +114,7 @@ def prepare(
         sources,
         self_contained=parent.seq == 0 or tombstone or not before.files,
         tombstone=tombstone,
+        stamp=stamp,
     )
 
 

@@ -202,6 +202,7 @@ class Compactor:
                 if base
                 else Summary(sum(s.added for s in summaries), sum(s.deleted for s in summaries), tuple(touched)),
                 commit_hash=streams[-1].commit_hash,
+                stamp=newest.stamp,
             )
         )
         return join_object(head, stored)
