@@ -16,9 +16,12 @@ import numpy as np
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, Image, Stamps, capture
 from vectorpool.commitlog.outcomes import Position
+from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFound
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
+from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.chroma import Chroma
 from vectorpool.vectorstore.collection_ids import find_id, meant, place_of, rewrite_id
 from vectorpool.vectorstore.direct import Direct
@@ -27,6 +30,7 @@ from vectorpool.vectorstore.hnsw_files import is_cut
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.reads import Reader
 from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
 from vectorpool.vectorstore.writes import Effect, HalfApplied, Writer
 
 # Records of one page of an examination; bounds what it holds in memory.
@@ -44,7 +48,10 @@ class ReplicaLost(Exception):
 
 
 class Replica:
-    """One open working directory. Opening it raises BrokenReplica if Chroma cannot."""
+    """One open working directory. Opening it raises BrokenReplica if Chroma cannot, NewerEngine before it tries.
+
+    ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet.
+    """
 
     def __init__(self, user_id: str, directory: Path, position: Position, image: Image, settings: Settings) -> None:
         self.directory = directory
@@ -56,12 +63,20 @@ class Replica:
         self._settings = settings
         self._is_written = False
         self._stamps = Stamps()
+        self._schema = read_schema(directory)
+        self.is_migrated = False
+        if self._schema is not None:
+            self.is_migrated = compatibility.is_older(self._schema, directory)
+            compatibility.check(self._stamp_of(self._schema, sidecar_version_of(directory / SIDECAR_FILE)))
         self._open()
+        if self._schema is None or self.is_migrated:
+            self._schema = read_schema(directory, is_open=True)
         self._identity = self._identify()
 
     def _open(self) -> None:
         self._chroma = Chroma(self.directory)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
+        self._sidecar.migrate()
         reading = threading.Lock()
         self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes, reading)
         self._direct_writer = DirectWriter(self.directory, self._chroma.rust, reading)
@@ -70,6 +85,22 @@ class Replica:
         self._writer = Writer(
             self._user_id, self._chroma, self._direct_writer, self._sidecar, self._settings, self.is_new
         )
+
+    @property
+    def stamp(self) -> EngineStamp | None:
+        """The engine stamp of the state as it is now; None if SQLite cannot read the schema."""
+        if self._schema is None:
+            return None
+        return self._stamp_of(self._schema, self._sidecar.version)
+
+    @staticmethod
+    def _stamp_of(schema: Schema, sidecar: int) -> EngineStamp:
+        return compatibility.stamp_of(schema, sidecar, version=installed_version())
+
+    @property
+    def is_schema_tested(self) -> bool:
+        """Whether the fast paths were tested on the schema of this directory."""
+        return self._schema is not None and is_tested(self._schema.fingerprint)
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
@@ -168,6 +199,7 @@ class Replica:
 
     def advance(self, position: Position, image: Image) -> None:
         """Note that what was captured is committed."""
+        self.is_migrated = False
         self.position = position
         self.image = image
 
@@ -212,8 +244,7 @@ class Template:
         self._directory = directory
         self._making = threading.Lock()
 
-    def copy_to(self, directory: Path) -> None:
-        """Fill an empty directory. Several threads may, each its own."""
+    def _make(self) -> None:
         # The first users of an instance come at the same time: one of them makes it, the others wait for it.
         with self._making:
             if not self._directory.exists():
@@ -222,4 +253,13 @@ class Template:
                 making.mkdir(parents=True)
                 Chroma(making).close()
                 making.rename(self._directory)
+
+    def learn(self) -> None:
+        """Note which migrations the installed Chroma applies to a fresh directory."""
+        self._make()
+        learn_migrations(self._directory)
+
+    def copy_to(self, directory: Path) -> None:
+        """Fill an empty directory. Several threads may, each its own."""
+        self._make()
         shutil.copytree(self._directory, directory, dirs_exist_ok=True)

@@ -76,6 +76,8 @@ class Vectorstore:
         self._absent = True
         # Whether commands that were not committed are applied again on their own: they were acknowledged.
         self._replays = settings.durability == "write-back"
+        # Whether a write came: from then on an older state is migrated, in a commit of its own, when it is opened.
+        self._migrates = False
 
     # --- What the slot wants to know -----------------------------------------------------------------
 
@@ -169,7 +171,7 @@ class Vectorstore:
         """
         try:
             if self._replays:
-                await self.open(create=True)
+                await self._open_to_write()
                 for ticket in tickets:
                     await self._apply(ticket)
             elif await self._is_settled(tickets):
@@ -224,6 +226,14 @@ class Vectorstore:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
 
+    async def _open_to_write(self) -> None:
+        """Build the replica; commit what opening an older state changed, so that no write's commit carries it."""
+        self._migrates = True
+        await self.open(create=True)
+        if self._replica is not None and self._replica.is_migrated:
+            async with self._gate.alone():
+                await self._rebuild(create=True)
+
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
         if ticket.is_poison:
@@ -260,7 +270,7 @@ class Vectorstore:
         committed that proves it, the log is asked, unless reads do not ask either.
         """
         for attempt in range(MAX_REBASES):
-            await self.open(create=True)
+            await self._open_to_write()
             await self._apply_all(tickets)
             if self._uncommitted:
                 if await self._commit_once():
@@ -280,7 +290,7 @@ class Vectorstore:
         summary = summarise(self._uncommitted)
 
         def pack(capture: Capture) -> PendingCommit:
-            return self._log.prepare(replica.position, replica.image, capture, summary)
+            return self._log.prepare(replica.position, replica.image, capture, summary, stamp=replica.stamp)
 
         def take() -> tuple[Capture, PendingCommit | None]:
             capture = replica.capture()
@@ -369,13 +379,13 @@ class Vectorstore:
             await self._drop_replica()
             try:
                 asked_s = self._sources.monotonic_s()
-                built = await self._builder.build(create=create, suspect=suspect)
+                built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
             except BrokenReplica:
                 if suspect:
                     raise
                 suspect = True
             except LostRace:
-                logger.warning("another instance committed before a salvaged vectorstore was; it is built anew")
+                logger.warning("another instance committed before a salvage or migration did; it is built anew")
             else:
                 self._replica, self._absent = built.replica, built.is_absent
                 self._freshness.confirm(asked_s)
