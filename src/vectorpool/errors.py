@@ -59,8 +59,6 @@ class InternalError(VectorpoolError):
 
 
 # --- Change the request ------------------------------------------------------------------------------
-
-
 class InvalidRequest(VectorpoolError):
     """The request cannot be carried out as it stands; sending it again does not help."""
 
@@ -160,8 +158,6 @@ class Forbidden(VectorpoolError):
 
 
 # --- Name something that is there --------------------------------------------------------------------
-
-
 class NotFound(VectorpoolError):
     """What the request names is not there."""
 
@@ -227,8 +223,6 @@ class BackupNotFound(NotFound):
 
 
 # --- Look again, then decide -------------------------------------------------------------------------
-
-
 class Conflict(VectorpoolError):
     """What the request assumes no longer holds."""
 
@@ -288,8 +282,6 @@ class CommitConflict(Conflict):
 
 
 # --- Wait, then send the same again ------------------------------------------------------------------
-
-
 class TryAgain(VectorpoolError):
     """Nothing is wrong with the request; sent again later it may pass."""
 
@@ -349,7 +341,6 @@ class NewerEngine(TryAgain):
 
     code = "newer-engine"
     title = "A later version wrote the vectorstore"
-    retry_after_s = 5.0
 
 
 class EmbedderUnavailable(TryAgain):
@@ -369,8 +360,6 @@ class OutcomeUnknown(TryAgain):
 
 
 # --- Call an operator --------------------------------------------------------------------------------
-
-
 class Damaged(VectorpoolError):
     """Stored bytes are not what they should be. ``vectorpool scrub`` says more."""
 
@@ -407,8 +396,6 @@ class BrokenReplica(Damaged):
 
 
 # --- Fix the configuration and start again -----------------------------------------------------------
-
-
 class Misconfigured(VectorpoolError):
     """The service cannot start like this. One sentence says what to change."""
 
