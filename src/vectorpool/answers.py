@@ -162,7 +162,8 @@ class Commit(msgspec.Struct):
     """One commit of the history: when, how large its object and the whole state after it are, what it did.
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
-    ``damage`` says what is wrong with its object, if anything is.
+    ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
+    of an older version changed, and no write.
     """
 
     commit: int
@@ -176,6 +177,7 @@ class Commit(msgspec.Struct):
     tombstone: bool
     backups: list[str]
     damage: str | None
+    migrated: bool = False
 
 
 class CommitPage(msgspec.Struct):
