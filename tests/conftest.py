@@ -1,7 +1,7 @@
 """Fixtures that every test may use: real object stores, started once a session, and what to run by default.
 
-Tests marked ``long`` run only when ``-m`` asks for them. A store that cannot run here is skipped, and the summary
-says which stores the tests ran on.
+Tests marked ``long`` or ``versions`` run only when ``-m`` asks for them. A store that cannot run here is skipped, and
+the summary says which stores the tests ran on.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ _ran_on: dict[str, str] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("-m"):
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    if long:
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    left_out = [item for item in items if _is_left_out(item, config.getoption("-m"))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item, expression: str) -> bool:
+    return any(item.get_closest_marker(mark) and mark not in expression for mark in ("long", "versions"))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -327,6 +327,7 @@ class Direct:
             if len(self._kinds) >= _MAX_VIEWS:
                 self._kinds.clear()
             self._kinds[key[0]] = kind
+        self._doubt_legacy_parameters(view.vector_segment, kind)
         # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
         read = read_vectors(
             self._directory / view.vector_segment,
@@ -341,6 +342,23 @@ class Direct:
         if read[0]:
             index.fill(*read)
         return index
+
+    def _doubt_legacy_parameters(self, vector_segment: str, kind: Kind) -> None:
+        """Raise _Unsure if a version before 1.0 noted another space or other links than Chroma tells.
+
+        Those versions kept the parameters of an index with its segment. Chroma builds and searches by them, and tells
+        its defaults instead.
+        """
+        sql = "SELECT key, string_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
+        noted = {
+            name: text if text is not None else number
+            for name, text, number in self._db.execute(sql, (vector_segment,))
+        }
+        if (
+            noted.get("hnsw:space", kind.space) != kind.space
+            or noted.get("hnsw:M", kind.max_neighbors) != kind.max_neighbors
+        ):
+            raise _Unsure
 
     def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:
         if not len(index):
