@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from tests.support.instances import NOTES, USER, Instance, upsert, vectors
@@ -270,3 +271,33 @@ async def test_what_was_acknowledged_and_not_committed_cannot_pass_a_later_engin
         await commit_changed(bucket, USER, instance.settings, tmp_path / "new", make_newer)
         report = await late.drain(2.0)
     assert report.uncommitted == [USER]
+
+
+# --- Parameters of an index that an older engine noted -----------------------------------------------
+
+
+async def test_an_index_is_searched_by_the_parameters_that_chroma_uses(tmp_path: Path) -> None:
+    """Before 1.0 the space was noted with a segment. Chroma tells its default, and searches by what is noted."""
+    bucket = MemoryBucket()
+    async with Instance(tmp_path, bucket, hnsw_space="l2") as instance:
+        await instance.do(NOTES)
+        await instance.do(upsert("a", "b", "c"))
+
+    def note_cosine(directory: Path) -> None:
+        make_older(directory)
+        with closing(sqlite3.connect(directory / "chroma.sqlite3")) as db, db:
+            db.execute("UPDATE collections SET schema_str = NULL, config_json_str = NULL")
+            db.execute(
+                "INSERT INTO segment_metadata (segment_id, key, str_value) SELECT id, 'hnsw:space', 'cosine' "
+                "FROM segments WHERE scope = 'VECTOR'"
+            )
+
+    await commit_changed(bucket, USER, instance.settings, tmp_path / "old", note_cosine)
+    async with Instance(tmp_path, bucket, name="b") as instance:
+        command = QueryRecords(collection="notes", vectors=vectors(3), n_results=3)
+        results = (await instance.do(command))["results"]
+    rows = np.frombuffer(vectors(3).data, "<f4").reshape(3, -1)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for at, matches in enumerate(results):
+        told = {match["id"]: match["distance"] for match in matches}
+        np.testing.assert_allclose([told[i] for i in "abc"], 1 - unit @ unit[at], rtol=1e-4, atol=1e-5)

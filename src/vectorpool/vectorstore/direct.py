@@ -349,7 +349,7 @@ class Direct:
         Those versions kept the parameters of an index with its segment. Chroma builds and searches by them, and tells
         its defaults instead.
         """
-        sql = "SELECT key, string_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
+        sql = "SELECT key, str_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
         noted = {
             name: text if text is not None else number
             for name, text, number in self._db.execute(sql, (vector_segment,))

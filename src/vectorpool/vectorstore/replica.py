@@ -64,19 +64,29 @@ class Replica:
         self._is_written = False
         self._stamps = Stamps()
         self._schema = read_schema(directory)
-        self.is_migrated = False
-        if self._schema is not None:
-            self.is_migrated = compatibility.is_older(self._schema, directory)
-            compatibility.check(self._stamp_of(self._schema, sidecar_version_of(directory / SIDECAR_FILE)))
+        self.is_migrated = self._migrate()
         self._open()
-        if self._schema is None or self.is_migrated:
-            self._schema = read_schema(directory, is_open=True)
         self._identity = self._identify()
+
+    def _migrate(self) -> bool:
+        """Bring the schema of an older state to this engine's; return whether it was older. Raises NewerEngine."""
+        schema, sidecar = self._schema, Sidecar(self.directory / SIDECAR_FILE)
+        if schema is None:
+            # Chroma says what is wrong with a file that SQLite cannot read.
+            return False
+        compatibility.check(self._stamp_of(schema, sidecar_version_of(self.directory / SIDECAR_FILE)))
+        if not compatibility.is_older(schema, self.directory):
+            return False
+        sidecar.migrate()
+        sidecar.close()
+        # Opening migrates. The schema that results is read before the files are opened for use.
+        Chroma(self.directory).close()
+        self._schema = read_schema(self.directory)
+        return True
 
     def _open(self) -> None:
         self._chroma = Chroma(self.directory)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
-        self._sidecar.migrate()
         reading = threading.Lock()
         self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes, reading)
         self._direct_writer = DirectWriter(self.directory, self._chroma.rust, reading)
