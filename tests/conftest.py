@@ -1,7 +1,6 @@
-"""Fixtures that every test may use: real object stores, started once a session, and what to run by default.
+"""Fixtures that every test may use: real object stores, started once a session. Lanes are in ``tests.support.lanes``.
 
-Tests marked ``long`` or ``versions`` run only when ``-m`` asks for them. A store that cannot run here is skipped, and
-the summary says which stores the tests ran on.
+A store that cannot run here is skipped, and the summary says which stores the tests ran on.
 """
 
 from __future__ import annotations
@@ -10,31 +9,38 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.support import minio, moto, radosgw
+from tests.support import lanes, minio, moto, radosgw
 from tests.support.store import S3Server
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.opening import open_bucket
 
-STORES = ("memory", "directory", "moto", "radosgw", "minio")
+STORES = ("memory", "directory", "moto", "radosgw", pytest.param("minio", marks=pytest.mark.containers))
 
 _ran_on: dict[str, str] = {}
 
 
+# Before pytest itself looks at the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [item for item in items if _is_left_out(item, config.getoption("-m"))]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    lanes.sort_into_lanes(config, items)
 
 
-def _is_left_out(item: pytest.Item, expression: str) -> bool:
-    return any(item.get_closest_marker(mark) and mark not in expression for mark in ("long", "versions"))
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return lanes.is_unneeded(collection_path, config.getoption("-m")) or None
+
+
+@pytest.fixture(autouse=True)
+def _network(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Nothing of a network, in the quick lane."""
+    with lanes.without_network() if request.node.get_closest_marker("quick") else nullcontext():
+        yield
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

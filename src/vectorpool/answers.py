@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+SchemaState = Literal["tested", "untested"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -252,6 +253,8 @@ class Residency(msgspec.Struct):
     detail: str | None = None
     # A past commit, open read-only beside the live vectorstore; null for the live one.
     at: int | None = None
+    # Whether the fast paths were tested on the schema of the open directory; null if none is open.
+    schema: SchemaState | None = None
 
 
 class StoreTraffic(msgspec.Struct):
@@ -267,8 +270,26 @@ class StoreTraffic(msgspec.Struct):
     bytes_received: int = 0
 
 
+class TaskView(msgspec.Struct, frozen=True):
+    """A background task: how often it was started and failed, and whether it runs.
+
+    ``state`` is ``running``, ``restarting`` (it failed and waits), ``down`` (it failed many times in a row) or
+    ``ended``. ``last_error`` is the type of the last failure. ``shard`` is None for a task of the front.
+    """
+
+    name: str
+    state: str
+    is_essential: bool
+    starts: int
+    failures: int
+    failures_in_a_row: int
+    last_error: str | None = None
+    last_failure_ms: int | None = None
+    shard: int | None = None
+
+
 class PoolView(msgspec.Struct):
-    """Every slot of an instance, most recently used first, the pool's bounds, and its traffic with the store."""
+    """Every slot of an instance, most recently used first, the pool's bounds, its traffic with the store, its tasks."""
 
     slots: list[Residency]
     open_slots: int
@@ -277,3 +298,4 @@ class PoolView(msgspec.Struct):
     local_bytes_limit: int
     waiting: int
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
+    tasks: list[TaskView] = msgspec.field(default_factory=list)

@@ -144,6 +144,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 16 * 1024**2
 
+    # The fast path
+    fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
+    fast_writes: Annotated[bool, _setting("Make plain writes in Chroma's files, without a call of Chroma")] = True
+    skip_fsync: Annotated[
+        bool, _setting("Skip fsync for replicas, which are caches of the log; the store's own fsync stays")
+    ] = True
+
     # Text to vectors
     embedder: Annotated[EmbedderKind, _setting("Who embeds text")] = "onnx"
     embedder_model: Annotated[

@@ -26,10 +26,12 @@ from vectorpool.api.places import Place as At
 from vectorpool.api.records import query_in
 from vectorpool.api.service import Service
 from vectorpool.commitlog.hydrate import hydrate
+from vectorpool.engine.engine import Engine
+from vectorpool.engine.records import EngineOptions, Records
+from vectorpool.engine.rows import Rows
+from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import Answered, Execute, encode_frame, from_shard_decoder, to_shard_decoder
-from vectorpool.vectorstore.chroma import Chroma
-from vectorpool.vectorstore.direct import Direct
 
 COUNT = 5000
 NUMBER = 77
@@ -100,18 +102,23 @@ def _parts(directory: Path, user_id: str, body: bytes, turns: int) -> list[Line]
     out = _us(lambda: to_shard_decoder.decode(bytes(encode_frame(execute))[_FRAME_HEAD:]), turns)
     assert to_shard_decoder.decode(frame) == execute
 
-    chroma = Chroma(directory)
-    info = chroma.collection(None, COLLECTION)
-    direct = Direct(directory, chroma.kind, Settings().exact_bytes)
+    engine = Engine(directory, EngineOptions(exact_bytes=Settings().exact_bytes))
+    info = engine.catalogue.get(DEFAULT_DATABASE, COLLECTION)
+    plain = Engine(directory, EngineOptions(fast_reads=False, fast_writes=False))
     include = ("documents", "metadatas", "distances")
     query = near(1, NUMBER)
-    rows = direct.query(info.id, "default_database", query, 10, include)
-    theirs = chroma.query(info, query, 10, include=include)
-    assert rows is not None and rows[0].ids[0] == theirs[0].ids[0] == f"record-{NUMBER}"
-    round_chroma = _us(lambda: direct.query(info.id, "default_database", query, 10, include), turns)
-    in_chroma = _us(lambda: chroma.query(info, query, 10, include=include), turns // 4)
-    direct.close()
-    chroma.close()
+
+    def ask(records: Records) -> list[Rows]:
+        found = records.query(info.id, DEFAULT_DATABASE, query, 10, include=include)
+        assert found is not None
+        return found
+
+    rows = ask(engine.records)
+    assert rows[0].ids[0] == ask(plain.records)[0].ids[0] == f"record-{NUMBER}"
+    fast = _us(lambda: ask(engine.records), turns)
+    in_chroma = _us(lambda: ask(plain.records), turns // 4)
+    engine.close()
+    plain.close()
 
     found = rows[0]
     assert found.documents and found.metadatas and found.distances
@@ -123,7 +130,7 @@ def _parts(directory: Path, user_id: str, body: bytes, turns: int) -> list[Line]
     return [
         _line("front: body to command", parse),
         _line("frame to the shard, both ends", out),
-        _line("read round Chroma", round_chroma, f"the same through Chroma: {in_chroma:.0f} us"),
+        _line("fast read", fast, f"the same through Chroma: {in_chroma:.0f} us"),
         _line("answer to JSON", encode),
         _line("frame back, both ends", back),
     ]

@@ -31,14 +31,14 @@ from vectorpool.commands import (
 )
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.outcomes import ORIGIN
+from vectorpool.engine import collection_ids
 from vectorpool.errors import BrokenReplica, ChromaRefusal
 from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
-from vectorpool.vectorstore import collection_ids
-from vectorpool.vectorstore.collection_ids import rewrite_id
+from vectorpool.vectorstore.collection_ids import give_id
+from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.replica import Replica
-from vectorpool.vectorstore.writes import HalfApplied
 
 KNOWN = "0f0e0d0c-0b0a-4908-8706-050403020100"
 DIMENSION = 8
@@ -261,7 +261,7 @@ def test_the_old_id_stands_nowhere_any_more(tmp_path: Path) -> None:
     assert effect.made is not None and other.made is not None
     replica.write(_add(other.made, range(120)))
     replica.close()
-    rewrite_id(replica.directory, effect.made, KNOWN)
+    give_id(replica.directory, effect.made, KNOWN)
     assert _places(replica.directory, effect.made) == set()
     expected = {("collections", "id"), ("segments", "collection"), ("embeddings_queue", "topic")}
     sidecar = {("collection", "id"), ("document", "collection_id")}
@@ -289,6 +289,6 @@ def test_files_that_are_still_open_are_not_edited(tmp_path: Path, monkeypatch: p
     _, effect = replica.write(CreateCollection(name="notes"))
     assert effect.made is not None
     with pytest.raises(BrokenReplica):
-        rewrite_id(replica.directory, effect.made, KNOWN)
+        give_id(replica.directory, effect.made, KNOWN)
     assert _places(replica.directory, KNOWN) == set()
     replica.discard()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tests.support.instances import Instance, upsert, vectors
+from tests.support.plain_chroma import PlainChroma
 from vectorpool.answers import Collection
 from vectorpool.commands import (
     CountRecords,
@@ -20,21 +21,34 @@ from vectorpool.commands import (
     ModifyCollection,
     QueryRecords,
 )
+from vectorpool.engine import catalogue as catalogue_module
+from vectorpool.engine.catalogue import Catalogue, CollectionInfo
 from vectorpool.errors import CollectionNotFound
+from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.objects.memory import MemoryBucket
-from vectorpool.vectorstore import chroma as chroma_module
-from vectorpool.vectorstore.chroma import Chroma
 
 
 @pytest.fixture
-def chroma(tmp_path: Path) -> Iterator[Chroma]:
-    """An open Chroma directory with a collection."""
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
+    """The catalogue of an open directory with a collection."""
     directory = tmp_path / "chroma"
     directory.mkdir()
-    opened = Chroma(directory)
-    opened.create_collection(None, "notes", None, {})
-    yield opened
+    opened = PlainChroma(directory)
+    opened.create("notes")
+    yield opened.catalogue
     opened.close()
+
+
+def _create(catalogue: Catalogue, name: str) -> CollectionInfo:
+    return catalogue.create(DEFAULT_DATABASE, name, metadata=None, configuration=None)
+
+
+def _known(catalogue: Catalogue, name: str) -> CollectionInfo:
+    """Return a known collection; both ways to it say the same."""
+    info = catalogue.known(DEFAULT_DATABASE, name)
+    assert info is not None
+    assert catalogue.known_by_id(DEFAULT_DATABASE, info.id) == info
+    return info
 
 
 async def test_reads_see_every_change_of_a_collection(tmp_path: Path) -> None:
@@ -79,35 +93,55 @@ async def test_reads_see_every_change_of_a_collection(tmp_path: Path) -> None:
         assert count == {"count": 0}
 
 
-def test_what_a_write_overtook_is_not_remembered(chroma: Chroma, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that asked Chroma before a write ended leaves nothing behind for reads after it."""
-    ask = Chroma.collection
+@pytest.mark.parametrize("way", ["find", "get_by_id"])
+def test_what_a_write_overtook_is_not_remembered(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """A read that asked Chroma before a write ended leaves nothing behind for reads after it, by name or by id."""
+    made = catalogue.get(DEFAULT_DATABASE, "notes")
+    ask = getattr(Catalogue, way)
 
-    def overtaken(self: Chroma, avatar_id: str | None, name: str) -> chroma_module.CollectionInfo:
-        info = ask(self, avatar_id, name)
-        self.modify_collection(info.id, None, {"written": True})
+    def overtaken(self: Catalogue, database: str, key: str) -> CollectionInfo:
+        info = ask(self, database, key)
+        self.update(info.id, name=None, metadata={"written": True})
         self.forget()
-        return info
+        return info  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(Chroma, "collection", overtaken)
-    assert chroma.known_collection(None, "notes").metadata is None
+    def known() -> CollectionInfo | None:
+        if way == "find":
+            return catalogue.known(DEFAULT_DATABASE, "notes")
+        return catalogue.known_by_id(DEFAULT_DATABASE, made.id)
+
+    monkeypatch.setattr(Catalogue, way, overtaken)
+    before = known()
+    assert before is not None and before.metadata is None
     monkeypatch.undo()
-    assert chroma.known_collection(None, "notes").metadata == {"written": True}
+    after = known()
+    assert after is not None and after.metadata == {"written": True}
 
 
-def test_a_missing_collection_is_asked_for_each_time(chroma: Chroma) -> None:
+def test_a_missing_collection_is_asked_for_each_time(catalogue: Catalogue) -> None:
     """That a collection is not there is not remembered."""
-    with pytest.raises(CollectionNotFound):
-        chroma.known_collection(None, "later")
-    made = chroma.create_collection(None, "later", None, {})
-    assert chroma.known_collection(None, "later").id == made.id
+    assert catalogue.known(DEFAULT_DATABASE, "later") is None
+    made = _create(catalogue, "later")
+    assert _known(catalogue, "later").id == made.id
 
 
-def test_collections_are_remembered_up_to_a_bound(chroma: Chroma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_is_found_in_any_database(catalogue: Catalogue) -> None:
+    """A collection is found by its id whatever database is named, and its database is the one that has it."""
+    catalogue.create_database("other_database")
+    made = catalogue.create("other_database", "elsewhere", metadata=None, configuration=None)
+    assert catalogue.known_by_id(DEFAULT_DATABASE, made.id) is None
+    found = catalogue.known_anywhere(DEFAULT_DATABASE, made.id)
+    assert found is not None and found.database == "other_database"
+    assert catalogue.known_anywhere(DEFAULT_DATABASE, "00000000-0000-0000-0000-000000000000") is None
+
+
+def test_collections_are_remembered_up_to_a_bound(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     """One collection more than the bound is answered all the same, and asked for each time."""
-    monkeypatch.setattr(chroma_module, "_MAX_KNOWN", 1)
-    other = chroma.create_collection(None, "other", None, {})
-    remembered = chroma.known_collection(None, "notes")
-    assert chroma.known_collection(None, "other").id == other.id
-    assert chroma.known_collection(None, "notes") is remembered
-    assert chroma.known_collection(None, "other") is not chroma.known_collection(None, "other")
+    monkeypatch.setattr(catalogue_module, "_MAX_KNOWN", 1)
+    other = _create(catalogue, "other")
+    remembered = _known(catalogue, "notes")
+    assert _known(catalogue, "other").id == other.id
+    assert _known(catalogue, "notes") is remembered
+    assert _known(catalogue, "other") is not _known(catalogue, "other")

@@ -5,7 +5,6 @@ The reference is the published weights run by numpy, which agrees with sentence-
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -59,10 +58,7 @@ async def test_int8_vectors_are_near_those_of_fp32_and_rank_alike(
     assert first > 0.95 and np.mean(top5) > 0.95
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("sentence_transformers") is None,
-    reason="the extra sentence-transformers is not installed",
-)
+@pytest.mark.torch
 async def test_sentence_transformers_makes_the_vectors_of_the_reference(
     reference: MiniLmReference, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.instances import USER, Instance
+from tests.support.numbers import TOLERANCE, assert_close
 from vectorpool.commands import (
     CountRecords,
     CreateCollection,
@@ -93,7 +94,7 @@ def _assert_equal(after: dict[str, Any], before: dict[str, Any]) -> None:
     assert list(after) == list(before)
     for record_id, record in after.items():
         expected = before[record_id]
-        assert np.allclose(record.pop("embedding"), expected.pop("embedding"), rtol=1e-5, atol=1e-6)
+        assert_close(record.pop("embedding"), expected.pop("embedding"))
         assert record == expected
 
 
@@ -215,7 +216,7 @@ async def test_norms_that_are_gone_cost_length_but_no_direction(tmp_path: Path, 
     assert list(after) == list(before)
     for record_id, record in after.items():
         one, other = np.array(record["embedding"]), np.array(before[record_id]["embedding"])
-        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) == pytest.approx(1, abs=1e-5)
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) == pytest.approx(1, abs=TOLERANCE)
 
 
 async def test_an_older_index_than_sqlite_believes_loses_what_it_never_had(tmp_path: Path, instance: Instance) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.instances import NOTES, USER, Instance, upsert, vectors
-from tests.support.schemas import commit_changed, everything, make_newer, make_older
+from tests.support.schemas import commit_changed, everything, make_newer, make_older, make_unknown
 from vectorpool.commands import (
     Command,
     CountRecords,
@@ -32,6 +32,8 @@ from vectorpool.commands import (
 )
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo
+from vectorpool.engine.fast_reads import FastReader
+from vectorpool.engine.fast_writes import FastWriter
 from vectorpool.engine.version import TESTED_FINGERPRINT, TESTED_MIGRATIONS, TESTED_VERSION
 from vectorpool.errors import NewerEngine
 from vectorpool.names import SIDECAR_FILE
@@ -301,3 +303,66 @@ async def test_an_index_is_searched_by_the_parameters_that_chroma_uses(tmp_path:
     for at, matches in enumerate(results):
         told = {match["id"]: match["distance"] for match in matches}
         np.testing.assert_allclose([told[i] for i in "abc"], 1 - unit @ unit[at], rtol=1e-4, atol=1e-5)
+
+
+# --- A schema that was not tested --------------------------------------------------------------------
+
+
+class _Calls:
+    """Counts what the fast paths were asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened: list[str] = []
+        for of in (FastReader, FastWriter):
+            monkeypatch.setattr(of, "__init__", self._counting(of.__name__, of.__init__))
+
+    def _counting(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def opened(*arguments: object) -> None:
+            self.opened.append(name)
+            real(*arguments)
+
+        return opened
+
+
+async def test_an_untested_schema_is_left_to_chroma(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reads and writes go through Chroma, give the same answers, are said once, and shown in the pool's view."""
+    calls = _Calls(monkeypatch)
+    bucket = MemoryBucket()
+    async with Instance(tmp_path, bucket) as instance:
+        await instance.do(NOTES)
+        await instance.do(upsert("a", "b"))
+        expected = await instance.everything()
+        assert (await instance.residency())["schema"] == "tested"
+        assert calls.opened == ["FastReader", "FastWriter"]
+    await commit_changed(bucket, USER, instance.settings, tmp_path / "unknown", make_unknown)
+    await CommitLog(bucket, USER, settings=instance.settings).fork("43")
+    calls.opened.clear()
+    async with Instance(tmp_path, bucket, name="b") as instance:
+        assert (await instance.residency())["schema"] is None
+        assert await instance.everything() == expected
+        await instance.do(upsert("c"))
+        assert set(await instance.records()) == {"a", "b", "c"}
+        found = await instance.do(QueryRecords(collection="notes", vectors=vectors(1), n_results=1))
+        assert len(found["results"][0]) == 1
+        await instance.do(upsert("d"), "43")
+        view = {slot.user_id: slot.schema for slot in instance.pool.view().slots}
+        stamp = (await instance.history())[0].stamp
+    assert view == {USER: "untested", "43": "untested"}
+    assert calls.opened == []
+    assert stamp is not None and stamp.fingerprint != TESTED_FINGERPRINT
+    assert caplog.text.count("was not tested with") == 1
+
+
+@pytest.mark.parametrize(("off", "left"), [("fast_reads", "FastWriter"), ("fast_writes", "FastReader")])
+async def test_each_fast_path_can_be_turned_off(
+    off: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting leaves one of them to Chroma, whatever the schema."""
+    calls = _Calls(monkeypatch)
+    async with Instance(tmp_path, MemoryBucket(), **{off: False}) as instance:
+        await instance.do(NOTES)
+        await instance.do(upsert("a"))
+        assert set(await instance.records()) == {"a"}
+    assert calls.opened == [left]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.instances import NOTES, Instance, upsert, vectors
+from tests.support.numbers import assert_close
 from vectorpool.commands import (
     AddRecords,
     Command,
@@ -92,7 +93,8 @@ async def test_add_then_get_returns_what_was_sent(instance: Instance) -> None:
     page = await instance.do(GetRecords(collection="notes", include=("documents", "metadatas", "embeddings", "uris")))
     rows = np.frombuffer(sent.data, "<f4").reshape(2, 4)
     first, second = page["records"]
-    assert np.allclose(first.pop("embedding"), rows[0]) and np.allclose(second.pop("embedding"), rows[1])
+    assert_close(first.pop("embedding"), rows[0])
+    assert_close(second.pop("embedding"), rows[1])
     assert first == {"id": "a", "document": "one", "metadata": metadata, "uri": "s3://x"}
     assert second == {"id": "ä b/c"}
 

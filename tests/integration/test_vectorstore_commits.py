@@ -23,12 +23,12 @@ from vectorpool.commands import (
     Flush,
     UpsertRecords,
 )
+from vectorpool.engine.bindings import Client
 from vectorpool.errors import CommitConflict, OutcomeUnknown
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.metered import MeteredBucket
-from vectorpool.vectorstore.chroma import Chroma
 
 ALL_OF_IT = frozenset({"create", "head", "get", "get_range", "list_objects"})
 
@@ -271,15 +271,15 @@ class _Spy:
         self.turns_before: list[int] = []
         self.turns = 0
         self._ended = threading.Event()
-        real = Chroma.upsert
+        real = Client.upsert
 
-        def timed(chroma: Chroma, *arguments: Any) -> None:
+        def timed(client: Client, **arguments: Any) -> None:
             self.turns_before.append(self.turns)
             began = time.perf_counter()
-            real(chroma, *arguments)
+            real(client, **arguments)
             self.took_s.append(time.perf_counter() - began)
 
-        monkeypatch.setattr(Chroma, "upsert", timed)
+        monkeypatch.setattr(Client, "upsert", timed)
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:

@@ -1,13 +1,12 @@
 """Two answers, compared field by field: what is equal, and a list of sentences for what is not.
 
 Numbers keep their type: ``1`` and ``1.0`` differ, and so do two floats of which one is not the shortest text of the
-other's float32. Distances alone are given room, since each server may sum in an order of its own. Ids that a server
-makes up are replaced by names before they get here (``tests.protocol.sides``).
+other's float32. Computed numbers alone are given room (``tests.support.numbers``): distances, and what clients make of
+them. Ids that a server makes up are replaced by names before they get here (``tests.protocol.sides``).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,11 @@ from typing import Any
 import httpx
 import msgspec
 
-DISTANCE_TOLERANCE = 1e-6
+from tests.support.numbers import is_close
+
+# The fields that hold computed numbers: Chroma's answer, a row of its JavaScript client, LangChain's and LlamaIndex's.
+COMPUTED = ("distances", "distance", "score", "similarities")
+_COMPUTED_PATH = re.compile(rf"(?:.*\.)?(?:{'|'.join(COMPUTED)})(?:\[\d+\])*")
 
 # What a JSON parser says about a text is its own wording; that it refused, and how, is not.
 PARSER_WORDING = (
@@ -67,8 +70,18 @@ def differences(reference: Answer, ours: Answer) -> list[str]:
 
 
 def is_alike(reference: Any, ours: Any) -> bool:
-    """Whether two JSON values are equal, with the same room for distances that answers have."""
-    return next(_values(reference, ours, ""), None) is None
+    """Whether two JSON values are equal, with the same room for computed numbers that answers have."""
+    return not unlike(reference, ours)
+
+
+def unlike(reference: Any, ours: Any) -> list[str]:
+    """Return a sentence for every place at which two JSON values differ."""
+    return list(_values(reference, ours, ""))
+
+
+def is_computed(path: str) -> bool:
+    """Whether the place in an answer holds a computed number; metadata holds none, whatever its keys are called."""
+    return "metadata" not in path and _COMPUTED_PATH.fullmatch(path) is not None
 
 
 def _values(reference: Any, ours: Any, path: str) -> Iterator[str]:
@@ -100,10 +113,7 @@ def _objects(reference: dict[str, Any], ours: dict[str, Any], path: str) -> Iter
 
 def _equal(reference: Any, ours: Any, path: str) -> bool:
     if isinstance(reference, float):
-        if "distances[" in path:
-            # 1 minus a sum is off by what the sum is rounded by, however small the result.
-            return math.isclose(reference, ours, rel_tol=DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE)
-        return bool(reference == ours)
+        return is_close(reference, ours) if is_computed(path) else bool(reference == ours)
     if isinstance(reference, str) and path in ("message", "text"):
         return parser_words(reference) == parser_words(ours)
     return bool(reference == ours)
@@ -144,7 +154,7 @@ def _tied(one: float | None, other: float | None) -> bool:
     # What is no number, the distance to an infinite vector, is sent as null.
     if one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=DISTANCE_TOLERANCE, abs_tol=DISTANCE_TOLERANCE)
+    return is_close(one, other)
 
 
 def _order(ids: list[str | None], distances: list[float | None]) -> list[int]:

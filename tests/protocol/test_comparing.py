@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 
-from tests.protocol.comparing import Answer, answer_of, differences, ties_sorted, without_cut_ties
+from tests.protocol.comparing import Answer, answer_of, differences, is_alike, ties_sorted, without_cut_ties
 from tests.protocol.sides import compared, in_order
 
 FOUND = {
@@ -85,6 +85,39 @@ def test_distances_have_room() -> None:
     assert differences(answer(FOUND), answer(changed(("distances", 0, 1), 2.0000001))) == []
     assert differences(answer(FOUND), answer(changed(("distances", 0, 0), 1.2e-7))) == []
     assert differences(answer(FOUND), answer(changed(("distances", 0, 0), 1.2e-6))) != []
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"distances": [[0.06080818]]},
+        {"answer": {"distances": [[0.06080818, None]]}},
+        {"answer": [[{"id": "a", "distance": 0.06080818}]]},
+        [{"document": {"text": "a"}, "score": 0.06080818}],
+        {"similarities": [0.06080818]},
+    ],
+)
+def test_computed_numbers_have_room_in_the_words_of_every_client(place: Any) -> None:
+    """A last digit that another processor computes otherwise is no difference; the sixth is one."""
+    text = msgspec.json.encode(place).decode()
+    assert is_alike(place, msgspec.json.decode(text.replace("0.06080818", "0.06080824")))
+    assert not is_alike(place, msgspec.json.decode(text.replace("0.06080818", "0.06081018")))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"metadatas": [[{"distance": 0.06080818, "score": 0.5}]]},
+        [{"document": {"metadata": {"score": 0.06080818}}}],
+        {"embeddings": [[0.06080818]]},
+        {"a score": 0.06080818},
+    ],
+)
+def test_stored_numbers_have_none(place: Any) -> None:
+    """What is stored and returned is equal to the last digit, under whatever key."""
+    text = msgspec.json.encode(place).decode()
+    assert is_alike(place, msgspec.json.decode(text))
+    assert not is_alike(place, msgspec.json.decode(text.replace("0.06080818", "0.06080824")))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.protocol.comparing import is_alike, parser_words
+from tests.protocol.comparing import COMPUTED, is_alike, parser_words, ties_sorted
 from tests.protocol.conftest import start_ours
 from tests.protocol.sides import Server
 from tests.support.chroma_server import ChromaServer
@@ -62,11 +62,18 @@ def _line(text: str) -> Line:
     if "error" in line:
         # A JSON parser's wording is its own, and so is the order in which the reference prints the values of a rule.
         line["error"]["message"] = RULE_VALUES.sub("[...]", parser_words(line["error"]["message"]))
-    answer = line.get("answer")
-    if isinstance(answer, dict) and answer.get("distances"):
-        # JavaScript prints 1.0 as 1, which would be another type than 0.99999994.
-        answer["distances"] = msgspec.convert(answer["distances"], list[list[float | None]], strict=False)
+    if "answer" in line:
+        line["answer"] = ties_sorted(_with_floats(line["answer"]))
     return line
+
+
+def _with_floats(value: Any, *, is_computed: bool = False) -> Any:
+    """Return an answer with floats for computed numbers: JavaScript prints 1.0 as 1, another type than 0.99999994."""
+    if isinstance(value, dict):
+        return {key: _with_floats(inside, is_computed=key in COMPUTED) for key, inside in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(inside, is_computed=is_computed) for inside in value]
+    return float(value) if is_computed and type(value) is int else value
 
 
 def unexpected(lines: list[Line]) -> list[Line]:

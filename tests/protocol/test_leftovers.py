@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.plain_chroma import PlainChroma
 from tests.support.service import Service
-from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT
-from vectorpool.vectorstore.chroma import Chroma
-from vectorpool.vectorstore.leftovers import sweep_lists
+from vectorpool.engine.leftovers import sweep_lists
 
 SECRET = {"secret": ["avatar one"], "plain": "too"}
 
@@ -48,18 +47,18 @@ def test_lists_go_with_their_collection(tmp_path: Path, whole: str) -> None:
 def _leaky(directory: Path) -> Path:
     """Fill a directory as plain Chroma does: two records with lists, of which one's collection was deleted."""
     directory.mkdir(parents=True)
-    chroma = Chroma(directory)
+    chroma = PlainChroma(directory)
     for name, record in (("kept", "a"), ("deleted", "b")):
-        info = chroma.create_collection(None, name, None, {})
+        info = chroma.create(name)
         chroma.upsert(info, [record], np.ones((1, 2), np.float32), [{"of": [name]}], None, None)
-    chroma.rust.delete_collection("deleted", DEFAULT_TENANT, DEFAULT_DATABASE)
+    chroma.delete_collection("deleted")
     chroma.close()
     return directory
 
 
-def _added(chroma: Chroma) -> object:
+def _added(chroma: PlainChroma) -> object:
     """Add a record without metadata to a new collection, and return the metadata that it has."""
-    info = chroma.create_collection(None, "new", None, {})
+    info = chroma.create("new")
     chroma.upsert(info, ["c"], np.ones((1, 2), np.float32), None, None, None)
     rows = chroma.get(info, include=["metadatas"])
     chroma.close()
@@ -72,7 +71,7 @@ def test_plain_chroma_leaves_lists_which_a_sweep_takes(tmp_path: Path) -> None:
     leaky = _leaky(tmp_path / "leaky")
     swept = Path(shutil.copytree(leaky, tmp_path / "swept"))
     assert (sweep_lists(swept), sweep_lists(swept)) == (1, 0)
-    assert (_added(Chroma(leaky)), _added(Chroma(swept))) == ({"of": ["deleted"]}, None)
+    assert (_added(PlainChroma(leaky)), _added(PlainChroma(swept))) == ({"of": ["deleted"]}, None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no database" * 1000, None], ids=["empty", "foreign", "missing"])

@@ -1,12 +1,12 @@
 """More collections than one client of Chroma may hold: none forgets what waits in its queue.
 
-``vectorstore.bindings`` says how Chroma forgets it, and what is done against that.
+``engine.bindings`` says how Chroma forgets it, and what is done against that.
 """
 
 from __future__ import annotations
 
 from tests.protocol.sides import API, Sides
-from vectorpool.vectorstore import bindings
+from vectorpool.engine import bindings
 
 COLLECTIONS = bindings.MAX_COLLECTIONS + 8
 THRESHOLD, RECORDS = 4, 6

@@ -20,7 +20,7 @@ from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.errors import BrokenReplica, NewerEngine, RecordExists
-from vectorpool.vectorstore.writes import Effect, HalfApplied
+from vectorpool.vectorstore.effect import Effect, HalfApplied
 
 JOURNAL = "journal"
 PAGES = "pages"
@@ -92,7 +92,7 @@ class FakeReplica:
     ``breaks`` is asked at each read whether the replica stops working now, as Chroma sometimes does.
     """
 
-    is_schema_tested = True
+    schema_state = "tested"
 
     def __init__(
         self,

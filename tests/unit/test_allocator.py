@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), r
 
 ARENAS = """
 import ctypes, os, sys, threading
-from vectorpool.allocator import limit_arenas
+from vectorpool.platform.allocator import limit_arenas
 
 assert limit_arenas() is (sys.argv[1] == "limited")
 libc = ctypes.CDLL(None)
@@ -41,7 +41,7 @@ print(os.fdopen(reading).read().count("<heap nr="))
 GIVING_BACK = """
 import asyncio, time
 from pathlib import Path
-from vectorpool.allocator import TRIM_AFTER_CPU_S, give_back
+from vectorpool.platform.allocator import TRIM_AFTER_CPU_S, give_back
 
 class Quick:
     async def sleep(self, seconds):

@@ -68,6 +68,54 @@ def test_every_test_claims_something(path: Path) -> None:
             assert (ast.get_docstring(node) or "").rstrip().endswith("."), node.name
 
 
+# What only the engine may know: Chroma's tables in a statement, its bindings, its index files, the texts of its errors.
+_CHROMAS_TABLES = (
+    "collections|collection_metadata|databases|tenants|segments|segment_metadata|embeddings|embeddings_queue|"
+    "embedding_metadata|embedding_metadata_array|embedding_fulltext_search|max_seq_id|migrations"
+)
+CHROMAS = {
+    "SQL over Chroma's tables": re.compile(rf"\b(FROM|INTO|UPDATE|JOIN|TABLE)\s+({_CHROMAS_TABLES})\b"),
+    "the bindings": re.compile(r"\.rust\b|chromadb_rust_bindings|\bimport chromadb\b|\bfrom chromadb\b"),
+    "an index file": re.compile(r"index_metadata\.pickle|(data_level0|header|length|link_lists)\.bin"),
+    "a text of Chroma's errors": re.compile(
+        "PanicException|sending (message|backfill request) to compactor|Failed to apply logs|Failed to send request|"
+        "database disk image is malformed|hnsw segment reader|Error getting (embedding|collection)|Error finding id|"
+        "UNIQUE constraint failed"
+    ),
+}
+
+
+def _chromas(text: str) -> set[str]:
+    return {what for what, pattern in CHROMAS.items() if pattern.search(text)}
+
+
+@needs_sources
+def test_only_the_engine_knows_chroma() -> None:
+    """Outside of the engine there is no table, file, error text or binding of Chroma; the engine has all of them."""
+    outside = {
+        _name(path): found
+        for path in modules
+        if "engine" not in path.relative_to(SOURCES).parts and (found := _chromas(path.read_text()))
+    }
+    assert outside == {}
+    inside = {what for path in (SOURCES / "engine").glob("*.py") for what in _chromas(path.read_text())}
+    assert inside == CHROMAS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('db.execute("SELECT id FROM embeddings WHERE id = ?")', "SQL over Chroma's tables"),
+        ("self._chroma.rust.count(name)", "the bindings"),
+        ('path / "data_level0.bin"', "an index file"),
+        ('"Error finding id" in text', "a text of Chroma's errors"),
+    ],
+)
+def test_knowledge_of_chroma_is_recognised(text: str, what: str) -> None:
+    """The rule above sees a statement, a binding, a file and an error text."""
+    assert _chromas(text) == {what}
+
+
 @needs_sources
 def test_nothing_is_left_for_later() -> None:
     """No note in the code promises what is not there."""
@@ -96,3 +144,15 @@ def test_every_dependency_has_its_reason() -> None:
             assert reasoned, line
             seen += 1
     assert seen == len(declared) > 5
+
+
+def test_workflow_actions_are_pinned() -> None:
+    """Each action is named by the hash of a commit, which cannot be moved, with its version beside it."""
+    pinned = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*")
+    uses = [
+        line.split("uses:", 1)[1].strip()
+        for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert [each for each in uses if not pinned.fullmatch(each)] == []

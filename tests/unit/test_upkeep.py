@@ -22,6 +22,7 @@ from vectorpool.objects.memory import MemoryBucket
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.pool.upkeep import Upkeep
 from vectorpool.settings import Settings
+from vectorpool.supervision import Supervisor
 
 WEEK_S = 604_800.0
 USERS = [f"u{number}" for number in range(12)]
@@ -50,7 +51,10 @@ class Instance:
         self.bucket = FarBucket(store, sources)
         self._settings = settings
         self._sources = sources
-        self.upkeep = Upkeep(cast(StoreFactory, self), settings, sources, owns=lambda user_id: user_id != "not-mine")
+        self.supervisor = Supervisor(sources)
+        self.upkeep = Upkeep(
+            cast(StoreFactory, self), settings, sources, self.supervisor, owns=lambda user_id: user_id != "not-mine"
+        )
 
     async def list_users(self) -> list[str]:
         return await self.bucket.list_prefixes(names.users_prefix())

@@ -19,9 +19,9 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vectorpool import allocator
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.errors import Misconfigured
+from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import xxhash
 
-from vectorpool.commitlog.format import digest
 from vectorpool.names import CHROMA_DATABASE_FILE
 
 # The version that this release is tested with. A state without a stamp was written by it.
@@ -102,7 +102,7 @@ def _read(db: sqlite3.Connection) -> Schema:
     for group, number, _ in rows:
         migrations[group] = max(number, migrations.get(group, 0))
     columns = [(name, _columns(db, name, sql)) for name, sql in tables]
-    return Schema(migrations, digest(_encode((rows, columns))))
+    return Schema(migrations, bytes(xxhash.xxh3_128_digest(_encode((rows, columns)))))
 
 
 def _columns(db: sqlite3.Connection, table: str, sql: str) -> Iterable[object]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -48,12 +49,14 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.supervision import Supervisor
 from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 _TICK_S = 0.5
+_TICK = "pool tick"
 _AS_SET = Reading()
 
 
@@ -80,8 +83,8 @@ class Pool:
         self._sources = sources
         self._residency = Residency(stores.make, settings, sources)
         self._requests: set[asyncio.Task[Any]] = set()
-        self._ticker: asyncio.Task[None] | None = None
-        self._upkeep = Upkeep(stores, settings, sources, owns=owns)
+        self._supervisor = Supervisor(sources, shard=stores.shard)
+        self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
         self._draining = False
 
@@ -91,7 +94,7 @@ class Pool:
 
     async def start(self) -> None:
         """Begin the periodic work: idle time-outs and, under write-back, commits."""
-        self._ticker = asyncio.create_task(self._tick())
+        self._supervisor.start(_TICK, self._tick, is_essential=True)
         self._upkeep.start()
 
     # --- Commands ------------------------------------------------------------------------------------
@@ -226,18 +229,34 @@ class Pool:
     async def _tick(self) -> None:
         while True:
             await self._sources.sleep(_TICK_S)
-            self._residency.evict_older_than(self._settings.idle_timeout_s)
+            for slot in self._residency.evictable(self._settings.idle_timeout_s):
+                self._guarded("eviction of an idle vectorstore", partial(self._residency.start_eviction, slot))
             if self._settings.durability == "write-back":
-                self._flush_overdue()
+                for slot in self._overdue():
+                    self._guarded("periodic commit", partial(self._commit_overdue, slot))
 
-    def _flush_overdue(self) -> None:
-        now_s = self._sources.monotonic_s()
-        for slot in list(self._residency.slots.values()):
-            since_s = slot.dirty_since_s
-            if since_s is None or slot.writer is not None or now_s - since_s < self._settings.write_back_interval_s:
-                continue
-            slot.dirty_since_s = now_s
-            self._writer.flush_later(slot)
+    def _guarded(self, what: str, action: Callable[[], object]) -> None:
+        """Run an action for one slot; its failure is counted and must not keep other slots from theirs."""
+        try:
+            action()
+        except Exception as error:
+            logger.exception("the %s could not be started", what)
+            self._supervisor.record(what, error)
+        else:
+            self._supervisor.record(what, None)
+
+    def _overdue(self) -> list[Slot]:
+        """Return the slots whose acknowledged writes have waited for the interval."""
+        before_s = self._sources.monotonic_s() - self._settings.write_back_interval_s
+        return [
+            slot
+            for slot in self._residency.slots.values()
+            if slot.writer is None and slot.dirty_since_s is not None and slot.dirty_since_s <= before_s
+        ]
+
+    def _commit_overdue(self, slot: Slot) -> None:
+        slot.dirty_since_s = self._sources.monotonic_s()
+        self._writer.flush_later(slot)
 
     # --- Figures and the end -------------------------------------------------------------------------
 
@@ -260,6 +279,7 @@ class Pool:
             shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
+            schema=None if store is None else store.schema_state,
         )
 
     def view(self) -> answers.PoolView:
@@ -272,15 +292,19 @@ class Pool:
             local_bytes=self._residency.open_bytes() + self._warm.total_bytes,
             local_bytes_limit=self._settings.open_bytes + self._settings.warm_bytes,
             waiting=self._residency.waiting,
+            tasks=self.tasks(),
         )
+
+    def tasks(self) -> list[answers.TaskView]:
+        """Return the state of the background tasks."""
+        return self._supervisor.view()
 
     async def drain(self, budget_s: float) -> DrainReport:
         """Take no new work, finish what is under way, commit what is dirty, close; within the budget."""
         self._draining = True
         report = DrainReport()
         deadline_s = self._sources.monotonic_s() + budget_s
-        if self._ticker is not None:
-            self._ticker.cancel()
+        await self._supervisor.stop(budget_s / 4, [_TICK])
         if self._requests:
             # Half of the time at most for work under way: the other half belongs to what is acknowledged.
             _, pending = await asyncio.wait(set(self._requests), timeout=budget_s / 2)

@@ -90,7 +90,7 @@ class Residency:
             return
         match slot.state:
             case Ready(store) if store.is_absent:
-                self._start_eviction(slot)
+                self.start_eviction(slot)
             case Ready():
                 self._idle[slot.user_id] = slot
                 self._room.call_next()
@@ -149,7 +149,7 @@ class Residency:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
         while not self._has_place():
             if (victim := self._least_recently_used()) is not None:
-                self._start_eviction(victim)
+                self.start_eviction(victim)
             await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
         self._taken += 1
 
@@ -171,25 +171,25 @@ class Residency:
 
     # --- Eviction ------------------------------------------------------------------------------------
 
-    def evict_older_than(self, seconds: float) -> None:
-        """Start to evict what was not used for so long, and what exceeds the bound in bytes."""
+    def evictable(self, idle_s: float) -> list[Slot]:
+        """Return the slots that were not used for so long, and one more if the bound in bytes is exceeded."""
         now_s = self._sources.monotonic_s()
-        for slot in list(self._idle.values()):
-            if now_s - slot.last_use_s >= seconds:
-                self._start_eviction(slot)
-        if self.open_bytes() > self._settings.open_bytes and self._taken > 1:
+        idle = [slot for slot in self._idle.values() if now_s - slot.last_use_s >= idle_s]
+        if not idle and self.open_bytes() > self._settings.open_bytes and self._taken > 1:
             victim = self._least_recently_used()
             if victim is not None:
-                self._start_eviction(victim)
+                idle.append(victim)
+        return idle
 
     async def evict(self, slot: Slot) -> bool:
         """Evict a slot that nobody but the caller has pinned; return whether it is cold now."""
         if slot.pins <= 1 and isinstance(slot.state, Ready):
-            await asyncio.shield(self._start_eviction(slot))
+            await asyncio.shield(self.start_eviction(slot))
         return isinstance(slot.state, Cold)
 
-    def _start_eviction(self, slot: Slot) -> asyncio.Task[None]:
-        # The state changes here and now: whoever pins the slot next finds it Evicting, and waits.
+    def start_eviction(self, slot: Slot) -> asyncio.Task[None]:
+        """Commit, close and drop an open slot that is not in use."""
+        # The state changes at once: the next caller that pins the slot finds it Evicting, and waits.
         assert isinstance(slot.state, Ready)
         store = slot.state.store
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -17,12 +17,12 @@ from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
 from vectorpool.objects.bucket import Bucket
+from vectorpool.platform.fsync import skip_fsync
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.building import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Template
-from vectorpool.vectorstore.unflushed import skip_flushes
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 _CLAIM_ATTEMPTS = 120
@@ -44,7 +44,8 @@ class StoreFactory:
         self._root.mkdir(parents=True)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
         # Chroma is opened in these threads and nowhere else, and starts its own from them.
-        self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=skip_flushes)
+        initializer = skip_fsync if settings.skip_fsync else None
+        self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
         if installed_version() != TESTED_VERSION:

@@ -23,10 +23,13 @@ from vectorpool.pool.stores import StoreFactory
 from vectorpool.pool.turns import Turns
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.supervision import Supervisor
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
 
+_ROUNDS = "verification rounds"
+_COMPACTION = "compaction"
 # An instance begins its first round some time within this: many that start together must not read together.
 _FIRST_ROUND_S = 600.0
 # How often within the interval the users are listed, for new ones and for those whose turn it is; in the mean.
@@ -41,7 +44,13 @@ class Upkeep:
     """The background tasks of one pool. ``owns`` tells which users are this shard's. Belongs to one event loop."""
 
     def __init__(
-        self, stores: StoreFactory, settings: Settings, sources: Sources, *, owns: Callable[[str], bool]
+        self,
+        stores: StoreFactory,
+        settings: Settings,
+        sources: Sources,
+        supervisor: Supervisor,
+        *,
+        owns: Callable[[str], bool],
     ) -> None:
         self._stores = stores
         self._settings = settings
@@ -49,20 +58,18 @@ class Upkeep:
         self._owns = owns
         self._compacting: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rounds: asyncio.Task[None] | None = None
+        self._supervisor = supervisor
         self._one_at_a_time = asyncio.Semaphore(1)
         self._turns = Turns()
 
     def start(self) -> None:
         """Begin the rounds, unless they are switched off."""
         if self._settings.verify_interval_s:
-            self._rounds = asyncio.create_task(self._go_round())
+            self._supervisor.start(_ROUNDS, self._go_round)
 
     async def stop(self, timeout_s: float) -> None:
         """End the rounds, and wait for compactions: what their threads read should not be removed under them."""
-        if self._rounds is not None:
-            self._rounds.cancel()
-            await asyncio.wait([self._rounds], timeout=timeout_s)
+        await self._supervisor.stop(timeout_s, [_ROUNDS])
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
@@ -84,6 +91,9 @@ class Upkeep:
         except Exception as error:
             # The log is whole without it; a later commit tries again.
             logger.warning("a compaction failed: %s", error, exc_info=not isinstance(error, VectorpoolError))
+            self._supervisor.record(_COMPACTION, error)
+        else:
+            self._supervisor.record(_COMPACTION, None)
         finally:
             self._compacting.discard(key)
 
@@ -95,7 +105,8 @@ class Upkeep:
         while True:
             try:
                 await self._round()
-            except Exception as error:
+            except VectorpoolError as error:
+                # The store did not answer, for example. Any other failure is the supervisor's.
                 logger.warning("a round of verification ended early: %s", error)
             # Instances that started together drift apart, so that they do not come to the same few logs at once.
             await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))

@@ -119,6 +119,11 @@ class SlotWriter:
                     await self._serve_jobs(slot, store)
                 finally:
                     slot.become(Ready(store))
+        except Exception as error:
+            # A defect of ours. Without this, callers of the jobs that are left would wait for ever.
+            logger.exception("the writer of a vectorstore failed")
+            while slot.jobs:
+                _fail(_take_job(slot), error)
         finally:
             slot.writer = None
             self._residency.unpin(slot)

@@ -16,11 +16,12 @@ import sys
 import msgspec
 import uvloop
 
-from vectorpool import allocator
 from vectorpool.commands import Command
+from vectorpool.engine.bindings import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.opening import open_bucket
+from vectorpool.platform import allocator
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.shard.bodies import check_size, decoded
@@ -45,7 +46,6 @@ from vectorpool.shard.protocol import (
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
-from vectorpool.vectorstore.bindings import import_lean
 
 logger = logging.getLogger(__name__)
 

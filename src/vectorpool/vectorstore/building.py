@@ -24,12 +24,14 @@ from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
+from vectorpool.engine.leftovers import sweep_lists
+from vectorpool.engine.salvage import SalvageReport, salvage
 from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound
+from vectorpool.names import SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.vectorstore.leftovers import sweep_lists
 from vectorpool.vectorstore.replica import Replica, Template
-from vectorpool.vectorstore.salvage import SalvageReport, salvage
+from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.ticket import in_doubt
 
 T = TypeVar("T")
@@ -167,7 +169,7 @@ class Builder:
         fresh = self._make_directory()
         try:
             self._template.copy_to(fresh)
-            report = salvage(directory, fresh, self._sources.now_ms())
+            report = _salvage(directory, fresh, self._sources.now_ms())
             replica = self._open_replica(self._user_id, fresh, position, image, self._settings)
             replica.examine()
         except BaseException:
@@ -183,6 +185,17 @@ class Builder:
             report.lost,
         )
         return replica, report
+
+
+def _salvage(broken: Path, fresh: Path, now_ms: int) -> SalvageReport:
+    """Fill ``fresh`` with what ``broken`` holds; the sidecar comes along, and takes in what was lost."""
+    if (broken / SIDECAR_FILE).exists():
+        shutil.copy2(broken / SIDECAR_FILE, fresh / SIDECAR_FILE)
+    sidecar = Sidecar(fresh / SIDECAR_FILE)
+    try:
+        return salvage(broken, fresh, now_ms, sidecar.add_losses)
+    finally:
+        sidecar.close()
 
 
 def _summary(report: SalvageReport) -> Summary:

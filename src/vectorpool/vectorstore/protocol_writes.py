@@ -1,13 +1,13 @@
-"""Writes of Chroma's own protocol, with its semantics, applied in slices like every bulk write (see ``writes``).
+"""Write commands of Chroma's own protocol, with its semantics, over the engine.
 
-What the whole of a call must satisfy is checked before its first slice: a slice that Chroma refuses after another
-one took effect would cost the replica.
+What the whole of a call must satisfy is checked before its first slice: a slice that Chroma refuses after another one
+took effect would cost the replica.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,48 +24,34 @@ from vectorpool.commands import (
     ChromaUpdateRecords,
     ChromaUpsertRecords,
 )
-from vectorpool.errors import ChromaRefusal
-from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT
+from vectorpool.engine import failures
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.engine import Engine
+from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import Operation
+from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.vectorstore import protocol_answers as shapes
-from vectorpool.vectorstore.chroma import Chroma, Float32
-from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
-from vectorpool.vectorstore.flat_index import ADD
+from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.vectors import rows_of
 
 _Records = ChromaAddRecords | ChromaUpsertRecords | ChromaUpdateRecords
 
 
-class Applying(Protocol):
-    """What a write command's handler may use of the writer that applies it."""
-
-    def touch(self, collection: str | None = None) -> None:
-        """Note that something changed, of which collection."""
-
-    def slices(self, count: int) -> Iterator[slice]:
-        """Cut a bulk write into calls."""
-
-    def put(self, count: int, directly: Callable[[slice], bool], through_chroma: Callable[[slice], None]) -> None:
-        """Write records slice by slice, round Chroma where that may be."""
-
-    def count(self, *, written: int = 0, deleted: int = 0) -> None:
-        """Note how many records were written or deleted."""
-
-    def is_new(self) -> bool:
-        """Whether nothing was ever stored for the user."""
-
-
 class ProtocolWriter:
-    """Applies Chroma's writes to one open Chroma directory and its sidecar. One thread at a time."""
+    """Applies Chroma's writes to one open engine and its sidecar. One thread at a time.
 
-    def __init__(
-        self, user_id: str, chroma: Chroma, direct: DirectWriter, sidecar: Sidecar, applying: Applying
-    ) -> None:
+    ``is_new`` tells whether nothing was ever stored for the user.
+    """
+
+    def __init__(self, user_id: str, engine: Engine, sidecar: Sidecar, is_new: Callable[[], bool]) -> None:
         self._tenant = user_id
-        self._chroma = chroma
-        self._direct = direct
+        self._engine = engine
+        self._catalogue = engine.catalogue
+        self._records = engine.records
         self._sidecar = sidecar
-        self._applying = applying
-        self.handlers: dict[type, Callable[[Any], Any]] = {
+        self._is_new = is_new
+        self.handlers: dict[type, Callable[[Any, Effect], Any]] = {
             ChromaCreateTenant: self._create_tenant,
             ChromaCreateDatabase: self._create_database,
             ChromaDeleteDatabase: self._delete_database,
@@ -80,237 +66,168 @@ class ProtocolWriter:
 
     # --- Tenants and databases -----------------------------------------------------------------------
 
-    def _create_tenant(self, command: ChromaCreateTenant) -> Any:
-        if not self._applying.is_new():
-            raise ChromaRefusal(f"Tenant [{self._tenant}] already exists", status=409)
-        self._applying.touch()
+    def _create_tenant(self, command: ChromaCreateTenant, effect: Effect) -> Any:
+        if not self._is_new():
+            raise failures.tenant_exists(self._tenant)
+        effect.touch()
         if command.bare:
-            self._chroma.rust.delete_database(DEFAULT_DATABASE, DEFAULT_TENANT)
+            self._catalogue.delete_database(DEFAULT_DATABASE)
         return {}
 
-    def _has_database(self, name: str) -> bool:
-        return any(each.name == name for each in self._chroma.rust.list_databases(None, 0, DEFAULT_TENANT))
-
-    def _create_database(self, command: ChromaCreateDatabase) -> Any:
-        if not (command.exist_ok and self._has_database(command.database)):
-            self._chroma.rust.create_database(command.database, DEFAULT_TENANT)
-            self._applying.touch()
-        elif self._applying.is_new():
-            # The default database of a vectorstore that nobody has written yet: a first touch stores it.
-            self._applying.touch()
+    def _create_database(self, command: ChromaCreateDatabase, effect: Effect) -> Any:
+        if not (command.exist_ok and self._catalogue.has_database(command.database)):
+            self._catalogue.create_database(command.database)
+            effect.touch()
+        elif self._is_new():
+            # The default database of a vectorstore without a write: the first request that creates it stores it.
+            effect.touch()
         if not command.exist_ok:
             return {}
-        return shapes.database(self._chroma.rust.get_database(command.database, DEFAULT_TENANT), self._tenant)
+        return shapes.database(self._catalogue.database(command.database), self._tenant)
 
-    def _delete_database(self, command: ChromaDeleteDatabase) -> Any:
-        if not self._has_database(command.database):
-            raise ChromaRefusal(f"Database [{command.database}] not found", status=404)
+    def _delete_database(self, command: ChromaDeleteDatabase, effect: Effect) -> Any:
+        if not self._catalogue.has_database(command.database):
+            raise failures.database_not_found(command.database)
         # Chroma would leave the records of its collections behind.
-        for found in self._chroma.rust.list_collections(None, 0, DEFAULT_TENANT, command.database):
-            self._drop(found, command.database)
-        self._chroma.rust.delete_database(command.database, DEFAULT_TENANT)
-        self._applying.touch()
+        for found in self._catalogue.collections(command.database):
+            self._drop(found, effect)
+        self._catalogue.delete_database(command.database)
+        effect.touch()
         return {}
 
     # --- Collections ---------------------------------------------------------------------------------
 
-    def _create_collection(self, command: ChromaCreateCollection) -> Any:
-        made_database = command.make_database and not self._has_database(command.database)
+    def _create_collection(self, command: ChromaCreateCollection, effect: Effect) -> Any:
+        made_database = command.make_database and not self._catalogue.has_database(command.database)
         if made_database:
-            self._chroma.rust.create_database(command.database, DEFAULT_TENANT)
-        before = self._chroma.rust.count_collections(DEFAULT_TENANT, command.database)
+            self._catalogue.create_database(command.database)
         try:
-            found = self._chroma.rust.create_collection(
-                command.name,
-                command.configuration,
-                command.schema,
-                command.metadata,
-                command.get_or_create,
-                DEFAULT_TENANT,
+            before = self._catalogue.count_collections(command.database)
+            found = self._catalogue.create(
                 command.database,
+                command.name,
+                metadata=command.metadata,
+                configuration=command.configuration,
+                schema=command.schema,
+                get_or_create=command.get_or_create,
             )
-        except BaseException:
+        except Exception:
             if made_database:
                 # A refused call leaves nothing behind.
-                self._chroma.rust.delete_database(command.database, DEFAULT_TENANT)
+                self._catalogue.delete_database(command.database)
             raise
-        if made_database or self._chroma.rust.count_collections(DEFAULT_TENANT, command.database) != before:
-            self._applying.touch(found.name)
-        return shapes.collection(found, self._tenant, command.database)
+        if made_database or self._catalogue.count_collections(command.database) != before:
+            effect.touch(found.name)
+        return shapes.collection(found, self._tenant)
 
-    def _update_collection(self, command: ChromaUpdateCollection) -> Any:
+    def _update_collection(self, command: ChromaUpdateCollection, effect: Effect) -> Any:
         found = self._find(command)
         try:
-            self._chroma.rust.update_collection(
-                command.collection_id, command.new_name, command.new_metadata, command.new_configuration
+            self._catalogue.update(
+                command.collection_id,
+                name=command.new_name,
+                metadata=command.new_metadata,
+                configuration=command.new_configuration,
             )
         except Exception as error:
-            if "UNIQUE constraint failed" in str(error):
-                # Chroma's server answers 500 with its database's words.
-                raise ChromaRefusal(f"Collection [{command.new_name}] already exists", status=409) from error
+            if failures.is_name_taken(error):
+                raise failures.collection_exists(command.new_name) from error
             raise
-        self._applying.touch(found.name)
+        effect.touch(found.name)
         return {}
 
-    def _delete_collection(self, command: ChromaDeleteCollection) -> Any:
-        self._drop(self._chroma.rust.get_collection(command.name, DEFAULT_TENANT, command.database), command.database)
+    def _delete_collection(self, command: ChromaDeleteCollection, effect: Effect) -> Any:
+        self._drop(self._catalogue.get(command.database, command.name), effect)
         return {}
 
-    def _drop(self, found: Any, database: str) -> None:
-        self._applying.count(deleted=self._chroma.rust.count(str(found.id), DEFAULT_TENANT, database))
-        self._applying.touch(found.name)
-        listed = self._chroma.listed(str(found.id), database)
-        for part in self._applying.slices(len(listed)):
-            self._chroma.rust.delete(str(found.id), listed[part], None, None, None, DEFAULT_TENANT, database)
-        self._chroma.rust.delete_collection(found.name, DEFAULT_TENANT, database)
-        self._sidecar.forget_collection(str(found.id))
+    def _drop(self, found: CollectionInfo, effect: Effect) -> None:
+        effect.deleted += self._engine.drop_collection(found, lambda: effect.touch(found.name))
+        self._sidecar.forget_collection(found.id)
 
     # --- Records -------------------------------------------------------------------------------------
 
-    def _add_records(self, command: ChromaAddRecords) -> Any:
-        def add(part: slice, array: Float32) -> None:
-            self._chroma.rust.add(
-                command.ids[part],
-                command.collection_id,
-                array,
-                *_columns(command, part),
-                DEFAULT_TENANT,
-                command.database,
-            )
+    def _find(self, command: _Records | ChromaDeleteRecords | ChromaUpdateCollection) -> CollectionInfo:
+        """Return a collection by its id, whatever database the path names; raise ChromaRefusal if there is none."""
+        found = self._catalogue.known_anywhere(command.database, command.collection_id)
+        if found is None:
+            raise failures.collection_not_found(command.collection_id)
+        return found
 
-        return self._put(command, ADD, add)
+    def _add_records(self, command: ChromaAddRecords, effect: Effect) -> Any:
+        return self._put(command, Operation.ADD, effect)
 
-    def _upsert_records(self, command: ChromaUpsertRecords) -> Any:
-        def upsert(part: slice, array: Float32) -> None:
-            self._chroma.rust.upsert(
-                command.collection_id,
-                command.ids[part],
-                array,
-                *_columns(command, part),
-                DEFAULT_TENANT,
-                command.database,
-            )
+    def _upsert_records(self, command: ChromaUpsertRecords, effect: Effect) -> Any:
+        return self._put(command, Operation.UPSERT, effect)
 
-        return self._put(command, UPSERT, upsert)
-
-    def _put(
-        self, command: ChromaAddRecords | ChromaUpsertRecords, kind: int, call: Callable[[slice, Float32], None]
-    ) -> Any:
+    def _put(self, command: ChromaAddRecords | ChromaUpsertRecords, operation: Operation, effect: Effect) -> Any:
         found = self._find(command)
-        array = np.empty((0, 1), np.float32)
+        array: Float32 = np.empty((0, 1), np.float32)
         if command.vectors is not None and command.vectors.data:
-            array = np.frombuffer(command.vectors.data, "<f4").reshape(-1, command.vectors.dimension)
+            array = rows_of(command.vectors)
         _check_columns(command, len(array))
         if len(array):
             if not np.isfinite(array).all():
-                raise ChromaRefusal(
-                    "Validation error: embeddings: Embeddings must not contain NaN or Infinity values", status=400
-                )
+                raise failures.not_finite()
             _check_dimension(found.dimension, array.shape[1])
-        place = command.collection_id, command.database
         if command.ids:
-            self._applying.put(
-                len(command.ids),
-                lambda part: self._direct.put(kind, place, command.ids[part], array[part], *_columns(command, part)),
-                lambda part: call(part, array[part]),
+            batch = _batch(command, array)
+            self._records.put(
+                operation, command.collection_id, command.database, batch, lambda: effect.touch(found.name)
             )
-            self._applying.touch(found.name)
-        self._applying.count(written=len(command.ids))
+        effect.written += len(command.ids)
         return {}
 
-    def _update_records(self, command: ChromaUpdateRecords) -> Any:
+    def _update_records(self, command: ChromaUpdateRecords, effect: Effect) -> Any:
         found = self._find(command)
         rows: list[Any] | None = None
         if command.vectors is not None:
             rows = [None] * command.embeddings
             if command.vectors.data:
                 _check_dimension(found.dimension, command.vectors.dimension)
-                array = np.frombuffer(command.vectors.data, "<f4").reshape(-1, command.vectors.dimension)
-                for position, row in zip(command.vectors.rows or [], array, strict=True):
+                for position, row in zip(command.vectors.rows or [], rows_of(command.vectors), strict=True):
                     rows[position] = row
         _check_columns(command, len(command.ids) if rows is None else len(rows))
-
-        def update(part: slice) -> None:
-            self._chroma.rust.update(
-                command.collection_id,
-                command.ids[part],
-                rows[part] if rows is not None else None,
-                *_columns(command, part),
-                DEFAULT_TENANT,
-                command.database,
-            )
-
-        for part in self._applying.slices(len(command.ids)):
-            update(part)
-            self._applying.touch(found.name)
-        self._applying.count(written=len(command.ids))
+        self._records.update(
+            command.collection_id, command.database, _batch(command, rows), lambda: effect.touch(found.name)
+        )
+        effect.written += len(command.ids)
         return {}
 
-    def _find(self, command: _Records | ChromaDeleteRecords | ChromaUpdateCollection) -> Any:
-        """Return a collection by its id, whatever database the path names, as Chroma's server does.
-
-        Raises what the bindings raise if there is none.
-        """
-
-        def databases() -> Iterator[str]:
-            yield command.database
-            yield from (each.name for each in self._chroma.rust.list_databases(None, 0, DEFAULT_TENANT))
-
-        for name in databases():
-            try:
-                return self._chroma.collection_by_id(command.collection_id, name)
-            except Exception as error:
-                if type(error).__name__ != "NotFoundError":
-                    raise
-        raise ChromaRefusal(f"Collection [{command.collection_id}] does not exist.", status=404)
-
-    def _delete_records(self, command: ChromaDeleteRecords) -> Any:
-        rust, where, where_document = self._chroma.rust, command.where, command.where_document
+    def _delete_records(self, command: ChromaDeleteRecords, effect: Effect) -> Any:
+        where, where_document = command.where, command.where_document
+        key = command.collection_id, command.database
         name = self._find(command).name
         if where is None and where_document is None and (not command.ids or command.limit is not None):
-            # Nothing is named, or a limit without a filter: Chroma says what it says.
-            rust.delete(command.collection_id, command.ids, None, None, command.limit, DEFAULT_TENANT, command.database)
+            # No record is named, or there is a limit without a filter: Chroma says what it says.
+            self._records.refuse_delete(*key, command.ids, command.limit)
             return {"deleted": 0}
         ids = command.ids or []
         if where is not None or where_document is not None:
-            ids = rust.get(
-                command.collection_id,
-                command.ids,
-                where,
-                command.limit,
-                0,
-                where_document,
-                [],
-                DEFAULT_TENANT,
-                command.database,
-            ).ids
-        deleted = 0
-        for part in self._applying.slices(len(ids)):
-            deleted += rust.delete(command.collection_id, ids[part], None, None, None, DEFAULT_TENANT, command.database)
-            self._applying.touch(name)
-        self._applying.count(deleted=deleted)
+            rows = self._records.get(
+                *key, ids=command.ids, where=where, where_document=where_document, limit=command.limit
+            )
+            assert rows is not None
+            ids = rows.ids
+        deleted = self._records.delete(*key, ids, lambda: effect.touch(name))
+        effect.deleted += deleted
         return {"deleted": deleted}
 
 
-def _columns(command: _Records, part: slice) -> tuple[Any, Any, Any]:
-    return (
-        command.metadatas[part] if command.metadatas is not None else None,
-        command.documents[part] if command.documents is not None else None,
-        command.uris[part] if command.uris is not None else None,
-    )
+def _batch(command: _Records, embeddings: Float32 | Sequence[Any] | None) -> Batch:
+    return Batch(command.ids, embeddings, command.metadatas, command.documents, command.uris)
 
 
 def _check_columns(command: _Records, embeddings: int) -> None:
     if not all(command.ids):
-        raise ChromaRefusal("Empty ID, ID must have at least one character", status=400)
+        raise failures.empty_id()
     for at, metadata in enumerate(command.metadatas or ()):
         if metadata and any(not key or key.startswith(("#", "$", RESERVED_KEY_PREFIX)) for key in metadata):
-            raise ChromaRefusal(f"Validation error: metadatas: Invalid metadata at index {at}", status=400)
+            raise failures.invalid_metadata(at)
     columns = (command.documents, command.metadatas, command.uris)
     if embeddings != len(command.ids) or any(c is not None and len(c) != len(command.ids) for c in columns):
-        raise ChromaRefusal("Inconsistent number of IDs, embeddings, documents, URIs and metadatas", status=400)
+        raise failures.inconsistent_columns()
 
 
 def _check_dimension(dimension: int | None, got: int) -> None:
     if dimension is not None and dimension != got:
-        raise ChromaRefusal(f"Collection expecting embedding with dimension of {dimension}, got {got}", status=400)
+        raise failures.other_dimension(dimension, got)

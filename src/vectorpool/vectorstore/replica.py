@@ -1,40 +1,40 @@
-"""The local working copy of a vectorstore: a directory, Chroma and the sidecar open on it.
+"""The local working copy of a vectorstore: a directory, the engine and the sidecar open on it.
 
-Everything here blocks and belongs in a worker thread. A replica knows the commit it was built from
-(``position``, ``image``); what it holds beyond that is not committed yet.
+Everything here blocks and belongs in a worker thread. A replica knows the commit it was built from (``position``,
+``image``); everything beyond that is not committed yet.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
+from functools import cache
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
+from vectorpool.answers import SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, Image, Stamps, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.engine import Engine, create_empty, migrate
+from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, NotFound
+from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.vectorstore import compatibility
-from vectorpool.vectorstore.chroma import Chroma
-from vectorpool.vectorstore.collection_ids import find_id, meant, place_of, rewrite_id
-from vectorpool.vectorstore.direct import Direct
-from vectorpool.vectorstore.direct_writes import DirectWriter
-from vectorpool.vectorstore.hnsw_files import is_cut
+from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
+from vectorpool.vectorstore.effect import Effect, HalfApplied
+from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
-from vectorpool.vectorstore.reads import Reader
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
-from vectorpool.vectorstore.writes import Effect, HalfApplied, Writer
+from vectorpool.vectorstore.writer import Writer
 
-# Records of one page of an examination; bounds what it holds in memory.
-_EXAMINED_AT_ONCE = 500
+logger = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -57,8 +57,6 @@ class Replica:
         self.directory = directory
         self.position = position
         self.image = image
-        if is_cut(directory):
-            raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
         self._user_id = user_id
         self._settings = settings
         self._is_written = False
@@ -80,21 +78,25 @@ class Replica:
         sidecar.migrate()
         sidecar.close()
         # Opening migrates. The schema that results is read before the files are opened for use.
-        Chroma(self.directory).close()
+        migrate(self.directory)
         self._schema = read_schema(self.directory)
         return True
 
     def _open(self) -> None:
-        self._chroma = Chroma(self.directory)
-        self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
-        reading = threading.Lock()
-        self._direct = Direct(self.directory, self._chroma.kind, self._settings.exact_bytes, reading)
-        self._direct_writer = DirectWriter(self.directory, self._chroma.rust, reading)
-        self._reader = Reader(self._user_id, self._chroma, self._direct, self._sidecar, self.size_bytes)
-        self._protocol_reader = ProtocolReader(self._user_id, self._chroma, self._direct)
-        self._writer = Writer(
-            self._user_id, self._chroma, self._direct_writer, self._sidecar, self._settings, self.is_new
+        settings = self._settings
+        if self._schema is not None and not self.is_schema_tested and (settings.fast_reads or settings.fast_writes):
+            _tell_untested(self._schema.fingerprint.hex(), installed_version())
+        options = EngineOptions(
+            fast_reads=settings.fast_reads and self.is_schema_tested,
+            fast_writes=settings.fast_writes and self.is_schema_tested,
+            exact_bytes=settings.exact_bytes,
+            write_slice_ms=settings.write_slice_ms,
         )
+        self._engine = Engine(self.directory, options)
+        self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
+        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
+        self._protocol_reader = ProtocolReader(self._user_id, self._engine)
+        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new)
 
     @property
     def stamp(self) -> EngineStamp | None:
@@ -112,6 +114,11 @@ class Replica:
         """Whether the fast paths were tested on the schema of this directory."""
         return self._schema is not None and is_tested(self._schema.fingerprint)
 
+    @property
+    def schema_state(self) -> SchemaState:
+        """The same for the pool's view."""
+        return "tested" if self.is_schema_tested else "untested"
+
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
         return sum(file.size for file in self.image.files.values())
@@ -123,39 +130,41 @@ class Replica:
 
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
-        command = meant(command, self._sidecar)
         try:
-            if isinstance(command, ChromaRead):
-                return self._protocol_reader.read(command)
-            return _encode(self._reader.read(command))
+            body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         except (InternalError, ChromaRefusal) as error:
-            # Chroma says it in many words, so the directory is asked instead.
+            # Chroma says this in many ways, so the directory is looked at instead.
             if self._is_lost():
                 raise BrokenReplica("The working directory was removed while it was open.") from error
             raise
+        assert body is not None, "a read that may wait has an answer"
+        return body
 
     def read_at_once(self, command: Read) -> bytes | None:
         """Return the answer as JSON if that takes no longer than an event loop may wait. Raises VectorpoolError."""
+        return self._read(command, at_once=True)
+
+    def _read(self, command: Read, *, at_once: bool) -> bytes | None:
         if isinstance(command, ChromaRead):
-            return self._protocol_reader.read_directly(command, at_once=True)
-        answer = self._reader.read_directly(command, at_once=True)
+            return self._protocol_reader.read(command, at_once=at_once)
+        answer = self._native_reader.read(command, at_once=at_once)
         return None if answer is None else _encode(answer)
 
     def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 
-        ``collection_id`` is the id that a collection which the command makes shall have, because it was told before;
-        nobody may read meanwhile. If the collection is there already, under another id, the one told becomes its alias.
+        ``collection_id`` is the id that a collection which the command makes must get, because a client was told it
+        before; no read may run meanwhile. If the collection is there under another id, the one told becomes its alias.
         """
         there = self._made_id(command)
-        makes = place_of(command) is not None and there is None
-        # Before, so that no reader keeps what it was told; after, for those who asked while the write was under way.
+        makes = made_by(command) is not None and there is None
+        # Before the write, so that no reader keeps what it knew; after it, for readers that asked meanwhile.
         only_new = isinstance(command, RecordWrite)
-        self._chroma.forget(only_new=only_new)
+        self._engine.catalogue.forget(only_new=only_new)
         try:
-            answer, effect = self._writer.write(meant(command, self._sidecar))
+            answer, effect = self._writer.write(resolve_alias(command, self._sidecar))
         finally:
-            self._chroma.forget(only_new=only_new)
+            self._engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
             self._sidecar.set_alias(collection_id, there)
             effect.touched = True
@@ -170,22 +179,22 @@ class Replica:
 
     def _made_id(self, command: Write) -> str | None:
         """Return the id of the collection that the command makes, or None if it is not there. Raises HalfApplied."""
-        place = place_of(command)
+        key = made_by(command)
         try:
-            return None if place is None else find_id(self._chroma, *place)
+            return None if key is None else self._engine.catalogue.find_id(*key)
         except BrokenReplica as error:
             raise HalfApplied(error) from error
 
     def _give_id(self, made: str, collection_id: str) -> None:
         self.close()
         try:
-            rewrite_id(self.directory, made, collection_id)
+            give_id(self.directory, made, collection_id)
             self._open()
         except BrokenReplica as error:
             raise HalfApplied(error) from error
 
     def capture(self) -> Capture:
-        """Return what differs from the last commit. Nobody may read or write meanwhile.
+        """Return what differs from the last commit. No read or write may run meanwhile.
 
         Raises ReplicaLost if the directory is not the one that was opened: committing what is there instead
         would commit the loss.
@@ -215,53 +224,45 @@ class Replica:
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
-        try:
-            self._examine()
-        except BrokenReplica:
-            raise
-        except (InternalError, NotFound) as error:
-            # No filter and no id of a caller was involved, so it is the files.
-            raise BrokenReplica(f"Chroma cannot read this replica: {error.detail}") from error
-
-    def _examine(self) -> None:
-        for avatar_id in (None, *self._chroma.avatars()):
-            for info in self._chroma.collections(avatar_id):
-                count = self._chroma.count(info)
-                for offset in range(0, count, _EXAMINED_AT_ONCE):
-                    page = self._chroma.get(info, limit=_EXAMINED_AT_ONCE, offset=offset, include=["embeddings"])
-                    if len(page.ids) != min(_EXAMINED_AT_ONCE, count - offset):
-                        raise BrokenReplica(f"A collection counts {count} records and does not return them.")
-                if count and info.dimension is not None:
-                    self._chroma.query(info, np.ones((1, info.dimension), np.float32), 1)
+        self._engine.examine()
 
     def close(self) -> None:
-        """Close Chroma and the sidecar; the directory stays."""
-        self._direct.close()
-        self._direct_writer.close()
+        """Close the engine and the sidecar; the directory stays."""
+        self._engine.close()
         self._sidecar.close()
-        self._chroma.close()
 
     def discard(self) -> None:
-        """Close Chroma and the sidecar and remove the directory."""
+        """Close the engine and the sidecar and remove the directory."""
         self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+@cache
+def _tell_untested(fingerprint: str, version: str) -> None:
+    """Say once in a process, for each schema, why its vectorstores are slower."""
+    logger.warning(
+        "a vectorstore has a schema that this version was not tested with (fingerprint %s, chromadb %s): Chroma itself "
+        "reads and writes it, without the fast paths",
+        fingerprint,
+        version,
+    )
+
+
 class Template:
-    """An empty Chroma directory, made once: a new user's store is a copy of it, not 45 ms of migrations."""
+    """An empty Chroma directory, made once: a new user's store is a copy of it, which saves 45 ms of migrations."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._making = threading.Lock()
 
     def _make(self) -> None:
-        # The first users of an instance come at the same time: one of them makes it, the others wait for it.
+        # The first users of an instance come at the same time: one thread makes it, the others wait.
         with self._making:
             if not self._directory.exists():
                 making = self._directory.with_name(self._directory.name + ".making")
                 shutil.rmtree(making, ignore_errors=True)
                 making.mkdir(parents=True)
-                Chroma(making).close()
+                create_empty(making)
                 making.rename(self._directory)
 
     def learn(self) -> None:

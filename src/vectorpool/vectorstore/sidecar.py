@@ -10,26 +10,33 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import msgspec
 
 from vectorpool.answers import Ingested, LostRecord
+from vectorpool.engine.salvage import Loss
 from vectorpool.vectorstore.sidecar_schema import VERSION, migrate
 
+_COLLECTION_IDS: Final = (
+    ("collection", "id"),
+    ("document", "collection_id"),
+    ("salvage_loss", "collection_id"),
+    ("collection_alias", "collection_id"),
+)
 
-class Loss(msgspec.Struct, frozen=True):
-    """A record that a salvage could not write again, and what is left of it."""
 
-    collection_id: str
-    avatar_id: str | None
-    collection: str
-    record_id: str
-    reason: str
-    time_ms: int
-    document: str | None
-    metadata: dict[str, Any] | None
+def rewrite_collection_id(path: Path, old: str, new: str) -> None:
+    """Give a collection another id in a closed sidecar, if there is one. Raises sqlite3.Error."""
+    if not path.exists():
+        return
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA synchronous=OFF")
+        for table, column in _COLLECTION_IDS:
+            db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, old))
 
 
 class Sidecar:
@@ -166,7 +173,7 @@ class Sidecar:
 
     # --- Losses --------------------------------------------------------------------------------------
 
-    def add_losses(self, losses: list[Loss]) -> int:
+    def add_losses(self, losses: Sequence[Loss]) -> int:
         """Note records that were lost; documents they were chunks of count as changed. Returns their number."""
         db = self._writable()
         with db:

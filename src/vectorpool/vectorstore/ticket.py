@@ -5,7 +5,7 @@ from __future__ import annotations
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
 from vectorpool.errors import CommitConflict, StoreUnavailable, VectorpoolError
-from vectorpool.vectorstore.writes import Effect
+from vectorpool.vectorstore.effect import Effect
 
 # How often a commit may lose its number before its callers are told; each time another writer got on.
 MAX_REBASES = 12

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from vectorpool.commands import Vectors
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.rows import Float32
 from vectorpool.errors import DimensionMismatch, EmbedderMismatch, InvalidEmbedding
-from vectorpool.vectorstore.chroma import CollectionInfo, Float32
 from vectorpool.vectorstore.sidecar import Sidecar
 
 
@@ -18,6 +19,16 @@ def as_array(vectors: Vectors) -> Float32:
     if not np.isfinite(array).all():
         raise InvalidEmbedding("An embedding holds NaN or an infinite number. Send finite numbers only.")
     return array
+
+
+def rows_of(vectors: Vectors) -> Float32:
+    """Return the embeddings of a call of Chroma's protocol as float32[count, dimension], unchecked.
+
+    An embedding without a number gives float32[1, 0], and no embedding gives float32[0, dimension].
+    """
+    if vectors.dimension == 0:
+        return np.empty((1, 0), np.float32)
+    return np.frombuffer(vectors.data, "<f4").reshape(-1, vectors.dimension)
 
 
 def check_vectors(info: CollectionInfo, sidecar: Sidecar, vectors: Vectors) -> Float32:

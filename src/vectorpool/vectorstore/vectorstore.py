@@ -22,7 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from vectorpool.answers import Answer
+from vectorpool.answers import Answer, SchemaState
 from vectorpool.commands import Read, Reading
 from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
@@ -31,6 +31,7 @@ from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, User
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
+from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
@@ -43,7 +44,6 @@ from vectorpool.vectorstore.ticket import (
     too_many_conflicts,
     unconfirmed,
 )
-from vectorpool.vectorstore.writes import HalfApplied
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ class Vectorstore:
     def is_absent(self) -> bool:
         """Whether nothing is stored for the user (there may be an empty replica to write into)."""
         return self._absent and not self._uncommitted
+
+    @property
+    def schema_state(self) -> SchemaState | None:
+        """Whether the fast paths were tested on the schema of the open replica; None if none is open."""
+        return self._replica.schema_state if self._replica is not None else None
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""

@@ -32,9 +32,9 @@ from vectorpool.names import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
-from vectorpool.vectorstore.writes import Effect
 
 BYTE_SCALE = 4
 PAGE_BYTES = 4096

@@ -1,8 +1,8 @@
 """A flat index: the vectors of one collection as one matrix, asked by comparing a query with every row.
 
 For collections of up to some thousand records this is both exact and several times quicker than a call of Chroma,
-which spends most of its time around its index and not in it. The matrix holds what Chroma's index holds: the HNSW files
-as they were last persisted, and the queue's operations since then, applied in order.
+which spends most of its time around its index and not in it. The matrix holds what Chroma's index holds: the index
+files as they were last persisted, and the operations of the queue since then, applied in order.
 
 Distances are Chroma's: squared Euclidean for ``l2``, 1 - cosine for ``cosine``, 1 - inner product for ``ip``.
 """
@@ -10,12 +10,13 @@ Distances are Chroma's: squared Euclidean for ``l2``, 1 - cosine for ``cosine``,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from vectorpool.engine.rows import Float32
+from vectorpool.engine.tables import Operation
 
 # hnswlib divides by the norm plus this, so that a vector of zeros stays one.
 _TINY: Final = np.float32(1e-30)
@@ -25,7 +26,7 @@ _SMALLEST: Final = 16
 
 
 class FlatIndex:
-    """Vectors by record id. Belongs to whoever holds the lock of its reader."""
+    """Vectors by record id. Only the holder of its reader's lock may use it."""
 
     def __init__(self, space: str, dimension: int) -> None:
         self.space = space
@@ -130,26 +131,18 @@ def unit(vector: Float32) -> Float32:
 
 
 def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:
-    """Apply queued operations: (kind, record id, vector, encoding). Return False if one cannot be made sense of."""
+    """Apply queued operations: (kind, record id, vector, encoding). Return False if one cannot be interpreted."""
     for kind, record_id, vector, encoding in operations:
-        if kind == DELETE:
+        if kind == Operation.DELETE:
             index.remove(record_id)
             continue
-        if (kind == ADD and record_id in index) or (kind == UPDATE and record_id not in index):
+        if (kind == Operation.ADD and record_id in index) or (kind == Operation.UPDATE and record_id not in index):
             continue
         if vector is None:
-            if kind != UPDATE:
+            if kind != Operation.UPDATE:
                 return False
             continue
         if encoding != "FLOAT32" or len(vector) != 4 * index.dimension:
             return False
         index.put(record_id, np.frombuffer(vector, "<f4"))
     return True
-
-
-# The kinds of operations in Chroma's queue; the fourth, an upsert, always takes effect.
-ADD: Final = 0
-UPDATE: Final = 1
-DELETE: Final = 3
-
-Elements = NDArray[Any]

@@ -1,14 +1,14 @@
-"""Threads whose flushes to disk do nothing: those that Chroma writes in, because a replica is a cache.
+"""Threads that skip fsync: the threads in which Chroma writes, because a replica is a cache.
 
-SQLite flushes several times in each transaction so that its file survives a power cut. A replica need not: the log is
-the truth, and what a killed instance leaves behind is never opened. But each flush waits for the disk, inside a write
-that holds the interpreter lock. Measured, a one-record upsert on a disk that others use too: 6.7 to 9.9 ms with
-flushes, 5.5 of them CPU time; 2.8 to 3.3 without, nearly all of it CPU time.
+SQLite calls fsync several times in each transaction so that its file survives a power cut. A replica need not survive
+one: the log is the truth, and a directory that a killed instance left behind is never opened. Each call waits for the
+disk, inside a write that holds the interpreter lock. Measured, a one-record upsert on a shared disk: 6.7 to 9.9 ms with
+fsync, 5.5 of them CPU time; 2.8 to 3.3 ms without, nearly all of it CPU time.
 
 Chroma has no setting for it. So the kernel is told, thread by thread, to answer ``fsync`` and ``fdatasync`` with
 success and do nothing (a seccomp filter, see prctl(2) and seccomp(2)). Threads that such a thread starts, as Chroma's
-do, inherit it; no other thread of the process does, so the store's own flushes (``store_fsync``) stay what they are.
-Where the kernel or a container's policy does not let us, flushes stay and writes are slower.
+are, inherit the filter; no other thread of the process does, so the store's own fsync (``store_fsync``) stays.
+Where the kernel or a container's policy refuses the filter, fsync stays and writes are slower.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class _Program(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
 
 
-def skip_flushes() -> bool:
-    """Let flushes of this thread, and of those that it starts from now on, do nothing; return whether they do.
+def skip_fsync() -> bool:
+    """Skip fsync in this thread, and in the threads that it starts from now on; return whether it is skipped.
 
     There is no way back for the thread.
     """
@@ -67,6 +67,6 @@ def skip_flushes() -> bool:
         return False
     # Without the first, only a privileged process may set a filter.
     if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0):
-        logger.debug("flushes of replicas stay, the kernel does not let them be skipped: error %d", ctypes.get_errno())
+        logger.debug("replicas are written with fsync, the kernel refuses to skip it: error %d", ctypes.get_errno())
         return False
     return True

@@ -1,4 +1,4 @@
-"""Writes that go round Chroma: every table is what Chroma would have left, and Chroma goes on from there."""
+"""Fast writes: every table is what Chroma would have left, and Chroma goes on from there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
-from vectorpool.vectorstore.bindings import PAUSE
-from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
-from vectorpool.vectorstore.direct import Direct
-from vectorpool.vectorstore.direct_writes import UPSERT, DirectWriter
-from vectorpool.vectorstore.flat_index import ADD
+from tests.support.numbers import assert_close, largest_term
+from tests.support.plain_chroma import PlainChroma
+from vectorpool.engine.bindings import FAST_WRITE_PAUSE
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.fast_reads import FastReader
+from vectorpool.engine.fast_writes import FastWriter
+from vectorpool.engine.rows import Batch
+from vectorpool.engine.tables import Operation
+from vectorpool.names import CHROMA_DATABASE_FILE
 
 DIMENSION = 4
+LARGEST = 100
 DATABASE = "default_database"
 # Row ids of metadata follow the order of a hash map in Chroma, and times are times; of the full-text index, its words.
 TABLES = {
@@ -52,24 +56,24 @@ class Twins:
     """Two directories with the same content and ids: one is written directly where that is possible, one by Chroma."""
 
     def __init__(self, root: Path, space: str = "l2", threshold: int = 1000) -> None:
-        self.threshold = threshold
+        self.space, self.threshold = space, threshold
         self.ours, self.theirs = root / "ours", root / "theirs"
         self.ours.mkdir()
-        chroma = Chroma(self.ours)
+        chroma = PlainChroma(self.ours)
         hnsw = {"space": space, "sync_threshold": threshold, "batch_size": min(threshold, 100)}
-        self.info = chroma.create_collection(None, "notes", None, hnsw)
-        self.other = chroma.create_collection(None, "other", None, hnsw)
+        self.info = chroma.create("notes", hnsw)
+        self.other = chroma.create("other", hnsw)
         chroma.close()
         shutil.copytree(self.ours, self.theirs)
-        self.direct = 0
-        self.reading = threading.Lock()
+        self.fast = 0
+        self.files = threading.Lock()
         self.open()
 
     def open(self) -> None:
         """Open both."""
-        self.chroma, self.twin = Chroma(self.ours), Chroma(self.theirs)
-        self.writer = DirectWriter(self.ours, self.chroma.rust, self.reading)
-        self.reader = Direct(self.ours, self.chroma.kind, 1024**2, self.reading)
+        self.chroma, self.twin = PlainChroma(self.ours), PlainChroma(self.theirs)
+        self.writer = FastWriter(self.ours, self.chroma.client, self.files)
+        self.reader = FastReader(self.ours, self.chroma.catalogue.known_by_id, 1024**2, self.files)
 
     def close(self) -> None:
         """Close both."""
@@ -78,24 +82,23 @@ class Twins:
         self.chroma.close()
         self.twin.close()
 
-    def put(self, kind: int, info: CollectionInfo, ids: Any, array: Any, *columns: Any) -> bool:
-        """Write to both, to one directly if that may be; return whether it was."""
+    def put(self, operation: Operation, info: CollectionInfo, ids: Any, array: Any, *columns: Any) -> bool:
+        """Write to both, to one by the fast path if that may be; return whether it was."""
 
-        def call(chroma: Chroma) -> None:
-            if kind == ADD:
-                chroma.rust.add(ids, info.id, array, *columns, DEFAULT_TENANT, DATABASE)
-            else:
-                chroma.rust.upsert(info.id, ids, array, *columns, DEFAULT_TENANT, DATABASE)
+        def call(chroma: PlainChroma) -> None:
+            write = chroma.add if operation is Operation.ADD else chroma.upsert
+            write(info, ids, array, *columns)
 
+        batch = Batch(ids, array, *columns)
         try:
             call(self.twin)
         except TypeError:
             # An addition of None, for one.
-            assert not self.writer.put(kind, (info.id, DATABASE), ids, array, *columns)
+            assert not self.writer.put(operation, info.id, DATABASE, batch)
             return False
-        done = self.writer.put(kind, (info.id, DATABASE), ids, array, *columns)
+        done = self.writer.put(operation, info.id, DATABASE, batch)
         if done:
-            self.direct += 1
+            self.fast += 1
         else:
             call(self.chroma)
         return done
@@ -118,6 +121,7 @@ class Twins:
             assert read in (everything, None)
             assert self.chroma.get(info, include=include) == everything
             if count:
+                largest = largest_term(self.space, probe, LARGEST)
                 nearest = self.reader.query(info.id, DATABASE, np.array([probe], "<f4"), count, ["distances"])
                 found = [
                     chroma.query(info, np.array([probe], "<f4"), count, include=["distances", "embeddings"])[0]
@@ -130,15 +134,15 @@ class Twins:
                 # Chroma rounds the last digit by where it has a vector from, its index or its queue.
                 assert rows[0].keys() == rows[1].keys()
                 for record_id, (distance, vector) in rows[0].items():
-                    np.testing.assert_allclose(distance, rows[1][record_id][0], rtol=1e-5, atol=1e-6)
-                    np.testing.assert_allclose(vector, rows[1][record_id][1], rtol=1e-5, atol=1e-6)
+                    assert_close(distance, rows[1][record_id][0], largest)
+                    assert_close(vector, rows[1][record_id][1])
                 assert nearest is not None and nearest[0].distances is not None
                 near = {i: rows[1][i][0] for i in nearest[0].ids}
-                np.testing.assert_allclose(nearest[0].distances, list(near.values()), rtol=1e-5, atol=1e-5)
+                assert_close(nearest[0].distances, list(near.values()), largest)
                 assert near.keys() == rows[1].keys()
 
 
-NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
+NUMBERS = st.floats(-LARGEST, LARGEST, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
 VECTORS = st.lists(NUMBERS, min_size=DIMENSION, max_size=DIMENSION)
 IDS = st.sampled_from([f"id-{n}" for n in range(8)] + ["ключ", "a'b", " "])
 PLAIN = st.one_of(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.text("xyé%'\"", max_size=5), NUMBERS)
@@ -165,11 +169,11 @@ FIRST = [(f"id-{n}", {"a": value, "b": value}) for n, value in enumerate([1, 1.5
 
 
 def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list[float]) -> int:
-    """Compare the twins after every step; return how many writes went round Chroma."""
+    """Compare the twins after every step; return how many writes were fast."""
     twins = Twins(root, space, threshold)
     for record_id, metadata in FIRST:
         for info in (twins.info, twins.other):
-            twins.put(UPSERT, info, [record_id], np.ones((1, DIMENSION), "<f4"), [metadata], None, None)
+            twins.put(Operation.UPSERT, info, [record_id], np.ones((1, DIMENSION), "<f4"), [metadata], None, None)
     for step, value in steps:
         if step == "reopen":
             twins.close()
@@ -180,13 +184,13 @@ def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list
         else:
             ids, vectors, metadatas, documents, uris = map(list, zip(*value, strict=True))
             info = twins.other if step == "other" else twins.info
-            kind = ADD if step == "add" else UPSERT
+            kind = Operation.ADD if step == "add" else Operation.UPSERT
             # As if the last comparison, which asked Chroma, had been long ago.
-            twins.chroma.rust._pause = 0
+            twins.chroma.client._pause = 0
             twins.put(kind, info, ids, np.array(vectors, "<f4"), metadatas, documents, uris)
         twins.assert_same(probe)
     twins.close()
-    return twins.direct
+    return twins.fast
 
 
 def test_the_tables_are_chromas(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -206,7 +210,7 @@ def test_the_tables_are_chromas(tmp_path_factory: pytest.TempPathFactory) -> Non
 @pytest.fixture
 def twins(tmp_path: Path) -> Any:
     made = Twins(tmp_path, threshold=20)
-    made.put(UPSERT, made.info, ["a"], np.ones((1, DIMENSION), "<f4"), [{"n": 1}], ["text"], None)
+    made.put(Operation.UPSERT, made.info, ["a"], np.ones((1, DIMENSION), "<f4"), [{"n": 1}], ["text"], None)
     yield made
     made.close()
 
@@ -219,7 +223,7 @@ def row(*numbers: float) -> Any:
 def test_the_index_is_written_all_the_same(twins: Twins) -> None:
     """Of 60 lone upserts none goes through Chroma; at each threshold it takes the queue into its files."""
     for n in range(60):
-        assert twins.put(UPSERT, twins.info, [f"r{n}"], row(n, 1, 2, 3), [{"n": n}], [f"text {n}"], None)
+        assert twins.put(Operation.UPSERT, twins.info, [f"r{n}"], row(n, 1, 2, 3), [{"n": n}], [f"text {n}"], None)
         queued = sqlite3.connect(twins.ours / CHROMA_DATABASE_FILE).execute("SELECT COUNT(*) FROM embeddings_queue")
         assert queued.fetchone()[0] <= 20 + 1
     assert next(twins.ours.glob("*/data_level0.bin")).stat().st_size > 0
@@ -245,21 +249,24 @@ def test_the_index_is_written_all_the_same(twins: Twins) -> None:
 def test_what_is_not_plain_is_left_to_chroma(twins: Twins, columns: Any) -> None:
     """Lists, None, unknown keys and types, and what has no place in the file: nothing is written."""
     before = tables(twins.ours)
-    assert not twins.writer.put(UPSERT, (twins.info.id, DATABASE), ["x"], row(1, 2, 3, 4), *columns)
+    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4), *columns))
     assert tables(twins.ours) == before
 
 
 def test_nothing_is_written_where_chroma_would_refuse(twins: Twins) -> None:
     """Another dimension, an id that comes twice, NaN, an empty id, an unknown collection or database."""
-    before, place = tables(twins.ours), (twins.info.id, DATABASE)
-    none = (None, None, None)
+    before = tables(twins.ours)
     two = np.ones((2, DIMENSION), "<f4")
-    assert not twins.writer.put(UPSERT, place, ["x"], row(1, 2), *none)
-    assert not twins.writer.put(UPSERT, place, ["x", "x"], two, *none)
-    assert not twins.writer.put(UPSERT, place, ["x"], row(1, 2, float("nan"), 4), *none)
-    assert not twins.writer.put(UPSERT, place, [""], row(1, 2, 3, 4), *none)
-    assert not twins.writer.put(UPSERT, (twins.info.id, "elsewhere"), ["x"], row(1, 2, 3, 4), *none)
-    assert not twins.writer.put(UPSERT, ("00000000-0000-0000-0000-000000000000", DATABASE), ["x"], two[:1], *none)
+
+    def put(ids: list[str], array: Any, collection_id: str = twins.info.id, database: str = DATABASE) -> bool:
+        return twins.writer.put(Operation.UPSERT, collection_id, database, Batch(ids, array))
+
+    assert not put(["x"], row(1, 2))
+    assert not put(["x", "x"], two)
+    assert not put(["x"], row(1, 2, float("nan"), 4))
+    assert not put([""], row(1, 2, 3, 4))
+    assert not put(["x"], row(1, 2, 3, 4), database="elsewhere")
+    assert not put(["x"], two[:1], collection_id="00000000-0000-0000-0000-000000000000")
     assert tables(twins.ours) == before
 
 
@@ -267,52 +274,53 @@ def test_a_slice_that_stops_half_way_leaves_nothing(twins: Twins) -> None:
     """If the last record of a call is not plain, the first ones are not written either."""
     before = tables(twins.ours)
     metadatas = [{"n": 1}, {"n": 2}, {"unknown": 3}]
-    put = twins.writer.put(
-        UPSERT, (twins.info.id, DATABASE), ["x", "y", "z"], np.ones((3, DIMENSION), "<f4"), metadatas, None, None
-    )
-    assert not put and tables(twins.ours) == before
-    assert twins.put(UPSERT, twins.info, ["x"], row(1, 2, 3, 4), [{"n": 1}], None, None)
+    batch = Batch(["x", "y", "z"], np.ones((3, DIMENSION), "<f4"), metadatas)
+    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, batch) and tables(twins.ours) == before
+    assert twins.put(Operation.UPSERT, twins.info, ["x"], row(1, 2, 3, 4), [{"n": 1}], None, None)
     twins.assert_same([1, 2, 3, 4])
 
 
 def test_readers_are_waited_for_and_not_for_ever(twins: Twins) -> None:
     """While somebody reads, directly or through Chroma, the write is left to Chroma; afterwards it is not."""
-    with twins.reading:
-        assert not twins.put(UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
-    with twins.chroma.rust.alone(0.0) as is_alone:
-        assert is_alone
+    with twins.files:
+        assert not twins.put(Operation.UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
+    with twins.chroma.client.exclusive(0.0) as is_granted:
+        assert is_granted
         asked = threading.Thread(target=twins.chroma.count, args=(twins.info,))
         asked.start()
         asked.join(0.1)
         assert asked.is_alive()
     asked.join()
-    assert twins.put(UPSERT, twins.info, ["c"], row(1, 2, 3, 4), None, None, None)
+    assert twins.put(Operation.UPSERT, twins.info, ["c"], row(1, 2, 3, 4), None, None, None)
     twins.assert_same([1, 2, 3, 4])
 
 
 def test_writes_go_through_chroma_for_a_while_after_it_had_to_be_asked(twins: Twins) -> None:
     """A query that only Chroma answers costs a new client once, not after every write."""
-    assert twins.put(UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
-    before = twins.chroma.rust._client
+    assert twins.put(Operation.UPSERT, twins.info, ["b"], row(1, 2, 3, 4), None, None, None)
+    before = twins.chroma.client._client
     twins.chroma.query(twins.info, row(1, 2, 3, 4), 1)
-    client = twins.chroma.rust._client
+    client = twins.chroma.client._client
     assert client is not before
     for n in range(3):
-        assert not twins.put(UPSERT, twins.info, [f"c{n}"], row(1, 2, 3, 4), None, None, None)
+        assert not twins.put(Operation.UPSERT, twins.info, [f"c{n}"], row(1, 2, 3, 4), None, None, None)
         twins.chroma.query(twins.info, row(1, 2, 3, 4), 1)
-    assert twins.chroma.rust._client is client
-    done = [twins.put(UPSERT, twins.info, ["d"], row(n, 2, 3, 4), None, None, None) for n in range(PAUSE + 1)]
-    assert not any(done[:PAUSE]) and done[PAUSE]
+    assert twins.chroma.client._client is client
+    done = [
+        twins.put(Operation.UPSERT, twins.info, ["d"], row(n, 2, 3, 4), None, None, None)
+        for n in range(FAST_WRITE_PAUSE + 1)
+    ]
+    assert not any(done[:FAST_WRITE_PAUSE]) and done[FAST_WRITE_PAUSE]
     twins.assert_same([1, 2, 3, 4])
 
 
 def test_both_copies_of_sqlite_fold_letters_alike(tmp_path: Path) -> None:
     """Every character there is gives the same words in the full-text index, whichever copy wrote it."""
     twins = Twins(tmp_path)
-    twins.put(UPSERT, twins.info, ["first"], row(1, 2, 3, 4), None, None, None)
+    twins.put(Operation.UPSERT, twins.info, ["first"], row(1, 2, 3, 4), None, None, None)
     letters = [chr(n) for n in range(1, 0x110000) if not 0xD800 <= n < 0xE000]
     texts = ["".join(f"{c}{c}{c} " for c in letters[at : at + 4096]) for at in range(0, len(letters), 4096)]
     ids = [f"t{n}" for n in range(len(texts))]
-    assert twins.put(UPSERT, twins.info, ids, np.ones((len(ids), DIMENSION), "<f4"), None, texts, None)
+    assert twins.put(Operation.UPSERT, twins.info, ids, np.ones((len(ids), DIMENSION), "<f4"), None, texts, None)
     assert tables(twins.ours) == tables(twins.theirs)
     twins.close()

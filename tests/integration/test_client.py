@@ -1,4 +1,4 @@
-"""One directory and more collections than a client of Chroma may hold: what the bindings' face does about it."""
+"""One directory and more collections than a client of Chroma may hold: what the client does about it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.plain_chroma import PlainChroma
+from vectorpool.engine import bindings
+from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.errors import BrokenReplica
-from vectorpool.vectorstore import bindings
-from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
 
-Filled = tuple[Chroma, list[CollectionInfo]]
+Filled = tuple[PlainChroma, list[CollectionInfo]]
 
 
 @pytest.fixture
 def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Filled:
     """A directory with three times as many collections as its client may hold."""
     monkeypatch.setattr(bindings, "MAX_COLLECTIONS", 3)
-    chroma = Chroma(tmp_path)
+    chroma = PlainChroma(tmp_path)
     infos = []
     for number in range(9):
-        info = chroma.create_collection(None, f"n-{number}", None, {"sync_threshold": 1000})
+        info = chroma.create(f"n-{number}", {"sync_threshold": 1000})
         chroma.upsert(info, ["a", "b"], np.eye(2, 3, dtype=np.float32), None, None, None)
-        infos.append(chroma.collection(None, info.name))
+        infos.append(chroma.collection(info.name))
     return chroma, infos
 
 

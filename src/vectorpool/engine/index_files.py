@@ -1,4 +1,4 @@
-"""The files of one HNSW index as Chroma leaves them on disk, read without Chroma and without trusting them.
+"""The files of one HNSW index as Chroma leaves them on disk, read without Chroma and verified.
 
     index_metadata.pickle  which label an id has; a dictionary, or an object of Chroma's older versions
     data_level0.bin        elements of one size: links (u32 count and flags, u32[2 M]), float32[dimension], u64 label
@@ -22,7 +22,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from vectorpool.engine.rows import Float32
 
 MAX_METADATA_BYTES: Final = 1024**3
 _HEADER: Final = struct.Struct("<i6QiIQQQdQ")
@@ -133,7 +133,7 @@ def is_cut(directory: Path) -> bool:
     return False
 
 
-class HnswFiles:
+class IndexFiles:
     """The vectors of one index by record id. ``dimension`` and ``max_neighbors`` are the collection's."""
 
     def __init__(self, directory: Path, *, dimension: int, max_neighbors: int, cosine: bool) -> None:

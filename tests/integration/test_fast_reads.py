@@ -1,4 +1,4 @@
-"""Reads that go round Chroma, beside Chroma itself on the same open directory: random histories, field by field."""
+"""Fast reads, beside Chroma itself on the same open directory: random histories, field by field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.numbers import assert_close, largest_term
+from tests.support.plain_chroma import PlainChroma
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.fast_reads import FastReader
+from vectorpool.engine.rows import Rows
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
-from vectorpool.vectorstore.direct import Direct
-from vectorpool.vectorstore.rows import Rows
 
 DIMENSION = 4
+LARGEST = 100
 INCLUDE = ("documents", "metadatas", "uris", "distances")
 MIB = 1024**2
 
@@ -26,38 +29,42 @@ class Both:
     """One open directory, asked both ways."""
 
     def __init__(self, directory: Path, max_bytes: int = MIB) -> None:
-        self.directory = directory
+        self.fastory = directory
         self.max_bytes = max_bytes
         self.open()
 
     def open(self) -> None:
         """Open it."""
-        self.chroma = Chroma(self.directory)
-        self.direct = Direct(self.directory, self.chroma.kind, self.max_bytes)
+        self.chroma = PlainChroma(self.fastory)
+        self.fast = self.reader()
+
+    def reader(self) -> FastReader:
+        """Return another reader of the directory."""
+        return FastReader(self.fastory, self.chroma.catalogue.known_by_id, self.max_bytes, threading.Lock())
 
     def close(self) -> None:
         """Close it."""
-        self.direct.close()
+        self.fast.close()
         self.chroma.close()
 
     def create(self, name: str, space: str = "l2", threshold: int = 1000) -> CollectionInfo:
         """Create a collection."""
         hnsw = {"space": space, "sync_threshold": threshold, "batch_size": min(threshold, 100)}
-        return self.chroma.create_collection(None, name, None, hnsw)
+        return self.chroma.create(name, hnsw)
 
     def query(self, info: CollectionInfo, vector: list[float], limit: int = 5) -> Rows | None:
-        """Ask directly."""
-        found = self.direct.query(info.id, "default_database", np.array([vector], "<f4"), limit, INCLUDE)
+        """Ask the fast path."""
+        found = self.fast.query(info.id, "default_database", np.array([vector], "<f4"), limit, INCLUDE)
         return None if found is None else found[0]
 
     def count(self, info: CollectionInfo) -> int | None:
-        """Ask directly."""
-        return self.direct.count(info.id, "default_database")
+        """Ask the fast path."""
+        return self.fast.count(info.id, "default_database")
 
     def get(self, info: CollectionInfo, **asked: Any) -> Rows | None:
-        """Ask directly."""
+        """Ask the fast path."""
         asked = {"ids": None, "limit": None, "offset": 0, "include": INCLUDE[:3], **asked}
-        return self.direct.get(info.id, "default_database", **asked)
+        return self.fast.get(info.id, "default_database", **asked)
 
 
 @pytest.fixture
@@ -75,7 +82,7 @@ def rows(*numbers: float) -> Any:
 def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
     """Compare everything that is answered directly with what Chroma answers."""
     count = both.chroma.count(info)
-    if both.chroma.collection(None, info.name).dimension is None and both.count(info) is None:
+    if both.chroma.collection(info.name).dimension is None and both.count(info) is None:
         # A deletion from a collection that never had a record stays in the queue, which is a doubt.
         return
     assert both.count(info) == count
@@ -88,10 +95,11 @@ def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
     if everything.ids:
         theirs = both.chroma.query(info, np.array([probe], "<f4"), count + 1, include=INCLUDE)[0]
         assert ours is not None and ours.distances is not None and theirs.distances is not None
-        np.testing.assert_allclose(ours.distances, theirs.distances, rtol=1e-5, atol=1e-5)
+        largest = largest_term(info.space, probe, LARGEST)
+        assert_close(ours.distances, theirs.distances, largest)
         by_id = dict(zip(ours.ids, ours.distances, strict=True))
         assert by_id.keys() == set(theirs.ids)
-        np.testing.assert_allclose([by_id[i] for i in theirs.ids], theirs.distances, rtol=1e-5, atol=1e-5)
+        assert_close([by_id[i] for i in theirs.ids], theirs.distances, largest)
         at = {record_id: row for row, record_id in enumerate(theirs.ids)}
         for column in ("documents", "metadatas", "uris"):
             values = getattr(theirs, column)
@@ -100,7 +108,7 @@ def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
         assert ours.ids == []
 
 
-NUMBERS = st.floats(-100, 100, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
+NUMBERS = st.floats(-LARGEST, LARGEST, width=32, allow_subnormal=False).map(lambda x: round(x, 3))
 VECTORS = st.lists(NUMBERS, min_size=DIMENSION, max_size=DIMENSION)
 IDS = st.sampled_from([f"id-{n}" for n in range(12)] + ["ключ", "a'b", " "])
 VALUES = st.one_of(
@@ -174,9 +182,9 @@ def test_what_is_not_plain_is_left_to_chroma(both: Both) -> None:
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
     assert both.query(info, rows(1)[0].tolist()) is not None
     assert both.query(info, [1.0, 2.0]) is None
-    assert both.direct.query(info.id, "default_database", rows(1), 1, ("embeddings",)) is None
-    assert both.direct.query(info.id, "elsewhere", rows(1), 1, INCLUDE) is None
-    assert both.direct.count("00000000-0000-0000-0000-000000000000", "default_database") is None
+    assert both.fast.query(info.id, "default_database", rows(1), 1, ("embeddings",)) is None
+    assert both.fast.query(info.id, "elsewhere", rows(1), 1, INCLUDE) is None
+    assert both.fast.count("00000000-0000-0000-0000-000000000000", "default_database") is None
     assert both.get(info, ids=[]) is None
     assert both.get(info, ids=[str(n) for n in range(2000)]) is None
     assert both.get(info, offset=2**70) is None
@@ -187,7 +195,7 @@ def test_a_deleted_collection_is_not_remembered(both: Both) -> None:
     info = both.create("notes")
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
     assert both.query(info, rows(1)[0].tolist()) is not None
-    both.chroma.delete_collection(None, "notes")
+    both.chroma.delete_collection("notes")
     assert both.query(info, rows(1)[0].tolist()) is None and both.count(info) is None
     again = both.create("notes")
     assert both.count(again) == 0 and both.count(info) is None
@@ -209,7 +217,7 @@ def test_a_journal_beside_the_file_is_a_doubt(both: Both) -> None:
     """While a transaction is writing, nothing is answered; afterwards it is."""
     info = both.create("notes")
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
-    journal = both.directory / (CHROMA_DATABASE_FILE + "-journal")
+    journal = both.fastory / (CHROMA_DATABASE_FILE + "-journal")
     journal.write_bytes(b"")
     assert both.count(info) is None and both.query(info, rows(1)[0].tolist()) is None
     journal.unlink()
@@ -221,7 +229,7 @@ def test_a_file_that_changes_during_a_read_is_a_doubt(both: Both, monkeypatch: p
     info = both.create("notes", threshold=3)
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
     assert both.count(info) == 1
-    plain, said = both.direct._rows, []
+    plain, said = both.fast._rows, []
 
     def write_meanwhile(*arguments: Any) -> Rows:
         if not said:
@@ -229,7 +237,7 @@ def test_a_file_that_changes_during_a_read_is_a_doubt(both: Both, monkeypatch: p
             both.chroma.upsert(info, ["b", "c", "d"], rows(2, 3, 4), None, None, None)
         return plain(*arguments)
 
-    monkeypatch.setattr(both.direct, "_rows", write_meanwhile)
+    monkeypatch.setattr(both.fast, "_rows", write_meanwhile)
     assert both.query(info, rows(1)[0].tolist()) is None
     assert said
     assert_same(both, info, rows(1)[0].tolist())
@@ -239,10 +247,10 @@ def test_a_damaged_index_is_left_to_chroma(both: Both) -> None:
     """Files that do not have a vector for every record are not answered from."""
     info = both.create("notes", threshold=3)
     both.chroma.upsert(info, ["a", "b", "c", "d"], rows(1, 2, 3, 4), None, None, None)
-    labels = next(both.directory.glob("*/index_metadata.pickle"))
+    labels = next(both.fastory.glob("*/index_metadata.pickle"))
     labels.write_bytes(b"no pickle")
-    both.direct.close()
-    both.direct = Direct(both.directory, both.chroma.kind, MIB)
+    both.fast.close()
+    both.fast = both.reader()
     assert both.query(info, rows(1)[0].tolist()) is None
     assert both.count(info) == 4
 
@@ -289,9 +297,9 @@ def test_closing_gives_the_descriptors_back(both: Both) -> None:
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
     before = _open_files()
     for _ in range(5):
-        direct = Direct(both.directory, both.chroma.kind, MIB)
-        assert direct.count(info.id, "default_database") == 1
-        direct.close()
-        direct.close()
-        assert direct.count(info.id, "default_database") is None
+        fast = both.reader()
+        assert fast.count(info.id, "default_database") == 1
+        fast.close()
+        fast.close()
+        assert fast.count(info.id, "default_database") is None
     assert _open_files() == before

@@ -1,47 +1,55 @@
-"""Salvage: what a wedged Chroma directory still holds, written into a fresh one.
+"""Salvage: the records of a directory that Chroma cannot use, written into a fresh directory.
 
-Chroma is not asked about the wedged directory. Its SQLite file says which collections and records there are; the
-queue in it has the newest vectors, the HNSW files the older ones. The catalogue (databases, collections, segments)
-is copied row by row, so that every id that a client may hold stays; records are inserted through Chroma, so that
-every index is made anew. Nothing is written to the wedged directory.
+Chroma is not asked about the broken directory. Its SQLite file says which collections and records there are; the queue
+in it has the newest vectors, the index files have the older ones. The catalogue (databases, collections, segments) is
+copied row by row, so that every id that a client may hold stays valid. Records are inserted through Chroma, so that
+every index is built again. Nothing is written to the broken directory.
 
-What is lost: a record whose vector is in no file any more. Chroma cannot hold a record without a vector, so its
-document and metadata go into the list of losses, in the sidecar, and a document that it was a chunk of is marked as
-changed, so that the next ingest embeds it again. A vector that the HNSW files have in an older version than SQLite
-believes cannot be told from the right one; nothing in the files says which it is.
+A record is lost if its vector is in no file any more: Chroma cannot hold a record without a vector. Its text and its
+metadata are reported as a ``Loss``. A vector of which the index files have an older version than SQLite expects cannot
+be told from the right one, because nothing in the files says which it is.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from vectorpool.engine.bindings import Client
+from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.index_files import IndexFiles
+from vectorpool.engine.pace import YIELD_S
+from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import (
+    DOCUMENT_KEY,
+    METADATA_SCOPE,
+    OF_COLLECTION,
+    OWN_KEYS,
+    URI_KEY,
+    VALUE_COLUMNS,
+    VECTOR_SCOPE,
+    Operation,
+    has_table,
+    position_of,
+    segments_of,
+    value_of,
+)
 from vectorpool.errors import BrokenReplica
-from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
-from vectorpool.vectorstore.chroma import Chroma, CollectionInfo
-from vectorpool.vectorstore.hnsw_files import HnswFiles
-from vectorpool.vectorstore.sidecar import Loss, Sidecar
+from vectorpool.names import CHROMA_DATABASE_FILE
 
-Float32 = NDArray[np.float32]
 logger = logging.getLogger(__name__)
 
 # Parents first.
 _CATALOGUE: Final = ("tenants", "databases", "collections", "collection_metadata", "segments", "segment_metadata")
-_DOCUMENT: Final = "chroma:document"
-_URI: Final = "chroma:uri"
 _SLICE: Final = 64
-_TURN_S: Final = 0.0005
-_ADD, _UPDATE, _UPSERT, _DELETE = range(4)
 
 NO_VECTOR: Final = "its vector is in no file any more; Chroma holds no record without one"
 OTHER_DIMENSION: Final = "its vector has another dimension than its collection"
@@ -53,6 +61,23 @@ class SalvageReport(msgspec.Struct):
     salvaged: int = 0
     lost: int = 0
     collections: list[str] = []
+
+
+class Loss(msgspec.Struct, frozen=True):
+    """A record that a salvage could not write again, and what is left of it."""
+
+    collection_id: str
+    avatar_id: str | None
+    collection: str
+    record_id: str
+    reason: str
+    time_ms: int
+    document: str | None
+    metadata: dict[str, Any] | None
+
+
+# Takes losses as they are found and returns how many are new.
+ReportLosses = Callable[[Sequence[Loss]], int]
 
 
 class _Operation(msgspec.Struct, frozen=True):
@@ -71,18 +96,16 @@ class _Record(msgspec.Struct):
     fields: dict[str, Any]
 
 
-def salvage(wedged: Path, fresh: Path, now_ms: int) -> SalvageReport:
-    """Write what ``wedged`` holds into ``fresh``, a closed copy of the empty template. Blocking.
+def salvage(broken: Path, fresh: Path, now_ms: int, report_losses: ReportLosses) -> SalvageReport:
+    """Write the records of ``broken`` into ``fresh``, a closed copy of the empty template. Blocking.
 
     Raises BrokenReplica if SQLite cannot read the file either, or Chroma refuses what was read; OSError if a file
     cannot be read for a reason that is not the data's.
     """
-    if (wedged / SIDECAR_FILE).exists():
-        shutil.copy2(wedged / SIDECAR_FILE, fresh / SIDECAR_FILE)
     try:
-        with closing(_open(wedged / CHROMA_DATABASE_FILE)) as db:
+        with closing(_open(broken / CHROMA_DATABASE_FILE)) as db:
             _copy_catalogue(db, fresh / CHROMA_DATABASE_FILE)
-            return _refill(db, wedged, fresh, now_ms)
+            return _refill(db, broken, fresh, now_ms, report_losses)
     except sqlite3.DatabaseError as error:
         raise BrokenReplica(
             f"The vectorstore cannot be opened, and SQLite cannot read its file either: {error}. Restore an earlier "
@@ -97,7 +120,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _copy_catalogue(db: sqlite3.Connection, path: Path) -> None:
-    """Make the fresh file's databases, collections and segments those of the wedged one."""
+    """Make the fresh file's databases, collections and segments those of the broken one."""
     with closing(sqlite3.connect(path)) as target, target:
         for table in reversed(_CATALOGUE):
             target.execute(f"DELETE FROM {table}")
@@ -109,49 +132,53 @@ def _copy_catalogue(db: sqlite3.Connection, path: Path) -> None:
             target.executemany(f"INSERT INTO {table} ({named}) VALUES ({marks})", rows)
 
 
-def _refill(db: sqlite3.Connection, wedged: Path, fresh: Path, now_ms: int) -> SalvageReport:
+def _refill(
+    db: sqlite3.Connection, broken: Path, fresh: Path, now_ms: int, report_losses: ReportLosses
+) -> SalvageReport:
     report = SalvageReport(collections=[])
-    chroma, sidecar = Chroma(fresh), Sidecar(fresh / SIDECAR_FILE)
+    client = Client(fresh)
     try:
-        for avatar_id in (None, *chroma.avatars()):
-            for info in chroma.collections(avatar_id):
-                salvaged, lost = _Collection(db, wedged, info).rewrite(chroma, sidecar, now_ms)
+        catalogue = Catalogue(client)
+        for database in catalogue.database_names():
+            for info in catalogue.collections(database):
+                salvaged, lost = _Collection(db, broken, info).rewrite(client, now_ms, report_losses)
                 report.salvaged += salvaged
                 report.lost += lost
                 report.collections.append(info.name)
-                if chroma.count(info) != salvaged:
+                if client.count(collection_id=info.id, database=database) != salvaged:
                     raise BrokenReplica(f"The salvaged collection {info.name!r} does not hold what was put into it.")
     finally:
-        sidecar.close()
-        chroma.close()
+        client.close()
     return report
 
 
 class _Collection:
-    """One collection of the wedged directory."""
+    """One collection of the broken directory."""
 
-    def __init__(self, db: sqlite3.Connection, wedged: Path, info: CollectionInfo) -> None:
+    def __init__(self, db: sqlite3.Connection, broken: Path, info: CollectionInfo) -> None:
         self._db = db
         self._info = info
-        segments = dict(db.execute("SELECT scope, id FROM segments WHERE collection = ?", (info.id,)))
-        self._metadata_segment = segments.get("METADATA", "")
-        vector_segment = segments.get("VECTOR", "")
-        self._metadata_seq = _position(db, self._metadata_segment)
-        self._hnsw_seq = _position(db, vector_segment)
+        segments = segments_of(db, info.id)
+        self._metadata_segment = segments.get(METADATA_SCOPE, "")
+        vector_segment = segments.get(VECTOR_SCOPE, "")
+        self._metadata_seq = position_of(db, self._metadata_segment)
+        self._hnsw_seq = position_of(db, vector_segment)
         self._queue = list(_operations(db, info.id, self._metadata_seq))
-        self._hnsw: HnswFiles | None = None
+        self._hnsw: IndexFiles | None = None
         # A segment's id is a UUID; anything else does not name a directory of ours.
         if info.dimension and vector_segment and vector_segment.replace("-", "").isalnum():
-            self._hnsw = HnswFiles(
-                wedged / vector_segment,
+            self._hnsw = IndexFiles(
+                broken / vector_segment,
                 dimension=info.dimension,
-                max_neighbors=int(info.hnsw.get("max_neighbors") or 16),
-                cosine=info.hnsw.get("space") == "cosine",
+                max_neighbors=info.max_neighbors,
+                cosine=info.space == "cosine",
             )
         self._queued = self._queued_vectors()
+        # A directory of an older Chroma has no such table.
+        self._has_lists = has_table(db, "embedding_metadata_array")
 
-    def rewrite(self, chroma: Chroma, sidecar: Sidecar, now_ms: int) -> tuple[int, int]:
-        """Write every record that has a vector into ``chroma``, note the others in ``sidecar``; return both numbers."""
+    def rewrite(self, client: Client, now_ms: int, report_losses: ReportLosses) -> tuple[int, int]:
+        """Write every record that has a vector, report the others as losses; return both numbers."""
         salvaged = lost = 0
         dimension = self._info.dimension
         batch: list[tuple[_Record, Float32]] = []
@@ -166,15 +193,15 @@ class _Collection:
             else:
                 losses.append(self._loss(record, NO_VECTOR if vector is None else OTHER_DIMENSION, now_ms))
             if len(batch) == _SLICE:
-                salvaged += _insert(chroma, self._info, batch)
+                salvaged += _insert(client, self._info, batch)
                 batch = []
             if len(losses) == _SLICE:
-                lost += sidecar.add_losses(losses)
+                lost += report_losses(losses)
                 losses = []
         if batch:
-            salvaged += _insert(chroma, self._info, batch)
+            salvaged += _insert(client, self._info, batch)
         if losses:
-            lost += sidecar.add_losses(losses)
+            lost += report_losses(losses)
         return salvaged, lost
 
     def _loss(self, record: _Record, reason: str, now_ms: int) -> Loss:
@@ -186,7 +213,7 @@ class _Collection:
             record_id=record.record_id,
             reason=reason,
             time_ms=now_ms,
-            document=record.fields.get(_DOCUMENT),
+            document=record.fields.get(DOCUMENT_KEY),
             metadata=_metadata(record),
         )
 
@@ -215,21 +242,16 @@ class _Collection:
                 yield record
 
     def _fields(self, row_id: int) -> dict[str, Any]:
-        columns = "key, string_value, int_value, float_value, bool_value"
+        columns = f"key, {VALUE_COLUMNS}"
         fields = {
-            key: _value(*values)
+            key: value_of(*values)
             for key, *values in self._db.execute(f"SELECT {columns} FROM embedding_metadata WHERE id = ?", (row_id,))
         }
         if self._has_lists:
             listed = f"SELECT {columns} FROM embedding_metadata_array WHERE id = ? ORDER BY rowid"
             for key, *values in self._db.execute(listed, (row_id,)):
-                fields.setdefault(key, []).append(_value(*values))
+                fields.setdefault(key, []).append(value_of(*values))
         return fields
-
-    @property
-    def _has_lists(self) -> bool:
-        # A directory of an older Chroma has no such table.
-        return bool(self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'embedding_metadata_array'").fetchone())
 
     # --- Vectors -------------------------------------------------------------------------------------
 
@@ -238,10 +260,10 @@ class _Collection:
         newest: dict[str, Float32 | None] = {}
         for operation in self._queue:
             record_id = operation.record_id
-            if operation.kind == _DELETE:
+            if operation.kind == Operation.DELETE:
                 newest[record_id] = None
                 continue
-            if operation.kind == _ADD and self._was_there(operation, newest):
+            if operation.kind == Operation.ADD and self._was_there(operation, newest):
                 continue
             if (vector := _decode(operation)) is not None:
                 newest[record_id] = vector
@@ -259,19 +281,11 @@ class _Collection:
         return None if self._hnsw is None else self._hnsw.vector(record_id)
 
 
-def _position(db: sqlite3.Connection, segment_id: str) -> int:
-    """Return the number of the last operation that a segment has taken in."""
-    row = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment_id,)).fetchone()
-    if row is None:
-        return 0
-    return int.from_bytes(row[0], "big") if isinstance(row[0], bytes) else int(row[0])
-
-
 def _operations(db: sqlite3.Connection, collection_id: str, metadata_seq: int) -> Iterator[_Operation]:
     """Yield a collection's queue in order; metadata is read only where SQLite has not taken it in."""
     rows = db.execute(
         "SELECT seq_id, operation, id, vector, encoding, CASE WHEN seq_id > ? THEN metadata END FROM embeddings_queue "
-        "WHERE topic LIKE '%/' || ? ORDER BY seq_id",
+        f"WHERE {OF_COLLECTION} ORDER BY seq_id",
         (metadata_seq, collection_id),
     )
     for seq, kind, record_id, vector, encoding, metadata in rows:
@@ -285,21 +299,13 @@ def _operations(db: sqlite3.Connection, collection_id: str, metadata_seq: int) -
 def _apply(record: _Record | None, operation: _Operation) -> _Record | None:
     """Return the record after one queued operation, as Chroma would have it."""
     exists = record is not None
-    if operation.kind == _DELETE:
+    if operation.kind == Operation.DELETE:
         return None
-    if (operation.kind == _ADD and exists) or (operation.kind == _UPDATE and not exists):
+    if (operation.kind == Operation.ADD and exists) or (operation.kind == Operation.UPDATE and not exists):
         return record
     fields = dict(record.fields) if record is not None else {}
     fields.update(operation.metadata)
     return _Record(operation.record_id, {k: v for k, v in fields.items() if v is not None})
-
-
-def _value(text: str | None, integer: int | None, real: float | None, flag: int | None) -> Any:
-    if text is not None:
-        return text
-    if flag is not None:
-        return bool(flag)
-    return integer if integer is not None else real
 
 
 def _decode(operation: _Operation) -> Float32 | None:
@@ -310,19 +316,18 @@ def _decode(operation: _Operation) -> Float32 | None:
 
 
 def _metadata(record: _Record) -> dict[str, Any] | None:
-    return {k: v for k, v in record.fields.items() if not k.startswith("chroma:") and v is not None} or None
+    return {k: v for k, v in record.fields.items() if not k.startswith(OWN_KEYS) and v is not None} or None
 
 
-def _insert(chroma: Chroma, info: CollectionInfo, batch: list[tuple[_Record, Float32]]) -> int:
-    records = [record for record, _ in batch]
-    chroma.upsert(
-        info,
-        [record.record_id for record in records],
-        np.stack([vector for _, vector in batch]),
-        [_metadata(record) for record in records],
-        [record.fields.get(_DOCUMENT) for record in records],
-        [record.fields.get(_URI) for record in records],
+def _insert(client: Client, info: CollectionInfo, records: list[tuple[_Record, Float32]]) -> int:
+    batch = Batch(
+        ids=[record.record_id for record, _ in records],
+        embeddings=np.stack([vector for _, vector in records]),
+        metadatas=[_metadata(record) for record, _ in records],
+        documents=[record.fields.get(DOCUMENT_KEY) for record, _ in records],
+        uris=[record.fields.get(URI_KEY) for record, _ in records],
     )
-    # A turn for the other users of the process: a write call holds the interpreter lock.
-    time.sleep(_TURN_S)
-    return len(batch)
+    client.upsert(collection_id=info.id, database=info.database, batch=batch)
+    # A write call holds the interpreter lock; other threads run before the next one.
+    time.sleep(YIELD_S)
+    return len(records)

@@ -1,18 +1,18 @@
-"""Writes that go round Chroma: plain records into a collection that is there, straight into its SQLite file.
+"""Fast writes: plain records into a collection that has records, straight into Chroma's SQLite file.
 
-A one-record upsert costs Chroma 3 to 7 ms of CPU time, which grows with its queue: it reads the whole of it, and hands
-the work through half a dozen threads. What it leaves behind is a row in its queue and the rows of one record. Those are
-written here, in one transaction; a client of Chroma that is opened later takes the queue for the truth, and one that is
-open is told when it is asked for what it does not know (``Bindings.went_round``).
+A one-record upsert costs Chroma 3 to 7 ms of CPU time, which grows with its queue: Chroma reads all of the queue, and
+passes the work through half a dozen threads. The result is a row in the queue and the rows of one record. This module
+writes those in one transaction. A client of Chroma that is opened later takes the queue for the truth; a client that is
+open is replaced before it is asked for what it does not know (``Client.note_fast_write``).
 
-The HNSW files are Chroma's own: once as many operations wait in the queue as its sync threshold says, it is asked a
-query, for which it takes them in and writes its files, and during which, unlike in a write, other threads may run.
+Chroma alone writes the index files. Once as many operations wait in the queue as the sync threshold says, it is asked a
+query, for which it applies the queue and writes its files; during a query, unlike a write, other threads may run.
 
-Only what is plain: no deletions, no lists, no values of None, no metadata key or type that the collection's schema does
-not know yet, no first record. Chroma writes those, and it does in every doubt: ``put`` returns False, and nothing was
-changed.
+Only plain writes are made here: no deletions, no lists, no values of None, no metadata key or type that is new to the
+collection's schema, no first record. Chroma makes those, and it does in every doubt: ``put`` returns False, and nothing
+was changed.
 
-``tests/integration/test_direct_writes.py`` compares every table with what Chroma would have left.
+``tests/integration/test_fast_writes.py`` compares every table with what Chroma would have left.
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ import math
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from vectorpool.engine.bindings import Client
+from vectorpool.engine.rows import Batch, Metadatas, Texts
+from vectorpool.engine.tables import (
+    DOCUMENT_KEY,
+    METADATA_SCOPE,
+    OF_COLLECTION,
+    OWN_KEYS,
+    URI_KEY,
+    VALUE_COLUMNS,
+    VECTOR_SCOPE,
+    Operation,
+    stored_position,
+)
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.vectorstore.bindings import Bindings, is_chroma_error
-from vectorpool.vectorstore.flat_index import ADD
 
-Float32 = NDArray[np.float32]
-Metadatas = Sequence[dict[str, Any] | None] | None
-Texts = Sequence[str | None] | None
-
-UPSERT: Final = 2
-# How long readers are waited for before Chroma is called, which does not mind them.
-_PATIENCE_S: Final = 0.05
+# How long a write waits for readers before it goes through Chroma, which need not wait for them.
+_READERS_S: Final = 0.05
 _MAX_SCHEMAS: Final = 64
-_DOCUMENT: Final = "chroma:document"
-_URI: Final = "chroma:uri"
 _TYPES: Final = {str: "string", int: "int", float: "float", bool: "bool"}
 _I64: Final = 2**63
 _PUT_FIELD: Final = (
-    "INSERT INTO embedding_metadata (id, key, string_value, int_value, float_value, bool_value) VALUES (?,?,?,?,?,?) "
+    f"INSERT INTO embedding_metadata (id, key, {VALUE_COLUMNS}) VALUES (?,?,?,?,?,?) "
     "ON CONFLICT (id, key) DO UPDATE SET string_value = excluded.string_value, int_value = excluded.int_value, "
     "float_value = excluded.float_value, bool_value = excluded.bool_value"
 )
@@ -74,25 +76,24 @@ class _Queue(msgspec.Struct):
     count: int
 
 
-class DirectWriter:
+class FastWriter:
     """Writes into one open Chroma directory. One thread at a time.
 
-    Meanwhile ``bindings`` hold Chroma's calls back, and ``reading``, the lock of the direct reads, holds those.
+    Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those.
     """
 
-    def __init__(self, directory: Path, bindings: Bindings, reading: threading.Lock) -> None:
+    def __init__(self, directory: Path, client: Client, files: threading.Lock) -> None:
         self._path = directory / CHROMA_DATABASE_FILE
         self._journal = f"{self._path}-journal"
         self._file: int | None = None
-        self._bindings: Bindings | None = bindings
-        self._reading = reading
+        self._client = client
+        self._files = files
         self._db: sqlite3.Connection | None = None
         self._schemas: dict[str, _Schema | None] = {}
         self._queues: dict[str, _Queue] = {}
 
     def close(self) -> None:
-        """Close the file, and let go of the bindings: Chroma closes when nobody holds them. Twice is once."""
-        self._bindings = None
+        """Close the file. Idempotent."""
         self._disconnect()
         if self._file is not None:
             os.close(self._file)
@@ -103,55 +104,51 @@ class DirectWriter:
             self._db.close()
             self._db = None
 
-    def put(
-        self,
-        kind: int,
-        place: tuple[str, str],
-        ids: Sequence[str],
-        embeddings: Float32,
-        metadatas: Metadatas,
-        documents: Texts,
-        uris: Texts,
-    ) -> bool:
-        """Write records as Chroma would, or return False. ``place`` is (collection id, database).
+    def put(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
+        """Write records as Chroma would, or return False. Raises BrokenReplica if the index cannot take them in.
 
-        ``kind`` is ``UPSERT``, or ``ADD``, which leaves records alone that are there. ``embeddings`` is float32[n, d].
+        ``operation`` is UPSERT, or ADD, which skips records that are there. ``batch.embeddings`` is float32[n, d].
         """
+        ids, embeddings = batch.ids, batch.embeddings
+        if not isinstance(embeddings, np.ndarray):
+            return False
         try:
             records = [
-                (record_id, row.tobytes(), _fields(metadatas, documents, uris, at))
+                (record_id, row.tobytes(), _fields(batch.metadatas, batch.documents, batch.uris, at))
                 for at, (record_id, row) in enumerate(zip(ids, embeddings, strict=True))
             ]
             if len(set(ids)) != len(ids) or not all(ids) or not np.isfinite(embeddings).all():
                 return False
         except (_NotPlain, ValueError, TypeError):
             return False
-        dimension, bindings = int(embeddings.shape[1]), self._bindings
-        # First this lock: a direct read that holds it may be calling Chroma.
-        if bindings is None or not self._reading.acquire(timeout=_PATIENCE_S):
+        dimension = int(embeddings.shape[1])
+        # This lock comes first: a fast read that holds it may be calling Chroma.
+        if not self._files.acquire(timeout=_READERS_S):
             return False
         try:
-            with bindings.alone(_PATIENCE_S) as is_alone:
-                if not is_alone:
+            with self._client.exclusive(_READERS_S) as is_granted:
+                if not is_granted:
                     return False
-                is_due = self._put(kind, place, dimension, records)
-                bindings.went_round(place[0])
+                is_due = self._put(operation, (collection_id, database), dimension, records)
+                self._client.note_fast_write(collection_id)
         except _NotPlain:
             return False
         finally:
-            self._reading.release()
+            self._files.release()
         if is_due:
             try:
-                bindings.catch_up(*place, dimension)
-            except BaseException as error:
-                if not is_chroma_error(error):
-                    raise
-                # The records are written: whatever this is, it is not a refusal of them.
+                self._client.apply_queue(collection_id=collection_id, database=database, dimension=dimension)
+            except Exception as error:
+                # The records are written: this error is not a refusal of them.
                 raise BrokenReplica(f"Chroma cannot take what was written into its index: {error}.") from error
         return True
 
     def _put(
-        self, kind: int, place: tuple[str, str], dimension: int, records: list[tuple[str, bytes, dict[str, Any]]]
+        self,
+        operation: Operation,
+        key: tuple[str, str],
+        dimension: int,
+        records: list[tuple[str, bytes, dict[str, Any]]],
     ) -> bool:
         """Write the records in one transaction; return whether the index is to be written now."""
         try:
@@ -160,7 +157,7 @@ class DirectWriter:
         except (OSError, sqlite3.Error) as error:
             raise _NotPlain from error
         try:
-            is_due = self._write(db, kind, place, dimension, records)
+            is_due = self._write(db, operation, key, dimension, records)
             db.execute("COMMIT")
             return is_due
         except BaseException as error:
@@ -182,7 +179,7 @@ class DirectWriter:
         if self._db is None:
             uri = f"{self._path.absolute().as_uri()}?mode=rw&nolock=1"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            # What a crash leaves of a replica is never opened: nothing need survive one.
+            # A replica that a crash left behind is never opened, so nothing in it must survive one.
             for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF", "cache_size = 256"):
                 self._db.execute(f"PRAGMA {pragma}")
         return self._db
@@ -190,26 +187,26 @@ class DirectWriter:
     def _write(
         self,
         db: sqlite3.Connection,
-        kind: int,
-        place: tuple[str, str],
+        operation: Operation,
+        key: tuple[str, str],
         dimension: int,
         records: list[tuple[str, bytes, dict[str, Any]]],
     ) -> bool:
-        metadata_segment, schema = self._check(db, place, dimension)
+        metadata_segment, schema = self._check(db, key, dimension)
         has_lists = bool(db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone())
-        topic = f"persistent://default/default/{place[0]}"
-        queue = self._queues[place[0]]
+        topic = f"persistent://default/default/{key[0]}"
+        queue = self._queues[key[0]]
         for record_id, vector, fields in records:
             _check_types(schema.types, fields)
             cursor = db.execute(
                 "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) "
                 "VALUES (?, ?, ?, ?, 'FLOAT32', ?)",
-                (kind, topic, record_id, vector, _encode(fields).decode()),
+                (int(operation), topic, record_id, vector, _encode(fields).decode()),
             )
             queue.seq, queue.count = int(cursor.lastrowid or 0), queue.count + 1
             sql = "SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
             found = db.execute(sql, (metadata_segment, record_id)).fetchone()
-            if found and kind == ADD:
+            if found and operation is Operation.ADD:
                 continue
             if found:
                 row = int(found[0])
@@ -226,34 +223,34 @@ class DirectWriter:
             raise _NotPlain
         return queue.count >= schema.sync_threshold
 
-    def _check(self, db: sqlite3.Connection, place: tuple[str, str], dimension: int) -> tuple[str, _Schema]:
+    def _check(self, db: sqlite3.Connection, key: tuple[str, str], dimension: int) -> tuple[str, _Schema]:
         """Return the metadata segment and the schema; raise _NotPlain unless Chroma would just write its rows."""
         sql = (
             "SELECT c.dimension, c.schema_str, s.scope, s.id FROM collections c JOIN databases d ON d.id = "
             "c.database_id JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
         )
-        found = db.execute(sql, place).fetchall()
+        found = db.execute(sql, key).fetchall()
         segments = {scope: segment for _, _, scope, segment in found}
-        if segments.keys() != {"METADATA", "VECTOR"} or found[0][0] != dimension:
+        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE} or found[0][0] != dimension:
             raise _NotPlain
         schema = self._schema(found[0][1])
-        applied, persisted = _position(db, segments["METADATA"]), _position(db, segments["VECTOR"])
+        applied, persisted = _position(db, segments[METADATA_SCOPE]), _position(db, segments[VECTOR_SCOPE])
         last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0]
         if last is None or last < applied:
             # The next number would be one that was used.
             raise _NotPlain
-        queue = self._queues.get(place[0])
+        queue = self._queues.get(key[0])
         if queue is None or queue.persisted != persisted:
             if len(self._queues) >= _MAX_SCHEMAS:
                 self._queues.clear()
-            queue = self._queues[place[0]] = _Queue(persisted, persisted, 0)
-        late = "SELECT COUNT(*), MAX(seq_id) FROM embeddings_queue WHERE seq_id > ? AND topic LIKE '%/' || ?"
-        more, newest = db.execute(late, (queue.seq, place[0])).fetchone()
+            queue = self._queues[key[0]] = _Queue(persisted, persisted, 0)
+        late = f"SELECT COUNT(*), MAX(seq_id) FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}"
+        more, newest = db.execute(late, (queue.seq, key[0])).fetchone()
         queue.count, queue.seq = queue.count + more, max(queue.seq, newest or 0)
         if queue.seq > applied or queue.count >= 2 * schema.sync_threshold:
             # Chroma has something to catch up with, or did not when it was asked to.
             raise _NotPlain
-        return segments["METADATA"], schema
+        return segments[METADATA_SCOPE], schema
 
     def _schema(self, text: str | None) -> _Schema:
         if text is None:
@@ -279,13 +276,11 @@ def _read_schema(text: str) -> _Schema | None:
 
 
 def _position(db: sqlite3.Connection, segment: str) -> int:
-    row = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
-    if row is None:
-        return 0
-    if not isinstance(row[0], int):
-        # As Chroma's older versions wrote it; the newer one rewrites it as a number.
+    stored = stored_position(db, segment)
+    if isinstance(stored, bytes):
+        # As older versions of Chroma wrote it. The newer one rewrites it as a number.
         raise _NotPlain
-    return row[0]
+    return stored or 0
 
 
 def _fields(metadatas: Metadatas, documents: Texts, uris: Texts, at: int) -> dict[str, Any]:
@@ -293,11 +288,11 @@ def _fields(metadatas: Metadatas, documents: Texts, uris: Texts, at: int) -> dic
     fields = dict(metadatas[at] or {}) if metadatas is not None else {}
     for key, value in fields.items():
         kind = type(value)
-        if kind not in _TYPES or key.startswith(("chroma:", "#", "$")) or not key:
+        if kind not in _TYPES or key.startswith((OWN_KEYS, "#", "$")) or not key:
             raise _NotPlain
         if (kind is int and not -_I64 <= value < _I64) or (kind is float and not math.isfinite(value)):
             raise _NotPlain
-    for key, texts in ((_DOCUMENT, documents), (_URI, uris)):
+    for key, texts in ((DOCUMENT_KEY, documents), (URI_KEY, uris)):
         text = texts[at] if texts is not None else None
         if text is not None:
             fields[key] = text
@@ -306,16 +301,16 @@ def _fields(metadatas: Metadatas, documents: Texts, uris: Texts, at: int) -> dic
 
 def _check_types(known: dict[str, frozenset[str]], fields: dict[str, Any]) -> None:
     for key, value in fields.items():
-        if not key.startswith("chroma:") and _TYPES[type(value)] not in known.get(key, ()):
+        if not key.startswith(OWN_KEYS) and _TYPES[type(value)] not in known.get(key, ()):
             raise _NotPlain
 
 
 def _put_fields(db: sqlite3.Connection, row: int, fields: dict[str, Any], *, is_new: bool) -> None:
-    text = fields.get(_DOCUMENT)
+    text = fields.get(DOCUMENT_KEY)
     if text is not None:
         had = (
             not is_new
-            and db.execute("SELECT 1 FROM embedding_metadata WHERE id = ? AND key = ?", (row, _DOCUMENT)).fetchone()
+            and db.execute("SELECT 1 FROM embedding_metadata WHERE id = ? AND key = ?", (row, DOCUMENT_KEY)).fetchone()
         )
         if had:
             db.execute("UPDATE embedding_fulltext_search SET string_value = ? WHERE rowid = ?", (text, row))

@@ -1,14 +1,14 @@
-"""Reads that go round Chroma: count, get and nearest records, straight from its files, where the request is plain.
+"""Fast reads: count, get and nearest records straight from Chroma's files, where the request is plain.
 
-A call of Chroma costs 0.4 to 1.5 ms, nearly all of it on the way between its threads; the same rows are in its SQLite
-file, a few microseconds away, and the same vectors in a flat index (``flat_index``). So what has no filter is answered
-here, and everything else, every refusal and every doubt is left to Chroma: a method returns None, and Chroma is asked.
-With ``at_once`` it also returns None for what would take longer than an event loop should wait.
+A call of Chroma costs 0.4 to 1.5 ms, most of it on the way between its threads. The same rows are in its SQLite file,
+some microseconds away, and the same vectors in a flat index (``flat_index``). A request without a filter is answered
+here; every other request, every refusal and every doubt is left to Chroma: a method returns None. With ``at_once`` a
+method also returns None for what would take longer than an event loop should wait.
 
-Nothing keeps Chroma from writing meanwhile (its locks do not count within one process), so each answer proves that the
-file stood still: a transaction of SQLite has a journal beside the file from before its first page is written until it
-is over, and leaves the file's change counter higher. No journal and the same counter, before and after, mean that no
-page was written in between. All that is remembered is remembered under that counter.
+Chroma may write meanwhile (its locks do not count within one process), so each answer proves that the file did not
+change: a transaction of SQLite has a journal beside the file from before its first page is written until it ends, and
+it leaves a higher change counter in the file. No journal and the same counter, before and after, mean that no page was
+written in between. Everything that is remembered is remembered under that counter.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.flat_index import FlatIndex, apply
+from vectorpool.engine.index_files import read_vectors
+from vectorpool.engine.rows import Float32, Rows
+from vectorpool.engine.tables import (
+    DOCUMENT_KEY,
+    METADATA_SCOPE,
+    OF_COLLECTION,
+    URI_KEY,
+    VALUE_COLUMNS,
+    VECTOR_SCOPE,
+    marks,
+    position_of,
+    value_of,
+)
 from vectorpool.errors import VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.vectorstore.flat_index import FlatIndex, apply
-from vectorpool.vectorstore.hnsw_files import read_vectors
-from vectorpool.vectorstore.rows import Rows
 
 T = TypeVar("T")
-Float32 = NDArray[np.float32]
 
-# SQLite would keep 2 MB of pages a connection; a read needs some dozens, and the system has the others.
-CACHE_PAGES: Final = "PRAGMA cache_size = 128"
-# Operations of the queue that are taken in at once; there are as many as the sync threshold says, 1,000 by default.
+# SQLite would keep 2 MB of pages a connection. A read needs some dozens, and the system caches the others.
+_CACHE_PAGES: Final = "PRAGMA cache_size = 128"
+# Operations of the queue that are applied at once; there are as many as the sync threshold says, 1,000 by default.
 _MAX_TAIL: Final = 20_000
-# Collections remembered at once; the first of them is forgotten for another.
+# Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
-# SQLite takes 32,766 parameters; what has more ids than this is no quick read anyway.
+# SQLite takes 32,766 parameters; a request with more ids than this is not a quick read.
 _MAX_IDS: Final = 1000
-# What is done while an event loop waits for it: about half a millisecond.
-_SOME: Final = 50
-_SOME_NUMBERS: Final = 2 * 1024**2
-# Queries of one call, as they would be asked one after the other.
+# Records and multiplications of a read with ``at_once``: about half a millisecond.
+_MAX_RECORDS_AT_ONCE: Final = 50
+_MAX_NUMBERS_AT_ONCE: Final = 2 * 1024**2
+# Queries of one call; they are answered one after the other.
 _MAX_QUERIES: Final = 16
-_DOCUMENT: Final = "chroma:document"
-_URI: Final = "chroma:uri"
-_COLUMNS: Final = "m.key, m.string_value, m.int_value, m.float_value, m.bool_value"
-
-
-class Kind(msgspec.Struct, frozen=True):
-    """What stays as it is while a collection lives: its space and the layout of its index."""
-
-    space: str
-    max_neighbors: int
 
 
 class _View(msgspec.Struct):
@@ -76,53 +76,57 @@ class _View(msgspec.Struct):
     is_too_large: bool = False
 
 
-class _Unsure(Exception):
+class _Doubt(Exception):
     """The files do not say it plainly: Chroma is to be asked."""
 
 
 # The stamp of no file.
 _NEVER: Final = (b"", 0)
-_DOUBTS: Final = (_Unsure, OSError, sqlite3.Error, ValueError, OverflowError, VectorpoolError)
+_DOUBTS: Final = (_Doubt, OSError, sqlite3.Error, ValueError, OverflowError, VectorpoolError)
 
 
-class Direct:
-    """Reads one open Chroma directory. Any thread may ask; one at a time is served.
+class FastReader:
+    """Reads one open Chroma directory. Many threads may ask; one at a time is served.
 
-    ``kind`` tells a collection's ``Kind`` from its id and database; ``max_bytes`` bounds the vectors of one collection.
-    ``lock`` is held while a read is served.
+    ``known`` returns a collection by database and id; ``max_bytes`` bounds the vectors of one collection. ``files`` is
+    held while a read is served.
     """
 
     def __init__(
-        self, directory: Path, kind: Callable[[str, str], Kind], max_bytes: int, lock: threading.Lock | None = None
+        self,
+        directory: Path,
+        known: Callable[[str, str], CollectionInfo | None],
+        max_bytes: int,
+        files: threading.Lock,
     ) -> None:
         self._directory = directory
-        self._kind = kind
+        self._known = known
         self._max_bytes = max_bytes
-        self._lock = lock or threading.Lock()
+        self._files = files
         self._journal = str(directory / (CHROMA_DATABASE_FILE + "-journal"))
+        # By (collection id, database).
         self._views: dict[tuple[str, str], _View] = {}
-        self._kinds: dict[str, Kind] = {}
         self._file = os.open(directory / CHROMA_DATABASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._db = self._connect()
         self._is_closed = False
 
     def _connect(self) -> sqlite3.Connection:
-        # Locks would tell nothing here, and a journal is looked for by ourselves.
+        # SQLite's locks mean nothing here, and this module looks for a journal itself.
         uri = f"{(self._directory / CHROMA_DATABASE_FILE).absolute().as_uri()}?mode=ro&nolock=1"
         db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        db.execute(CACHE_PAGES)
+        db.execute(_CACHE_PAGES)
         return db
 
     def close(self) -> None:
-        """Close the file once the read in progress ends. Twice is once."""
-        with self._lock:
+        """Close the file once the read in progress ends. Idempotent."""
+        with self._files:
             if not self._is_closed:
                 self._is_closed = True
                 self._views.clear()
                 self._db.close()
                 os.close(self._file)
 
-    # --- What may be asked ---------------------------------------------------------------------------
+    # --- Requests ------------------------------------------------------------------------------------
 
     def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:
         """Return the number of records, or None if Chroma has to be asked."""
@@ -154,11 +158,11 @@ class Direct:
             sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?"
             values: list[str] = [view.metadata_segment]
             if ids is not None:
-                sql += f" AND embedding_id IN ({_marks(len(ids))})"
+                sql += f" AND embedding_id IN ({marks(len(ids))})"
                 values += ids
             found = self._db.execute(f"{sql} ORDER BY id LIMIT ? OFFSET ?", [*values, at_most, offset]).fetchall()
-            if len(found) > (_SOME if at_once else _MAX_IDS):
-                raise _Unsure
+            if len(found) > (_MAX_RECORDS_AT_ONCE if at_once else _MAX_IDS):
+                raise _Doubt
             return self._rows(view, found, include)
 
         return self._answer(collection_id, database, ask, at_once=at_once)
@@ -176,13 +180,15 @@ class Direct:
         """Return for each row of ``queries`` (float32[n, d]) its nearest records, or None if Chroma has to be asked."""
         if "embeddings" in include or not 0 < len(queries) <= _MAX_QUERIES or not 0 < limit <= _MAX_IDS:
             return None
+        if not np.isfinite(queries).all():
+            return None
 
         def ask(view: _View) -> list[Rows]:
             index = view.index
             if index is None or queries.shape[1] != view.dimension:
-                raise _Unsure
-            if at_once and (limit > _SOME or len(index) * queries.size > _SOME_NUMBERS):
-                raise _Unsure
+                raise _Doubt
+            if at_once and (limit > _MAX_RECORDS_AT_ONCE or len(index) * queries.size > _MAX_NUMBERS_AT_ONCE):
+                raise _Doubt
             return [self._nearest(view, index, query, limit, include) for query in queries]
 
         return self._answer(collection_id, database, ask, is_indexed=True, at_once=at_once)
@@ -198,12 +204,12 @@ class Direct:
         is_indexed: bool = False,
         at_once: bool,
     ) -> T | None:
-        if not self._lock.acquire(blocking=not at_once):
+        if not self._files.acquire(blocking=not at_once):
             return None
         try:
             return self._answer_alone((collection_id, database), ask, is_indexed=is_indexed, at_once=at_once)
         finally:
-            self._lock.release()
+            self._files.release()
 
     def _answer_alone(
         self, key: tuple[str, str], ask: Callable[[_View], T], *, is_indexed: bool, at_once: bool
@@ -218,13 +224,13 @@ class Direct:
                 self._index(view, key, at_once=at_once)
             answer = ask(view)
         except _DOUBTS as error:
-            if isinstance(error, _Unsure) and self._stamp() == stamp:
+            if isinstance(error, _Doubt) and self._stamp() == stamp:
                 return None
         else:
             if self._stamp() == stamp:
                 return answer
-        # Something wrote meanwhile, or SQLite could not read. What it read is forgotten, its pages too; an index
-        # that took nothing in meanwhile is still what it was.
+        # The file changed meanwhile, or SQLite could not read it. What was read is forgotten, and the pages too. An
+        # index that took in no operation meanwhile is still valid.
         doubted = self._views.pop(key, None)
         if doubted is not None and doubted.index is not None and doubted.seq == seq:
             doubted.stamp = _NEVER
@@ -255,15 +261,15 @@ class Direct:
         )
         found = self._db.execute(sql, key).fetchall()
         segments = {scope: segment for _, scope, segment in found}
-        if segments.keys() != {"METADATA", "VECTOR"}:
-            raise _Unsure
-        metadata_segment = segments["METADATA"]
-        late = "SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND topic LIKE '%/' || ? LIMIT 1"
-        if self._db.execute(late, (self._position(metadata_segment), key[0])).fetchone():
+        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE}:
+            raise _Doubt
+        metadata_segment = segments[METADATA_SCOPE]
+        late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
+        if self._db.execute(late, (position_of(self._db, metadata_segment), key[0])).fetchone():
             # Chroma has not taken into its tables what was written; it will when it is asked.
-            raise _Unsure
+            raise _Doubt
         lists = self._db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
-        fresh = _View(stamp, found[0][0], metadata_segment, segments["VECTOR"], bool(lists))
+        fresh = _View(stamp, found[0][0], metadata_segment, segments[VECTOR_SCOPE], bool(lists))
         if view is not None and view.vector_segment == fresh.vector_segment:
             fresh.index, fresh.seq, fresh.is_too_large = view.index, view.seq, view.is_too_large
         if len(self._views) >= _MAX_VIEWS and key not in self._views:
@@ -271,48 +277,42 @@ class Direct:
         self._views[key] = fresh
         return fresh
 
-    def _position(self, segment: str) -> int:
-        row = self._db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment,)).fetchone()
-        if row is None:
-            return 0
-        return int.from_bytes(row[0], "big") if isinstance(row[0], bytes) else int(row[0])
-
     def _index(self, view: _View, key: tuple[str, str], *, at_once: bool) -> None:
-        """Have the view's index hold what the files hold. Raises _Unsure if it may not, or they do not say."""
+        """Have the view's index hold what the files hold. Raises _Doubt if it may not, or they do not say."""
         if view.dimension is None or view.is_too_large:
-            raise _Unsure
+            raise _Doubt
         if view.is_indexed:
             return
-        persisted = self._position(view.vector_segment)
+        persisted = position_of(self._db, view.vector_segment)
         if at_once and (view.index is None or persisted > view.seq):
-            raise _Unsure
+            raise _Doubt
         index, view.index = view.index, None
         if is_loaded := index is None or persisted > view.seq:
             # Counted before they are read: to read all vectors only to leave them would be half of a cold answer.
             view.is_too_large = self._count(view) * view.dimension * 4 > self._max_bytes
             if view.is_too_large:
-                raise _Unsure
+                raise _Doubt
             # The queue may have lost what the HNSW files have taken in.
             index, view.seq = self._load(view, key), persisted
         assert index is not None
         sql = (
             "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "
-            "WHERE seq_id > ? AND topic LIKE '%/' || ? ORDER BY seq_id LIMIT ?"
+            f"WHERE seq_id > ? AND {OF_COLLECTION} ORDER BY seq_id LIMIT ?"
         )
         tail = self._db.execute(sql, (view.seq, key[0], _MAX_TAIL + 1)).fetchall()
         if len(tail) > _MAX_TAIL:
-            raise _Unsure
+            raise _Doubt
         if tail:
             if not apply(index, [operation[1:] for operation in tail]):
-                raise _Unsure
+                raise _Doubt
             view.seq = tail[-1][0]
         if is_loaded or tail:
             view.count = self._count(view)
             if len(index) != view.count:
-                raise _Unsure
+                raise _Doubt
             view.is_too_large = view.count * index.dimension * 4 > self._max_bytes
             if view.is_too_large:
-                raise _Unsure
+                raise _Doubt
         view.index, view.is_indexed = index, True
 
     def _count(self, view: _View) -> int:
@@ -321,30 +321,27 @@ class Direct:
 
     def _load(self, view: _View, key: tuple[str, str]) -> FlatIndex:
         assert view.dimension is not None
-        kind = self._kinds.get(key[0])
-        if kind is None:
-            kind = self._kind(*key)
-            if len(self._kinds) >= _MAX_VIEWS:
-                self._kinds.clear()
-            self._kinds[key[0]] = kind
-        self._doubt_legacy_parameters(view.vector_segment, kind)
+        info = self._known(key[1], key[0])
+        if info is None:
+            raise _Doubt
+        self._doubt_older_parameters(view.vector_segment, info)
         # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
         read = read_vectors(
             self._directory / view.vector_segment,
             dimension=view.dimension,
-            max_neighbors=kind.max_neighbors,
+            max_neighbors=info.max_neighbors,
             max_bytes=2 * self._max_bytes,
         )
         if read is None:
             view.is_too_large = True
-            raise _Unsure
-        index = FlatIndex(kind.space, view.dimension)
+            raise _Doubt
+        index = FlatIndex(info.space, view.dimension)
         if read[0]:
             index.fill(*read)
         return index
 
-    def _doubt_legacy_parameters(self, vector_segment: str, kind: Kind) -> None:
-        """Raise _Unsure if a version before 1.0 noted another space or other links than Chroma tells.
+    def _doubt_older_parameters(self, vector_segment: str, info: CollectionInfo) -> None:
+        """Raise _Doubt if a version before 1.0 noted another space or other links than Chroma tells.
 
         Those versions kept the parameters of an index with its segment. Chroma builds and searches by them, and tells
         its defaults instead.
@@ -355,20 +352,20 @@ class Direct:
             for name, text, number in self._db.execute(sql, (vector_segment,))
         }
         if (
-            noted.get("hnsw:space", kind.space) != kind.space
-            or noted.get("hnsw:M", kind.max_neighbors) != kind.max_neighbors
+            noted.get("hnsw:space", info.space) != info.space
+            or noted.get("hnsw:M", info.max_neighbors) != info.max_neighbors
         ):
-            raise _Unsure
+            raise _Doubt
 
     def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:
         if not len(index):
             found, distances = list[str](), list[float]()
         else:
             found, distances = index.nearest(query, limit)
-        sql = f"SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id IN ({_marks(len(found))})"
+        sql = f"SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id IN ({marks(len(found))})"
         places = {record_id: row for row, record_id in self._db.execute(sql, [view.metadata_segment, *found])}
         if len(places) != len(found):
-            raise _Unsure
+            raise _Doubt
         rows = self._rows(view, [(places[record_id], record_id) for record_id in found], include)
         return msgspec.structs.replace(rows, distances=distances if "distances" in include else None)
 
@@ -376,43 +373,33 @@ class Direct:
         """Return the records of (row, id) in this order, with the columns that are asked for."""
         fields: dict[int, dict[str, Any]] = {row: {} for row, _ in found}
         if found and not {"documents", "metadatas", "uris"}.isdisjoint(include):
-            marks, rows = _marks(len(found)), list(fields)
-            for row, key, *values in self._db.execute(
-                f"SELECT m.id, {_COLUMNS} FROM embedding_metadata m WHERE m.id IN ({marks})", rows
-            ):
+            of_rows, rows = f"WHERE id IN ({marks(len(found))})", list(fields)
+            sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata {of_rows}"
+            for row, key, *values in self._db.execute(sql, rows):
                 fields[row][key] = _value(*values)
             if view.has_lists:
-                listed = (
-                    f"SELECT m.id, {_COLUMNS} FROM embedding_metadata_array m WHERE m.id IN ({marks}) ORDER BY m.rowid"
-                )
-                for row, key, *values in self._db.execute(listed, rows):
+                sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata_array {of_rows} ORDER BY rowid"
+                for row, key, *values in self._db.execute(sql, rows):
                     fields[row].setdefault(key, []).append(_value(*values))
         return Rows(
             ids=[record_id for _, record_id in found],
-            documents=[fields[row].get(_DOCUMENT) for row, _ in found] if "documents" in include else None,
+            documents=[fields[row].get(DOCUMENT_KEY) for row, _ in found] if "documents" in include else None,
             metadatas=[_metadata(fields[row]) for row, _ in found] if "metadatas" in include else None,
             embeddings=None,
-            uris=[fields[row].get(_URI) for row, _ in found] if "uris" in include else None,
+            uris=[fields[row].get(URI_KEY) for row, _ in found] if "uris" in include else None,
         )
 
 
-def _marks(count: int) -> str:
-    return ",".join("?" * count)
-
-
 def _value(text: str | None, integer: int | None, real: float | None, flag: int | None) -> Any:
-    if text is not None:
-        return text
-    if flag is not None:
-        return bool(flag)
-    if integer is None and real is None:
-        # Not a value that Chroma writes: let it say what that is.
-        raise _Unsure
-    return integer if integer is not None else real
+    value = value_of(text, integer, real, flag)
+    if value is None:
+        # Not a value that Chroma writes: Chroma says what it is.
+        raise _Doubt
+    return value
 
 
 def _metadata(fields: dict[str, Any]) -> dict[str, Any] | None:
     """Return a record's metadata as Chroma gives it: None if it has neither metadata nor a URI."""
-    if fields.keys() <= {_DOCUMENT}:
+    if fields.keys() <= {DOCUMENT_KEY}:
         return None
-    return {key: value for key, value in fields.items() if key != _DOCUMENT and key != _URI}
+    return {key: value for key, value in fields.items() if key != DOCUMENT_KEY and key != URI_KEY}

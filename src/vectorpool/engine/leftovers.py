@@ -1,9 +1,9 @@
-"""What plain Chroma left behind in a directory that was adopted: lists of records whose collection was deleted.
+"""Rows that Chroma leaves behind in a directory that is adopted: lists of records whose collection was deleted.
 
-Chroma forgets to delete them with their collection, and the next record that gets one's row shows its list as its own,
-in whatever collection or database that is. Our own deletions leave none (see ``Chroma.listed``), so only an adopted
-directory has any. They are swept when its first commit is opened, and are gone from the commit that follows; looking
-for them takes 14 ms for 44,000 values, which every later opening saves.
+Chroma does not delete them with their collection. The next record that gets the row of one shows its list as its own,
+in whatever collection or database that is. Our own deletions leave none (see ``Records.with_lists``), so only an
+adopted directory has any. They are deleted when its first commit is opened, and are gone from the commit that follows.
+Looking for them takes 14 ms for 44,000 values, which every later opening saves.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from vectorpool.engine.tables import has_table
 from vectorpool.names import CHROMA_DATABASE_FILE
 
 logger = logging.getLogger(__name__)
 
-_TABLE: Final = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'embedding_metadata_array'"
 _SWEEP: Final = "DELETE FROM embedding_metadata_array WHERE id NOT IN (SELECT id FROM embeddings)"
 
 
 def sweep_lists(directory: Path) -> int:
-    """Delete lists that belong to no record, from a directory that nobody has open; return how many values. Blocking.
+    """Delete lists that belong to no record, from a directory that is not open; return how many values. Blocking.
 
     A file that SQLite cannot read or change is left as it is: whether it can be opened is for Chroma to say.
     """
@@ -32,8 +32,8 @@ def sweep_lists(directory: Path) -> int:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as db, db:
             # Nothing here must survive a crash: what counts is the commit that follows.
             db.execute("PRAGMA synchronous=OFF")
-            if db.execute(_TABLE).fetchone() is None:
-                # A Chroma that knew no lists wrote it.
+            if not has_table(db, "embedding_metadata_array"):
+                # A version of Chroma without lists wrote it.
                 return 0
             swept = db.execute(_SWEEP).rowcount
     except sqlite3.Error as error:

@@ -1,7 +1,7 @@
-"""How much a bulk write does at once: one call of Chroma holds the interpreter lock for its whole length.
+"""The size of the slices of a bulk write: one call of Chroma holds the interpreter lock for its whole length.
 
-The number of records of a call follows what the last ones took, so that a call stays near ``write_slice_ms``, and
-between calls the thread sleeps long enough for others to take the lock.
+The number of records of a call follows the time that the last calls took, so that a call stays near
+``write_slice_ms``. Between calls the thread sleeps long enough for other threads to take the lock.
 """
 
 from __future__ import annotations
@@ -11,16 +11,24 @@ from collections.abc import Iterator
 from typing import Final
 
 # Long enough for a waiting thread to take the interpreter lock, short against a slice.
-TURN_S: Final = 0.0005
+YIELD_S: Final = 0.0005
 # A call costs 5 to 15 ms before its first record: smaller slices would spend most of their time on that.
 _MIN_SLICE: Final = 16
 _MAX_SLICE: Final = 512
-# Records that are written round Chroma at once; that takes some milliseconds, in which other threads may run.
-DIRECT_SLICE: Final = 256
+# Records of one fast write; it takes some milliseconds, in which other threads may run.
+FAST_SLICE: Final = 256
+
+
+def fixed_slices(count: int, size: int) -> Iterator[slice]:
+    """Cut ``range(count)`` into slices of one size, and sleep between them."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+        if start + size < count:
+            time.sleep(YIELD_S)
 
 
 class Pace:
-    """How many records the next call may carry, learned from what the last ones took."""
+    """How many records the next call may carry, learned from the time that the last calls took."""
 
     def __init__(self, slice_ms: int) -> None:
         self._target_s = slice_ms / 1000
@@ -42,4 +50,4 @@ class Pace:
             self._records = int(min(max((self._records + better) / 2, _MIN_SLICE), _MAX_SLICE, self._records * 2))
             start += size
             if start < count:
-                time.sleep(TURN_S)
+                time.sleep(YIELD_S)

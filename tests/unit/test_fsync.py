@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vectorpool.vectorstore.unflushed import skip_flushes
+from vectorpool.platform.fsync import skip_fsync
 
 # The kernel refuses to flush what is not open; a flush that does nothing does not even look.
 NOT_OPEN = 2**20
@@ -43,7 +43,7 @@ def skipped(then: Callable[[], Any]) -> Any:
     """Return what ``then`` returns in a thread whose flushes do nothing."""
 
     def run() -> Any:
-        assert skip_flushes()
+        assert skip_fsync()
         return then()
 
     return in_thread(run)
@@ -51,14 +51,14 @@ def skipped(then: Callable[[], Any]) -> Any:
 
 def test_flushes_of_the_thread_do_nothing() -> None:
     """They succeed without looking at what is to be flushed."""
-    if not in_thread(skip_flushes):
+    if not in_thread(skip_fsync):
         pytest.skip("the kernel does not let flushes be skipped here")
     assert skipped(flushes) is False
 
 
 def test_threads_that_it_starts_inherit_it_and_others_do_not() -> None:
     """A thread started from there skips too; this one, and one started from here, flush as before."""
-    if not in_thread(skip_flushes):
+    if not in_thread(skip_fsync):
         pytest.skip("the kernel does not let flushes be skipped here")
     assert skipped(lambda: in_thread(flushes)) is False
     assert flushes() and in_thread(flushes)
@@ -73,11 +73,11 @@ def test_what_is_written_there_is_read_everywhere(tmp_path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
 
-    in_thread(lambda: (skip_flushes(), write()))
+    in_thread(lambda: (skip_fsync(), write()))
     assert (tmp_path / "file").read_bytes() == b"content"
 
 
 def test_an_unknown_machine_keeps_its_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel's numbers are not known, nothing is changed."""
     monkeypatch.setattr("platform.machine", lambda: "pdp11")
-    assert in_thread(lambda: (skip_flushes(), flushes())) == (False, True)
+    assert in_thread(lambda: (skip_fsync(), flushes())) == (False, True)

@@ -1,0 +1,92 @@
+"""One open directory of Chroma: the face of the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from vectorpool.engine.bindings import Client
+from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.failures import translate
+from vectorpool.engine.index_files import is_cut
+from vectorpool.engine.pace import YIELD_S
+from vectorpool.engine.records import EngineOptions, Records
+from vectorpool.errors import BrokenReplica, InternalError, NotFound
+
+# Records of one page of an examination, which bounds the memory that it takes.
+_EXAMINED_AT_ONCE: Final = 500
+
+
+class Engine:
+    """Chroma on one directory. Opening creates the files if there are none. Raises BrokenReplica.
+
+    Many threads may read; one at a time writes.
+    """
+
+    def __init__(self, directory: Path, options: EngineOptions) -> None:
+        if is_cut(directory):
+            raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
+        self._client = Client(directory)
+        try:
+            self.catalogue = Catalogue(self._client)
+            self.records = Records(directory, self._client, self.catalogue, options)
+        except BaseException:
+            self._client.close()
+            raise
+
+    def close(self) -> None:
+        """Close every file; descriptors and threads are returned when the last call in progress ends. Idempotent."""
+        self.records.close()
+        self._client.close()
+
+    def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
+        """Delete a collection with its records; return how many there were.
+
+        ``applied`` is called before the first effect and after each slice.
+        """
+        count = self._client.count(collection_id=info.id, database=info.database)
+        applied()
+        self.records.delete(info.id, info.database, self.records.with_lists(info.id, info.database), applied)
+        self._client.delete_collection(database=info.database, name=info.name)
+        # Deletions hold the interpreter lock; other threads run before the next one.
+        time.sleep(YIELD_S)
+        return count
+
+    def examine(self) -> None:
+        """Read everything once; raise BrokenReplica if Chroma cannot."""
+        try:
+            self._examine()
+        except BrokenReplica:
+            raise
+        except Exception as error:
+            cause = translate(error)
+            if not isinstance(cause, (InternalError, NotFound)):
+                raise
+            # No filter and no id of a caller was involved, so the fault is in the files.
+            raise BrokenReplica(f"Chroma cannot read this replica: {cause.detail}") from error
+
+    def _examine(self) -> None:
+        for database in self.catalogue.database_names():
+            for info in self.catalogue.collections(database):
+                where = {"collection_id": info.id, "database": database}
+                count = self._client.count(**where)
+                for offset in range(0, count, _EXAMINED_AT_ONCE):
+                    page = self._client.get(**where, limit=_EXAMINED_AT_ONCE, offset=offset, include=["embeddings"])
+                    if len(page.ids) != min(_EXAMINED_AT_ONCE, count - offset):
+                        raise BrokenReplica(f"A collection counts {count} records and does not return them.")
+                if count and info.dimension is not None:
+                    self._client.query(**where, embeddings=np.ones((1, info.dimension), np.float32), n_results=1)
+
+
+def migrate(directory: Path) -> None:
+    """Bring the schema of an older directory to this version's, as Chroma does when it opens one. Blocking."""
+    Client(directory).close()
+
+
+def create_empty(directory: Path) -> None:
+    """Fill an empty directory with Chroma's files, as for a user without a record. Blocking."""
+    Client(directory).close()

@@ -1,0 +1,242 @@
+"""Records by collection id and database. This module alone decides whether the fast path answers or Chroma does.
+
+The fast path is ``fast_reads`` and ``fast_writes``. Each method asks it first, if the options allow it and the request
+is of a kind that it answers, and gives every doubt to Chroma. Callers see the same result either way.
+
+Every method blocks and belongs in a worker thread, except reads with ``at_once``, which return None instead of waiting.
+Methods raise BrokenReplica, and what the bindings raise (see ``failures``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from vectorpool.engine.bindings import Client
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.failures import is_unknown_record
+from vectorpool.engine.fast_reads import FastReader
+from vectorpool.engine.fast_writes import FastWriter
+from vectorpool.engine.pace import FAST_SLICE, Pace, fixed_slices
+from vectorpool.engine.rows import Batch, Float32, Rows
+from vectorpool.engine.tables import Operation
+from vectorpool.errors import BrokenReplica
+
+# Records that are looked through in one call.
+_PAGE: Final = 1000
+# SQLite takes a bounded number of variables in one statement.
+_IDS_AT_ONCE: Final = 1000
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """What may be chosen: the fast paths, the bytes of vectors that are searched exactly, and the length of a call."""
+
+    fast_reads: bool = True
+    fast_writes: bool = True
+    exact_bytes: int = 64 * 1024**2
+    write_slice_ms: int = 20
+
+
+class Records:
+    """The records of one open directory. Many threads may read; one at a time writes."""
+
+    def __init__(self, directory: Path, client: Client, catalogue: Catalogue, options: EngineOptions) -> None:
+        self._client = client
+        self._pace = Pace(options.write_slice_ms)
+        # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
+        files = threading.Lock()
+        self._reader = (
+            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files) if options.fast_reads else None
+        )
+        self._writer = FastWriter(directory, client, files) if options.fast_writes else None
+
+    def close(self) -> None:
+        """Close the files of the fast path. Idempotent."""
+        if self._reader is not None:
+            self._reader.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    # --- Reads ---------------------------------------------------------------------------------------
+
+    def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:
+        """Return the number of records. ``at_once``: None if that would take long."""
+        if self._reader is not None:
+            count = self._reader.count(collection_id, database, at_once=at_once)
+            if count is not None or at_once:
+                return count
+        return None if at_once else self._client.count(collection_id=collection_id, database=database)
+
+    def get(
+        self,
+        collection_id: str,
+        database: str,
+        *,
+        ids: Sequence[str] | None = None,
+        where: str | None = None,
+        where_document: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+        include: Sequence[str] = (),
+        at_once: bool = False,
+    ) -> Rows | None:
+        """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
+        if self._reader is not None and where is None and where_document is None:
+            rows = self._reader.get(
+                collection_id, database, ids=ids, limit=limit, offset=offset, include=include, at_once=at_once
+            )
+            if rows is not None or at_once:
+                return rows
+        if at_once:
+            return None
+        try:
+            got = self._client.get(
+                collection_id=collection_id,
+                database=database,
+                ids=ids,
+                where=where,
+                where_document=where_document,
+                limit=limit,
+                offset=offset,
+                include=include,
+            )
+        except Exception as error:
+            if is_unknown_record(error):
+                # Ids that are not there are left out of an answer; what Chroma found and then missed is a vector.
+                raise BrokenReplica("Chroma's index lacks the vector of a record that is there.") from error
+            raise
+        return Rows(got.ids, got.documents, got.metadatas, got.embeddings, got.uris)
+
+    def query(
+        self,
+        collection_id: str,
+        database: str,
+        embeddings: Float32,
+        n_results: int,
+        *,
+        ids: Sequence[str] | None = None,
+        where: str | None = None,
+        where_document: str | None = None,
+        include: Sequence[str] = (),
+        at_once: bool = False,
+    ) -> list[Rows] | None:
+        """Return for each row of ``embeddings`` (float32[n, d]) its nearest records, nearest first.
+
+        Filters are JSON. ``at_once``: None if that would take long.
+        """
+        if self._reader is not None and ids is None and where is None and where_document is None:
+            found = self._reader.query(collection_id, database, embeddings, n_results, include, at_once=at_once)
+            if found is not None or at_once:
+                return found
+        if at_once:
+            return None
+        try:
+            got = self._client.query(
+                collection_id=collection_id,
+                database=database,
+                # Without numbers they have no dimension; the bindings say what is wrong with that.
+                embeddings=embeddings if embeddings.size else embeddings.tolist(),
+                # Asked for no results, an index that is in its files ends the process.
+                n_results=max(n_results, 1),
+                ids=ids,
+                where=where,
+                where_document=where_document,
+                include=include,
+            )
+        except Exception as error:
+            if not ids and is_unknown_record(error):
+                raise BrokenReplica("Chroma's index and its records do not agree.") from error
+            raise
+        return [_rows_of(got, i, n_results) for i in range(len(got.ids))]
+
+    def existing(self, collection_id: str, database: str, ids: Sequence[str]) -> set[str]:
+        """Return which of the ids are there."""
+        found: set[str] = set()
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            rows = self.get(collection_id, database, ids=ids[start : start + _IDS_AT_ONCE])
+            assert rows is not None
+            found.update(rows.ids)
+        return found
+
+    def check_collection(self, collection_id: str, database: str) -> None:
+        """Raise what the bindings raise if there is no such collection; they check a filter before they look for it."""
+        self._client.count(collection_id=collection_id, database=database)
+
+    # --- Writes --------------------------------------------------------------------------------------
+
+    def put(
+        self, operation: Operation, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]
+    ) -> None:
+        """Add or upsert records in slices; ``applied`` is called after each slice that took effect.
+
+        ``batch.embeddings`` is float32[n, d]. ADD skips ids that are there; UPSERT replaces them and merges metadata.
+        """
+        assert operation in (Operation.ADD, Operation.UPSERT), "other operations have methods of their own"
+        call = self._client.add if operation is Operation.ADD else self._client.upsert
+        for part in fixed_slices(len(batch.ids), FAST_SLICE):
+            records = batch.part(part)
+            if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                for inner in self._pace.slices(len(records.ids)):
+                    call(collection_id=collection_id, database=database, batch=records.part(inner))
+                    applied()
+            applied()
+
+    def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
+        """Change parts of records in slices; ids that are not there are skipped."""
+        for part in self._pace.slices(len(batch.ids)):
+            self._client.update(collection_id=collection_id, database=database, batch=batch.part(part))
+            applied()
+
+    def delete(self, collection_id: str, database: str, ids: Sequence[str], applied: Callable[[], None]) -> int:
+        """Delete records by id in slices; return how many ids were named. Ids that are not there are skipped."""
+        deleted = 0
+        for part in self._pace.slices(len(ids)):
+            deleted += self._client.delete(collection_id=collection_id, database=database, ids=ids[part])
+            applied()
+        return deleted
+
+    def refuse_delete(self, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None) -> None:
+        """Pass a deletion that names no record, or has a limit without a filter, to Chroma, which refuses it."""
+        self._client.delete(collection_id=collection_id, database=database, ids=ids, limit=limit)
+
+    def with_lists(self, collection_id: str, database: str) -> list[str]:
+        """Return the ids of the records that have a list in their metadata.
+
+        Chroma leaves such lists behind when a collection is deleted, and the next record that gets the row of one
+        shows it as its own. So these records are deleted one by one before their collection.
+        """
+        found: list[str] = []
+        count = self._client.count(collection_id=collection_id, database=database)
+        for offset in range(0, count, _PAGE):
+            got = self._client.get(
+                collection_id=collection_id, database=database, limit=_PAGE, offset=offset, include=["metadatas"]
+            )
+            rows = zip(got.ids, got.metadatas, strict=True)
+            found += [i for i, metadata in rows if metadata and any(isinstance(v, list) for v in metadata.values())]
+        return found
+
+
+def _rows_of(got: Any, at: int, n_results: int) -> Rows:
+    """Return what one query found, from the columns of the bindings."""
+
+    def column(values: Any) -> Any:
+        return None if values is None else values[at][:n_results]
+
+    return Rows(
+        ids=column(got.ids),
+        documents=column(got.documents),
+        metadatas=column(got.metadatas),
+        embeddings=column(got.embeddings),
+        uris=column(got.uris),
+        distances=column(got.distances),
+    )
+
+
+def is_finite(embeddings: Float32) -> bool:
+    """Return whether every number is finite."""
+    return bool(np.isfinite(embeddings).all())

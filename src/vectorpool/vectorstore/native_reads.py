@@ -1,0 +1,239 @@
+"""Read commands of the native API: each answers a struct of ``answers``. They change nothing and may run in parallel.
+
+Chroma may change its files while it reads, so a commit captures them while no reader runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from vectorpool import answers
+from vectorpool.commands import (
+    CountRecords,
+    DescribeVectorstore,
+    GetAvatar,
+    GetCollection,
+    GetRecords,
+    ListAvatars,
+    ListCollections,
+    ListIngested,
+    ListLost,
+    QueryRecords,
+    Read,
+)
+from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.engine import Engine
+from vectorpool.engine.failures import translate
+from vectorpool.engine.records import Records
+from vectorpool.engine.rows import Rows
+from vectorpool.vectorstore.avatars import avatar_ids, check_avatar, collections_of, known_collection
+from vectorpool.vectorstore.filters import as_json
+from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.vectors import check_vectors
+
+
+def describe_collection(records: Records, sidecar: Sidecar, info: CollectionInfo) -> answers.Collection:
+    """Return the answer for one collection, with its record count."""
+    hnsw = {key: value for key, value in info.hnsw.items() if key != "space"}
+    return answers.Collection(
+        name=info.name,
+        id=info.id,
+        avatar_id=info.avatar_id,
+        metadata=info.metadata,
+        dimension=info.dimension,
+        embedder=sidecar.embedder(info.id),
+        space=info.space,
+        hnsw=hnsw,
+        count=count_of(records, info),
+    )
+
+
+def count_of(records: Records, info: CollectionInfo) -> int:
+    """Return the number of records of a collection."""
+    count = records.count(info.id, info.database)
+    assert count is not None, "a count that may wait has an answer"
+    return count
+
+
+def _at(column: list[Any] | None, i: int) -> Any:
+    return None if column is None else column[i]
+
+
+def _sorted(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Chroma's order of keys differs from one opening to the next; the same state should give the same answer."""
+    return metadata if metadata is None else dict(sorted(metadata.items()))
+
+
+def _records(rows: Rows) -> list[answers.Record]:
+    return [
+        answers.Record(
+            id=record_id,
+            document=_at(rows.documents, i),
+            metadata=_sorted(_at(rows.metadatas, i)),
+            embedding=_at(rows.embeddings, i),
+            uri=_at(rows.uris, i),
+        )
+        for i, record_id in enumerate(rows.ids)
+    ]
+
+
+def _matches(rows: Rows) -> list[answers.Match]:
+    return [
+        answers.Match(
+            id=record_id,
+            distance=_at(rows.distances, i),
+            document=_at(rows.documents, i),
+            metadata=_sorted(_at(rows.metadatas, i)),
+            embedding=_at(rows.embeddings, i),
+            uri=_at(rows.uris, i),
+        )
+        for i, record_id in enumerate(rows.ids)
+    ]
+
+
+class NativeReader:
+    """Answers read commands from one open engine and its sidecar."""
+
+    def __init__(self, user_id: str, engine: Engine, sidecar: Sidecar, size: Callable[[], int]) -> None:
+        self._user_id = user_id
+        self._catalogue: Catalogue = engine.catalogue
+        self._records: Records = engine.records
+        self._sidecar = sidecar
+        self._size = size
+        self._answer: dict[type, Callable[[Any], msgspec.Struct]] = {
+            DescribeVectorstore: self._describe,
+            ListAvatars: self._list_avatars,
+            GetAvatar: self._get_avatar,
+            ListCollections: self._list_collections,
+            GetCollection: self._get_collection,
+            ListIngested: self._list_ingested,
+            ListLost: self._list_lost,
+        }
+        # Those that the fast path may answer on the event loop.
+        self._answer_at_once: dict[type, Callable[[Any, bool], msgspec.Struct | None]] = {
+            CountRecords: self._count_records,
+            GetRecords: self._get_records,
+            QueryRecords: self._query_records,
+        }
+
+    def read(self, command: Read, *, at_once: bool = False) -> msgspec.Struct | None:
+        """Answer one command; raises VectorpoolError, BrokenReplica if Chroma does not work any more.
+
+        ``at_once`` is for an event loop: None if the answer would take long.
+        """
+        kind = type(command)
+        try:
+            if kind in self._answer_at_once:
+                return self._answer_at_once[kind](command, at_once)
+            return None if at_once else self._answer[kind](command)
+        except Exception as error:
+            raise translate(error) from error
+
+    # --- Vectorstore, avatars, collections -----------------------------------------------------------
+
+    def _count(self, collections: list[CollectionInfo]) -> int:
+        return sum(count_of(self._records, info) for info in collections)
+
+    def _describe(self, command: DescribeVectorstore) -> msgspec.Struct:
+        avatars = avatar_ids(self._catalogue)
+        collections = [c for a in (None, *avatars) for c in collections_of(self._catalogue, a)]
+        return answers.Vectorstore(
+            user_id=self._user_id,
+            avatars=len(avatars),
+            collections=len(collections),
+            records=self._count(collections),
+            bytes=self._size(),
+            lost_records=self._sidecar.count_losses(),
+        )
+
+    def _avatar(self, avatar_id: str) -> answers.Avatar:
+        collections = collections_of(self._catalogue, avatar_id)
+        return answers.Avatar(
+            avatar_id=avatar_id,
+            collections=len(collections),
+            records=self._count(collections),
+            documents=self._sidecar.count_documents(avatar_id),
+        )
+
+    def _list_avatars(self, command: ListAvatars) -> msgspec.Struct:
+        ids = avatar_ids(self._catalogue)
+        end = None if command.limit is None else command.offset + command.limit
+        return answers.AvatarPage(avatars=[self._avatar(a) for a in ids[command.offset : end]], total=len(ids))
+
+    def _get_avatar(self, command: GetAvatar) -> msgspec.Struct:
+        check_avatar(self._catalogue, command.avatar_id)
+        return self._avatar(command.avatar_id)
+
+    def _describe_collection(self, info: CollectionInfo) -> answers.Collection:
+        return describe_collection(self._records, self._sidecar, info)
+
+    def _list_collections(self, command: ListCollections) -> msgspec.Struct:
+        if command.avatar_id is not None:
+            check_avatar(self._catalogue, command.avatar_id)
+        found = collections_of(self._catalogue, command.avatar_id)
+        end = None if command.limit is None else command.offset + command.limit
+        page = [self._describe_collection(info) for info in found[command.offset : end]]
+        return answers.CollectionPage(collections=page, total=len(found))
+
+    def _get_collection(self, command: GetCollection) -> msgspec.Struct:
+        info = known_collection(self._catalogue, command.avatar_id, command.name)
+        assert info is not None
+        return self._describe_collection(info)
+
+    # --- Records -------------------------------------------------------------------------------------
+
+    def _count_records(self, command: CountRecords, at_once: bool) -> msgspec.Struct | None:
+        info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
+        count = None if info is None else self._records.count(info.id, info.database, at_once=at_once)
+        return None if count is None else answers.Count(count=count)
+
+    def _get_records(self, command: GetRecords, at_once: bool) -> msgspec.Struct | None:
+        info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
+        if info is None:
+            return None
+        rows = self._records.get(
+            info.id,
+            info.database,
+            ids=command.ids,
+            where=as_json(command.where),
+            where_document=as_json(command.where_document),
+            limit=command.limit,
+            offset=command.offset,
+            include=[part for part in command.include if part != "distances"],
+            at_once=at_once,
+        )
+        return None if rows is None else answers.RecordPage(records=_records(rows))
+
+    def _query_records(self, command: QueryRecords, at_once: bool) -> msgspec.Struct | None:
+        info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
+        if info is None:
+            return None
+        array = check_vectors(info, self._sidecar, command.vectors)
+        if info.dimension is None:
+            # The collection never had a record: Chroma has no index to ask.
+            return answers.QueryResult(results=[[] for _ in array])
+        found = self._records.query(
+            info.id,
+            info.database,
+            array,
+            command.n_results,
+            ids=command.ids,
+            where=as_json(command.where),
+            where_document=as_json(command.where_document),
+            include=command.include,
+            at_once=at_once,
+        )
+        return None if found is None else answers.QueryResult(results=[_matches(rows) for rows in found])
+
+    # --- Documents and losses ------------------------------------------------------------------------
+
+    def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
+        names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
+        return answers.IngestedPage(documents=self._sidecar.documents(command.avatar_id, names))
+
+    def _list_lost(self, command: ListLost) -> msgspec.Struct:
+        lost = self._sidecar.losses(command.limit, command.offset)
+        return answers.LostPage(lost=lost, total=self._sidecar.count_losses())

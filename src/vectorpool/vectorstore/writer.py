@@ -1,0 +1,48 @@
+"""Write commands: each is checked before it changes anything, then applied by the handlers of its protocol.
+
+``Writer.write`` raises a VectorpoolError if the command is refused, and then nothing has changed. If anything fails
+after the first effect it raises HalfApplied: the replica may not be used any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from vectorpool.commands import Write
+from vectorpool.engine.engine import Engine
+from vectorpool.engine.failures import refusal, translate
+from vectorpool.errors import BrokenReplica
+from vectorpool.settings import Settings
+from vectorpool.vectorstore.effect import Effect, HalfApplied
+from vectorpool.vectorstore.native_documents import document_handlers
+from vectorpool.vectorstore.native_writes import NativeWriter
+from vectorpool.vectorstore.protocol_writes import ProtocolWriter
+from vectorpool.vectorstore.sidecar import Sidecar
+
+Handler: TypeAlias = Callable[[Any, Effect], Any]
+
+
+class Writer:
+    """Applies write commands to one open engine and its sidecar. One thread at a time."""
+
+    def __init__(
+        self, user_id: str, engine: Engine, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+    ) -> None:
+        native = NativeWriter(engine, sidecar, settings)
+        self._native: dict[type, Handler] = {**native.handlers, **document_handlers(native)}
+        self._protocol: dict[type, Handler] = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
+
+    def write(self, command: Write) -> tuple[Any, Effect]:
+        """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied."""
+        effect = Effect()
+        handler = self._native.get(type(command))
+        try:
+            if handler is not None:
+                return handler(command, effect), effect
+            return self._protocol[type(command)](command, effect), effect
+        except Exception as error:
+            cause = translate(error) if handler is not None else refusal(error)
+            if effect.touched or isinstance(cause, BrokenReplica):
+                raise HalfApplied(cause) from error
+            raise cause from error
