@@ -237,3 +237,23 @@ async def test_what_needs_bytes_only_works_on_a_log_of_a_later_engine(tmp_path: 
     assert (await author.hydrate())[1].stamp == stamp(KNOWN + 1)
     assert (await log.scrub()).ok
     assert await log.end() > 0
+
+
+async def test_the_newer_engine_restores_what_the_older_one_opens(tmp_path: Path) -> None:
+    """Going back: the restore of the commit before a migration has the old stamp, so the old engine goes on from it."""
+
+    class Later(Numbered):
+        def check(self, stamp: EngineStamp | None) -> None:
+            """Know one migration more."""
+
+    author = Author(tmp_path)
+    for number in (KNOWN, KNOWN + 1):
+        await commit(author, number)
+    old = log_of(author)
+    await refuses(author, lambda: old.hydrate(tmp_path / "refused"))
+    later = CommitLog(author.bucket, USER, settings=author.settings, sources=author.sources, engine=Later())
+    restored = await later.restore(1)
+    hydrated = await old.hydrate(tmp_path / "back")
+    assert hydrated is not None
+    assert (hydrated.position, hydrated.stamp) == (restored, stamp(KNOWN))
+    assert (tmp_path / "back" / "chroma.sqlite3").read_bytes() == bytes([KNOWN]) * 4096
