@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+SchemaState = Literal["tested", "untested"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -162,7 +163,8 @@ class Commit(msgspec.Struct):
     """One commit of the history: when, how large its object and the whole state after it are, what it did.
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
-    ``damage`` says what is wrong with its object, if anything is.
+    ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
+    of an older version changed, and no write.
     """
 
     commit: int
@@ -176,6 +178,7 @@ class Commit(msgspec.Struct):
     tombstone: bool
     backups: list[str]
     damage: str | None
+    migrated: bool = False
 
 
 class CommitPage(msgspec.Struct):
@@ -250,6 +253,8 @@ class Residency(msgspec.Struct):
     detail: str | None = None
     # A past commit, open read-only beside the live vectorstore; null for the live one.
     at: int | None = None
+    # Whether the fast paths were tested on the schema of the open directory; null if none is open.
+    schema: SchemaState | None = None
 
 
 class StoreTraffic(msgspec.Struct):

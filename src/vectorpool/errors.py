@@ -59,8 +59,6 @@ class InternalError(VectorpoolError):
 
 
 # --- Change the request ------------------------------------------------------------------------------
-
-
 class InvalidRequest(VectorpoolError):
     """The request cannot be carried out as it stands; sending it again does not help."""
 
@@ -155,8 +153,6 @@ class Forbidden(VectorpoolError):
 
 
 # --- Name something that is there --------------------------------------------------------------------
-
-
 class NotFound(VectorpoolError):
     """What the request names is not there."""
 
@@ -222,8 +218,6 @@ class BackupNotFound(NotFound):
 
 
 # --- Look again, then decide -------------------------------------------------------------------------
-
-
 class Conflict(VectorpoolError):
     """What the request assumes no longer holds."""
 
@@ -283,8 +277,6 @@ class CommitConflict(Conflict):
 
 
 # --- Wait, then send the same again ------------------------------------------------------------------
-
-
 class TryAgain(VectorpoolError):
     """Nothing is wrong with the request; sent again later it may pass."""
 
@@ -339,6 +331,13 @@ class LocalDiskFailed(TryAgain):
     retry_after_s = 5.0
 
 
+class NewerEngine(TryAgain):
+    """A later version wrote the vectorstore, with a schema that this instance does not know; nothing was touched."""
+
+    code = "newer-engine"
+    title = "A later version wrote the vectorstore"
+
+
 class EmbedderUnavailable(TryAgain):
     """The embedding endpoint did not answer, after bounded retries."""
 
@@ -363,8 +362,6 @@ class OutcomeUnknown(TryAgain):
 
 
 # --- Call an operator --------------------------------------------------------------------------------
-
-
 class Damaged(VectorpoolError):
     """Stored bytes are not what they should be. ``vectorpool scrub`` says more."""
 
@@ -401,8 +398,6 @@ class BrokenReplica(Damaged):
 
 
 # --- Fix the configuration and start again -----------------------------------------------------------
-
-
 class Misconfigured(VectorpoolError):
     """The service cannot start like this. One sentence says what to change."""
 

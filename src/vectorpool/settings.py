@@ -194,7 +194,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 1.5
     verify_interval_s: Annotated[
         float,
-        _setting("Each log is verified and collected in the background so often; 0 never does", ge=0, le=31_536_000),
+        _setting(
+            "Interval at which each log is verified and its garbage removed, in the background; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
     ] = 604_800.0
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)

@@ -48,7 +48,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     The prices are the public ones of S3 Standard in us-east-1 as of November 2026, in the same region as the instances:
     a thousand PUT or LIST, a thousand GET or HEAD, a GB-month; deletions and traffic within the region cost nothing.
-    ``upkeep_instances`` are those that verify and collect; 0 is all: ``verify_interval_s`` is 0 on none.
+    ``upkeep_instances`` are those that verify logs and remove garbage; 0 is all: ``verify_interval_s`` is 0 on none.
     """
 
     users: int = 1_000_000
@@ -146,7 +146,7 @@ def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, floa
     listings = intervals * _LOOKS_PER_INTERVAL * instances * inputs.shards * inputs.users / PAGE
     asked = {"get": turns * (instances - 1), "list_prefixes": listings}
     return {
-        "verify, collect": turns * usd_of(inputs, by_class(week.requests.items())),
+        "verify, remove garbage": turns * usd_of(inputs, by_class(week.requests.items())),
         "look whose turn it is": usd_of(inputs, by_class(asked.items())),
     }
 

@@ -246,7 +246,7 @@ async def _live_bytes(day: Day, directory: Path) -> int:
 
 
 async def run(place: Place) -> list[Line]:
-    """Live a day, let a week go by, verify and collect, and read the newest state from the store once more."""
+    """Live a day, let a week go by, verify and remove garbage, and read the newest state from the store once more."""
     singles = 120 if place.quick else 600
     day = Day(place.settings("day"), singles)
     await day.begin()
@@ -263,16 +263,16 @@ async def run(place: Place) -> list[Line]:
     log, before = day.stores.log(USER), day.requests()
     report = await log.verify()
     assert report.ok and report.newest_intact_seq == day.store_seq, report
-    while not (await log.collect()).complete:
+    while not (await log.remove_garbage()).complete:
         pass
     swept = day.requests()
     swept.subtract(before)
-    collected = sum(day.bucket.written.values()) - sum(written.values())
+    freed = sum(day.bucket.written.values()) - sum(written.values())
     left = await day.objects()
-    assert await _live_bytes(day, place.scratch / "day-left") == live, "a collection changed the newest state"
+    assert await _live_bytes(day, place.scratch / "day-left") == live, "a garbage removal changed the newest state"
     await asyncio.to_thread(day.stores.close)
     traffic = _traffic(day, singles, asked, swept)
-    return [*traffic, *_volume(day, written, collected, live, sum(at_night.values()), sum(left.values()))]
+    return [*traffic, *_volume(day, written, freed, live, sum(at_night.values()), sum(left.values()))]
 
 
 def _shown(requests: Counter[str]) -> str:
@@ -309,30 +309,30 @@ def _traffic(day: Day, singles: int, asked: Counter[str], swept: Counter[str]) -
         ),
         Line(
             "day",
-            "requests of the verification and collection a week later",
+            "requests of the verification and garbage removal a week later",
             _shown(swept),
             note=f"a header read and a grave put for each of {commits:,} commits",
         ),
     ]
 
 
-def _volume(day: Day, written: dict[str, int], collected: int, live: int, at_night: int, left: int) -> list[Line]:
+def _volume(day: Day, written: dict[str, int], freed: int, live: int, at_night: int, left: int) -> list[Line]:
     commits = written["commit"]
     compacted = written.get("merged", 0) + written.get("base", 0)
-    ratio = (commits + compacted + collected) / commits
+    ratio = (commits + compacted + freed) / commits
     bound = write_bound(len(day.stores.saves.commits), day.settings)
     amplification = day.settings.compact_amplification
     return [
         Line(
             "day",
             "bytes written by commits, compaction and collection, for a byte of commits",
-            size(commits + compacted + collected),
+            size(commits + compacted + freed),
             size(commits),
             ratio,
             f"<= {bound:.1f} (its bound)",
             ratio <= bound,
             f"merged deltas {size(written.get('merged', 0))}, bases {size(written.get('base', 0))}, "
-            f"collection {size(collected)}",
+            f"garbage removal {size(freed)}",
         ),
         Line(
             "day",
@@ -343,7 +343,7 @@ def _volume(day: Day, written: dict[str, int], collected: int, live: int, at_nig
         ),
         Line(
             "day",
-            "stored when the history was collected, against the newest state packed",
+            "stored when the garbage of the history was removed, against the newest state packed",
             size(left),
             size(live),
             left / live,

@@ -89,7 +89,7 @@ async def test_odd_user_ids_are_kept_apart(bucket: Bucket, tmp_path: Path, user_
     assert await other.hydrate(tmp_path / "other") is None
 
 
-async def test_a_past_is_collected_and_its_backup_restored(bucket: Bucket, tmp_path: Path) -> None:
+async def test_a_past_is_removed_and_its_backup_restored(bucket: Bucket, tmp_path: Path) -> None:
     """On every store: what is old is buried, a backup stays, comes back as a new commit, and goes to another user."""
     author = Author(tmp_path, bucket)
     author.settings = msgspec.structs.replace(author.settings, retention_s=0)
@@ -101,7 +101,7 @@ async def test_a_past_is_collected_and_its_backup_restored(bucket: Bucket, tmp_p
     await log.tag("second", 2)
     # The store's clock may be a little ahead of ours; nothing but this waiting depends on it.
     for _ in range(100):
-        await log.collect()
+        await log.remove_garbage()
         left = [info.seq for info in await log.entries(limit=10)]
         if left == [6, 2]:
             break

@@ -120,8 +120,8 @@ class World:
         with self.directory() as directory:
             self.frozen.append(await self._prepared(self.log(), directory))
 
-    async def collect(self) -> None:
-        await self.log().collect()
+    async def remove_garbage(self) -> None:
+        await self.log().remove_garbage()
 
     async def tag(self) -> None:
         at = self.dice.choice([None, *self.ledger.commits])
@@ -217,7 +217,15 @@ def test_what_is_retained_can_be_had_whatever_happens(seed: int, bad: bool) -> N
     async def run(root: Path) -> None:
         world = World(root, seed, TROUBLE if bad else Faults())
         await world.run(world.write())
-        kinds = [world.write, world.freeze, world.collect, world.tag, world.delete_tag, world.restore, world.fork]
+        kinds = [
+            world.write,
+            world.freeze,
+            world.remove_garbage,
+            world.tag,
+            world.delete_tag,
+            world.restore,
+            world.fork,
+        ]
         for _ in range(14):
             if not world.ledger.commits:
                 await world.run(world.write())
@@ -230,8 +238,8 @@ def test_what_is_retained_can_be_had_whatever_happens(seed: int, bad: bool) -> N
         await world.check()
         world.network.faults = Faults()
         world.sources.elapsed_s += 10 * RETENTION_S
-        await world.run(world.collect())
-        await world.run(world.collect())
+        await world.run(world.remove_garbage())
+        await world.run(world.remove_garbage())
         await world.check()
         # A tag of unknown outcome may have come too late, and then scrub says so; nothing else may be wrong.
         problems = (await CommitLog(world.ledger, USER, settings=world.settings).scrub()).problems
@@ -246,7 +254,7 @@ def test_what_is_retained_can_be_had_whatever_happens(seed: int, bad: bool) -> N
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), bad=st.booleans())
 def test_a_backup_that_was_acknowledged_is_kept(seed: int, bad: bool) -> None:
-    """Taggers against collectors, each frozen anywhere: a tag that was made keeps its commit, whoever was first."""
+    """Taggers against garbage removers, each frozen anywhere: a tag that was made keeps its commit in any order."""
 
     async def run(root: Path) -> None:
         world = World(root, seed, Faults())
@@ -254,13 +262,13 @@ def test_a_backup_that_was_acknowledged_is_kept(seed: int, bad: bool) -> None:
             await world.run(world.write())
         world.sources.elapsed_s += 2 * RETENTION_S
         world.network.faults = TROUBLE if bad else Faults()
-        actors = [world.tag() for _ in range(3)] + [world.collect() for _ in range(2)] + [world.write()]
+        actors = [world.tag() for _ in range(3)] + [world.remove_garbage() for _ in range(2)] + [world.write()]
         world.dice.shuffle(actors)
         await world.run(*actors)
         await world.network.settle()
         await world.check()
         world.network.faults = Faults()
-        await world.run(world.collect())
+        await world.run(world.remove_garbage())
         await world.check()
 
     with tempfile.TemporaryDirectory() as root, without_threads():

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network, VirtualSources, Wire
-from tests.simulation.replica import FakeReplica, FakeTemplate
+from tests.simulation.replica import FakeEngine, FakeReplica, FakeTemplate
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Position
@@ -30,11 +30,12 @@ from vectorpool.vectorstore.vectorstore import Vectorstore
 class SimulatedStores:
     """Makes vectorstores over fake replicas; the face of ``pool.stores.StoreFactory``."""
 
-    def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources, breaks: float) -> None:
+    def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources, breaks: float, level: int) -> None:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
         self._breaks = breaks
+        self._engine = FakeEngine(level)
         self.shard = 0
         self._root = Path(settings.replica_dir) / "open"
         self._generation = itertools.count(1)
@@ -42,7 +43,14 @@ class SimulatedStores:
 
     def log(self, user_id: str) -> CommitLog:
         """Return a log of a user, with what this instance shares among its logs."""
-        return CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources)
+        return CommitLog(
+            self._bucket,
+            user_id,
+            warm=self.warm,
+            settings=self._settings,
+            sources=self._sources,
+            engine=self._engine,
+        )
 
     def make(self, user_id: str) -> Vectorstore:
         """Return a vectorstore that is not open yet."""
@@ -56,7 +64,7 @@ class SimulatedStores:
             user_id: str, directory: Path, position: Position, image: Image, settings: Settings
         ) -> Replica:
             breaks = lambda: self._breaks > 0 and self._sources.random() < self._breaks  # noqa: E731
-            return cast(Replica, FakeReplica(directory, position, image, breaks))
+            return cast(Replica, FakeReplica(directory, position, image, breaks, self._engine))
 
         log = self.log(user_id)
         # The virtual loop runs on its own thread what it is asked to run on workers.
@@ -65,7 +73,7 @@ class SimulatedStores:
             user_id,
             log,
             make_directory=make_directory,
-            template=cast(Template, FakeTemplate()),
+            template=cast(Template, FakeTemplate(self._engine.level)),
             workers=workers,
             settings=self._settings,
             sources=self._sources,
@@ -90,9 +98,12 @@ class Instance:
         store: Bucket,
         faults: Faults,
         dice: random.Random,
+        *,
+        level: int = 0,
         **settings: Any,
     ) -> None:
         self.name = name
+        self.level = level
         self.machine = machine
         self.settings = Settings(replica_dir=str(machine), **settings)
         self.domain = loop.new_domain(name)
@@ -100,7 +111,7 @@ class Instance:
         self.sources = sources = VirtualSources(loop, random.Random(dice.getrandbits(64)))
         # What a process before it left open here is swept, as the real factory does; warm objects stay.
         shutil.rmtree(machine / "open", ignore_errors=True)
-        self.stores = SimulatedStores(self.wire, self.settings, sources, breaks=0.01)
+        self.stores = SimulatedStores(self.wire, self.settings, sources, breaks=0.01, level=level)
         self.pool = Pool(cast(StoreFactory, self.stores), self.settings, sources)
 
     @property

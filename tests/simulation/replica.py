@@ -18,11 +18,13 @@ from vectorpool.answers import Deleted, Written
 from vectorpool.commands import AddRecords, DeleteRecords, Read, UpsertRecords, Write
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.errors import BrokenReplica, RecordExists
+from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.errors import BrokenReplica, NewerEngine, RecordExists
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 
 JOURNAL = "journal"
 PAGES = "pages"
+SCHEMA = "schema"
 PAGE_BYTES = 4096
 PAGE_COUNT = 6
 LINE_BYTES = 240
@@ -66,14 +68,43 @@ def token_of(command: Write) -> str:
     return str(command.documents[0])
 
 
+class FakeEngine:
+    """An engine that knows migrations up to ``level``; level 0 has no schema and makes no stamps."""
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+
+    def stamp_of(self, directory: Path) -> EngineStamp | None:
+        file = directory / SCHEMA
+        return self.stamp(int(file.read_text())) if file.exists() else None
+
+    def stamp(self, level: int) -> EngineStamp | None:
+        return EngineStamp(f"{level}", bytes(16), {"fake": level}) if level else None
+
+    def check(self, stamp: EngineStamp | None) -> None:
+        if stamp is not None and stamp.migrations["fake"] > self.level:
+            raise NewerEngine(f"The state is of level {stamp.migrations['fake']}, and this engine of {self.level}.")
+
+
 class FakeReplica:
     """One open working directory, with the face of ``vectorstore.replica.Replica``.
 
     ``breaks`` is asked at each read whether the replica stops working now, as Chroma sometimes does.
     """
 
-    def __init__(self, directory: Path, position: Position, image: Image, breaks: Callable[[], bool]) -> None:
+    schema_state = "tested"
+
+    def __init__(
+        self,
+        directory: Path,
+        position: Position,
+        image: Image,
+        breaks: Callable[[], bool],
+        engine: FakeEngine,
+    ) -> None:
         self.directory = directory
+        self.is_migrated = self._migrate(engine.level)
+        self.stamp = engine.stamp(engine.level)
         self.position = position
         self.image = image
         self._breaks = breaks
@@ -83,6 +114,15 @@ class FakeReplica:
         for line in self.lines:
             self._note(line)
         self._dirty(0)
+
+    def _migrate(self, level: int) -> bool:
+        """Bring the schema to the engine's level; return whether it was older."""
+        file = self.directory / SCHEMA
+        before = int(file.read_text()) if file.exists() else 0
+        assert before <= level, "a newer state was opened"
+        if before < level:
+            file.write_text(str(level))
+        return before < level
 
     def _note(self, line: Line) -> None:
         if line.what == "delete":
@@ -138,6 +178,7 @@ class FakeReplica:
 
     def advance(self, position: Position, image: Image) -> None:
         self.position, self.image = position, image
+        self.is_migrated = False
 
     def examine(self) -> None:
         """Nothing in such a replica can be wedged."""
@@ -147,8 +188,13 @@ class FakeReplica:
 
 
 class FakeTemplate:
-    """The files of an empty replica."""
+    """The files of an empty replica, as an engine of a level makes them."""
+
+    def __init__(self, level: int) -> None:
+        self._level = level
 
     def copy_to(self, directory: Path) -> None:
+        if self._level:
+            (directory / SCHEMA).write_text(str(self._level))
         (directory / JOURNAL).touch()
         (directory / PAGES).write_bytes(_NOISE)

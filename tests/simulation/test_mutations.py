@@ -15,7 +15,7 @@ import pytest
 
 from tests.simulation.network import Wire
 from tests.simulation.world import Violation, World
-from vectorpool.commitlog import append, collection, log
+from vectorpool.commitlog import append, garbage, log
 from vectorpool.commitlog.format import is_grave_content
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
@@ -126,18 +126,18 @@ def hand_out_unconfirmed_refusals(patch: Patch) -> None:
     patch.setattr(vectorstore, "unconfirmed", lambda refusal: refusal)
 
 
-def collect_too_early(patch: Patch) -> None:
-    """The collector retains nothing but the newest state."""
-    real = collection.collect
+def remove_too_early(patch: Patch) -> None:
+    """The garbage remover retains nothing but the newest state."""
+    real = garbage.remove_garbage
 
-    async def collect(bucket: Any, user_id: str, settings: Any, *rest: Any) -> Any:
+    async def remove_garbage(bucket: Any, user_id: str, settings: Any, *rest: Any) -> Any:
         return await real(bucket, user_id, msgspec.structs.replace(settings, retention_s=0.0), *rest)
 
-    patch.setattr(log.collection, "collect", collect)
+    patch.setattr(log.garbage, "remove_garbage", remove_garbage)
 
 
-def collect_without_graves(patch: Patch) -> None:
-    """Collected commits are deleted, so that their numbers look free."""
+def remove_without_graves(patch: Patch) -> None:
+    """Removed commits are deleted, so that their numbers look free."""
     real = Wire.put
 
     async def put(self: Wire, key: str, data: bytes) -> str:
@@ -161,8 +161,8 @@ MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (forget_a_commit_in_doubt, {}),
     (read_while_a_commit_is_in_doubt, {"outages": 2}),
     (hand_out_unconfirmed_refusals, {"outages": 2}),
-    (collect_too_early, {}),
-    (collect_without_graves, {}),
+    (remove_too_early, {}),
+    (remove_without_graves, {}),
 ]
 SEEDS = 1_000
 

@@ -33,7 +33,7 @@ from vectorpool.objects.faulty import Faults
 
 HOUR_S = 3600.0
 RETENTION_S = 2 * HOUR_S
-# How often somebody compacts or collects in one history, besides what pools do on their own.
+# How often somebody compacts or removes garbage in one history, besides what pools do on their own.
 ROUNDS = 8
 POLLS = 12
 _SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
@@ -61,7 +61,7 @@ class Plan:
     outages: int = 0
     pollers: int = 0
     compactors: int = 0
-    collectors: int = 0
+    removers: int = 0
 
     @staticmethod
     def draw(dice: random.Random) -> Plan:
@@ -90,7 +90,7 @@ class Plan:
             outages=dice.choice([0, 0, 1]),
             pollers=dice.choice([0, 0, 0, 2]),
             compactors=dice.choice([0, 0, 1]),
-            collectors=dice.choice([0, 1, 1]),
+            removers=dice.choice([0, 1, 1]),
         )
 
 
@@ -197,7 +197,7 @@ class World:
         polls = [Client(self, f"p{at}").poll(f"i{at % 2}", POLLS) for at in range(self.plan.pollers)]
         background = [
             *(asyncio.create_task(self._compactor()) for _ in range(self.plan.compactors)),
-            *(asyncio.create_task(self._collector()) for _ in range(self.plan.collectors)),
+            *(asyncio.create_task(self._remover()) for _ in range(self.plan.removers)),
             *(asyncio.create_task(self._outage()) for _ in range(self.plan.outages)),
         ]
         await asyncio.gather(*(client.live(share) for client in clients), *polls)
@@ -221,6 +221,7 @@ class World:
                 self.ledger,
                 self.plan.faults,
                 self.dice,
+                level=self.level_of(name),
                 compact_fanout=self.plan.fanout,
                 retention_s=RETENTION_S,
                 durability="write-back" if write_back else "write-through",
@@ -229,6 +230,10 @@ class World:
             )
         )
         self._wires.append(self.instances[-1].wire)
+
+    def level_of(self, name: str) -> int:
+        """Return the schema that the engine of an instance knows, which is started now; 0 where there is none."""
+        return 0
 
     # --- What goes wrong -----------------------------------------------------------------------------
 
@@ -289,11 +294,13 @@ class World:
                     instance, self._in_background, instance, "compacts", instance.stores.log(user).compact, position
                 )
 
-    async def _collector(self) -> None:
+    async def _remover(self) -> None:
         for _ in range(ROUNDS):
             await self._wait_a_while()
             instance, user = self.dice.choice(self.instances), self.dice.choice(self.users)
-            self.serve(instance, self._in_background, instance, "collects", instance.stores.log(user).collect)
+            self.serve(
+                instance, self._in_background, instance, "removes garbage", instance.stores.log(user).remove_garbage
+            )
 
     async def _wait_a_while(self) -> None:
         await asyncio.sleep(NIGHT_S if self.dice.random() < 0.2 else self.dice.random() * self.plan.pause_s * 10)

@@ -14,7 +14,7 @@ from tests.bench.fleet.loop import FleetLoop
 from tests.simulation.network import VirtualSources
 from tests.support.commitlogs import Author, FaultyBucket, overwrite
 from vectorpool import names
-from vectorpool.commitlog import collection
+from vectorpool.commitlog import garbage
 from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.objects.bucket import Body, ObjectInfo
@@ -204,12 +204,12 @@ def test_a_store_that_is_away_is_asked_again_at_the_next_look(tmp_path: Path, ca
         live(tmp_path, story)
 
 
-def test_damage_is_told_though_the_log_cannot_be_collected(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An operator sees that a log is damaged also where collection then refuses to touch it."""
+def test_damage_is_told_though_the_garbage_cannot_be_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An operator sees that a log is damaged also where garbage removal then refuses to touch it."""
 
     async def story(world: World) -> None:
         await world.write("42")
-        # Whatever a backup that cannot be read may keep, collection deletes nothing.
+        # Whatever a backup that cannot be read may keep, garbage removal deletes nothing.
         await overwrite(world.store, names.tag_key("42", "keep"), b"not a backup")
         world.start()
         await world.sources.sleep(1000)
@@ -217,15 +217,15 @@ def test_damage_is_told_though_the_log_cannot_be_collected(tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING, "vectorpool"):
         live(tmp_path, story)
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert "a log could not be collected" in caplog.text
+    assert "the garbage of a log could not be removed" in caplog.text
     assert told == [
         "a log is damaged: 1 problems, newest commit 3, newest intact commit 3; see vectorpool scrub",
     ]
 
 
-def test_a_turn_collects_all_that_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log with more to delete than one call of collection deletes is collected within one turn."""
-    monkeypatch.setattr(collection, "_PER_CALL", 4)
+def test_a_turn_removes_all_that_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log with more to delete than one garbage removal deletes is freed of it within one turn."""
+    monkeypatch.setattr(garbage, "_PER_CALL", 4)
 
     async def story(world: World) -> None:
         author = await world.write("42", commits=20)

@@ -116,7 +116,7 @@ class History(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(BackupNotFound,)),
     )
     async def delete_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
-        """Forget a backup's name; its commit is collected when it is old enough."""
+        """Forget a backup's name; its commit becomes garbage when it is old enough."""
         command = commands.DeleteBackup(name=check_backup_name(name))
         return pass_on(await request.execute(check_user_id(user_id), command))
 

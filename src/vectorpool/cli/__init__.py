@@ -198,7 +198,7 @@ def restore(settings: Settings, user_id: str, commit: int | None, time: str | No
 @click.option("--delete", "forget", is_flag=True, help="Delete the backup instead of creating it.")
 @settings_options(STORE)
 def backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> None:
-    """Name a commit, and so keep it from collection; without NAME, list the backups.
+    """Name a commit, and so keep it from garbage removal; without NAME, list the backups.
 
     \b
     vectorpool backup 42

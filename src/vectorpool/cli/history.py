@@ -12,6 +12,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.errors import InvalidRequest
 from vectorpool.names import check_backup_name, check_user_id
 from vectorpool.settings import Settings
+from vectorpool.vectorstore.compatibility import ENGINE
 
 
 def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> int:
@@ -29,7 +30,7 @@ def _time_ms(text: str) -> int:
 
 async def _restore(settings: Settings, user_id: str, commit: int | None, time_ms: int | None) -> int:
     async with open_store(settings) as bucket:
-        log = CommitLog(bucket, user_id, settings=settings)
+        log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
         with spinner(f"Restoring {user_id}"):
             seq = commit if commit is not None else await log.seq_at(time_ms or 0)
             position = await log.restore(seq)
@@ -46,7 +47,7 @@ def backup(settings: Settings, user_id: str, name: str | None, commit: int | Non
 
 async def _backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> int:
     async with open_store(settings) as bucket:
-        log = CommitLog(bucket, user_id, settings=settings)
+        log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
         if name is None:
             table = Table("backup", "commit", "time (UTC)", box=None, pad_edge=False)
             for tag in await log.tags():
@@ -70,6 +71,8 @@ def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | No
 async def _fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> int:
     async with open_store(settings) as bucket:
         with spinner(f"Forking {user_id}"):
-            position = await CommitLog(bucket, user_id, settings=settings).fork(target_user_id, at=commit)
+            position = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).fork(
+                target_user_id, at=commit
+            )
     out.print(f"user {target_user_id} is at commit {position.seq}, forked from user {user_id}", markup=False)
     return 0

@@ -17,6 +17,7 @@ from vectorpool.names import check_user_id, users_prefix
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable
 from vectorpool.objects.opening import open_bucket
 from vectorpool.settings import Settings
+from vectorpool.vectorstore.compatibility import ENGINE
 
 
 @asynccontextmanager
@@ -58,7 +59,7 @@ def log(settings: Settings, user_id: str, limit: int) -> int:
 
 async def _log(settings: Settings, user_id: str, limit: int) -> int:
     async with open_store(settings) as bucket:
-        entries = await CommitLog(bucket, user_id, settings=settings).entries(limit=limit)
+        entries = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).entries(limit=limit)
     if not entries:
         raise UserNotFound(f"Nothing is stored for user {user_id}. `vectorpool users` lists who there is.")
     table = Table("commit", "time (UTC)", "object", "state", "added", "deleted", "what", box=None, pad_edge=False)
@@ -68,6 +69,7 @@ async def _log(settings: Settings, user_id: str, limit: int) -> int:
             continue
         when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = "deleted" if entry.tombstone else ", ".join(entry.summary.collections)
+        what = "migrated" if entry.summary.migrated else what
         table.add_row(
             str(entry.seq),
             when,
@@ -97,7 +99,7 @@ async def _scrub(settings: Settings, user_ids: list[str]) -> int:
             task = bar.add_task("Scrubbing", total=len(chosen), note="")
             for user_id in chosen:
                 bar.update(task, note=user_id)
-                report = await CommitLog(bucket, user_id, settings=settings).scrub()
+                report = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).scrub()
                 bar.update(task, advance=1)
                 if report.ok:
                     if report.newest_seq or user_ids:
@@ -134,7 +136,7 @@ async def _export(settings: Settings, user_id: str, directory: Path, at: int | N
     directory.mkdir(parents=True, exist_ok=True)
     async with open_store(settings) as bucket:
         with spinner(f"Exporting {user_id}"):
-            hydrated = await CommitLog(bucket, user_id, settings=settings).export(directory, at=at)
+            hydrated = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).export(directory, at=at)
     out.print(
         f"{directory}: commit {hydrated.position.seq} of user {user_id}, {decimal(hydrated.image.size)}", markup=False
     )
@@ -149,6 +151,6 @@ def import_directory(settings: Settings, directory: Path, user_id: str) -> int:
 async def _import(settings: Settings, directory: Path, user_id: str) -> int:
     async with open_store(settings) as bucket:
         with spinner(f"Importing {directory}"):
-            position = await CommitLog(bucket, user_id, settings=settings).adopt(directory)
+            position = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).adopt(directory)
     out.print(f"{directory} is commit {position.seq} of user {user_id}", markup=False)
     return 0

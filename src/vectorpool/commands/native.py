@@ -237,7 +237,7 @@ class ListBackups(BaseCommand, frozen=True, kw_only=True, tag="list-backups"):
 
 
 class DeleteBackup(BaseCommand, frozen=True, kw_only=True, tag="delete-backup"):
-    """Forgets a backup's name; the commit stays until it is collected. Answers answers.Deleted."""
+    """Forgets a backup's name; the commit stays until it is removed as garbage. Answers answers.Deleted."""
 
     name: str
 

@@ -20,6 +20,7 @@ from vectorpool.commitlog.fetch import PART_BYTES, WINDOW, store_errors
 from vectorpool.commitlog.format import MAX_FILES, MAX_STATE_BYTES, Summary, check_path
 from vectorpool.commitlog.image import EMPTY, UncleanDirectory, capture_into
 from vectorpool.commitlog.outcomes import PendingCommit, Position
+from vectorpool.commitlog.stamp import Engine
 from vectorpool.errors import InvalidRequest, LimitExceeded
 from vectorpool.objects.bucket import Bucket, ObjectInfo, ObjectMissing
 from vectorpool.sources import Sources
@@ -119,20 +120,24 @@ def copy_directory(source: Path, target: Path) -> None:
 
 
 def adopt_directory(
-    user_id: str, parent: Position, state_before: bytes, directory: Path, sources: Sources
+    user_id: str, parent: Position, state_before: bytes, directory: Path, sources: Sources, engine: Engine
 ) -> PendingCommit:
     """Return the self-contained commit of everything in ``directory``. Synchronous: run it in a thread.
 
-    Raises InvalidRequest if it is no Chroma directory or cannot be captured.
+    Raises InvalidRequest if it is no Chroma directory or cannot be captured, NewerEngine if a later engine wrote it.
     """
     if not os.path.isfile(directory / names.CHROMA_DATABASE_FILE):  # noqa: PTH113 - one stat; no exception for a loop
         raise InvalidRequest(
             f"There is no {names.CHROMA_DATABASE_FILE} in {directory}. Name the directory that a "
             "chromadb.PersistentClient was given as its path."
         )
+    stamp = engine.stamp_of(directory)
+    engine.check(stamp)
     body = BodyBuilder()
     try:
         image, _, _ = capture_into(directory, EMPTY, body.add)
     except UncleanDirectory as error:
         raise InvalidRequest(f"The directory cannot be adopted: {error}") from error
-    return build_commit(user_id, parent, state_before, image, [], body, Summary(), sources, self_contained=True)
+    return build_commit(
+        user_id, parent, state_before, image, [], body, Summary(), sources, self_contained=True, stamp=stamp
+    )

@@ -24,6 +24,7 @@ from vectorpool.commitlog.format import Header, Kind, Summary, body_checksum, en
 from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.commitlog.plan import LogObject, is_grave
+from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.errors import CorruptObject, LimitExceeded, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
 from vectorpool.sources import Sources
@@ -45,6 +46,7 @@ def build_commit(
     *,
     self_contained: bool = False,
     tombstone: bool = False,
+    stamp: EngineStamp | None = None,
 ) -> PendingCommit:
     """Return the frozen bytes of the commit after ``parent``. Synchronous: it packs, so run it in a thread."""
     seq = parent.seq + 1
@@ -68,6 +70,7 @@ def build_commit(
             state_after=image.checksum(),
             summary=summary,
             tombstone=tombstone,
+            stamp=stamp,
         )
     )
     data = join_object(head, stored)
@@ -95,6 +98,7 @@ def prepare(
     sources: Sources,
     *,
     tombstone: bool = False,
+    stamp: EngineStamp | None = None,
 ) -> PendingCommit:
     """Return the commit of ``capture`` over ``parent``, whose image is ``before``. The first commit stands alone."""
     body = BodyBuilder()
@@ -110,6 +114,7 @@ def prepare(
         sources,
         self_contained=parent.seq == 0 or tombstone or not before.files,
         tombstone=tombstone,
+        stamp=stamp,
     )
 
 
@@ -144,7 +149,7 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
             if etag is not None:
                 return etag
             if taken:
-                # It was there and is gone: the log was deleted or collected meanwhile, and whose it was is lost.
+                # It was there and is gone: the log was deleted or freed of garbage meanwhile, and whose it was is lost.
                 trouble = "the number was taken, and the object that took it is gone"
                 break
         except StoreUnavailable as error:
@@ -193,9 +198,9 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
 
 
 async def _resolve_grave(bucket: Bucket, pending: PendingCommit) -> str | None:
-    """Resolve a number whose commit was deleted: the grave of a collected commit still says whose it was.
+    """Resolve a number whose commit was deleted: the grave of a removed commit still says whose it was.
 
-    A writer that slept through the collection of its own commit must not apply its commands a second time. The graves
+    A writer that slept through the removal of its own commit must not apply its commands a second time. The graves
     that the end of a vectorstore leaves name nobody: all that was written is gone, and the caller looks at the log.
     """
     try:

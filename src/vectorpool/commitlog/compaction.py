@@ -158,16 +158,16 @@ class Compactor:
             def pack() -> bytes:
                 body = BodyBuilder()
                 if is_small:
-                    _collect_kept(replay.owners, kept, body)
+                    _add_kept(replay.owners, kept, body)
                 else:
-                    self._collect(replay.owners, files, body)
+                    self._add_owned(replay.owners, files, body)
                 return self._encode(streams, body, files, base=False)
 
             data = await asyncio.to_thread(pack)
             seq = streams[-1].header.seq
         await self._write("merged", names.merged_name(seq, after), seq, after, data)
 
-    def _collect(self, owners: Owners, files: list[FileEntry], body: BodyBuilder) -> None:
+    def _add_owned(self, owners: Owners, files: list[FileEntry], body: BodyBuilder) -> None:
         """Read the blocks that some object supplied back from the scratch directory."""
         step = MAX_FRAME_BYTES // BLOCK_BYTES
         sizes = {entry.path: entry.size for entry in files}
@@ -202,6 +202,7 @@ class Compactor:
                 if base
                 else Summary(sum(s.added for s in summaries), sum(s.deleted for s in summaries), tuple(touched)),
                 commit_hash=streams[-1].commit_hash,
+                stamp=newest.stamp,
             )
         )
         return join_object(head, stored)
@@ -220,7 +221,7 @@ class Compactor:
             await asyncio.to_thread(self._warm.put, self._user_id, obj, data)
 
 
-def _collect_kept(owners: Owners, kept: dict[tuple[str, int], bytes], body: BodyBuilder) -> None:
+def _add_kept(owners: Owners, kept: dict[tuple[str, int], bytes], body: BodyBuilder) -> None:
     """Add the blocks that some object supplied, each run of them in extents of at most a frame."""
     step = MAX_FRAME_BYTES // BLOCK_BYTES
     for path, first, end in owned_runs(owners):

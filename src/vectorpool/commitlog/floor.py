@@ -1,8 +1,8 @@
 """Floors: which commits may be deleted, decided once and for all before anything is deleted.
 
 A floor at H is a small object that says: the commits below H that no tag names are condemned. It is created, and
-durable, before its collector lists the tags; a tagger writes its tag before it looks for floors. Of a collector and
-a tagger of one commit below H at least one therefore sees the other: either the tag is in the collector's listing,
+durable, before its garbage remover lists the tags; a tagger writes its tag before it looks for floors. Of a remover and
+a tagger of one commit below H at least one therefore sees the other: either the tag is in the remover's listing,
 which then keeps the commit, or the tagger finds the floor, takes its tag away and says that the commit is gone.
 
 That holds however long either of them, or one of their requests, was frozen in between, so no clock is in it. A clock

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 import xxhash
 
+from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.errors import CorruptObject, NewerFormat
 
 BLOCK_BYTES: Final = 4096
@@ -88,6 +89,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     ``restored_from`` is the commit whose state this one brought back; 0 for any other commit.
     ``salvaged`` and ``lost`` count the records of a vectorstore that Chroma could not open or answer from.
+    ``migrated`` says that the commit holds what opening an older state changed, and no write.
     """
 
     added: int = 0
@@ -96,6 +98,7 @@ class Summary(msgspec.Struct, frozen=True):
     restored_from: int = 0
     salvaged: int = 0
     lost: int = 0
+    migrated: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +108,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     compaction writes), a ``merged`` delta stands for the commits ``after + 1 .. seq``. ``commit_hash`` is empty in a
     commit, whose hash is made from these bytes; a derived object carries the hash of commit ``seq`` for which it
     stands. ``state_before`` and ``state_after`` are checksums of whole images; ``files`` is the table after.
+    ``stamp`` names the engine that wrote the state after; the module ``stamp`` says more.
     """
 
     kind: Kind
@@ -122,6 +126,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     summary: Summary = Summary()
     tombstone: bool = False
     commit_hash: bytes = b""
+    stamp: EngineStamp | None = None
 
     @property
     def self_contained(self) -> bool:

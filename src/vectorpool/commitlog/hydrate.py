@@ -21,6 +21,7 @@ from vectorpool.commitlog.floor import newest_floor
 from vectorpool.commitlog.outcomes import Hydrated, Position
 from vectorpool.commitlog.plan import Chain, Listing, LogObject, chain, parse_object
 from vectorpool.commitlog.replay import Replay
+from vectorpool.commitlog.stamp import ANY_ENGINE, Engine
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import BrokenLog, CommitNotFound, CorruptObject
 from vectorpool.objects.bucket import Bucket
@@ -115,7 +116,7 @@ def gap(user_id: str, bottom: int) -> BrokenLog:
 
 
 def gone(user_id: str, seq: int) -> CommitNotFound:
-    """Return the error for a commit that was collected, or deleted with its vectorstore."""
+    """Return the error for a commit that was removed as garbage, or deleted with its vectorstore."""
     return CommitNotFound(
         f"Commit {seq} of user {user_id} was deleted: no backup kept it beyond the retention time. "
         "`vectorpool log` lists what there is.",
@@ -124,14 +125,21 @@ def gone(user_id: str, seq: int) -> CommitNotFound:
 
 
 async def hydrate(
-    bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path | None, *, at: int | None = None
+    bucket: Bucket,
+    user_id: str,
+    warm: WarmTier | None,
+    directory: Path | None,
+    *,
+    at: int | None = None,
+    engine: Engine = ANY_ENGINE,
 ) -> Hydrated | None:
     """Fill the empty ``directory`` with the newest state, or that of commit ``at``; None for an empty log.
 
-    Without a directory the state is read and checked, and only its image is made.
+    Without a directory the state is read and checked, and only its image is made. ``engine`` may refuse the state by
+    its stamp, before any of it is built.
 
-    Raises ValueError for a directory that is not empty, CommitNotFound, CorruptObject, NewerFormat, BrokenLog and
-    StoreUnavailable; the directory is empty then.
+    Raises ValueError for a directory that is not empty, CommitNotFound, CorruptObject, NewerFormat, NewerEngine,
+    BrokenLog and StoreUnavailable; the directory is empty then.
     """
     if directory is not None:
         await asyncio.to_thread(_require_empty, directory)
@@ -142,7 +150,7 @@ async def hydrate(
     for look in range(_LOOKS):
         reader = Reader(bucket, user_id, tier)
         try:
-            return await _hydrate_once(reader, bucket, user_id, tier, directory, at)
+            return await _hydrate_once(reader, bucket, user_id, tier, directory, at, engine)
         except Vanished:
             if look == _LOOKS - 1:
                 if at is not None and await newest_floor(bucket, user_id) > at:
@@ -155,7 +163,7 @@ async def hydrate(
             # Damage is believed when it is seen twice: the first time it may have been in the warm copy, or on the way.
             if doubted:
                 if at is not None and await newest_floor(bucket, user_id) > at:
-                    # Its collection is under way, or was: that is no damage.
+                    # Its removal is under way, or was: that is no damage.
                     raise gone(user_id, at) from None
                 raise
             doubted = True
@@ -166,7 +174,13 @@ async def hydrate(
 
 
 async def _hydrate_once(
-    reader: Reader, bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path | None, at: int | None
+    reader: Reader,
+    bucket: Bucket,
+    user_id: str,
+    warm: WarmTier | None,
+    directory: Path | None,
+    at: int | None,
+    engine: Engine,
 ) -> Hydrated | None:
     listing, found = await list_log(bucket, user_id, at=at)
     if at is not None and at in listing.graves:
@@ -179,6 +193,7 @@ async def _hydrate_once(
         async with open_chain(reader, found.objects) as streams:
             if not streams[0].header.self_contained:
                 raise gap(user_id, found.bottom)
+            engine.check(streams[-1].header.stamp)
             image = await Replay(streams, directory).run()
         newest = streams[-1]
         header = newest.header
@@ -197,6 +212,7 @@ async def _hydrate_once(
         warm_objects=len(reader.from_warm),
         read_bytes=sum(stream.obj.size for stream in streams),
         time_ms=header.time_ms,
+        stamp=header.stamp,
     )
 
 

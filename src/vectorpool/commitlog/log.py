@@ -15,10 +15,10 @@ from vectorpool import names
 from vectorpool.commitlog import (
     adoption,
     append,
-    collection,
     compaction,
     ending,
-    history,
+    entries,
+    garbage,
     restore,
     scrub,
     tags,
@@ -30,17 +30,18 @@ from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
-    Collection,
     CommitInfo,
     Compaction,
     Hydrated,
     LostRace,
     PendingCommit,
     Position,
+    Removal,
     ScrubReport,
     Tag,
 )
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
 from vectorpool.objects.bucket import Bucket, ObjectMissing
@@ -55,7 +56,8 @@ _LOOKS: Final = 5
 class CommitLog:
     """The commit log of one user. Holds no state but counters: any number may exist, in any process.
 
-    ``bucket`` and ``warm`` are shared with the logs of other users and are not closed here.
+    ``bucket`` and ``warm`` are shared with the logs of other users and are not closed here. ``engine`` stamps what is
+    adopted, and refuses states of later engines.
     """
 
     def __init__(
@@ -66,24 +68,29 @@ class CommitLog:
         warm: WarmTier | None = None,
         settings: Settings,
         sources: Sources = SYSTEM,
+        engine: Engine = ANY_ENGINE,
     ) -> None:
         self._bucket = bucket
         self._user_id = names.check_user_id(user_id)
         self._warm = warm
         self._settings = settings
         self._sources = sources
+        self._engine = engine
         self._pace = compaction.Pace(settings)
-        self._sweep = collection.Sweep()
+        self._sweep = garbage.Sweep()
 
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
 
         Returns None if the user has no vectorstore; a deleted one is an empty image with ``tombstone`` set. A plain
         Chroma directory is adopted first. On any failure the directory is empty again. Raises StoreUnavailable,
-        CorruptObject, BrokenLog, NewerFormat; CommitNotFound for an ``at`` that is not there.
+        CorruptObject, BrokenLog, NewerFormat, NewerEngine; CommitNotFound for an ``at`` that is not there.
         """
+        return await self._hydrate(directory, at, self._engine)
+
+    async def _hydrate(self, directory: Path, at: int | None, engine: Engine) -> Hydrated | None:
         for _ in range(_LOOKS):
-            hydrated = await hydrate(self._bucket, self._user_id, self._warm, directory, at=at)
+            hydrated = await hydrate(self._bucket, self._user_id, self._warm, directory, at=at, engine=engine)
             if hydrated is not None:
                 if at is None:
                     self._pace.saw(hydrated)
@@ -104,13 +111,23 @@ class CommitLog:
         return False
 
     def prepare(
-        self, parent: Position, before: Image, capture: Capture, summary: Summary, *, tombstone: bool = False
+        self,
+        parent: Position,
+        before: Image,
+        capture: Capture,
+        summary: Summary,
+        *,
+        stamp: EngineStamp | None = None,
+        tombstone: bool = False,
     ) -> PendingCommit:
         """Pack what changed into the commit that follows on ``parent``, whose image is ``before``.
 
-        Synchronous and CPU-bound: run it in a thread. Raises LimitExceeded.
+        ``stamp`` names the engine that wrote the captured state. Synchronous and CPU-bound: run it in a thread. Raises
+        LimitExceeded.
         """
-        return append.prepare(self._user_id, parent, before, capture, summary, self._sources, tombstone=tombstone)
+        return append.prepare(
+            self._user_id, parent, before, capture, summary, self._sources, stamp=stamp, tombstone=tombstone
+        )
 
     async def append(self, pending: PendingCommit) -> Position:
         """Commit: one conditional create. Return where the replica stands now.
@@ -143,13 +160,13 @@ class CommitLog:
         self._pace.compacted(position)
         return done
 
-    async def collect(self) -> Collection:
-        """Delete what no retained commit needs; see the module ``collection``. Bounded: call again if not complete.
+    async def remove_garbage(self) -> Removal:
+        """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.
 
         Run it now and then, in the background. Harmless twice, anywhere. Raises StoreUnavailable, and CorruptObject or
         BrokenLog where deleting could lose what is still intact.
         """
-        return await collection.collect(
+        return await garbage.remove_garbage(
             self._bucket, self._user_id, self._settings, self._sources, self._scratch, self._sweep
         )
 
@@ -173,15 +190,18 @@ class CommitLog:
         return await tags.get(self._bucket, self._user_id, name)
 
     async def delete_tag(self, name: str) -> None:
-        """Delete a backup, readable or not; its commit is collected if it is old. Raises BackupNotFound."""
+        """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
     async def restore(self, at: int) -> Position:
         """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
 
-        Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, StoreUnavailable, OutcomeUnknown, CommitConflict.
+        Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, NewerEngine, StoreUnavailable, OutcomeUnknown,
+        CommitConflict.
         """
-        pending, etag = await restore.restore(self._bucket, self._user_id, self._warm, at, self._sources, self._scratch)
+        pending, etag = await restore.restore(
+            self._bucket, self._user_id, self._warm, at, self._sources, self._scratch, self._engine
+        )
         return await self._appended(pending, etag)
 
     async def seq_at(self, time_ms: int) -> int:
@@ -191,12 +211,13 @@ class CommitLog:
     async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
-        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, OutcomeUnknown.
+        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
+        OutcomeUnknown.
         """
         names.check_user_id(target_user_id)
         await self._begin()
         return await restore.fork(
-            self._bucket, self._user_id, self._warm, target_user_id, at, self._sources, self._scratch
+            self._bucket, self._user_id, self._warm, target_user_id, at, self._sources, self._scratch, self._engine
         )
 
     async def _begin(self) -> None:
@@ -208,7 +229,7 @@ class CommitLog:
 
     async def entries(self, *, limit: int) -> list[CommitInfo]:
         """Return the newest ``limit`` commits that the log still holds, newest first. Reads headers only."""
-        return await history.entries(self._bucket, self._user_id, limit)
+        return await entries.entries(self._bucket, self._user_id, limit)
 
     async def scrub(self) -> ScrubReport:
         """Read the whole log and check every invariant of it; see the module ``scrub``. Raises StoreUnavailable."""
@@ -241,7 +262,8 @@ class CommitLog:
     async def adopt(self, source_dir: Path) -> Position:
         """Commit a plain local Chroma directory as the user's vectorstore; the directory is not touched.
 
-        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory.
+        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory, NewerEngine if a
+        later engine wrote it.
         """
         newest = await ending.newest_header(self._bucket, self._user_id)
         plain = newest is None and await adoption.has_plain_directory(self._bucket, self._user_id)
@@ -264,9 +286,10 @@ class CommitLog:
     async def export(self, directory: Path, *, at: int | None = None) -> Hydrated:
         """Hydrate into a new or empty directory, and leave it there as a plain Chroma directory.
 
-        The sidecar file stays beside Chroma's own, which do not mind it. Raises UserNotFound, CommitNotFound.
+        The sidecar file stays beside Chroma's own, which do not mind it. A state of a later engine is exported too: its
+        bytes are copied and not opened. Raises UserNotFound, CommitNotFound.
         """
-        hydrated = await self.hydrate(directory, at=at)
+        hydrated = await self._hydrate(directory, at, ANY_ENGINE)
         if hydrated is None or (hydrated.tombstone and at is None):
             raise UserNotFound(f"Nothing is stored for user {self._user_id}, so nothing can be exported.")
         return hydrated
@@ -278,7 +301,7 @@ class CommitLog:
 
     async def _pack(self, parent: Position, before: bytes, directory: Path) -> PendingCommit:
         return await asyncio.to_thread(
-            adoption.adopt_directory, self._user_id, parent, before, directory, self._sources
+            adoption.adopt_directory, self._user_id, parent, before, directory, self._sources, self._engine
         )
 
     async def _adopt_plain_directory(self) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
+from vectorpool.commitlog.stamp import EngineStamp
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -23,7 +24,7 @@ class Hydrated(msgspec.Struct, frozen=True):
 
     ``tombstone`` says that the vectorstore was deleted; its image is empty and later commits follow on it.
     ``fetched_bytes`` and ``fetched_objects`` count what came from the bucket, ``warm_objects`` from the warm tier;
-    ``read_bytes`` is the size of all objects read.
+    ``read_bytes`` is the size of all objects read. ``stamp`` names the engine that wrote the state.
     """
 
     position: Position
@@ -34,6 +35,7 @@ class Hydrated(msgspec.Struct, frozen=True):
     warm_objects: int = 0
     read_bytes: int = 0
     time_ms: int = 0
+    stamp: EngineStamp | None = None
 
 
 class PendingCommit(msgspec.Struct, frozen=True):
@@ -76,8 +78,8 @@ class Compaction(msgspec.Struct, frozen=True):
         return sum(item.size for item in self.written)
 
 
-class Collection(msgspec.Struct, frozen=True):
-    """What a collection did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
+class Removal(msgspec.Struct, frozen=True):
+    """What a garbage removal did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
 
     ``complete`` is whether nothing is left to do; if not, another call goes on.
     """
@@ -89,7 +91,7 @@ class Collection(msgspec.Struct, frozen=True):
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True):
-    """A named backup: the commit that it keeps from collection, its hash and the checksum of its state.
+    """A named backup: the commit that it keeps from garbage removal, its hash and the checksum of its state.
 
     ``time_ms`` is when the backup was made, ``maker`` the unique id of its making.
     """
@@ -121,6 +123,7 @@ class CommitInfo(msgspec.Struct, frozen=True):
     summary: Summary = Summary()
     damage: str | None = None
     restored_from: int | None = None
+    stamp: EngineStamp | None = None
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ otherwise, as a tombstone does. Replicas of the damaged state lose their next nu
 bytes without us, but a log is many objects, and not one of the stores copies several at once; S3's copy does not even
 reliably refuse to replace what is there; and the objects' names and headers hold numbers that must be free in the
 target's log, which they are not after a deletion. One create is atomic, has exactly one winner, brings no history along
-that its new owner should not see, and leaves nothing that the source's collector and the fork would have to agree on.
+that its new owner should not see, and leaves nothing that the source's garbage removal and the fork must agree on.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vectorpool.commitlog.hydrate import PAGE, hydrate
 from vectorpool.commitlog.image import EMPTY, Extent, Image, capture_into
 from vectorpool.commitlog.outcomes import ORIGIN, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
+from vectorpool.commitlog.stamp import Engine
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import (
     BrokenLog,
@@ -63,17 +64,24 @@ class _Below:
 
 
 async def restore(
-    bucket: Bucket, user_id: str, warm: WarmTier | None, at: int, sources: Sources, scratch: Scratch
+    bucket: Bucket,
+    user_id: str,
+    warm: WarmTier | None,
+    at: int,
+    sources: Sources,
+    scratch: Scratch,
+    engine: Engine,
 ) -> tuple[PendingCommit, str]:
     """Make the state of commit ``at`` the newest, by a new commit; return it, durable, and its ETag (or "").
 
     Raises CommitNotFound (also for a tombstone, or after one), UserNotFound, CorruptObject or BrokenLog for an ``at``
-    that is damaged, StoreUnavailable, OutcomeUnknown, CommitConflict if others kept committing.
+    that is damaged, StoreUnavailable, OutcomeUnknown, CommitConflict if others kept committing. Raises NewerEngine if a
+    later engine wrote the newest state or that of ``at``; nothing is appended then.
     """
     async with scratch() as directory:
-        old = await _state(bucket, user_id, warm, directory, at)
+        old = await _state(bucket, user_id, warm, directory, at, engine)
         for _ in range(_TRIES):
-            below = await _newest(bucket, user_id, warm)
+            below = await _newest(bucket, user_id, warm, engine)
             pending = await asyncio.to_thread(_pack, user_id, below, directory, old, sources)
             try:
                 etag = await append.append(bucket, user_id, pending, sources)
@@ -91,10 +99,12 @@ async def fork(
     at: int | None,
     sources: Sources,
     scratch: Scratch,
+    engine: Engine,
 ) -> Position:
     """Make the state of commit ``at``, or the newest, the vectorstore of user ``target``; return its first position.
 
-    Raises VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, StoreUnavailable, OutcomeUnknown.
+    Raises VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, StoreUnavailable, OutcomeUnknown,
+    NewerEngine if a later engine wrote the state.
     """
     exists = VectorstoreExists(f"User {target} has a vectorstore already. Delete it first, or fork to another user id.")
     newest = await newest_header(bucket, target)
@@ -104,7 +114,7 @@ async def fork(
         raise exists
     parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
     async with scratch() as directory:
-        state = await _state(bucket, user_id, warm, directory, at)
+        state = await _state(bucket, user_id, warm, directory, at, engine)
         whole = _Below(parent, EMPTY.checksum(), None)
         pending = await asyncio.to_thread(_pack, target, whole, directory, state, sources, Summary())
         try:
@@ -159,11 +169,13 @@ async def _time_of(reader: Reader, commit: LogObject) -> int:
         return commit.modified_ms
 
 
-async def _state(bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, at: int | None) -> Hydrated:
+async def _state(
+    bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, at: int | None, engine: Engine
+) -> Hydrated:
     newest = await newest_object(bucket, user_id)
     if newest is None:
         raise UserNotFound(f"Nothing is stored for user {user_id}.")
-    found = await hydrate(bucket, user_id, warm, directory, at=at)
+    found = await hydrate(bucket, user_id, warm, directory, at=at, engine=engine)
     if found is None or (found.tombstone and at is None):
         raise UserNotFound(f"Nothing is stored for user {user_id}.")
     if found.tombstone:
@@ -171,8 +183,11 @@ async def _state(bucket: Bucket, user_id: str, warm: WarmTier | None, directory:
     return found
 
 
-async def _newest(bucket: Bucket, user_id: str, warm: WarmTier | None) -> _Below:
-    """Return what the next commit rests on, as far as it can be read. Raises CommitNotFound for a tombstone."""
+async def _newest(bucket: Bucket, user_id: str, warm: WarmTier | None, engine: Engine) -> _Below:
+    """Return what the next commit rests on, as far as it can be read. Raises CommitNotFound for a tombstone.
+
+    Raises NewerEngine if a later engine wrote it.
+    """
     for _ in range(_TRIES):
         newest = await newest_object(bucket, user_id)
         if newest is None:
@@ -185,6 +200,7 @@ async def _newest(bucket: Bucket, user_id: str, warm: WarmTier | None) -> _Below
             return _Below(Position(newest.seq, b""), EMPTY.checksum(), None)
         if decoded.header.tombstone:
             raise CommitNotFound(f"The vectorstore of user {user_id} was deleted, and its commits with it.")
+        engine.check(decoded.header.stamp)
         position = Position(newest.seq, decoded.commit_hash)
         try:
             state = await hydrate(bucket, user_id, warm, None, at=newest.seq)
@@ -217,10 +233,21 @@ def _pack(
         image, removed, _ = capture_into(directory, below.image, take)
         assert image == state.image
         if changed <= _SMALL * state.image.size:
-            return append.build_commit(user_id, below.position, below.checksum, image, removed, body, summary, sources)
+            return append.build_commit(
+                user_id, below.position, below.checksum, image, removed, body, summary, sources, stamp=state.stamp
+            )
     body = BodyBuilder()
     image, _, _ = capture_into(directory, EMPTY, body.add)
     assert image == state.image
     return append.build_commit(
-        user_id, below.position, below.checksum, image, [], body, summary, sources, self_contained=True
+        user_id,
+        below.position,
+        below.checksum,
+        image,
+        [],
+        body,
+        summary,
+        sources,
+        self_contained=True,
+        stamp=state.stamp,
     )

@@ -8,7 +8,7 @@
 5. The newest number can be hydrated; if not, the newest that can is found.
 6. Each tag can be read, and names a commit that is there, is the one that it names, and hydrates.
 
-A log moves while it is read: what one listing named, a collector may bury or delete before it is read, and then less
+A log moves while it is read: what one listing named, a garbage removal may delete before it is read, and then less
 leads to the newest commit than there is. So a problem is believed when two looks in a row found it, and the second one
 listed what the first one did. A log that moves under every look is reported by what the last two agree on.
 
@@ -40,7 +40,7 @@ from vectorpool.errors import BackupNotFound, BrokenLog, CorruptObject, NewerFor
 from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
 
-# A collection moves a log for seconds; the pauses between these looks are 1, 2 and 4 s.
+# A garbage removal moves a log for seconds; the pauses between these looks are 1, 2 and 4 s.
 _LOOKS: Final = 4
 _PAUSE_S: Final = 1.0
 
@@ -134,7 +134,7 @@ class _Scrubber:
                 state = None if obj.kind == "commit" else state
                 continue
             except Vanished:
-                # Deleted while we walked: a tombstone did that, or a collector; what it left is checked.
+                # Deleted while we walked: a tombstone did that, or a garbage remover; what it left is checked.
                 continue
             if obj.kind == "commit":
                 state = await asyncio.to_thread(self._commit, obj, contents, state)
@@ -295,7 +295,7 @@ class _Scrubber:
         return (decoded.commit_hash, decoded.header.state_after) != (tag.commit_hash, tag.state_checksum)
 
     async def _still_there(self, name: str) -> bool:
-        """Whether a tag is there; a deleted one keeps nothing, and its commit may have been collected meanwhile."""
+        """Whether a tag is there; a deleted one keeps nothing, and its commit may have been removed meanwhile."""
         try:
             await tags.get(self._bucket, self._user_id, name)
         except BackupNotFound:
@@ -345,7 +345,7 @@ async def scrub(bucket: Bucket, user_id: str, sources: Sources) -> ScrubReport:
             return _report(user_id, msgspec.structs.replace(look, problems=agreed, intact=intact))
     raise StoreUnavailable(
         f"The log of user {user_id} moved on under each of {_LOOKS} looks, which found different things. "
-        "Verify it again when nothing collects or deletes it."
+        "Verify it again when nothing removes garbage from it or deletes it."
     )
 
 

@@ -1,12 +1,12 @@
-"""Tags: named backups. A tag is a small object that names a commit and keeps it, and what it needs, from collection.
+"""Tags: named backups. A tag is a small object that names a commit; garbage removal keeps it and what it needs.
 
 *Consistency.* A name is created only if it is free and is never moved. The tag is written first; then its maker looks
 for a floor above its commit (``floor``). If there is one, the commit may already be going: the tag is taken away again
-and CommitNotFound raised. If there is none, every collector that may ever delete the commit lists the tags later.
+and CommitNotFound raised. If there is none, every garbage remover that may ever delete the commit lists the tags later.
 Hence a commit below a floor cannot be tagged, not even if another tag keeps it: restore it, and tag that.
 
 *Unknown outcomes.* Only ``make`` returning means that there is a backup. A tag whose making ended in OutcomeUnknown, or
-with its process, may appear, and may name a commit that is collected; ``scrub`` says so. Delete it and make another. A
+with its process, may appear, and may name a commit that is removed; ``scrub`` says so. Delete it and make another. A
 deletion of unknown outcome may still arrive later, so its name should not be used again.
 """
 
@@ -107,7 +107,7 @@ async def _read(bucket: Bucket, user_id: str, name: str) -> Tag:
         tag = _decode(data)
     except msgspec.MsgspecError as error:
         raise CorruptObject(
-            f"The backup {key} cannot be read ({error}). Nothing is collected while it is there; delete it.",
+            f"The backup {key} cannot be read ({error}). No garbage is removed while it is there; delete it.",
             extra={"key": key},
         ) from None
     if tag.name != name:

@@ -82,6 +82,11 @@ class Engine:
                     self._client.query(**where, embeddings=np.ones((1, info.dimension), np.float32), n_results=1)
 
 
+def migrate(directory: Path) -> None:
+    """Bring the schema of an older directory to this version's, as Chroma does when it opens one. Blocking."""
+    Client(directory).close()
+
+
 def create_empty(directory: Path) -> None:
     """Fill an empty directory with Chroma's files, as for a user without a record. Blocking."""
     Client(directory).close()

@@ -324,6 +324,7 @@ class FastReader:
         info = self._known(key[1], key[0])
         if info is None:
             raise _Doubt
+        self._doubt_older_parameters(view.vector_segment, info)
         # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
         read = read_vectors(
             self._directory / view.vector_segment,
@@ -338,6 +339,23 @@ class FastReader:
         if read[0]:
             index.fill(*read)
         return index
+
+    def _doubt_older_parameters(self, vector_segment: str, info: CollectionInfo) -> None:
+        """Raise _Doubt if a version before 1.0 noted another space or other links than Chroma tells.
+
+        Those versions kept the parameters of an index with its segment. Chroma builds and searches by them, and tells
+        its defaults instead.
+        """
+        sql = "SELECT key, str_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
+        noted = {
+            name: text if text is not None else number
+            for name, text, number in self._db.execute(sql, (vector_segment,))
+        }
+        if (
+            noted.get("hnsw:space", info.space) != info.space
+            or noted.get("hnsw:M", info.max_neighbors) != info.max_neighbors
+        ):
+            raise _Doubt
 
     def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:
         if not len(index):

@@ -96,6 +96,7 @@ def _commit(entry: CommitInfo, backups: list[str]) -> answers.Commit:
         deleted=entry.summary.deleted,
         collections=list(entry.summary.collections),
         restored_from=entry.restored_from,
+        migrated=entry.summary.migrated,
         tombstone=entry.tombstone,
         backups=backups,
         damage=entry.damage,

@@ -38,6 +38,7 @@ from vectorpool.errors import (
     Damaged,
     Draining,
     InvalidRequest,
+    NewerEngine,
     PoolBusy,
 )
 from vectorpool.names import parse_slot_key, slot_key
@@ -233,7 +234,7 @@ class Pool:
         try:
             # A user that does not exist is told so, and gets no tombstone.
             await self._residency.open(slot, create=False)
-        except Damaged:
+        except (Damaged, NewerEngine):
             # What cannot be opened can still be deleted.
             return await self._stores.make(slot.user_id).end()
         return await self._writer.end(slot)
@@ -293,6 +294,7 @@ class Pool:
             shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
+            schema=None if store is None else store.schema_state,
         )
 
     def view(self) -> answers.PoolView:

@@ -13,6 +13,7 @@ from typing import IO
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
 from vectorpool.objects.bucket import Bucket
@@ -20,6 +21,7 @@ from vectorpool.platform.fsync import skip_fsync
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -46,6 +48,9 @@ class StoreFactory:
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
+        if installed_version() != TESTED_VERSION:
+            # What another version knows, a directory that it has just made says.
+            self._workers.submit(self._template.learn).result()
 
     async def list_users(self) -> list[str]:
         """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
@@ -54,7 +59,9 @@ class StoreFactory:
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""
-        return CommitLog(self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources)
+        return CommitLog(
+            self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources, engine=ENGINE
+        )
 
     def make(self, key: str) -> Vectorstore:
         """Return the vectorstore of a slot's key, not open yet."""

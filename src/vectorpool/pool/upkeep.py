@@ -1,7 +1,7 @@
-"""Background work on logs: compaction after commits, and slow rounds that verify and collect.
+"""Background work on logs: compaction after commits, and slow rounds that verify logs and remove their garbage.
 
 One log at a time, and rounds at a bounded rate of bytes, so that upkeep takes little of a shard. Nothing here is
-needed for safety: a log that is not compacted is only slower to hydrate, one that is not collected only larger.
+needed for safety: a log that is not compacted is only slower to hydrate, one that keeps its garbage only larger.
 
 Instances share the rounds without speaking to each other. Each walks the users whose turn has come in an order of its
 own, at times of its own, and looks at ``verified.json`` before it reads a log, so that whoever comes first does the
@@ -36,8 +36,8 @@ _FIRST_ROUND_S = 600.0
 _LOOKS_PER_INTERVAL = 10
 # So many users are gone through in memory before others have a turn of the event loop.
 _USERS_AT_ONCE = 1000
-# A call of collect deletes a thousand objects; more calls than this wait for the log's next turn.
-_COLLECTIONS = 10
+# A call of remove_garbage deletes a thousand objects; more calls than this wait for the log's next turn.
+_REMOVALS = 10
 
 
 class Upkeep:
@@ -151,7 +151,7 @@ class Upkeep:
             return
         self._turns.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._tell(user_id, report)
-        await self._collect(log)
+        await self._remove_garbage(log)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
 
     @staticmethod
@@ -165,13 +165,13 @@ class Upkeep:
             )
             logger.debug("damaged: %s", user_id)
 
-    async def _collect(self, log: CommitLog) -> None:
-        """Collect a log until nothing is left to do, or nothing more can be done now."""
+    async def _remove_garbage(self, log: CommitLog) -> None:
+        """Remove garbage from a log until nothing is left to do, or nothing more can be done now."""
         try:
-            for _ in range(_COLLECTIONS):
+            for _ in range(_REMOVALS):
                 async with self._one_at_a_time:
-                    done = await log.collect()
+                    done = await log.remove_garbage()
                 if done.complete or not (done.deleted_objects or done.buried):
                     return
         except VectorpoolError as error:
-            logger.warning("a log could not be collected: %s", error)
+            logger.warning("the garbage of a log could not be removed: %s", error)

@@ -4,6 +4,9 @@ A replica that was just built, but whose Chroma does not work, is salvaged. The 
 opened, so a directory that Chroma cannot open or answer from was wedged when it was committed. It is examined, and a
 salvaged one put in its place; the result is committed like any other change, as the commit after the wedged one, which
 stays in the history.
+
+A replica whose schema the open changed, because an older engine wrote it, is *migrated*. A read does not commit that. A
+store that is written to asks for it: the migration becomes a commit of its own before the first write is applied.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
 from vectorpool.engine.leftovers import sweep_lists
 from vectorpool.engine.salvage import SalvageReport, salvage
-from vectorpool.errors import BrokenReplica, UserNotFound
+from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound
 from vectorpool.names import SIDECAR_FILE
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.ticket import in_doubt
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -79,11 +83,13 @@ class Builder:
         self._settings = settings
         self._sources = sources
 
-    async def build(self, *, create: bool, suspect: bool) -> Built:
+    async def build(self, *, create: bool, suspect: bool, migrate: bool = False) -> Built:
         """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if need be.
 
+        With ``migrate``, what opening an older state changed is committed.
+
         Raises UserNotFound if nothing is stored and ``create`` is False, BrokenReplica if Chroma cannot work with it,
-        LostRace if another instance committed during a salvage, and what a hydrate raises.
+        LostRace if another instance committed during a salvage or a migration, and what a hydrate raises.
         """
         directory = self._make_directory()
         try:
@@ -100,8 +106,11 @@ class Builder:
                 if position.seq == _ADOPTION and self.at is None:
                     await self._run(sweep_lists, directory)
             if suspect and self.at is None:
-                return Built(await self._open_sound(directory, position, image), is_absent)
-            opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
+                opened = await self._open_sound(directory, position, image)
+            else:
+                opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
+            if opened.is_migrated and migrate:
+                await self._commit_migration(opened)
             return Built(opened, is_absent)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
@@ -120,7 +129,7 @@ class Builder:
         if report is None:
             return replica
         try:
-            pending = await self._run(self._prepare, replica, report)
+            pending = await self._run(self._prepare, replica, _summary(report))
             # Nobody waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException:
@@ -128,8 +137,22 @@ class Builder:
             raise
         return replica
 
-    def _prepare(self, replica: Replica, report: SalvageReport) -> PendingCommit:
-        return self._log.prepare(replica.position, replica.image, replica.capture(), _summary(report))
+    async def _commit_migration(self, replica: Replica) -> None:
+        """Commit what the open changed; the replica is closed if that fails. Raises LostRace, StoreUnavailable."""
+        try:
+            pending = await self._run(self._prepare, replica, Summary(migrated=True))
+            replica.advance(await self._log.append(pending), pending.image)
+        except BaseException as error:
+            await self._run(replica.discard)
+            if isinstance(error, OutcomeUnknown):
+                # The write that asked for it was not applied. The next hydrate shows whether the migration landed.
+                raise in_doubt(error) from error
+            raise
+        logger.info("a vectorstore was migrated from an older schema, in commit %d", replica.position.seq)
+
+    def _prepare(self, replica: Replica, summary: Summary) -> PendingCommit:
+        captured = replica.capture()
+        return self._log.prepare(replica.position, replica.image, captured, summary, stamp=replica.stamp)
 
     def _open_or_salvage(
         self, directory: Path, position: Position, image: Image

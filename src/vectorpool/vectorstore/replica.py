@@ -6,26 +6,35 @@ Everything here blocks and belongs in a worker thread. A replica knows the commi
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
+from functools import cache
 from pathlib import Path
 
 import msgspec
 
+from vectorpool.answers import SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, Image, Stamps, capture
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.engine.engine import Engine, create_empty
+from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.engine import Engine, create_empty, migrate
 from vectorpool.engine.records import EngineOptions
+from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.settings import Settings
+from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
 from vectorpool.vectorstore.writer import Writer
+
+logger = logging.getLogger(__name__)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,7 +48,10 @@ class ReplicaLost(Exception):
 
 
 class Replica:
-    """One open working directory. Opening it raises BrokenReplica if Chroma cannot."""
+    """One open working directory. Opening it raises BrokenReplica if Chroma cannot, NewerEngine before it tries.
+
+    ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet.
+    """
 
     def __init__(self, user_id: str, directory: Path, position: Position, image: Image, settings: Settings) -> None:
         self.directory = directory
@@ -49,14 +61,34 @@ class Replica:
         self._settings = settings
         self._is_written = False
         self._stamps = Stamps()
+        self._schema = read_schema(directory)
+        self.is_migrated = self._migrate()
         self._open()
         self._identity = self._identify()
 
+    def _migrate(self) -> bool:
+        """Bring the schema of an older state to this engine's; return whether it was older. Raises NewerEngine."""
+        schema, sidecar = self._schema, Sidecar(self.directory / SIDECAR_FILE)
+        if schema is None:
+            # Chroma says what is wrong with a file that SQLite cannot read.
+            return False
+        compatibility.check(self._stamp_of(schema, sidecar_version_of(self.directory / SIDECAR_FILE)))
+        if not compatibility.is_older(schema, self.directory):
+            return False
+        sidecar.migrate()
+        sidecar.close()
+        # Opening migrates. The schema that results is read before the files are opened for use.
+        migrate(self.directory)
+        self._schema = read_schema(self.directory)
+        return True
+
     def _open(self) -> None:
         settings = self._settings
+        if self._schema is not None and not self.is_schema_tested and (settings.fast_reads or settings.fast_writes):
+            _tell_untested(self._schema.fingerprint.hex(), installed_version())
         options = EngineOptions(
-            fast_reads=settings.fast_reads,
-            fast_writes=settings.fast_writes,
+            fast_reads=settings.fast_reads and self.is_schema_tested,
+            fast_writes=settings.fast_writes and self.is_schema_tested,
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
         )
@@ -65,6 +97,27 @@ class Replica:
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine)
         self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new)
+
+    @property
+    def stamp(self) -> EngineStamp | None:
+        """The engine stamp of the state as it is now; None if SQLite cannot read the schema."""
+        if self._schema is None:
+            return None
+        return self._stamp_of(self._schema, self._sidecar.version)
+
+    @staticmethod
+    def _stamp_of(schema: Schema, sidecar: int) -> EngineStamp:
+        return compatibility.stamp_of(schema, sidecar, version=installed_version())
+
+    @property
+    def is_schema_tested(self) -> bool:
+        """Whether the fast paths were tested on the schema of this directory."""
+        return self._schema is not None and is_tested(self._schema.fingerprint)
+
+    @property
+    def schema_state(self) -> SchemaState:
+        """The same for the pool's view."""
+        return "tested" if self.is_schema_tested else "untested"
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
@@ -165,6 +218,7 @@ class Replica:
 
     def advance(self, position: Position, image: Image) -> None:
         """Note that what was captured is committed."""
+        self.is_migrated = False
         self.position = position
         self.image = image
 
@@ -183,6 +237,17 @@ class Replica:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+@cache
+def _tell_untested(fingerprint: str, version: str) -> None:
+    """Say once in a process, for each schema, why its vectorstores are slower."""
+    logger.warning(
+        "a vectorstore has a schema that this version was not tested with (fingerprint %s, chromadb %s): Chroma itself "
+        "reads and writes it, without the fast paths",
+        fingerprint,
+        version,
+    )
+
+
 class Template:
     """An empty Chroma directory, made once: a new user's store is a copy of it, which saves 45 ms of migrations."""
 
@@ -190,8 +255,7 @@ class Template:
         self._directory = directory
         self._making = threading.Lock()
 
-    def copy_to(self, directory: Path) -> None:
-        """Fill an empty directory. Several threads may call, each for its own directory."""
+    def _make(self) -> None:
         # The first users of an instance come at the same time: one thread makes it, the others wait.
         with self._making:
             if not self._directory.exists():
@@ -200,4 +264,13 @@ class Template:
                 making.mkdir(parents=True)
                 create_empty(making)
                 making.rename(self._directory)
+
+    def learn(self) -> None:
+        """Note which migrations the installed Chroma applies to a fresh directory."""
+        self._make()
+        learn_migrations(self._directory)
+
+    def copy_to(self, directory: Path) -> None:
+        """Fill an empty directory. Several threads may, each its own."""
+        self._make()
         shutil.copytree(self._directory, directory, dirs_exist_ok=True)

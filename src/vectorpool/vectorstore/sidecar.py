@@ -19,22 +19,7 @@ import msgspec
 
 from vectorpool.answers import Ingested, LostRecord
 from vectorpool.engine.salvage import Loss
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS collection (id TEXT PRIMARY KEY, embedder TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS document (
-  avatar_id TEXT NOT NULL, path TEXT NOT NULL, collection_id TEXT NOT NULL, etag TEXT NOT NULL,
-  size INTEGER NOT NULL, recipe TEXT NOT NULL, chunk_ids BLOB NOT NULL,
-  PRIMARY KEY (avatar_id, path)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS salvage_loss (
-  collection_id TEXT NOT NULL, avatar_id TEXT, collection TEXT NOT NULL, record_id TEXT NOT NULL,
-  reason TEXT NOT NULL, time_ms INTEGER NOT NULL, document TEXT, metadata BLOB NOT NULL,
-  PRIMARY KEY (collection_id, record_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS collection_alias (told TEXT PRIMARY KEY, collection_id TEXT NOT NULL) WITHOUT ROWID;
-"""
-
+from vectorpool.vectorstore.sidecar_schema import VERSION, migrate
 
 _COLLECTION_IDS: Final = (
     ("collection", "id"),
@@ -73,9 +58,18 @@ class Sidecar:
             db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode=MEMORY")
             db.execute("PRAGMA synchronous=OFF")
-            db.executescript(_SCHEMA)
+            migrate(db)
             self._db = db
         return self._db
+
+    def migrate(self) -> None:
+        """Bring a file that is there to this version's schema; without a file, do nothing."""
+        self._open(create=False)
+
+    @property
+    def version(self) -> int:
+        """The schema version of the file; 0 if there is none."""
+        return VERSION if self._path.exists() else 0
 
     def _writable(self) -> sqlite3.Connection:
         db = self._open(create=True)

@@ -22,12 +22,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from vectorpool.answers import Answer
+from vectorpool.answers import Answer, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit
-from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, UserNotFound, VectorpoolError
+from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
@@ -39,11 +39,11 @@ from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
+    give_up,
     in_doubt,
     no_longer_applies,
     summarise,
     too_many_conflicts,
-    unconfirmed,
 )
 
 T = TypeVar("T")
@@ -77,6 +77,8 @@ class Vectorstore:
         self._absent = True
         # Whether commands that were not committed are applied again on their own: they were acknowledged.
         self._replays = settings.durability == "write-back"
+        # Whether a write came: from then on an older state is migrated, in a commit of its own, when it is opened.
+        self._migrates = False
 
     # --- What the slot wants to know -----------------------------------------------------------------
 
@@ -94,6 +96,11 @@ class Vectorstore:
     def is_absent(self) -> bool:
         """Whether nothing is stored for the user (there may be an empty replica to write into)."""
         return self._absent and not self._uncommitted
+
+    @property
+    def schema_state(self) -> SchemaState | None:
+        """Whether the fast paths were tested on the schema of the open replica; None if none is open."""
+        return self._replica.schema_state if self._replica is not None else None
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""
@@ -171,7 +178,7 @@ class Vectorstore:
         """
         try:
             if self._replays:
-                await self.open(create=True)
+                await self._open_to_write()
                 for ticket in tickets:
                     await self._apply(ticket)
             elif await self._is_settled(tickets):
@@ -226,6 +233,14 @@ class Vectorstore:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
 
+    async def _open_to_write(self) -> None:
+        """Build the replica; commit what opening an older state changed, so that no write's commit carries it."""
+        self._migrates = True
+        await self.open(create=True)
+        if self._replica is not None and self._replica.is_migrated:
+            async with self._gate.alone():
+                await self._rebuild(create=True)
+
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
         if ticket.is_poison:
@@ -262,7 +277,7 @@ class Vectorstore:
         committed that proves it, the log is asked, unless reads do not ask either.
         """
         for attempt in range(MAX_REBASES):
-            await self.open(create=True)
+            await self._open_to_write()
             await self._apply_all(tickets)
             if self._uncommitted:
                 if await self._commit_once():
@@ -282,7 +297,7 @@ class Vectorstore:
         summary = summarise(self._uncommitted)
 
         def pack(capture: Capture) -> PendingCommit:
-            return self._log.prepare(replica.position, replica.image, capture, summary)
+            return self._log.prepare(replica.position, replica.image, capture, summary, stamp=replica.stamp)
 
         def take() -> tuple[Capture, PendingCommit | None]:
             capture = replica.capture()
@@ -353,15 +368,8 @@ class Vectorstore:
 
     async def _give_up(self, tickets: list[Ticket], error: Exception) -> None:
         """Tell the callers, and leave no state behind that they were told does not exist."""
-        if not isinstance(error, VectorpoolError):
-            logger.exception("a write failed unexpectedly", exc_info=error)
-            error = InternalError("The write failed for a reason of ours; it was not committed.")
-        for ticket in tickets:
-            if ticket.error is None and not (self._replays and ticket in self._uncommitted):
-                ticket.error = error
-            elif ticket.error is not None and not self._replays and not ticket.is_poison:
-                ticket.error = unconfirmed(ticket.error)
-        if not self._replays and not isinstance(error, OutcomeUnknown):
+        cause = give_up(tickets, error, acknowledged=self._uncommitted if self._replays else None)
+        if not self._replays and not isinstance(cause, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
 
@@ -371,13 +379,13 @@ class Vectorstore:
             await self._drop_replica()
             try:
                 asked_s = self._sources.monotonic_s()
-                built = await self._builder.build(create=create, suspect=suspect)
+                built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
             except BrokenReplica:
                 if suspect:
                     raise
                 suspect = True
             except LostRace:
-                logger.warning("another instance committed before a salvaged vectorstore was; it is built anew")
+                logger.warning("another instance committed before a salvage or migration did; it is built anew")
             else:
                 self._replica, self._absent = built.replica, built.is_absent
                 self._freshness.confirm(asked_s)

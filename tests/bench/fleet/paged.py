@@ -77,6 +77,11 @@ def fill(directory: Path, pages: int) -> None:
 class PagedReplica:
     """One open working directory, with the face of ``vectorstore.replica.Replica``. A page tells which write it saw."""
 
+    # The engine never changes in this simulation.
+    is_migrated = False
+    is_schema_tested = True
+    stamp = None
+
     def __init__(self, directory: Path, position: Position, image: Image, sources: VirtualSources) -> None:
         self.directory = directory
         self.position = position

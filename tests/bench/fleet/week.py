@@ -92,7 +92,7 @@ async def _weeks(settings: Settings, pages: int, writes: int, sources: VirtualSo
         await writer.log.last_verification()
         report = await writer.log.verify()
         assert report.ok and report.newest_intact_seq == writer.replica.position.seq, report
-        while not (await writer.log.collect()).complete:
+        while not (await writer.log.remove_garbage()).complete:
             pass
         after = bucket.counts()
     swept = await _stored(bucket)

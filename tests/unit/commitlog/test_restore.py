@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
-from tests.unit.commitlog.test_collection import BLOCK, LOG, WEEK_S, author_of, write
 from tests.unit.commitlog.test_ending import plain_directory, upload
+from tests.unit.commitlog.test_garbage import BLOCK, LOG, WEEK_S, author_of, write
 from vectorpool import names
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
@@ -183,7 +183,7 @@ async def test_a_time_finds_the_commit_of_then(tmp_path: Path) -> None:
     await overwrite(author.bucket, LOG + names.commit_name(5), b"damaged")
     assert await author.log.seq_at(start_ms + 350_000) == 4
     author.sources.slept_s += WEEK_S - 350.0
-    await author.log.collect()
+    await author.log.remove_garbage()
     cutoff_ms = author.sources.now_ms() - int(WEEK_S * 1000)
     assert await author.log.seq_at(cutoff_ms) >= 1
 

@@ -72,9 +72,9 @@ def key_of(seq: int) -> str:
 
 
 async def test_a_collection_between_listing_and_reading_is_no_damage(tmp_path: Path) -> None:
-    """The base that a collection made is not in the first listing, and what that names is gone: all is intact."""
+    """The base that a garbage removal made is not in the first listing, and what that names is gone: all is intact."""
     author, bucket, log = await story(tmp_path)
-    bucket.then.append(author.log.collect)
+    bucket.then.append(author.log.remove_garbage)
     report = await log.scrub()
     assert (report.problems, report.newest_seq, report.newest_intact_seq) == ([], 14, 14)
     # The base, without which nothing leads to the newest commit, is only in the second listing.
@@ -82,12 +82,12 @@ async def test_a_collection_between_listing_and_reading_is_no_damage(tmp_path: P
 
 
 async def test_damage_is_told_from_what_a_collection_moved(tmp_path: Path) -> None:
-    """A flipped bit in the newest commit is found in a log that is collected meanwhile, and nothing else is."""
+    """A flipped bit in the newest commit is found in a log whose garbage is removed meanwhile, and nothing else is."""
     author, bucket, log = await story(tmp_path)
     data = bytearray((await author.bucket.get(key_of(14))).data)
     data[-1] ^= 4
     await overwrite(author.bucket, key_of(14), bytes(data))
-    bucket.then.append(author.log.collect)
+    bucket.then.append(author.log.remove_garbage)
     report = await log.scrub()
     assert [problem.key for problem in report.problems] == [key_of(14)]
     assert report.newest_intact_seq == 13
@@ -98,7 +98,7 @@ async def test_damage_is_told_from_what_a_collection_moved(tmp_path: Path) -> No
 async def test_a_log_with_nothing_to_stand_on_is_damaged_though_others_write(tmp_path: Path) -> None:
     """With the base gone from above the graves nothing leads to the newest commit, whichever that is at each look."""
     author, bucket, log = await story(tmp_path)
-    await author.log.collect()
+    await author.log.remove_garbage()
     for name in await author.objects():
         if "-base" in name:
             await author.bucket.delete(LOG + name)
@@ -147,7 +147,7 @@ async def test_what_the_last_looks_agree_on_is_reported(tmp_path: Path) -> None:
 
 
 async def _race(seed: int, sources: VirtualSources, scratch: Path) -> tuple[ScrubReport, int]:
-    """Verify a log at some moment of its collection by another instance; return the report and the listings."""
+    """Verify a log at some moment of its garbage removal by another instance; return the report and the listings."""
     dice = random.Random(seed)
     shelves = Shelves(sources, [{}], names.log_prefix)
     settings = Settings(replica_dir=str(scratch), warm_bytes=0)
@@ -166,12 +166,12 @@ async def _race(seed: int, sources: VirtualSources, scratch: Path) -> tuple[Scru
         await sources.sleep(dice.random() * 1.5)
         return await logs[0].verify()
 
-    report, _ = await asyncio.gather(verify(), logs[1].collect())
+    report, _ = await asyncio.gather(verify(), logs[1].remove_garbage())
     return report, buckets[0].counts()["list_objects"].requests
 
 
 def test_a_verification_races_a_collection() -> None:
-    """Verifications that begin at random moments of a collection find no damage; some had to look again."""
+    """Verifications that begin at random moments of a garbage removal find no damage; some had to look again."""
     looked_again = 0
     for seed in range(SEEDS):
         loop = FleetLoop(seed)

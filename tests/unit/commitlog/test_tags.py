@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, overwrite
-from tests.unit.commitlog.test_collection import LOG, PREFIX, WEEK_S, author_of, kinds, write
 from tests.unit.commitlog.test_ending import plain_directory, upload
+from tests.unit.commitlog.test_garbage import LOG, PREFIX, WEEK_S, author_of, kinds, write
 from vectorpool import names
 from vectorpool.commitlog import tags
 from vectorpool.commitlog.floor import raise_floor
@@ -106,12 +106,12 @@ async def test_a_plain_directory_can_be_tagged_before_it_was_opened(tmp_path: Pa
 
 
 async def test_below_a_floor_nothing_is_tagged_any_more(tmp_path: Path) -> None:
-    """A commit that a collector may already be deleting is refused, even where another backup keeps it."""
+    """A commit that a garbage remover may already be deleting is refused, even where another backup keeps it."""
     author = author_of(tmp_path)
     await write(author, 6)
     await author.log.tag("kept", 3)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     for at in (2, 3):
         with pytest.raises(CommitNotFound):
             await author.log.tag("again", at)
@@ -230,16 +230,16 @@ async def test_scrub_names_tags_that_keep_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_tag_that_came_too_late_keeps_nothing(tmp_path: Path) -> None:
-    """A tag that appears after its commit was collected does not hinder a collection."""
+    """A tag that appears after its commit was removed does not hinder a garbage removal."""
     author = author_of(tmp_path)
     await write(author, 6)
     await author.log.tag("x", 3)
     body = (await author.bucket.get(PREFIX + "tags/x")).data
     await author.log.delete_tag("x")
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await author.bucket.put(PREFIX + "tags/x", body)
     await author.bucket.put(LOG + names.base_name(2), b"stray")
-    done = await CommitLog(author.bucket, USER, settings=author.settings, sources=author.sources).collect()
+    done = await CommitLog(author.bucket, USER, settings=author.settings, sources=author.sources).remove_garbage()
     assert (done.deleted_objects, done.complete) == (1, True)
     assert [problem.key for problem in (await author.log.scrub()).problems] == [PREFIX + "tags/x"]

@@ -1,21 +1,21 @@
-"""Collection: delete what no retained commit needs.
+"""Garbage removal: delete what no retained commit needs.
 
 *What is retained.* Commits younger than the retention time and the one before them (the state when that time began),
 hence always the newest; and every tagged commit. The *floor* H is a base at or below the oldest of the young ones; the
 *anchors* are H and the tagged commits below it, each with a base of its own. Everything else below H goes.
 
-*Why no retained state is lost.* An object of number a < H is touched only by a collector that made a floor above a
+*Why no retained state is lost.* An object of number a < H is touched only by a remover that made a floor above a
 durable and then listed the tags without finding one of a (see ``floor``, also for a tag that is just being made). So a
 retained number above every floor is never touched, nor is anything between it and the floor; a tagged number below
 keeps its commit and its base. Nothing else is needed for either: before the first object that an anchor may rest on is
-deleted, its base was made durable, read back as a whole, and compared with its commit. A collector that was frozen, or
+deleted, its base was made durable, read back as a whole, and compared with its commit. A remover that was frozen, or
 a deletion that arrives hours late, changes nothing in this: what was condemned stays condemned.
 
 *Why nobody is fooled.* A commit is not deleted, but buried: a grave of 16 bytes takes its name, and its number stays
 taken. A writer that slept finds the number after its own taken, and loses; a reader that slept does not take its
 replica for fresh. If the grave is the sleeper's own commit's, it says so. No clock is in this; the README has the cost.
 
-*Consistency.* A hydrate that listed before and reads after finds objects gone, and lists again. Several collectors may
+*Consistency.* A hydrate that listed before and reads after finds objects gone, and lists again. Several removers may
 run: they delete the same, or less. *Crash.* Between any two deletions every retained commit hydrates; condemned ones go
 from the newest down, so that most of those that are still there hydrate too. The next call goes on.
 
@@ -40,7 +40,7 @@ from vectorpool.commitlog.fetch import SMALL_HEAD_BYTES, Reader, Vanished, store
 from vectorpool.commitlog.floor import newest_floor, raise_floor
 from vectorpool.commitlog.format import GRAVE, Decoded, corrupt, grave_of
 from vectorpool.commitlog.hydrate import PAGE, gap, list_log, open_chain
-from vectorpool.commitlog.outcomes import Collection
+from vectorpool.commitlog.outcomes import Removal
 from vectorpool.commitlog.plan import Listing, LogObject, chain, is_grave, parse_object
 from vectorpool.commitlog.replay import Replay
 from vectorpool.errors import BrokenLog, CorruptObject, LimitExceeded, NewerFormat
@@ -68,9 +68,9 @@ class Sweep:
         self.after: str | None = None
 
 
-async def collect(
+async def remove_garbage(
     bucket: Bucket, user_id: str, settings: Settings, sources: Sources, scratch: Scratch, sweep: Sweep
-) -> Collection:
+) -> Removal:
     """Delete what no retained commit needs, as much as one call may.
 
     Raises StoreUnavailable; CorruptObject or BrokenLog if the floor's state, or a tag, cannot be read: then nothing is
@@ -78,24 +78,24 @@ async def collect(
     """
     survey = _Survey(bucket, user_id, sources.now_ms() - int(settings.retention_s * 1000))
     await survey.look(sweep)
-    collector = _Collector(bucket, user_id, scratch)
+    remover = _Remover(bucket, user_id, scratch)
     try:
-        floor = await collector.choose_floor(survey, settings.compact_amplification)
+        floor = await remover.choose_floor(survey, settings.compact_amplification)
         below = [obj for obj in survey.objects if obj.seq < floor]
         kept = {tag.seq for tag in await tags.every(bucket, user_id)}
         if not any(_goes(obj, kept) for obj in below):
-            return Collection(complete=survey.complete)
-        if not await collector.ensure(floor):
+            return Removal(complete=survey.complete)
+        if not await remover.ensure(floor):
             raise gap(user_id, floor)
         if await newest_floor(bucket, user_id) < floor:
             await raise_floor(bucket, user_id, floor)
         # Only the tags that are there now count: a later one of a commit below the floor is refused.
         kept = {tag.seq for tag in await tags.every(bucket, user_id)}
-        done = await collector.sweep(below, floor, kept)
+        done = await remover.sweep(below, floor, kept)
     except Vanished:
-        # Another collector, or the end of the vectorstore, was quicker.
+        # Another remover, or the end of the vectorstore, was quicker.
         done = False
-    return Collection(collector.deleted, collector.buried, collector.bytes, complete=done and survey.complete)
+    return Removal(remover.deleted, remover.buried, remover.bytes, complete=done and survey.complete)
 
 
 def _goes(obj: LogObject, kept: set[int]) -> bool:
@@ -143,7 +143,7 @@ class _Survey:
             self.base = obj.seq
 
 
-class _Collector:
+class _Remover:
     """One call's work: the bases it makes and checks, and what it deletes."""
 
     def __init__(self, bucket: Bucket, user_id: str, scratch: Scratch) -> None:
@@ -178,7 +178,7 @@ class _Collector:
                 return base
             await self.ensure(oldest)
         except (CorruptObject, BrokenLog, NewerFormat, LimitExceeded) as error:
-            _log.warning("the log of user %s is collected below an older base: %s", self._user_id, error.detail)
+            _log.warning("the log of user %s is freed of garbage below an older base: %s", self._user_id, error.detail)
             return base
         return oldest
 
@@ -267,7 +267,9 @@ class _Collector:
                 await self._guard([seq for seq in reversed(anchors) if seq >= upper])
             except (CorruptObject, BrokenLog, NewerFormat, LimitExceeded) as error:
                 # What such a tag rests on stays, whatever it is good for; and so does all below.
-                _log.warning("the log of user %s is not collected below %d: %s", self._user_id, upper, error.detail)
+                _log.warning(
+                    "the log of user %s is not freed of garbage below %d: %s", self._user_id, upper, error.detail
+                )
                 return False
             room = _PER_CALL - self.deleted - self.buried
             for start in range(0, min(room, len(doomed)), _AT_ONCE):

@@ -10,12 +10,12 @@ import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
 from vectorpool import names
-from vectorpool.commitlog import collection, history
+from vectorpool.commitlog import entries, garbage
 from vectorpool.commitlog import hydrate as hydrating
 from vectorpool.commitlog.floor import newest_floor, raise_floor
 from vectorpool.commitlog.format import GRAVE, is_grave_content
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import Collection, LostRace
+from vectorpool.commitlog.outcomes import LostRace, Removal
 from vectorpool.errors import BrokenLog, CommitNotFound, CorruptObject, StoreUnavailable
 from vectorpool.objects.memory import MemoryBucket
 
@@ -72,7 +72,7 @@ async def test_young_commits_stay(tmp_path: Path) -> None:
     author = author_of(tmp_path)
     then = await write(author, 10)
     before = await author.objects()
-    assert await author.log.collect() == Collection()
+    assert await author.log.remove_garbage() == Removal()
     assert await author.objects() == before
     await check(author, then, list(then))
 
@@ -83,7 +83,7 @@ async def test_old_commits_go_and_their_numbers_stay_taken(tmp_path: Path) -> No
     then = await write(author, 12)
     author.sources.slept_s += WEEK_S
     young = await write(author, 3)
-    done = await author.log.collect()
+    done = await author.log.remove_garbage()
     assert (done.buried, done.deleted_objects, done.complete) == (11, 0, True)
     assert done.bytes > 60 * BLOCK
     assert await kinds(author) == {
@@ -96,7 +96,7 @@ async def test_old_commits_go_and_their_numbers_stay_taken(tmp_path: Path) -> No
     for seq in range(1, 12):
         with pytest.raises(CommitNotFound):
             await author.hydrate(at=seq)
-    assert await author.log.collect() == Collection()
+    assert await author.log.remove_garbage() == Removal()
     assert [info.seq for info in await author.log.entries(limit=50)] == [15, 14, 13, 12]
 
 
@@ -106,7 +106,7 @@ async def test_an_idle_log_keeps_its_newest_state(tmp_path: Path) -> None:
     then = await write(author, 9)
     await author.compact()
     author.sources.slept_s += 1000 * WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     assert await kinds(author) == {"commit": [9], "grave": list(range(1, 9)), "base": [9], "merged": []}
     await check(author, then, [9])
     await write(author, 5)
@@ -119,17 +119,17 @@ async def test_a_large_state_is_not_written_again_for_little(tmp_path: Path) -> 
     author = author_of(tmp_path)
     await write(author, 4, blocks=800)
     author.sources.slept_s += WEEK_S
-    assert await author.log.collect() == Collection()
+    assert await author.log.remove_garbage() == Removal()
     for seed in (8, 9):
         author.write("chroma.sqlite3", random.Random(seed).randbytes(800 * BLOCK))
         await author.commit()
         author.sources.slept_s += WEEK_S
-    assert (await author.log.collect()).buried == 5
+    assert (await author.log.remove_garbage()).buried == 5
     assert (await kinds(author))["base"] == [6]
 
 
 async def test_a_sleeping_writer_loses_and_a_sleeping_reader_knows(tmp_path: Path) -> None:
-    """Who stands at a collected number finds the next one taken, at each of them."""
+    """Who stands at a removed number finds the next one taken, at each of them."""
     author = author_of(tmp_path)
     sleepers = []
     for _ in range(8):
@@ -137,7 +137,7 @@ async def test_a_sleeping_writer_loses_and_a_sleeping_reader_knows(tmp_path: Pat
         author.write("chroma.sqlite3", b"asleep", offset=0)
         sleepers.append((author.position, author.prepare()))
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     for position, pending in sleepers[:-1]:
         assert not await author.log.is_newest(position)
         with pytest.raises(LostRace):
@@ -146,7 +146,7 @@ async def test_a_sleeping_writer_loses_and_a_sleeping_reader_knows(tmp_path: Pat
 
 
 async def test_a_writer_that_slept_through_its_own_commits_collection_has_committed(tmp_path: Path) -> None:
-    """A commit whose answer was lost, collected since: its grave says whose it was, so it is not applied again."""
+    """A commit whose answer was lost, removed since: its grave says whose it was, so it is not applied again."""
     author = author_of(tmp_path)
     await write(author, 2)
     author.write("chroma.sqlite3", b"mine", offset=0)
@@ -155,7 +155,7 @@ async def test_a_writer_that_slept_through_its_own_commits_collection_has_commit
     author.position, author.image = mine.position, mine.image
     await write(author, 2)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     assert 3 in (await kinds(author))["grave"]
     assert await author.log.append(mine) == mine.position
     other = msgspec.structs.replace(mine, writer="another")
@@ -164,14 +164,14 @@ async def test_a_writer_that_slept_through_its_own_commits_collection_has_commit
 
 
 async def test_tagged_commits_stay_with_a_base_of_their_own(tmp_path: Path) -> None:
-    """Backups below the floor hydrate, whatever else is gone; once deleted, they are collected too."""
+    """Backups below the floor hydrate, whatever else is gone; once deleted, they are removed too."""
     author = author_of(tmp_path)
     then = await write(author, 12)
     await author.log.tag("five", 5)
     await author.log.tag("six", 6)
     await author.log.tag("first", 1)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     assert await kinds(author) == {
         "commit": [1, 5, 6, 12],
         "grave": [2, 3, 4, 7, 8, 9, 10, 11],
@@ -180,13 +180,13 @@ async def test_tagged_commits_stay_with_a_base_of_their_own(tmp_path: Path) -> N
     }
     await check(author, then, [1, 5, 6, 12])
     await author.log.delete_tag("five")
-    done = await author.log.collect()
+    done = await author.log.remove_garbage()
     assert (done.buried, done.deleted_objects) == (1, 1)
     assert (await kinds(author))["base"] == [6, 12]
     await check(author, then, [1, 6, 12])
     await author.log.delete_tag("six")
     await author.log.delete_tag("first")
-    await author.log.collect()
+    await author.log.remove_garbage()
     assert await kinds(author) == {"commit": [12], "grave": list(range(1, 12)), "base": [12], "merged": []}
 
 
@@ -198,21 +198,21 @@ async def test_foreign_objects_stay(tmp_path: Path) -> None:
     for key in foreign:
         await author.bucket.put(key, b"theirs")
     author.sources.slept_s += WEEK_S
-    assert (await author.log.collect()).buried == 5
+    assert (await author.log.remove_garbage()).buried == 5
     for key in foreign:
         assert (await author.bucket.get(key)).data == b"theirs"
 
 
 async def test_a_call_is_bounded_and_the_next_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long past goes in several calls, newest first, and every state between can be had or is cleanly gone."""
-    monkeypatch.setattr(collection, "_PER_CALL", 7)
+    monkeypatch.setattr(garbage, "_PER_CALL", 7)
     author = author_of(tmp_path)
     then = await write(author, 30)
     await author.log.tag("ten", 10)
     author.sources.slept_s += WEEK_S
     calls = 0
     while True:
-        done = await author.log.collect()
+        done = await author.log.remove_garbage()
         calls += 1
         assert done.buried + done.deleted_objects <= 7
         await check(author, then, [10, 30])
@@ -234,26 +234,26 @@ async def test_very_many_graves_are_swept_in_parts(tmp_path: Path, monkeypatch: 
     then = await write(author, 40)
     await author.log.tag("three", 3)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await author.log.delete_tag("three")
-    monkeypatch.setattr(collection, "PAGE", 4)
-    monkeypatch.setattr(collection, "_PAGES", 4)
-    monkeypatch.setattr(history, "_PAGE", 4)
+    monkeypatch.setattr(garbage, "PAGE", 4)
+    monkeypatch.setattr(garbage, "_PAGES", 4)
+    monkeypatch.setattr(entries, "_PAGE", 4)
     monkeypatch.setattr(hydrating, "PAGE", 4)
     assert [info.seq for info in await author.log.entries(limit=50)] == [40]
-    done = [await author.log.collect() for _ in range(5)]
+    done = [await author.log.remove_garbage() for _ in range(5)]
     assert sum(each.buried for each in done) == 1
     assert (await kinds(author))["commit"] == [40]
     await check(author, then, [40])
 
 
-async def test_asking_for_a_collected_commit_lists_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_asking_for_a_removed_commit_lists_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gone is not searched for among all the graves."""
     faulty = FaultyBucket(MemoryBucket())
     author = author_of(tmp_path, faulty)
     await write(author, 40)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     monkeypatch.setattr(hydrating, "PAGE", 5)
     for seq in (39, 30):
         faulty.calls.clear()
@@ -269,8 +269,8 @@ async def test_history_shows_backups_below_many_graves(tmp_path: Path, monkeypat
     await author.log.tag("three", 3)
     await author.log.tag("nine", 9)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
-    monkeypatch.setattr(history, "_PAGE", 6)
+    await author.log.remove_garbage()
+    monkeypatch.setattr(entries, "_PAGE", 6)
     assert [info.seq for info in await author.log.entries(limit=50)] == [40, 9, 3]
 
 
@@ -288,12 +288,12 @@ async def test_a_collection_cut_short_loses_nothing(tmp_path: Path, after: int) 
     writes = {"create": 3, "put": 10, "delete": 0}
     if after < max(writes.values()):
         with pytest.raises(StoreUnavailable):
-            await author.log.collect()
+            await author.log.remove_garbage()
     else:
-        await author.log.collect()
+        await author.log.remove_garbage()
     faulty.script.clear()
     await check(author, then, [4, 9, 14])
-    await author.log.collect()
+    await author.log.remove_garbage()
     await check(author, then, [4, 9, 14])
     assert (await kinds(author))["commit"] == [4, 9, 14]
 
@@ -303,7 +303,7 @@ async def test_a_damaged_floor_deletes_nothing(tmp_path: Path) -> None:
     author = author_of(tmp_path)
     await write(author, 12)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await write(author, 4)
     await author.compact()
     author.sources.slept_s += WEEK_S
@@ -315,7 +315,7 @@ async def test_a_damaged_floor_deletes_nothing(tmp_path: Path) -> None:
 
     faulty.create = spoiled  # type: ignore[method-assign]
     log = CommitLog(faulty, USER, settings=author.settings, sources=author.sources)
-    assert await log.collect() == Collection()
+    assert await log.remove_garbage() == Removal()
     assert (await kinds(author))["commit"] == [12, 13, 14, 15, 16]
     assert [problem.key for problem in (await author.log.scrub()).problems] == [key]
     assert await newest_floor(author.bucket, USER) == 12
@@ -328,27 +328,27 @@ async def test_a_damaged_old_base_stops_the_collection(tmp_path: Path) -> None:
     await write(author, 12)
     await author.log.tag("kept", 12)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await author.bucket.put(LOG + names.base_name(11), b"a stray of somebody's")
     await overwrite(author.bucket, LOG + names.base_name(12), b"garbage")
     with pytest.raises(CorruptObject, match="999999999987-base"):
-        await author.log.collect()
+        await author.log.remove_garbage()
     assert LOG + names.base_name(11) in {info.key for info in (await author.objects()).values()}
 
 
 async def test_a_damaged_backup_keeps_all_that_is_below_it(tmp_path: Path) -> None:
-    """Where a backup's base cannot be made, what it could be repaired from stays; above it collection goes on."""
+    """Where a backup's base cannot be made, what it could be repaired from stays; above it garbage removal goes on."""
     author = author_of(tmp_path)
     then = await write(author, 12)
     await author.log.tag("five", 5)
     await overwrite(author.bucket, LOG + names.commit_name(4), b"garbage")
     author.sources.slept_s += WEEK_S
     # The newest cannot be had either, so it keeps the old base: nothing goes at all.
-    assert (await author.log.collect()).buried == 0
+    assert (await author.log.remove_garbage()).buried == 0
     await author.log.restore(3)
     then[13] = then[3]
     author.sources.slept_s += WEEK_S
-    done = await author.log.collect()
+    done = await author.log.remove_garbage()
     assert (done.buried, done.complete) == (7, False)
     assert (await kinds(author))["commit"] == [1, 2, 3, 4, 5, 13]
     directory, _ = await author.hydrate()
@@ -362,10 +362,10 @@ async def test_an_unreadable_tag_stops_the_collection(tmp_path: Path) -> None:
     await author.bucket.put(PREFIX + "tags/odd", b"{}")
     author.sources.slept_s += WEEK_S
     with pytest.raises(CorruptObject, match="tags/odd"):
-        await author.log.collect()
+        await author.log.remove_garbage()
     assert (await kinds(author))["grave"] == []
     await author.log.delete_tag("odd")
-    assert (await author.log.collect()).buried == 5
+    assert (await author.log.remove_garbage()).buried == 5
 
 
 async def test_damaged_commits_are_buried_without_a_name(tmp_path: Path) -> None:
@@ -376,9 +376,9 @@ async def test_damaged_commits_are_buried_without_a_name(tmp_path: Path) -> None
     await write(author, 1)
     await author.log.restore(7)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await overwrite(author.bucket, LOG + names.commit_name(3), b"garbage that somebody put over a grave")
-    assert (await author.log.collect()).buried == 1
+    assert (await author.log.remove_garbage()).buried == 1
     assert (await author.bucket.get(LOG + names.commit_name(3))).data == GRAVE
     assert is_grave_content((await author.bucket.get(LOG + names.commit_name(2))).data)
 
@@ -398,12 +398,12 @@ async def test_a_log_with_a_hole_at_its_floor_is_left_alone(tmp_path: Path, monk
     author = author_of(tmp_path)
     await write(author, 8)
     author.sources.slept_s += WEEK_S
-    await author.log.collect()
+    await author.log.remove_garbage()
     await author.bucket.put(LOG + names.base_name(3), b"stray")
     await write(author, 1)
     await author.bucket.delete(LOG + names.commit_name(8))
     author.sources.slept_s += WEEK_S
-    monkeypatch.setattr(collection, "_SMALL_STATE", 0)
+    monkeypatch.setattr(garbage, "_SMALL_STATE", 0)
     with pytest.raises(BrokenLog):
-        await author.log.collect()
+        await author.log.remove_garbage()
     assert (await author.bucket.get(LOG + names.base_name(3))).data == b"stray"

@@ -63,6 +63,7 @@ async def _describe(reader: Reader, obj: LogObject) -> CommitInfo | None:
         tombstone=header.tombstone,
         summary=header.summary,
         restored_from=header.summary.restored_from or None,
+        stamp=header.stamp,
     )
 
 
