@@ -1,15 +1,15 @@
-"""Who calls, and whom they may touch: the tokens file, read once at the start.
+"""Callers and the users that they may touch: the tokens file, read once at the start.
 
 The file is TOML, with a table for each token::
 
     [tokens.alice]
     sha256 = "..."           # of the token, in hex: the file holds no secret
-    users = ["42", "43"]     # or "*", everybody
+    users = ["42", "43"]     # or "*", all users
     admin = false            # true: may use /admin
 
 A token is known by its SHA-256 alone; neither the token nor what was sent instead of one is kept, logged or repeated.
-Without a file nobody is asked, and the one caller may do everything. This module knows nothing of HTTP but two headers,
-so that the command line can check the file before the web framework is loaded.
+Without a file no token is needed, and every caller may do everything. This module knows only two headers of HTTP, so
+that the command line can check the file before the web framework is loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OF_NOTHING: Final = hashlib.sha256(b"").digest()
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whoever sent a request, as far as the token says.
+    """The sender of a request, as far as the token says.
 
     ``users`` are the ids that it may touch, None for every user; ``is_admin`` opens ``/admin``, and only that.
     """
@@ -60,21 +60,21 @@ NOBODY: Final = Caller("nobody")
 
 
 class Callers:
-    """Every caller that a token can be of. Built from digests; None if no token is asked for."""
+    """All callers by the digests of their tokens; None if no token is needed."""
 
     def __init__(self, by_digest: Mapping[bytes, Caller] | None) -> None:
         self._by_digest = by_digest
 
     @property
     def count(self) -> int | None:
-        """How many tokens are known; None if none is asked for."""
+        """Number of known tokens; None if no token is needed."""
         return None if self._by_digest is None else len(self._by_digest)
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Return who sent these headers, whose names are in lower case. Raises Unauthenticated.
+        """Return the caller of raw headers, whose names are in lower case. Raises Unauthenticated.
 
-        The token is looked up by its digest. How long that takes depends on digests alone, which nobody can steer
-        towards a known one, so it tells nothing about a token.
+        The token is looked up by its digest. The time of that depends on digests alone, and a sender cannot steer a
+        digest towards a known one. So the time tells nothing about a token.
         """
         if self._by_digest is None:
             return ANYBODY
@@ -90,7 +90,7 @@ class Callers:
 
 
 def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """Return the different tokens of a request. Another scheme than Bearer may be a proxy's, and is none of ours."""
+    """Return the different tokens of a request. A scheme other than Bearer may be a proxy's and is ignored."""
     tokens = set()
     for name, value in headers:
         if name == b"x-chroma-token":
@@ -115,7 +115,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_callers(tokens_file: str | None) -> Callers:
-    """Read the tokens file, a path; with None or empty text nobody is asked for a token.
+    """Read the tokens file, a path; with None or empty text no token is needed.
 
     Raises Misconfigured with a sentence that names the file and the token's table, and repeats no digest.
     """

@@ -1,4 +1,4 @@
-"""What the native API answers beyond the answers of shards: users, passages, health."""
+"""The answers of the native API that are not answers of shards: users, passages, health."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ class PassagePage(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """Whether the instance lives, or takes work."""
+    """The state of the instance."""
 
     status: Literal["live", "ready", "not-ready"]

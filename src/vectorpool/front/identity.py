@@ -1,7 +1,7 @@
 """Identity: the caller of a request, and whether it may go where the path leads.
 
 The user that a path is about is read from the decoded path in the router's own way, segment by segment, so that there
-is no second reading to slip through. A user that only a body names (the target of a fork, a new tenant) is checked by
+is no second interpretation of a path. A user that only a body names (the target of a fork, a new tenant) is checked by
 its handler: see ``Caller.check``.
 """
 
