@@ -27,7 +27,7 @@ from vectorpool.errors import Forbidden, InvalidId, Misconfigured, Unauthenticat
 from vectorpool.names import check_user_id, excerpt
 
 MAX_FILE_BYTES: Final = 16 * 1024**2
-EVERYBODY: Final = "*"
+ALL_USERS: Final = "*"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -55,8 +55,8 @@ class Caller(msgspec.Struct, frozen=True):
         return user_id
 
 
-ANYBODY: Final = Caller("anybody", users=None, is_admin=True)
-NOBODY: Final = Caller("nobody")
+ANY_CALLER: Final = Caller("anybody", users=None, is_admin=True)
+NO_CALLER: Final = Caller("nobody")
 
 
 class Callers:
@@ -77,7 +77,7 @@ class Callers:
         digest towards a known one. So the time tells nothing about a token.
         """
         if self._by_digest is None:
-            return ANYBODY
+            return ANY_CALLER
         tokens = _tokens(headers)
         if not tokens:
             raise Unauthenticated("No token. Send it as `Authorization: Bearer TOKEN` or as `X-Chroma-Token: TOKEN`.")
@@ -186,9 +186,9 @@ def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:
         raise Misconfigured(f"{where} is empty text. `vectorpool token NAME` makes one that nobody guesses.")
     if not entry.users and not entry.admin:
         raise Misconfigured(f'{where} allows nothing. Give it users, a list of ids or "*", or admin = true.')
-    if entry.users == EVERYBODY:
+    if entry.users == ALL_USERS:
         return digest, Caller(name, None, entry.admin)
-    if EVERYBODY in entry.users:
+    if ALL_USERS in entry.users:
         raise Misconfigured(f'{where} has "*" in a list. Write users = "*" for everybody, or only ids.')
     try:
         return digest, Caller(name, frozenset(map(check_user_id, entry.users)), entry.admin)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from litestar import Litestar
 
@@ -52,6 +54,22 @@ async def test_every_handler_passes_its_context_on(method: str, path: str) -> No
     assert {context.request_id for context in router.contexts} <= {"this-one"}
     assert all(context.remaining_s() is not None for context in router.contexts)
     assert len(router.contexts) == len(router.commands)
+
+
+async def test_what_is_no_request_goes_to_the_application() -> None:
+    """The start and the end of the application pass the stages by."""
+    events, sent = ["startup", "shutdown"], []
+
+    async def receive() -> Any:
+        return {"type": f"lifespan.{events.pop(0)}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = application(FakeRouter())
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)  # type: ignore[arg-type,typeddict-item]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert not app.metering.counts
 
 
 async def test_head_in_chromas_protocol_is_get() -> None:

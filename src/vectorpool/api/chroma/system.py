@@ -103,7 +103,10 @@ class System(Controller):
         request.context.allow(RESET_S)
         stored = await request.context.within(request.service.library.list_users())
         # Under write-back, the bucket may hold nothing yet of some users.
-        open_now = [parse_slot_key(slot.user_id)[0] for slot in (await request.service.router.pool_view()).slots]
+        open_now = [
+            parse_slot_key(slot.user_id)[0]
+            for slot in (await request.context.within(request.service.router.pool_view())).slots
+        ]
         slots = asyncio.Semaphore(_RESETS_AT_ONCE)
 
         async def delete(user_id: str) -> None:
