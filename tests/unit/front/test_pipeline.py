@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +11,13 @@ from litestar import Litestar
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from tests.unit.front.test_identity import BOTH, OPERATOR, OWN, guarded, templates
+from vectorpool.front import pipeline
+
+ARCHITECTURE = Path(__file__).parents[3] / "ARCHITECTURE.md"
 
 
 def test_the_stages_stand_in_their_order() -> None:
-    """The order that the module states is the order of the objects."""
+    """The order of the objects is the one that the module and ARCHITECTURE state."""
     app = application(FakeRouter())
     stage, names = app._first, []
     while not isinstance(stage, Litestar):
@@ -30,6 +35,8 @@ def test_the_stages_stand_in_their_order() -> None:
         "HeadStage",
     ]
     assert stage is app.app
+    assert re.findall(r"``(\w+Stage)``", pipeline.__doc__ or "") == names
+    assert re.findall(r"^\| `(\w+Stage)` \|", ARCHITECTURE.read_text(), re.MULTILINE) == names
 
 
 @pytest.mark.parametrize(("method", "path"), templates())
