@@ -188,7 +188,7 @@ Write: TypeAlias = (
     | ForgetDocument
     | ChromaWrite
 )
-# Writes that leave every collection what it is, but for the dimension that a first record gives it.
+# Writes that change no collection itself, except for the dimension that a first record gives it.
 RecordWrite: TypeAlias = (
     AddRecords
     | UpsertRecords

@@ -1,4 +1,4 @@
-"""What commands are made of: embeddings, the index of a collection, how fresh a read must be."""
+"""Parts of commands: embeddings, the index of a collection, read options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Vectors(msgspec.Struct, frozen=True, array_like=True):
 
     dimension: int
     data: bytes
-    # Who made them: an embedder's name, or None when the caller brought them.
+    # The name of the embedder that made them; None if the caller sent them.
     embedder: str | None = None
     # The positions in the command's ids that have an embedding; None means all, in order.
     rows: list[int] | None = None
@@ -34,7 +34,7 @@ class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How fresh a read must be. None means what the instance is set to.
+    """How fresh a read must be. None means the setting of the instance.
 
     ``bound_ms`` belongs to bounded consistency; ``min_commit`` is the least commit that the caller accepts, which
     makes a client read its own writes on any instance. ``at`` reads a past commit instead, beside the live one.

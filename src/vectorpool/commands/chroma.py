@@ -40,7 +40,7 @@ class ChromaListCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-
 
 
 class ChromaCountCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-collections"):
-    """How many collections a database has. Answers a number."""
+    """Number of collections of a database. Answers a number."""
 
     database: str
 
@@ -54,7 +54,7 @@ class ChromaGetCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-ge
 
 
 class ChromaCountRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-records"):
-    """How many records a collection has. Answers a number."""
+    """Number of records of a collection. Answers a number."""
 
     database: str
     collection_id: str
@@ -141,7 +141,7 @@ class ChromaDeleteCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma
 
 
 class ChromaWriteRecords(BaseCommand, frozen=True, kw_only=True):
-    """What the three commands that write records have in common."""
+    """The base of the three commands that write records."""
 
     database: str
     collection_id: str
@@ -163,14 +163,14 @@ class ChromaUpsertRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="ch
 class ChromaUpdateRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-update-records"):
     """Changes parts of records; ids that are not there are passed over.
 
-    ``embeddings`` is how many came, of which some may be null; ``vectors.rows`` tells the places of the others.
+    ``embeddings`` is the number that was sent. Some may be null; ``vectors.rows`` has the positions of the others.
     """
 
     embeddings: int = 0
 
 
 class ChromaDeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-records"):
-    """Deletes records by ids or filters. Answers how many: of ids, as many as were named."""
+    """Deletes records by ids or filters. Answers a number: for ids, the number of ids sent."""
 
     database: str
     collection_id: str

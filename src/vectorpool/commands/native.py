@@ -45,7 +45,7 @@ class GetCollection(BaseCommand, frozen=True, kw_only=True, tag="get-collection"
 
 
 class CountRecords(BaseCommand, frozen=True, kw_only=True, tag="count-records"):
-    """How many records a collection holds. Answers answers.Count."""
+    """Number of records of a collection. Answers answers.Count."""
 
     avatar_id: str | None = None
     collection: str
@@ -200,7 +200,7 @@ class Evict(BaseCommand, frozen=True, kw_only=True, tag="evict"):
 
 
 class Inspect(BaseCommand, frozen=True, kw_only=True, tag="inspect"):
-    """Where the vectorstore is, without touching it. Answers answers.Residency."""
+    """The residency of the vectorstore, without a use of it. Answers answers.Residency."""
 
 
 class Restore(BaseCommand, frozen=True, kw_only=True, tag="restore"):
@@ -220,14 +220,14 @@ class ListCommits(BaseCommand, frozen=True, kw_only=True, tag="list-commits"):
 
 
 class CreateBackup(BaseCommand, frozen=True, kw_only=True, tag="create-backup"):
-    """Names a commit, the newest by default, and so keeps it from collection. Answers answers.Backup."""
+    """Names a commit, by default the newest, so that it does not become garbage. Answers answers.Backup."""
 
     name: str
     commit: int | None = None
 
 
 class GetBackup(BaseCommand, frozen=True, kw_only=True, tag="get-backup"):
-    """Which commit a backup names. Answers answers.Backup."""
+    """The commit that a backup names. Answers answers.Backup."""
 
     name: str
 
@@ -237,7 +237,7 @@ class ListBackups(BaseCommand, frozen=True, kw_only=True, tag="list-backups"):
 
 
 class DeleteBackup(BaseCommand, frozen=True, kw_only=True, tag="delete-backup"):
-    """Forgets a backup's name; the commit stays until it is removed as garbage. Answers answers.Deleted."""
+    """Deletes a backup's name; the commit stays until it is garbage. Answers answers.Deleted."""
 
     name: str
 
@@ -251,7 +251,7 @@ class LastVerification(BaseCommand, frozen=True, kw_only=True, tag="last-verific
 
 
 class Fork(BaseCommand, frozen=True, kw_only=True, tag="fork"):
-    """Makes the state of a commit, the newest by default, another user's vectorstore. Answers answers.Forked."""
+    """Copies the state of a commit, by default the newest, to another user. Answers answers.Forked."""
 
     target_user_id: str
     commit: int | None = None

@@ -68,7 +68,7 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class View(msgspec.Struct, frozen=True, tag="view"):
-    """Asks for the pool's slots."""
+    """A request for the pool's slots."""
 
     number: int
 
@@ -80,7 +80,7 @@ class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Asks the shard to finish, commit and leave within the budget."""
+    """A request to finish, commit and end within the budget."""
 
     number: int
     budget_s: float

@@ -21,7 +21,7 @@ import msgspec
 
 from tests.bench.fleet.loop import WORKERS
 from tests.simulation.network import VirtualSources
-from vectorpool.answers import Written
+from vectorpool.answers import SchemaState, Written
 from vectorpool.commands import Read, UpsertRecords, Vectors, Write
 from vectorpool.commitlog import compaction, plan
 from vectorpool.commitlog.image import Capture, Image, capture
@@ -79,7 +79,7 @@ class PagedReplica:
 
     # The engine never changes in this simulation.
     is_migrated = False
-    is_schema_tested = True
+    schema_state: SchemaState = "tested"
     stamp = None
 
     def __init__(self, directory: Path, position: Position, image: Image, sources: VirtualSources) -> None:

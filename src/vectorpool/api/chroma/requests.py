@@ -1,4 +1,4 @@
-"""What the routes of Chroma's protocol share: their places, what a first touch creates, and small bodies."""
+"""What the routes of Chroma's protocol share: paths, creation at the first use, passing of bodies, small bodies."""
 
 from __future__ import annotations
 
