@@ -26,12 +26,13 @@ from vectorpool.commands import (
     ListCommits,
     ListIngested,
     QueryRecords,
-    Reading,
+    ReadOptions,
     Restore,
     Verify,
 )
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo
+from vectorpool.context import RequestContext
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
 from vectorpool.engine.version import TESTED_FINGERPRINT, TESTED_MIGRATIONS, TESTED_VERSION
@@ -132,7 +133,9 @@ async def test_a_migration_is_a_commit_of_its_own(
         assert (migration.stamp.fingerprint, migration.stamp.sidecar) == (TESTED_FINGERPRINT, VERSION)
         assert await instance.records() == after
         # What a reader of the migration's commit sees is what was there before it.
-        past = await instance.pool.execute(USER, GetRecords(collection="notes"), Reading(at=migration.seq))
+        past = await instance.pool.execute(
+            USER, GetRecords(collection="notes"), RequestContext(read=ReadOptions(at=migration.seq))
+        )
         assert b'"c"' not in past.body
         assert (await instance.do(ListIngested(avatar_id="7")))["documents"][0]["embedder"] == "minilm"
 
@@ -199,7 +202,9 @@ async def test_a_state_of_a_later_engine_is_refused_and_left_untouched(
             assert error.extra["unknown"] in (["sysdb 11"], [f"sidecar {VERSION + 1}"])
         assert await everything(bucket) == before
         # The commit before it can still be read here, and all that needs bytes only still works.
-        past = await instance.pool.execute(USER, CountRecords(collection="notes"), Reading(at=1))
+        past = await instance.pool.execute(
+            USER, CountRecords(collection="notes"), RequestContext(read=ReadOptions(at=1))
+        )
         assert past.commit == 1
         assert (await instance.do(Verify()))["problems"] == []
         assert len((await instance.do(ListCommits(limit=10)))["commits"]) == at
@@ -221,7 +226,7 @@ async def test_an_open_replica_is_not_written_over_a_later_engines_commit(tmp_pa
         before = await everything(bucket)
         assert isinstance(await instance.refusal(upsert("b")), NewerEngine)
         assert isinstance(await instance.refusal(GetRecords(collection="notes")), NewerEngine)
-        local = Reading(consistency="local")
+        local = RequestContext(read=ReadOptions(consistency="local"))
         with pytest.raises(NewerEngine):
             await instance.pool.execute(USER, GetRecords(collection="notes"), local)
         assert await everything(bucket) == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -46,5 +46,37 @@ class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int | None = None
 
 
-class BaseCommand(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
-    """The base of every command; ``op`` names it on the wire."""
+class Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
+    """The base of every command; ``op`` names it on the wire.
+
+    A subclass with a tag is an operation of its own; the others are the kinds below.
+    """
+
+    # Whether the command changes what is stored: stopped half-way, its outcome is unknown.
+    is_change: ClassVar[bool] = False
+
+
+class Read(Command, frozen=True, kw_only=True):
+    """Answered from a replica, and changes nothing."""
+
+
+class ChromaRead(Read, frozen=True, kw_only=True):
+    """A read of Chroma's own protocol: answered in Chroma's shapes."""
+
+
+class Write(Command, frozen=True, kw_only=True):
+    """Applied to a replica and committed; applied again after a lost race."""
+
+    is_change: ClassVar[bool] = True
+
+
+class RecordWrite(Write, frozen=True, kw_only=True):
+    """A write that changes no collection itself, except for the dimension that a first record gives it."""
+
+
+class Operation(Command, frozen=True, kw_only=True):
+    """Done by the pool to a whole vectorstore."""
+
+
+class LogOperation(Operation, frozen=True, kw_only=True):
+    """Done on the log alone: no open vectorstore is needed."""

@@ -15,7 +15,7 @@ import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
-from vectorpool.commands import Change, Command
+from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
     InternalError,
@@ -109,7 +109,7 @@ class ShardClient:
         """
         reply = await self._request(
             lambda number: Execute(number, user_id, command, context.carried()),
-            is_change=isinstance(command, Change),
+            is_change=command.is_change,
             context=context,
         )
         assert isinstance(reply, Answered)

@@ -17,7 +17,7 @@ import xxhash
 
 from vectorpool.answers import PoolView, TaskView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command
+from vectorpool.commands import WireCommand
 from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
@@ -40,7 +40,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
 
     number: int
     user_id: str
-    command: Command
+    command: WireCommand
     context: CarriedContext = CarriedContext()
 
 
