@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
-MAX_LINES = 420
-MAX_FUNCTION_LINES = 80
+MAX_LINES = 400
+# Longer ones, each with its own bound: a catalogue of errors, and the one face of a replica.
+LONGER = {"src/vectorpool/errors.py": 420, "src/vectorpool/vectorstore/vectorstore.py": 420}
+MAX_FUNCTION_LINES = 70
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 
 modules = sorted(SOURCES.rglob("*.py"))
@@ -31,7 +33,7 @@ def test_modules_are_short() -> None:
     """No module is longer than its bound: it is split by noun instead."""
     lengths = {_name(path): len(path.read_text().splitlines()) for path in modules}
     assert modules
-    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+    assert {name: length for name, length in lengths.items() if length > LONGER.get(name, MAX_LINES)} == {}
 
 
 @needs_sources
