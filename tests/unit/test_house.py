@@ -158,3 +158,31 @@ def test_workflow_actions_are_pinned() -> None:
         if "uses:" in line
     ]
     assert [each for each in uses if not pinned.fullmatch(each)] == []
+
+
+# What a reader stumbles over: inversions, and a word of Chroma's for something of the log's.
+WORDS = re.compile(r"\b(whoever|nobody|let no|lets no)\b", re.IGNORECASE)
+GERUNDS = {"asking", "guarding", "passing", "refusing", "documenting"}
+
+
+@needs_sources
+def test_modules_are_nouns() -> None:
+    """No module is named by what it does to something else."""
+    assert [_name(path) for path in modules if path.stem in GERUNDS] == []
+
+
+@needs_sources
+def test_the_prose_is_plain() -> None:
+    """Sources and documents say who does what, in the order of a sentence."""
+    pages = [*modules, *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    found = {_name(path): len(WORDS.findall(path.read_text())) for path in pages}
+    assert {name: count for name, count in found.items() if count} == {}
+
+
+@needs_sources
+def test_a_collection_is_chromas() -> None:
+    """The log has garbage; only Chroma has collections."""
+    log = [path for path in modules if path.parent.name == "commitlog"]
+    assert log
+    word = re.compile(r"collection|collector", re.IGNORECASE)
+    assert {_name(path): len(word.findall(path.read_text())) for path in log if word.search(path.read_text())} == {}
