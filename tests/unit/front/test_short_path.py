@@ -77,6 +77,7 @@ CHROMA_REQUESTS = [
     ("POST", "/query", b'{"query_embeddings": [[1, 2]], "n_results": 3}', "application/json"),
     ("POST", "/query", b"{", "application/json"),
     ("POST", "/query", b"{}", "text/plain"),
+    ("POST", "/query", b"{}", ""),
     ("POST", "/get", b'{"ids": ["a"]}', "application/json"),
     ("POST", "/add", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json"),
     ("POST", "/upsert", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json; charset=utf-8"),
