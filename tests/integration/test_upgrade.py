@@ -72,7 +72,7 @@ async def entries(instance: Instance) -> list[CommitInfo]:
     return list(reversed(await instance.history()))
 
 
-# --- Stamps ------------------------------------------------------------------------------------------
+# --- FileTimes ------------------------------------------------------------------------------------------
 
 
 async def test_every_commit_carries_the_stamp_of_this_engine(tmp_path: Path) -> None:
