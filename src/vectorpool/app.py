@@ -7,33 +7,28 @@ logs no user's id above the debug level, because ids may be personal.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, NamedTuple, TypeGuard, cast
+from typing import Final, NamedTuple
 
-from litestar import Litestar, Request
+from litestar import Litestar
 from litestar.datastructures import State
-from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
-from litestar.types import HTTPScope, LifeSpanScope, Message, Receive, Scope, Send
 
 from vectorpool import __version__
+from vectorpool.api.call import Call
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
-from vectorpool.api.guarding import provide_caller, refuse
 from vectorpool.api.page import SchemaJson, SchemaPage
-from vectorpool.api.reading import for_request
-from vectorpool.api.refusing import EXCEPTION_HANDLERS, is_chromas, send_refusal
+from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
-from vectorpool.api.shortcut import Shortcut
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
-from vectorpool.errors import Draining, VectorpoolError
+from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.opening import open_bucket
 from vectorpool.objects.probe import probe
 from vectorpool.settings import Settings
@@ -41,10 +36,6 @@ from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 
 KEEP_ALIVE_S: Final = 75
-# How often a leaving instance looks whether its last request has ended.
-_LEAVE_LOOK_S: Final = 0.02
-
-_logger = logging.getLogger("vectorpool.http")
 
 
 class StartingRouter(NamedTuple):
@@ -86,85 +77,21 @@ async def _all(*starting: Awaitable[object]) -> None:
             raise outcome
 
 
-def is_http(scope: Scope | LifeSpanScope) -> TypeGuard[HTTPScope]:
-    """Return whether a scope is a request's, not the application's own start and end."""
-    kind: str = scope["type"]
-    return kind == "http"
+class LeanLitestar(Litestar):
+    """The framework without its plugins for pydantic and attrs, which no handler uses.
 
-
-class Front(Litestar):
-    """The application, with what must happen around every request: callers and paths are guarded, and a line is logged.
-
-    It also leaves in order: ``leave`` refuses new requests and waits for those under way.
+    The framework imports pydantic if it is installed, and chromadb installs it: 0.1 to 0.3 s of every start. It has no
+    public option against that. If a later version does not call this method, a start is slower by that time, and
+    ``tests/unit/test_app.py`` says so.
     """
-
-    # Set by ``create_app``; without them no request would get in.
-    callers: Callers
-    shortcut: Shortcut
-    _is_leaving = False
-    _under_way = 0
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
-        """Load no plugins for pydantic and attrs, which chromadb installs and no handler uses: 0.1 s of every start.
-
-        Should the framework stop asking here, a start is slower by that, and nothing else.
-        """
         return [*plugins, MsgspecDIPlugin()]
 
-    async def leave(self, timeout_s: float) -> int:
-        """Refuse new requests from now on; wait for those under way, and return how many were not finished."""
-        self._is_leaving = True
-        deadline_s = SYSTEM.monotonic_s() + timeout_s
-        while self._under_way and SYSTEM.monotonic_s() < deadline_s:
-            await SYSTEM.sleep(_LEAVE_LOOK_S)
-        return self._under_way
 
-    async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:  # type: ignore[override]
-        """Serve one request."""
-        if not is_http(scope):
-            await super().__call__(scope, receive, send)
-            return
-        started_s = SYSTEM.monotonic_s()
-        status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        if scope["method"] == "HEAD" and is_chromas(scope["path"]):
-            # Chroma's server answers it wherever it answers GET; whoever speaks HTTP leaves the body out.
-            scope = cast(HTTPScope, {**scope, "method": "GET"})
-        raw_path = scope.get("raw_path", b"")
-        self._under_way += 1
-        try:
-            refusal = self._refuse(scope)
-            if refusal is not None:
-                await send_refusal(refusal, scope, watched)
-            elif not await self.shortcut.answer(scope, receive, watched):
-                await super().__call__(scope, receive, watched)
-        finally:
-            self._under_way -= 1
-            route = scope.get("path_template") or "(no route)"
-            elapsed_ms = (SYSTEM.monotonic_s() - started_s) * 1000
-            _logger.info("method=%s route=%s status=%d ms=%.1f", scope["method"], route, status, elapsed_ms)
-            _logger.debug("method=%s path=%r", scope["method"], raw_path[:512])
-
-    def _refuse(self, scope: HTTPScope) -> VectorpoolError | None:
-        if self._is_leaving and scope["path"] != "/health/live":
-            return Draining("The instance is shutting down. Send the request to another one.")
-        return refuse(scope, self.callers)
-
-
-def provide_service(state: State, request: Request[Any, Any, Any]) -> Service:
-    """Return the parts of the instance, reading as the request's headers ask. They are there after startup."""
-    return for_request(state.service, request)
-
-
-def create_app(settings: Settings, *, service: Service | None = None, callers: Callers | None = None) -> Front:
-    """Return the application.
+def create_app(settings: Settings, *, service: Service | None = None, callers: Callers | None = None) -> Pipeline:
+    """Return the application behind its stages.
 
     Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
     tokens file. Raises Misconfigured if that cannot be read.
@@ -176,12 +103,9 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             app.state.service = opened
             yield
 
-    front = Front(
+    app = LeanLitestar(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
-        dependencies={
-            "service": Provide(provide_service, sync_to_thread=False),
-            "caller": Provide(provide_caller, sync_to_thread=False),
-        },
+        request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
         state=State({"service": service}),
         lifespan=[lifespan] if service is None else [],
@@ -199,6 +123,4 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             security=SECURITY,
         ),
     )
-    front.shortcut = Shortcut(lambda: front.state.service, EXCEPTION_HANDLERS[Exception], settings.max_body_bytes)
-    front.callers = read_callers(settings.tokens_file) if callers is None else callers
-    return front
+    return Pipeline(app, settings, read_callers(settings.tokens_file) if callers is None else callers)

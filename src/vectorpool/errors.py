@@ -127,11 +127,6 @@ class ChromaRefusal(InvalidRequest):
     def __init__(self, detail: str, *, status: int = 400, **members: Any) -> None:
         super().__init__(detail, **{"extra": {"status": status}, **members})
 
-    @property
-    def chroma_status(self) -> int:
-        """The status of the response."""
-        return int(self.extra["status"])
-
 
 class UnsupportedFormat(InvalidRequest):
     """A document that no registered format can read."""
@@ -349,6 +344,13 @@ class EmbedderUnavailable(TryAgain):
     code = "embedder-unavailable"
     title = "The embedding provider does not answer"
     retry_after_s = 2.0
+
+
+class DeadlineExceeded(TryAgain):
+    """The request's time is over (``request_timeout_s``). It changed nothing."""
+
+    code = "deadline-exceeded"
+    title = "The request took longer than its time limit"
 
 
 class OutcomeUnknown(TryAgain):

@@ -119,6 +119,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     drain_s: Annotated[float, _setting("Time to finish and commit after SIGTERM", gt=0, le=3600)] = 8.0
 
     # Limits of one request
+    request_timeout_s: Annotated[
+        float,
+        _setting(
+            "Time limit of a request, from the last byte of its body; ingest, restore, fork, scrub and deleting a user "
+            "have their own",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 30.0
     max_body_bytes: Annotated[int, _setting("Largest request body", ge=1024)] = 64 * 1024**2
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
@@ -150,6 +159,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     skip_fsync: Annotated[
         bool, _setting("Skip fsync for replicas, which are caches of the log; the store's own fsync stays")
     ] = True
+
+    # The front
+    max_requests: Annotated[
+        int, _setting("Most requests under way at once on the instance, then 429", ge=1, le=1_000_000)
+    ] = 4096
 
     # Text to vectors
     embedder: Annotated[EmbedderKind, _setting("Who embeds text")] = "onnx"

@@ -74,6 +74,10 @@ class Supervisor:
         else:
             task.fail(error, self._sources.now_ms())
 
+    def record_failure(self, name: str, error: BaseException) -> None:
+        """Count the failure of work whose start was recorded before: a process that died, for example."""
+        self._tasks.setdefault(name, _Task(name, is_essential=False)).fail(error, self._sources.now_ms())
+
     async def stop(self, timeout_s: float, names: Iterable[str] | None = None) -> None:
         """Cancel the loops, all or those named, and wait for their ends."""
         chosen = self._tasks.values() if names is None else [t for n in names if (t := self._tasks.get(n))]

@@ -103,7 +103,7 @@ from vectorpool.settings import load_settings
 async def main():
     root = {str(tmp_path)!r}
     app = create_app(load_settings({{"store": root + "/store", "replica_dir": root + "/replicas", "shards": 1}}))
-    async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+    async with app.app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
         response = await client.post("/users/42/collections", json={{"name": "notes"}})
         assert response.status_code == 201, response.text
         body = {{"records": [{{"id": "a", "document": "text"}}]}}

@@ -21,7 +21,7 @@ from tests.bench.cost import CLASSES
 from tests.bench.ground import CALL, COLLECTION, Line, Place, check_first, near, query, size, upsert, vectors
 from vectorpool import commands
 from vectorpool.answers import Count
-from vectorpool.commands import Reading
+from vectorpool.commands import ReadOptions
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Image, capture
@@ -180,7 +180,7 @@ class Day:
         """Ask for one record as a strong read does, and check the answer."""
         # A second after the write: what it proved is too old for a strong read, which asks.
         self.clock.moved_s += 1
-        assert await self.store.is_fresh_enough(Reading(), self.clock.monotonic_s())
+        assert await self.store.is_fresh_enough(ReadOptions(), self.clock.monotonic_s())
         number = self._dice.choice(self._known)
         check_first((await self.store.read(query(near(1, number)))).body, number)
 

@@ -22,10 +22,11 @@ from tests.bench.traffic import Connection, post, server_at
 from tests.support.service import Service as Served
 from vectorpool import commands
 from vectorpool.answers import Answer, Match, QueryResult
-from vectorpool.api.places import Place as At
+from vectorpool.api.namespaces import Namespace
 from vectorpool.api.records import query_in
 from vectorpool.api.service import Service
 from vectorpool.commitlog.hydrate import hydrate
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Rows
@@ -53,7 +54,7 @@ class _Recording:
     def __init__(self) -> None:
         self.command: commands.Command | None = None
 
-    async def execute(self, user_id: str, command: commands.Command) -> Answer:
+    async def execute(self, user_id: str, command: commands.Command, context: RequestContext) -> Answer:
         self.command = command
         return Answer(b"", 0)
 
@@ -93,11 +94,13 @@ async def run(place: Place) -> list[Line]:
 def _parts(directory: Path, user_id: str, body: bytes, turns: int) -> list[Line]:
     router = _Recording()
     service = cast(Service, SimpleNamespace(settings=Settings(), router=router, embedder=None))
-    at = At(user_id)
-    parse = _us(lambda: _drive(query_in(body, at, service, COLLECTION)), turns)
+    namespace = Namespace(user_id)
+    parse = _us(lambda: _drive(query_in(body, namespace, service, BACKGROUND, COLLECTION)), turns)
     command = router.command
     assert isinstance(command, commands.QueryRecords)
-    execute = Execute(1, user_id, command)
+    context = RequestContext("0a1b2c3d-0000-4000-8000-000000000000", caller="anybody", timeout_s=30.0)
+    context.start()
+    execute = Execute(1, user_id, command, context.carried())
     frame = bytes(encode_frame(execute))[_FRAME_HEAD:]
     out = _us(lambda: to_shard_decoder.decode(bytes(encode_frame(execute))[_FRAME_HEAD:]), turns)
     assert to_shard_decoder.decode(frame) == execute

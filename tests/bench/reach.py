@@ -7,6 +7,7 @@ package that is called while one warm request is answered. Fewer files mean fewe
 from __future__ import annotations
 
 import mmap
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,8 +41,8 @@ sys.setprofile(_profile)
 """
 
 
-def measure(root: Path) -> dict[str, tuple[int, int]]:
-    """Return for each kind of request how many files and functions it passes."""
+def measure(root: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return for each kind of request the functions that it passes, as (file below the package, name)."""
     (root / "hook").mkdir()
     (root / "hook" / "sitecustomize.py").write_text(_HOOK)
     (root / "switch").write_bytes(b"\0")
@@ -66,13 +67,16 @@ def measure(root: Path) -> dict[str, tuple[int, int]]:
                 switch[0] = 0
     finally:
         served.close()
-    passed = [tuple(line.split("\t")) for line in notes.read_text().splitlines()]
+    passed = [line.split("\t") for line in notes.read_text().splitlines()]
     return {
-        name: (
-            len({file for request, file, _ in passed if request == str(number)}),
-            len({(file, function) for request, file, function in passed if request == str(number)}),
+        name: sorted(
+            {
+                (str(Path(file).relative_to(PACKAGE)), function)
+                for request, file, function in passed
+                if int(request) == n
+            }
         )
-        for number, name in enumerate(requests, 1)
+        for n, name in enumerate(requests, 1)
     }
 
 
@@ -97,10 +101,12 @@ def _requests(served: Service) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; ``--functions`` prints every function too."""
     with tempfile.TemporaryDirectory() as root:
-        for name, (files, functions) in measure(Path(root)).items():
-            print(f"{name}: {files} files, {functions} functions")
+        for name, passed in measure(Path(root)).items():
+            print(f"{name}: {len({file for file, _ in passed})} files, {len(passed)} functions")
+            if "--functions" in sys.argv:
+                print(*(f"  {file} {function}" for file, function in passed), sep="\n")
 
 
 if __name__ == "__main__":

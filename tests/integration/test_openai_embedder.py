@@ -208,6 +208,27 @@ async def test_an_endpoint_that_stalls_is_given_up(endpoint: Endpoint, trickle: 
         assert len(await embedder.embed(["b"])) == 1
 
 
+async def test_a_caller_that_leaves_ends_the_attempts(endpoint: Endpoint) -> None:
+    """No further attempt is made for texts that no caller waits for."""
+    failed = threading.Event()
+
+    def fail(handler: Handler, texts: list[str]) -> None:
+        handler.send(503, b"{}")
+        failed.set()
+
+    async with started(settings_for(endpoint)) as embedder:
+        endpoint.plan = [fail]
+        asked = asyncio.create_task(embedder.embed(["left"]))
+        assert await asyncio.to_thread(failed.wait, 60)
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert len(await embedder.embed(["b"])) == 1
+        # Longer than the pause before a second attempt.
+        await asyncio.sleep(0.6)
+    inputs = [body["input"] for _, _, body in endpoint.requests]
+    assert inputs == [["dimension"], ["left"], ["b"]]
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.instances import NOTES, Instance, upsert
 from vectorpool.commands import Command, CountRecords, Flush, GetRecords, Inspect
-from vectorpool.errors import Misconfigured, OutcomeUnknown, ShardUnavailable, VectorpoolError
+from vectorpool.context import RequestContext
+from vectorpool.errors import DeadlineExceeded, Misconfigured, OutcomeUnknown, ShardUnavailable, VectorpoolError
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.pool import stores
 from vectorpool.pool.stores import StoreFactory
@@ -95,6 +96,35 @@ def test_the_front_loads_no_chroma() -> None:
     script = "import sys, vectorpool.shard.router; print([m for m in sys.modules if m.startswith('chromadb')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def _hurried(timeout_s: float) -> RequestContext:
+    context = RequestContext("hurried", timeout_s=timeout_s)
+    context.start()
+    return context
+
+
+async def test_a_shard_that_stands_still_is_left_at_the_deadline(router: ShardRouter) -> None:
+    """A frozen shard answers nothing: reads end without a change, the outcome of writes is unknown; then it goes on."""
+    user = _user_of(0)
+    await router.execute(user, NOTES)
+    process = router.clients[0].process_id
+    assert process is not None
+    os.kill(process, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await router.execute(user, COUNT, _hurried(0.2))
+        with pytest.raises(OutcomeUnknown):
+            await router.execute(user, upsert("a"), _hurried(0.2))
+        gone = asyncio.create_task(router.execute(user, COUNT, _hurried(60)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+    finally:
+        os.kill(process, signal.SIGCONT)
+    await router.execute(user, upsert("b"))
+    body = (await router.execute(user, GetRecords(collection="notes"))).body
+    assert {record["id"] for record in json.loads(body)["records"]} in ({"b"}, {"a", "b"})
 
 
 async def test_each_user_is_open_in_its_own_shard(router: ShardRouter) -> None:

@@ -11,7 +11,8 @@ import msgspec
 from tests.simulation.instance import Instance
 from tests.simulation.ledger import Truth
 from tests.simulation.replica import POISON, decode_seen
-from vectorpool.commands import AddRecords, DeleteRecords, Evict, Flush, GetRecords, Reading, UpsertRecords, Write
+from vectorpool.commands import AddRecords, DeleteRecords, Evict, Flush, GetRecords, ReadOptions, UpsertRecords, Write
+from vectorpool.context import AS_SET, RequestContext
 from vectorpool.errors import Damaged, InternalError, OutcomeUnknown, RecordExists, UserNotFound, VectorpoolError
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 NIGHT_S = 10_000.0
 NIGHTS = 0.03
+# Requests with a deadline.
+HURRIED = 0.1
 RECORDS = 5
 ALL = GetRecords(collection="c")
 
@@ -27,7 +30,8 @@ ALL = GetRecords(collection="c")
 class Client:
     """One client: its requests come one after the other, unless one takes longer than its patience."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, hurried: float = HURRIED) -> None:
+        self._hurried = hurried
         self._world = world
         self._name = name
         self._dice = random.Random(world.dice.getrandbits(64))
@@ -72,6 +76,14 @@ class Client:
             record = POISON
         return UpsertRecords(collection="c", ids=[record], documents=[token])
 
+    def _context(self, instance: Instance, options: ReadOptions | None = None) -> RequestContext:
+        """Return the context of a request; some have a deadline, which may pass at any point of their way."""
+        hurried = self._dice.random() < self._hurried
+        timeout_s = self._dice.expovariate(1 / (10 * self._world.plan.faults.latency_s)) if hurried else None
+        context = RequestContext(read=options or AS_SET, timeout_s=timeout_s, sources=instance.sources)
+        context.start()
+        return context
+
     # --- Writes --------------------------------------------------------------------------------------
 
     async def _write(self, instance: Instance, user: str, command: Write) -> None:
@@ -82,11 +94,14 @@ class Client:
         story = f"{self._name} {what} {record} of {user} as {token} at {instance.name}"
         world.note(story)
         floor, since = truth.acknowledged, truth.seq
+        context = self._context(instance)
         try:
-            answer = await instance.pool.execute(user, command)
+            answer = await instance.pool.execute(user, command, context)
         except OutcomeUnknown:
             world.note(f"{story}: outcome unknown")
-            truth.doubtful.add(token)
+            if context.remaining_s() != 0.0:
+                # A write that outlives its deadline is still being committed: the instance's own readers may see it.
+                truth.doubtful.add(token)
             return
         except VectorpoolError as error:
             world.note(f"{story}: refused, {error.code}")
@@ -138,15 +153,19 @@ class Client:
     async def _read_own(self, instance: Instance, user: str) -> None:
         least = self._commits.get(user, 0)
         floor = self._world.ledger.truth(user).lengths[least]
-        await self._read(instance, user, Reading(consistency="local", min_commit=least), floor, f"from commit {least}")
+        await self._read(
+            instance, user, ReadOptions(consistency="local", min_commit=least), floor, f"from commit {least}"
+        )
 
-    async def _read(self, instance: Instance, user: str, reading: Reading | None, floor: int, how: str) -> int | None:
+    async def _read(
+        self, instance: Instance, user: str, options: ReadOptions | None, floor: int, how: str
+    ) -> int | None:
         world, truth = self._world, self._world.ledger.truth(user)
         story = f"{self._name} reads {user} {how} at {instance.name}"
         refused, doubtful = set(truth.refused), set(truth.doubtful)
         world.note(story)
         try:
-            answer = await instance.pool.execute(user, ALL, reading)
+            answer = await instance.pool.execute(user, ALL, self._context(instance, options))
         except UserNotFound:
             world.note(f"{story}: nothing there")
             if floor:
@@ -170,7 +189,7 @@ class Client:
             world.violated(f"{story}: stale, {count} writes where {floor} had been promised before it began")
         if ghosts := refused.intersection(seen):
             world.violated(f"{story}: it shows {sorted(ghosts)}, refused before it began")
-        if reading is None and (ghosts := doubtful.intersection(seen[count:])):
+        if options is None and (ghosts := doubtful.intersection(seen[count:])):
             world.violated(
                 f"{story}: it shows {sorted(ghosts)}, whose outcome was unknown before it began, and still is"
             )

@@ -108,7 +108,7 @@ class Instance:
         self.settings = Settings(replica_dir=str(machine), **settings)
         self.domain = loop.new_domain(name)
         self.wire = Wire(store, network, faults)
-        sources = VirtualSources(loop, random.Random(dice.getrandbits(64)))
+        self.sources = sources = VirtualSources(loop, random.Random(dice.getrandbits(64)))
         # What a process before it left open here is swept, as the real factory does; warm objects stay.
         shutil.rmtree(machine / "open", ignore_errors=True)
         self.stores = SimulatedStores(self.wire, self.settings, sources, breaks=0.01, level=level)

@@ -343,6 +343,15 @@ class World:
             instance.domain.frozen_until_s = 0.0
         while working := [task for task, instance in self.served.items() if not instance.is_dead]:
             await asyncio.wait(working)
+        # Writes whose callers had no more time end too.
+        while writers := [
+            slot.writer
+            for instance in self.instances
+            if not instance.is_dead
+            for slot in instance.pool._residency.slots.values()
+            if slot.writer is not None
+        ]:
+            await asyncio.wait(writers)
         while self.network.under_way:
             await self.network.settle()
             for wire in self._wires:
@@ -362,7 +371,7 @@ class World:
         self.start("judge", write_back=False)
         judge = self.instances[-1]
         judge.wire.faults = _CALM
-        client = Client(self, "judge")
+        client = Client(self, "judge", hurried=0.0)
         for user in self.users:
             for instance in self.instances:
                 await self.serve(instance, self._see_all, client, instance, user)

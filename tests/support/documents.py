@@ -12,6 +12,7 @@ import numpy as np
 
 from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage, Match, QueryResult, Written
 from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import AvatarNotFound, CollectionNotFound, DocumentNotFound, OutcomeUnknown, VectorpoolError
 
@@ -62,7 +63,7 @@ class MemoryShard:
     def _of(self, user_id: str, avatar_id: str) -> dict[str, IngestDocument]:
         return {p: c for (u, a, p), c in sorted(self.ingested.items()) if (u, a) == (user_id, avatar_id)}
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
         """Carry a command out after a round through its encoded form, as between processes."""
         command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command)
         if isinstance(command, ListIngested):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from vectorpool.commands import Reading
+from vectorpool.commands import ReadOptions
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
 from vectorpool.vectorstore.freshness import Freshness
@@ -83,7 +83,7 @@ async def test_what_a_read_asks_for_decides_whether_the_store_is_asked(consisten
     freshness = Freshness(store, SYSTEM)
     now_s = SYSTEM.monotonic_s()
     freshness.confirm(now_s - 1)
-    in_time, later = Reading(), Reading(bound_ms=500)
+    in_time, later = ReadOptions(), ReadOptions(bound_ms=500)
     asked_for = {"local": [], "bounded": [later], "strong": [in_time, later]}[consistency]
     for reading in (in_time, later):
         before = store.asked
@@ -103,7 +103,7 @@ async def test_a_replica_in_doubt_answers_local_reads_only() -> None:
     now_s = SYSTEM.monotonic_s()
     freshness.confirm(now_s)
     for consistency, enough in (("local", True), ("bounded", False), ("strong", False)):
-        assert await freshness.is_enough(Reading(consistency), Settings(), now_s, is_in_doubt=True) == enough
+        assert await freshness.is_enough(ReadOptions(consistency), Settings(), now_s, is_in_doubt=True) == enough
     assert store.asked == 0
 
 

@@ -7,10 +7,11 @@ from typing import Any
 from litestar import Controller, Response, get, post
 
 from vectorpool import answers, commands
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import pass_on, respond
-from vectorpool.api.places import UserId
-from vectorpool.api.service import Svc
+from vectorpool.api.durations import SCRUB_S
+from vectorpool.api.namespaces import UserId
+from vectorpool.api.responses import pass_on, respond
 from vectorpool.errors import UserNotFound, VerificationNotFound
 from vectorpool.names import check_user_id
 
@@ -27,9 +28,9 @@ class Admin(Controller):
         summary="Hydrate a vectorstore",
         operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
     )
-    async def hydrate(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def hydrate(self, request: Call, user_id: UserId) -> Response[Any]:
         """Open a user's vectorstore at its newest commit, before anybody asks."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.Hydrate()))
+        return pass_on(await request.execute(check_user_id(user_id), commands.Hydrate()))
 
     @post(
         "/users/{user_id:str}/flush",
@@ -37,9 +38,9 @@ class Admin(Controller):
         summary="Flush a vectorstore",
         operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
     )
-    async def flush(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def flush(self, request: Call, user_id: UserId) -> Response[Any]:
         """Commit what was acknowledged but not committed yet (write-back only)."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.Flush()))
+        return pass_on(await request.execute(check_user_id(user_id), commands.Flush()))
 
     @post(
         "/users/{user_id:str}/evict",
@@ -47,9 +48,9 @@ class Admin(Controller):
         summary="Evict a vectorstore",
         operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
     )
-    async def evict(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def evict(self, request: Call, user_id: UserId) -> Response[Any]:
         """Commit, close and drop the working directory; the next request hydrates it again."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.Evict()))
+        return pass_on(await request.execute(check_user_id(user_id), commands.Evict()))
 
     @post(
         "/users/{user_id:str}/scrub",
@@ -57,24 +58,28 @@ class Admin(Controller):
         summary="Verify a log",
         operation_class=documented(gives=answers.Verification, problems=(UserNotFound,)),
     )
-    async def scrub(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def scrub(self, request: Call, user_id: UserId) -> Response[Any]:
         """Read a user's whole log now, check every invariant of it, and report what is wrong."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.Verify()))
+        request.context.allow(SCRUB_S)
+        return pass_on(await request.execute(check_user_id(user_id), commands.Verify()))
 
     @get(
         "/users/{user_id:str}/scrub",
         summary="Show the last verification",
         operation_class=documented(gives=answers.Verification, problems=(VerificationNotFound,)),
     )
-    async def show_scrub(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def show_scrub(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show when a user's log was verified last, here or on another instance, and what was found."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.LastVerification()))
+        return pass_on(await request.execute(check_user_id(user_id), commands.LastVerification()))
 
     @get(
         "/pool",
         summary="Show the pool",
         operation_class=documented(gives=answers.PoolView, with_commit=False),
     )
-    async def show_pool(self, service: Svc) -> Response[Any]:
+    async def show_pool(
+        self,
+        request: Call,
+    ) -> Response[Any]:
         """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
-        return respond(await service.router.pool_view())
+        return respond(await request.service.router.pool_view())

@@ -9,11 +9,12 @@ from litestar import Controller, Response, delete, get
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.call import Call
 from vectorpool.api.collections import PageLimit, PageOffset
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
-from vectorpool.api.places import AvatarId, UserId
-from vectorpool.api.service import Service, Svc
+from vectorpool.api.durations import DELETE_S
+from vectorpool.api.namespaces import AvatarId, UserId
+from vectorpool.api.responses import respond
 from vectorpool.errors import AvatarNotFound, DocumentNotFound, UserNotFound
 from vectorpool.names import check_avatar_id, check_user_id
 
@@ -22,16 +23,17 @@ AndDocuments = Annotated[
 ]
 
 
-async def delete_documents(service: Service, user_id: str, avatar_id: str) -> int:
+async def delete_documents(request: Call, user_id: str, avatar_id: str) -> int:
     """Delete every source document of an avatar and return how many there were."""
-    deleted = 0
-    async for document in service.library.iterate(user_id, avatar_id):
-        try:
-            await service.library.delete(user_id, avatar_id, document.path)
-        except DocumentNotFound:
-            # Another caller deleted it meanwhile.
-            continue
-        deleted += 1
+    deleted, library = 0, request.service.library
+    with request.context.limit(changes=True):
+        async for document in library.iterate(user_id, avatar_id):
+            try:
+                await library.delete(user_id, avatar_id, document.path)
+            except DocumentNotFound:
+                # Another caller deleted it meanwhile.
+                continue
+            deleted += 1
     return deleted
 
 
@@ -46,15 +48,15 @@ class Avatars(Controller):
         operation_class=documented(gives=answers.AvatarPage, problems=(UserNotFound,)),
     )
     async def list_avatars(
-        self, service: Svc, user_id: UserId, limit: PageLimit = None, offset: PageOffset = 0
+        self, request: Call, user_id: UserId, limit: PageLimit = None, offset: PageOffset = 0
     ) -> Response[Any]:
         """List avatars by id: those with collections, and those that have only source documents."""
         check_user_id(user_id)
-        uploaded = await service.library.list_avatars(user_id)
+        uploaded = await request.context.within(request.service.library.list_avatars(user_id))
         commit = 0
         known: dict[str, answers.Avatar] = {}
         try:
-            answer = await service.router.execute(user_id, commands.ListAvatars())
+            answer = await request.execute(user_id, commands.ListAvatars())
         except UserNotFound:
             if not uploaded:
                 raise
@@ -73,14 +75,16 @@ class Avatars(Controller):
         summary="Get an avatar",
         operation_class=documented(gives=answers.Avatar, problems=(UserNotFound, AvatarNotFound)),
     )
-    async def get_avatar(self, service: Svc, user_id: UserId, avatar_id: AvatarId) -> Response[Any]:
+    async def get_avatar(self, request: Call, user_id: UserId, avatar_id: AvatarId) -> Response[Any]:
         """Get one avatar: how many collections, records and ingested documents it has."""
         check_user_id(user_id)
         check_avatar_id(avatar_id)
         try:
-            answer = await service.router.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
+            answer = await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:
-            if not (await service.library.list_documents(user_id, avatar_id, limit=1)).documents:
+            if not (
+                await request.context.within(request.service.library.list_documents(user_id, avatar_id, limit=1))
+            ).documents:
                 raise
             commit = error.extra.get("commit", 0)
             return respond(answers.Avatar(avatar_id, collections=0, records=0, documents=0), commit=commit)
@@ -94,14 +98,15 @@ class Avatars(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(UserNotFound, AvatarNotFound)),
     )
     async def delete_avatar(
-        self, service: Svc, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
+        self, request: Call, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
     ) -> Response[Any]:
         """Delete an avatar's collections; with ``documents=true`` its source documents too."""
         check_user_id(user_id)
         check_avatar_id(avatar_id)
-        removed = await delete_documents(service, user_id, avatar_id) if and_documents else 0
+        request.context.allow(DELETE_S)
+        removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
         try:
-            answer = await service.router.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
+            answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:
             if not removed:
                 raise

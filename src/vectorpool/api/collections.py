@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import pass_on
-from vectorpool.api.places import At, CollectionName
+from vectorpool.api.namespaces import CollectionName, Ns
 from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody, decode
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import pass_on
 from vectorpool.checks import check_collection_metadata
 from vectorpool.errors import (
     AvatarNotFound,
@@ -42,38 +42,42 @@ class Collections(Controller):
             takes=CreateCollectionBody, gives=answers.Collection, problems=(MalformedJson, CollectionExists)
         ),
     )
-    async def create_collection(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+    async def create_collection(
+        self,
+        request: Call,
+        namespace: Ns,
+    ) -> Response[Any]:
         """Create a collection; the user and the avatar need no creating of their own."""
         body = decode(await request.body(), CreateCollectionBody)
         command = commands.CreateCollection(
-            avatar_id=at.avatar_id,
+            avatar_id=namespace.avatar_id,
             name=check_collection_name(body.name),
             metadata=check_collection_metadata(body.metadata),
             hnsw=body.hnsw.settings(),
             get_or_create=body.get_or_create,
         )
-        return pass_on(await service.router.execute(at.user_id, command), 201)
+        return pass_on(await request.execute(namespace.user_id, command), 201)
 
     @get(
         summary="List collections",
         operation_class=documented(gives=answers.CollectionPage, problems=(UserNotFound, AvatarNotFound)),
     )
     async def list_collections(
-        self, at: At, service: Svc, limit: PageLimit = None, offset: PageOffset = 0
+        self, request: Call, namespace: Ns, limit: PageLimit = None, offset: PageOffset = 0
     ) -> Response[Any]:
         """List collections by name."""
-        command = commands.ListCollections(avatar_id=at.avatar_id, limit=limit, offset=offset)
-        return pass_on(await service.router.execute(at.user_id, command))
+        command = commands.ListCollections(avatar_id=namespace.avatar_id, limit=limit, offset=offset)
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @get(
         "/{name:str}",
         summary="Get a collection",
         operation_class=documented(gives=answers.Collection, problems=ABSENT),
     )
-    async def get_collection(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+    async def get_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get one collection: its metadata, index, dimension, embedder and count."""
-        command = commands.GetCollection(avatar_id=at.avatar_id, name=check_collection_name(name))
-        return pass_on(await service.router.execute(at.user_id, command))
+        command = commands.GetCollection(avatar_id=namespace.avatar_id, name=check_collection_name(name))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @patch(
         "/{name:str}",
@@ -82,20 +86,18 @@ class Collections(Controller):
             takes=ModifyCollectionBody, gives=answers.Collection, problems=(MalformedJson, *ABSENT, CollectionExists)
         ),
     )
-    async def modify_collection(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def modify_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Give a collection a new name, or new metadata, which replaces the old as a whole."""
         body = decode(await request.body(), ModifyCollectionBody)
         if body.name is None and not body.metadata:
             raise InvalidRequest("The body changes nothing. Give a new name, new metadata, or both.")
         command = commands.ModifyCollection(
-            avatar_id=at.avatar_id,
+            avatar_id=namespace.avatar_id,
             name=check_collection_name(name),
             new_name=None if body.name is None else check_collection_name(body.name),
             new_metadata=check_collection_metadata(body.metadata),
         )
-        return pass_on(await service.router.execute(at.user_id, command))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @delete(
         "/{name:str}",
@@ -103,7 +105,7 @@ class Collections(Controller):
         summary="Delete a collection",
         operation_class=documented(gives=answers.Deleted, problems=ABSENT),
     )
-    async def delete_collection(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+    async def delete_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete a collection with all its records."""
-        command = commands.DeleteCollection(avatar_id=at.avatar_id, name=check_collection_name(name))
-        return pass_on(await service.router.execute(at.user_id, command))
+        command = commands.DeleteCollection(avatar_id=namespace.avatar_id, name=check_collection_name(name))
+        return pass_on(await request.execute(namespace.user_id, command))

@@ -26,11 +26,12 @@ from litestar.types import Method
 from vectorpool import answers
 from vectorpool.api import requests, views
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
-from vectorpool.api.reading import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
+from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.ingest import DocumentOutcome, IngestReport
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
     CommitNotReached,
+    DeadlineExceeded,
     Draining,
     Forbidden,
     InvalidId,
@@ -129,11 +130,17 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
         store=answers.StoreTraffic(
             requests={"get": 12, "list_objects": 31, "create": 17}, bytes_sent=1_712_800, bytes_received=1_663_950
         ),
+        tasks=[
+            answers.TaskView(
+                "pool tick", "running", is_essential=True, starts=1, failures=0, failures_in_a_row=0, shard=0
+            )
+        ],
     ),
     views.UserView: views.UserView(user_id="42", commit=17, stored=cast(Any, _STORED), residency=cast(Any, _RESIDENCY)),
     Document: _DOCUMENT,
     DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
-    views.Health: views.Health(status="ready"),
+    views.Health: views.Health(status="live"),
+    views.Readiness: views.Readiness(status="ready", tasks=[]),
     IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
     answers.LostPage: answers.LostPage(
         lost=[
@@ -217,6 +224,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     InvalidId,
     LimitExceeded,
     CommitNotReached,
+    DeadlineExceeded,
     QueueFull,
     PoolBusy,
     Draining,

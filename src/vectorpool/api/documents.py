@@ -6,15 +6,16 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, head, post, put
+from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
-from vectorpool.api.places import At, Place
+from vectorpool.api.durations import INGEST_S
+from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
@@ -50,9 +51,9 @@ def _path(path: PurePosixPath) -> str:
     return check_document_path(str(path).removeprefix("/"))
 
 
-def _avatar(at: Place) -> str:
-    assert at.avatar_id is not None, "documents are an avatar's"
-    return at.avatar_id
+def _avatar(namespace: Namespace) -> str:
+    assert namespace.avatar_id is not None, "documents are an avatar's"
+    return namespace.avatar_id
 
 
 def _headers(etag: str, size: int) -> dict[str, str]:
@@ -73,14 +74,15 @@ class Documents(Controller):
         ),
     )
     async def list_documents(
-        self, at: At, service: Svc, limit: PageSize = _LARGEST_PAGE, after: After = None
+        self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
         """List documents by path, whoever put them there."""
-        avatar_id = _avatar(at)
-        page = await service.library.list_documents(at.user_id, avatar_id, limit=limit, after=after)
+        avatar_id = _avatar(namespace)
+        listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
+        page = await request.context.within(listing)
         if not page.documents and after is None:
             # An avatar without documents may still have collections; one without either is not there.
-            await service.router.execute(at.user_id, commands.GetAvatar(avatar_id=avatar_id))
+            await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
         return respond(page)
 
     @put(
@@ -91,19 +93,18 @@ class Documents(Controller):
             takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
         ),
     )
-    async def put_document(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, path: DocumentPath
-    ) -> Response[Any]:
+    async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
         """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
-        name, avatar_id = _path(path), _avatar(at)
+        name, avatar_id = _path(path), _avatar(namespace)
         data = await request.body()
+        library = request.service.library
         try:
-            await service.library.head(at.user_id, avatar_id, name)
+            await request.context.within(library.head(namespace.user_id, avatar_id, name))
             status = 200
         except DocumentNotFound:
             status = 201
-        await service.library.put(at.user_id, avatar_id, name, data)
-        return respond(await service.library.head(at.user_id, avatar_id, name), status=status)
+        await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+        return respond(await request.context.within(library.head(namespace.user_id, avatar_id, name)), status=status)
 
     @get(
         "/documents/{path:path}",
@@ -112,9 +113,11 @@ class Documents(Controller):
             gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
         ),
     )
-    async def get_document(self, at: At, service: Svc, path: DocumentPath) -> Response[bytes]:
+    async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await service.library.get(at.user_id, _avatar(at), _path(path))
+        body = await request.context.within(
+            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
+        )
         return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
 
     @head(
@@ -122,10 +125,12 @@ class Documents(Controller):
         summary="Look at a document",
         operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
     )
-    async def head_document(self, at: At, service: Svc, path: DocumentPath) -> Response[None]:
+    async def head_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[None]:
         """Get the size, ETag and content type of a document without its bytes."""
         name = _path(path)
-        document = await service.library.head(at.user_id, _avatar(at), name)
+        document = await request.context.within(
+            request.service.library.head(namespace.user_id, _avatar(namespace), name)
+        )
         return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
 
     @delete(
@@ -134,18 +139,20 @@ class Documents(Controller):
         summary="Delete a document",
         operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
     )
-    async def delete_document(self, at: At, service: Svc, path: DocumentPath) -> Response[Any]:
+    async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
         """Delete a document and forget its chunks; answers how many chunks there were."""
-        name, avatar_id = _path(path), _avatar(at)
+        name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
-            await service.library.delete(at.user_id, avatar_id, name)
+            await request.context.within(
+                request.service.library.delete(namespace.user_id, avatar_id, name), changes=True
+            )
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
         deleted, commit = 0, 0
         try:
-            answer = await service.ingestor.forget(at.user_id, avatar_id, name)
+            answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
         except (UserNotFound, AvatarNotFound, CollectionNotFound):
             pass
         else:
@@ -163,16 +170,23 @@ class Documents(Controller):
             takes=IngestBody, gives=IngestReport, problems=(MalformedJson, AvatarNotFound, EmbedderUnavailable)
         ),
     )
-    async def ingest_documents(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+    async def ingest_documents(
+        self,
+        request: Call,
+        namespace: Ns,
+    ) -> Response[Any]:
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
         raw = await request.body()
+        request.context.allow(INGEST_S)
         body = decode(raw, IngestBody) if raw else IngestBody()
-        avatar_id = _avatar(at)
+        avatar_id = _avatar(namespace)
         if body.paths is not None:
-            check_count("paths", len(body.paths), limit=service.settings.max_records, limit_name="max_records")
+            check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
             for path in body.paths:
                 check_document_path(path)
-        report = await service.ingestor.ingest(at.user_id, avatar_id, body.paths, force=body.force)
+        report = await request.service.ingestor.ingest(
+            namespace.user_id, avatar_id, body.paths, force=body.force, context=request.context
+        )
         if body.paths is None and not report.documents:
             raise AvatarNotFound("The avatar has no documents. Put one at .../documents/{path} first.")
         return respond(report, commit=report.commit)
@@ -195,26 +209,32 @@ class Documents(Controller):
             ),
         ),
     )
-    async def query_documents(self, request: Request[Any, Any, Any], at: At, service: Svc) -> Response[Any]:
+    async def query_documents(
+        self,
+        request: Call,
+        namespace: Ns,
+    ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
         body = decode(await request.body(), PassageQueryBody)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())
-        settings = service.settings
+        settings = request.service.settings
         check_count("queries", len(texts), limit=settings.max_queries, limit_name="max_queries")
         check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
         for text in texts:
             check_text("A question", text)
         command = commands.QueryRecords(
-            avatar_id=_avatar(at),
+            avatar_id=_avatar(namespace),
             collection=settings.documents_collection,
             n_results=body.n_results,
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
-            vectors=service.ingestor.as_vectors(await service.embedder.embed(texts)),
+            vectors=request.service.ingestor.as_vectors(
+                await request.context.within(request.service.embedder.embed(texts))
+            ),
         )
-        answer = await service.router.execute(at.user_id, command)
+        answer = await request.execute(namespace.user_id, command)
         found = msgspec.json.decode(answer.body, type=answers.QueryResult)
         page = PassagePage([[_passage(match) for match in matches] for matches in found.results])
         return respond(page, commit=answer.commit)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vectorpool.checks import check_count
 from vectorpool.commands import Vectors
+from vectorpool.context import RequestContext
 from vectorpool.embedding import Embedder
 from vectorpool.errors import InvalidEmbedding, LimitExceeded
 from vectorpool.settings import Settings
@@ -55,12 +56,17 @@ def pack(rows: Sequence[Row], names: Sequence[str], *, embedder: str | None, pos
                 "of one length in one call.",
                 extra={"dimension": dimension, "got": len(row)},
             )
-    data = np.concatenate(rows).astype("<f4", copy=False).tobytes()
+    whole = rows[0] if len(rows) == 1 else np.concatenate(rows)
+    data = whole.astype("<f4", copy=False).tobytes()
     return Vectors(dimension, data, embedder, positions)
 
 
 async def embed_missing(
-    given: Sequence[Row | None], texts: Sequence[str | None], names: Sequence[str], embedder: Embedder
+    given: Sequence[Row | None],
+    texts: Sequence[str | None],
+    names: Sequence[str],
+    embedder: Embedder,
+    context: RequestContext,
 ) -> Vectors | None:
     """Return the embeddings of one write: those given, and for rows without one, those of their texts.
 
@@ -70,7 +76,7 @@ async def embed_missing(
     rows: list[Row | None] = list(given)
     wanted = [at for at, (row, text) in enumerate(zip(given, texts, strict=True)) if row is None and text is not None]
     if wanted:
-        made = await embedder.embed([text for at in wanted if (text := texts[at]) is not None])
+        made = await context.within(embedder.embed([text for at in wanted if (text := texts[at]) is not None]))
         for at, row in zip(wanted, made, strict=True):
             rows[at] = row
     positions = [at for at, row in enumerate(rows) if row is not None]
@@ -89,6 +95,7 @@ async def for_query(
     embeddings: Sequence[Sequence[float]] | None,
     embedder: Embedder,
     settings: Settings,
+    context: RequestContext,
 ) -> Vectors:
     """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``."""
     asked = len(texts or embeddings or ())
@@ -97,5 +104,5 @@ async def for_query(
     if embeddings is not None:
         rows = [to_row(embedding, settings, of=name) for embedding, name in zip(embeddings, names, strict=True)]
         return pack(rows, names, embedder=None, positions=None)
-    made = await embedder.embed(list(texts or ()))
+    made = await context.within(embedder.embed(list(texts or ())))
     return pack(list(made), names, embedder=embedder.name, positions=None)

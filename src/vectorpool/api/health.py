@@ -7,10 +7,12 @@ from typing import Any
 from litestar import Controller, Response, get
 
 from vectorpool.api import views
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import respond
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import respond
+from vectorpool.api.service import Service
 from vectorpool.errors import Draining
+from vectorpool.supervision import down
 
 
 class Health(Controller):
@@ -29,9 +31,21 @@ class Health(Controller):
     @get(
         "/ready",
         summary="Does it take work",
-        operation_class=documented(gives=views.Health, problems=(Draining,), with_commit=False, is_open=True),
+        operation_class=documented(gives=views.Readiness, problems=(Draining,), with_commit=False, is_open=True),
     )
-    async def is_ready(self, service: Svc) -> Response[Any]:
-        """Answer 200 while the shards run, 503 before and after. Send no requests on 503."""
-        ready = service.router.is_ready()
-        return respond(views.Health(status="ready" if ready else "not-ready"), status=200 if ready else 503)
+    async def is_ready(self, request: Call) -> Response[Any]:
+        """Answer 200 while the shards and the essential background tasks run, else 503. Send no requests on 503.
+
+        A background task that fails is started again by itself, and is listed until it runs.
+        """
+        found = await readiness(request.service)
+        return respond(found, status=200 if found.status == "ready" else 503)
+
+
+async def readiness(service: Service) -> views.Readiness:
+    """Return whether the instance takes work."""
+    tasks = await service.router.tasks()
+    failing = [task for task in tasks if task.state in ("restarting", "down")]
+    if not service.router.is_ready():
+        return views.Readiness("not-ready", failing)
+    return views.Readiness("task-down" if down(tasks) else "ready", failing)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final
 
-from litestar import Controller, Request, Response, delete, get, post, put
+from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.guarding import By
-from vectorpool.api.passing import pass_on
-from vectorpool.api.places import UserId
+from vectorpool.api.durations import FORK_S, RESTORE_S
+from vectorpool.api.namespaces import UserId
 from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import pass_on
 from vectorpool.errors import (
     BackupExists,
     BackupNotFound,
@@ -53,9 +53,9 @@ class History(Controller):
         summary="List commits",
         operation_class=documented(gives=answers.CommitPage, problems=(UserNotFound,)),
     )
-    async def list_commits(self, service: Svc, user_id: UserId, limit: Limit = 50) -> Response[Any]:
+    async def list_commits(self, request: Call, user_id: UserId, limit: Limit = 50) -> Response[Any]:
         """List the newest commits that the log still holds, newest first."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.ListCommits(limit=limit)))
+        return pass_on(await request.execute(check_user_id(user_id), commands.ListCommits(limit=limit)))
 
     @post(
         "/restore",
@@ -65,23 +65,24 @@ class History(Controller):
             takes=RestoreBody, gives=answers.Restored, problems=(UserNotFound, CommitNotFound, CommitConflict)
         ),
     )
-    async def restore(self, request: Request[Any, Any, Any], service: Svc, user_id: UserId) -> Response[Any]:
+    async def restore(self, request: Call, user_id: UserId) -> Response[Any]:
         """Make the state of an earlier commit the newest, as a new commit: nothing of the history is lost."""
         body = decode(await request.body(), RestoreBody)
+        request.context.allow(RESTORE_S)
         if (body.commit is None) == (body.time is None):
             raise InvalidRequest("Say what to restore: a commit, or a time, and not both.")
         time_ms = None if body.time is None else _time_ms(body.time)
         command = commands.Restore(commit=body.commit, time_ms=time_ms)
-        return pass_on(await service.router.execute(check_user_id(user_id), command))
+        return pass_on(await request.execute(check_user_id(user_id), command))
 
     @get(
         "/backups",
         summary="List backups",
         operation_class=documented(gives=answers.BackupPage),
     )
-    async def list_backups(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def list_backups(self, request: Call, user_id: UserId) -> Response[Any]:
         """List the backups by name."""
-        return pass_on(await service.router.execute(check_user_id(user_id), commands.ListBackups()))
+        return pass_on(await request.execute(check_user_id(user_id), commands.ListBackups()))
 
     @put(
         "/backups/{name:str}",
@@ -91,24 +92,22 @@ class History(Controller):
             takes=CreateBackupBody, gives=answers.Backup, problems=(UserNotFound, CommitNotFound, BackupExists)
         ),
     )
-    async def create_backup(
-        self, request: Request[Any, Any, Any], service: Svc, user_id: UserId, name: BackupName
-    ) -> Response[Any]:
+    async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, the newest if none is given, and so keep it from collection until the name is deleted."""
         raw = await request.body()
         body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
-        return pass_on(await service.router.execute(check_user_id(user_id), command), 201)
+        return pass_on(await request.execute(check_user_id(user_id), command), 201)
 
     @get(
         "/backups/{name:str}",
         summary="Show a backup",
         operation_class=documented(gives=answers.Backup, problems=(BackupNotFound,)),
     )
-    async def get_backup(self, service: Svc, user_id: UserId, name: BackupName) -> Response[Any]:
+    async def get_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Show which commit a backup names."""
         command = commands.GetBackup(name=check_backup_name(name))
-        return pass_on(await service.router.execute(check_user_id(user_id), command))
+        return pass_on(await request.execute(check_user_id(user_id), command))
 
     @delete(
         "/backups/{name:str}",
@@ -116,10 +115,10 @@ class History(Controller):
         summary="Delete a backup",
         operation_class=documented(gives=answers.Deleted, problems=(BackupNotFound,)),
     )
-    async def delete_backup(self, service: Svc, user_id: UserId, name: BackupName) -> Response[Any]:
+    async def delete_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Forget a backup's name; its commit becomes garbage when it is old enough."""
         command = commands.DeleteBackup(name=check_backup_name(name))
-        return pass_on(await service.router.execute(check_user_id(user_id), command))
+        return pass_on(await request.execute(check_user_id(user_id), command))
 
     @post(
         "/fork",
@@ -129,8 +128,9 @@ class History(Controller):
             takes=ForkBody, gives=answers.Forked, problems=(UserNotFound, CommitNotFound, VectorstoreExists)
         ),
     )
-    async def fork(self, request: Request[Any, Any, Any], service: Svc, caller: By, user_id: UserId) -> Response[Any]:
+    async def fork(self, request: Call, user_id: UserId) -> Response[Any]:
         """Make the state of a commit, the newest if none is given, the vectorstore of another user who has none."""
         body = decode(await request.body(), ForkBody)
-        command = commands.Fork(target_user_id=caller.check(check_user_id(body.user_id)), commit=body.commit)
-        return pass_on(await service.router.execute(check_user_id(user_id), command), 201)
+        request.context.allow(FORK_S)
+        command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
+        return pass_on(await request.execute(check_user_id(user_id), command), 201)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, patch, post, put
+from litestar import Controller, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
 from vectorpool.answers import Answer
+from vectorpool.api.call import Call
 from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
-from vectorpool.api.passing import pass_on
-from vectorpool.api.places import At, CollectionName, Place
+from vectorpool.api.namespaces import CollectionName, Namespace, Ns
 from vectorpool.api.requests import (
     DeleteRecordsBody,
     GetRecordsBody,
@@ -25,7 +25,8 @@ from vectorpool.api.requests import (
     WriteRecordsBody,
     decode,
 )
-from vectorpool.api.service import Service, Svc
+from vectorpool.api.responses import pass_on
+from vectorpool.api.service import Service
 from vectorpool.checks import (
     check_count,
     check_metadata,
@@ -34,6 +35,7 @@ from vectorpool.checks import (
     check_where,
     check_where_document,
 )
+from vectorpool.context import RequestContext
 from vectorpool.errors import (
     DimensionMismatch,
     EmbedderMismatch,
@@ -70,9 +72,9 @@ class _Records(msgspec.Struct):
     vectors: commands.Vectors | None
 
 
-async def _read_records(request: Request[Any, Any, Any], service: Service, *, update: bool) -> _Records:
+async def _read_records(request: Call, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings = service.settings
+    settings = request.service.settings
     raw = decode(await request.body(), RawWriteRecordsBody).records
     if not raw:
         raise InvalidRequest("The call carries no records. Send at least one.")
@@ -102,7 +104,8 @@ async def _read_records(request: Request[Any, Any, Any], service: Service, *, up
     check_record_ids(ids, limit=settings.max_records)
     documents = [body.document for body in bodies]
     uris = [body.uri for body in bodies]
-    vectors = await embed_missing(rows, documents, [f"record {excerpt(an_id)}" for an_id in ids], service.embedder)
+    names = [f"record {excerpt(an_id)}" for an_id in ids]
+    vectors = await embed_missing(rows, documents, names, request.service.embedder, request.context)
     return _Records(ids, _column(documents), _column(metadatas), _column(uris), vectors)
 
 
@@ -110,7 +113,7 @@ def _column(values: Sequence[Any]) -> list[Any] | None:
     return list(values) if any(value is not None for value in values) else None
 
 
-async def get_from(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+async def get_from(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer a GetRecordsBody, as JSON, with the records of a collection."""
     body = decode(raw, GetRecordsBody)
     if "distances" in body.include:
@@ -118,7 +121,7 @@ async def get_from(raw: bytes, at: Place, service: Service, name: str) -> Answer
     settings = service.settings
     limit = settings.max_results if body.limit is None else body.limit
     command = commands.GetRecords(
-        avatar_id=at.avatar_id,
+        avatar_id=namespace.avatar_id,
         collection=check_collection_name(name),
         ids=_checked_ids(body.ids, service),
         where=check_where(body.where),
@@ -127,10 +130,10 @@ async def get_from(raw: bytes, at: Place, service: Service, name: str) -> Answer
         offset=body.offset,
         include=body.include,
     )
-    return await service.router.execute(at.user_id, command)
+    return await service.router.execute(namespace.user_id, command, context)
 
 
-async def query_in(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+async def query_in(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer a QueryBody, as JSON, with the nearest records of a collection."""
     body = decode(raw, QueryBody)
     if bool(body.texts) == bool(body.embeddings):
@@ -143,22 +146,22 @@ async def query_in(raw: bytes, at: Place, service: Service, name: str) -> Answer
     where, where_document = check_where(body.where), check_where_document(body.where_document)
     ids = _checked_ids(body.ids, service)
     command = commands.QueryRecords(
-        avatar_id=at.avatar_id,
+        avatar_id=namespace.avatar_id,
         collection=name,
-        vectors=await for_query(body.texts, body.embeddings, service.embedder, settings),
+        vectors=await for_query(body.texts, body.embeddings, service.embedder, settings, context),
         n_results=body.n_results,
         ids=ids,
         where=where,
         where_document=where_document,
         include=body.include,
     )
-    return await service.router.execute(at.user_id, command)
+    return await service.router.execute(namespace.user_id, command, context)
 
 
-async def count_in(raw: bytes, at: Place, service: Service, name: str) -> Answer:
+async def count_in(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer how many records a collection has; a body says nothing here."""
-    command = commands.CountRecords(avatar_id=at.avatar_id, collection=check_collection_name(name))
-    return await service.router.execute(at.user_id, command)
+    command = commands.CountRecords(avatar_id=namespace.avatar_id, collection=check_collection_name(name))
+    return await service.router.execute(namespace.user_id, command, context)
 
 
 class Records(Controller):
@@ -174,28 +177,26 @@ class Records(Controller):
             takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordExists)
         ),
     )
-    async def add_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def add_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, in one commit; an id that is there already refuses the whole call."""
         check_collection_name(name)
-        records = await _read_records(request, service, update=False)
-        command = commands.AddRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
-        return pass_on(await service.router.execute(at.user_id, command), 201)
+        records = await _read_records(request, update=False)
+        command = commands.AddRecords(avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records))
+        return pass_on(await request.execute(namespace.user_id, command), 201)
 
     @put(
         "/records",
         summary="Upsert records",
         operation_class=documented(takes=WriteRecordsBody, gives=answers.Written, problems=_WRITE_PROBLEMS),
     )
-    async def upsert_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def upsert_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, or replace those that are there, in one commit; metadata is merged."""
         check_collection_name(name)
-        records = await _read_records(request, service, update=False)
-        command = commands.UpsertRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
-        return pass_on(await service.router.execute(at.user_id, command))
+        records = await _read_records(request, update=False)
+        command = commands.UpsertRecords(
+            avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
+        )
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @patch(
         "/records",
@@ -204,19 +205,19 @@ class Records(Controller):
             takes=WriteRecordsBody, gives=answers.Written, problems=(*_WRITE_PROBLEMS, RecordNotFound)
         ),
     )
-    async def update_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def update_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Change parts of records, in one commit; an id that is not there refuses the whole call.
 
         A new document is embedded anew; a metadata key of null is deleted.
         """
         check_collection_name(name)
-        records = await _read_records(request, service, update=True)
+        records = await _read_records(request, update=True)
         if not any((records.documents, records.metadatas, records.uris, records.vectors)):
             raise InvalidRequest("The records change nothing. Give a document, an embedding, metadata or a uri.")
-        command = commands.UpdateRecords(avatar_id=at.avatar_id, collection=name, **msgspec.structs.asdict(records))
-        return pass_on(await service.router.execute(at.user_id, command))
+        command = commands.UpdateRecords(
+            avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
+        )
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @delete(
         "/records",
@@ -226,21 +227,19 @@ class Records(Controller):
             takes=DeleteRecordsBody, gives=answers.Deleted, problems=(MalformedJson, InvalidFilter, *ABSENT)
         ),
     )
-    async def delete_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def delete_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
         body = decode(await request.body(), DeleteRecordsBody)
         if body.ids is None and body.where is None and body.where_document is None:
             raise InvalidRequest("The call names no records. Give ids, where or where_document.")
         command = commands.DeleteRecords(
-            avatar_id=at.avatar_id,
+            avatar_id=namespace.avatar_id,
             collection=check_collection_name(name),
-            ids=_checked_ids(body.ids, service),
+            ids=_checked_ids(body.ids, request.service),
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
         )
-        return pass_on(await service.router.execute(at.user_id, command))
+        return pass_on(await request.execute(namespace.user_id, command))
 
     @post(
         "/records/get",
@@ -250,11 +249,9 @@ class Records(Controller):
             takes=GetRecordsBody, gives=answers.RecordPage, problems=(MalformedJson, InvalidFilter, *ABSENT)
         ),
     )
-    async def get_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def get_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get records by ids or filters, in insertion order, a page at a time."""
-        return pass_on(await get_from(await request.body(), at, service, name))
+        return pass_on(await get_from(await request.body(), namespace, request.service, request.context, name))
 
     @post(
         "/query",
@@ -274,16 +271,14 @@ class Records(Controller):
             ),
         ),
     )
-    async def query_records(
-        self, request: Request[Any, Any, Any], at: At, service: Svc, name: CollectionName
-    ) -> Response[Any]:
+    async def query_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Find the records nearest to each text or embedding."""
-        return pass_on(await query_in(await request.body(), at, service, name))
+        return pass_on(await query_in(await request.body(), namespace, request.service, request.context, name))
 
     @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
-    async def count_records(self, at: At, service: Svc, name: CollectionName) -> Response[Any]:
+    async def count_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Count the records of a collection."""
-        return pass_on(await count_in(b"", at, service, name))
+        return pass_on(await count_in(b"", namespace, request.service, request.context, name))
 
 
 def _checked_ids(ids: list[str] | None, service: Service) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""The routes: every controller of the native API, at its two places of collections, and those of Chroma's protocol."""
+"""The routes: the controllers of the native API, for both namespaces of collections, and of Chroma's protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vectorpool.api.admin import Admin
 from vectorpool.api.avatars import Avatars
 from vectorpool.api.chroma import collections as chroma_collections
 from vectorpool.api.chroma import records as chroma_records
-from vectorpool.api.chroma.asking import API_PATH
+from vectorpool.api.chroma.requests import API_PATH
 from vectorpool.api.chroma.system import System, refuse_v1
 from vectorpool.api.chroma.tenants import Tenants
 from vectorpool.api.chroma.unsupported import Unsupported
@@ -18,7 +18,7 @@ from vectorpool.api.collections import Collections
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
 from vectorpool.api.history import History
-from vectorpool.api.places import AVATAR_PATH, USER_PATH, avatar_place, own_place
+from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.records import Records
 from vectorpool.api.users import Users
 from vectorpool.settings import Settings
@@ -32,12 +32,12 @@ def native_routes() -> list[ControllerRouterHandler]:
     own = Router(
         USER_PATH,
         route_handlers=[Collections, Records],
-        dependencies={"at": Provide(own_place, sync_to_thread=False)},
+        dependencies={"namespace": Provide(own_namespace, sync_to_thread=False)},
     )
     of_avatar = Router(
         AVATAR_PATH,
         route_handlers=[Collections, Records, Documents],
-        dependencies={"at": Provide(avatar_place, sync_to_thread=False)},
+        dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
     return [Users, History, Avatars, own, of_avatar, Admin, Health]
 

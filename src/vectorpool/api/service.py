@@ -1,11 +1,8 @@
-"""What the controllers may reach: built by ``app``, handed in as a dependency, never global."""
+"""The parts of one instance that the controllers use. ``app`` builds them; they are never global."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from litestar.di import NamedDependency
-from litestar.params import SkipValidation
 
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -23,7 +20,3 @@ class Service:
     embedder: Embedder
     library: DocumentLibrary
     ingestor: Ingestor
-
-
-# How a handler asks for it; litestar need not validate what app itself provides.
-Svc = NamedDependency[SkipValidation[Service]]

@@ -10,11 +10,12 @@ from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.avatars import AndDocuments, delete_documents
+from vectorpool.api.call import Call
 from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
-from vectorpool.api.passing import pass_on, respond
-from vectorpool.api.places import UserId
-from vectorpool.api.service import Svc
+from vectorpool.api.durations import DELETE_S
+from vectorpool.api.namespaces import UserId
+from vectorpool.api.responses import pass_on, respond
 from vectorpool.api.views import UserView
 from vectorpool.errors import UserNotFound
 from vectorpool.names import check_user_id
@@ -30,19 +31,19 @@ class Users(Controller):
     tags = ("users",)
 
     @get(summary="Show a user", operation_class=documented(gives=UserView, problems=(UserNotFound,)))
-    async def get_user(self, service: Svc, user_id: UserId) -> Response[Any]:
+    async def get_user(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show what is stored for a user, the last commit, and where the vectorstore is on this instance."""
         check_user_id(user_id)
         try:
-            answer = await service.router.execute(user_id, commands.DescribeVectorstore())
+            answer = await request.execute(user_id, commands.DescribeVectorstore())
             stored, commit = answer.body, answer.commit
         except UserNotFound:
-            avatars = await service.library.list_avatars(user_id)
+            avatars = await request.context.within(request.service.library.list_avatars(user_id))
             if not avatars:
                 raise
             nothing = answers.Vectorstore(user_id, avatars=len(avatars), collections=0, records=0, bytes=0)
             stored, commit = msgspec.json.encode(nothing), 0
-        residency = await service.router.execute(user_id, commands.Inspect())
+        residency = await request.execute(user_id, commands.Inspect())
         view = UserView(user_id, commit, msgspec.Raw(stored), msgspec.Raw(residency.body))
         return respond(view, commit=commit)
 
@@ -52,32 +53,33 @@ class Users(Controller):
         operation_class=documented(gives=answers.LostPage, problems=(UserNotFound,)),
     )
     async def list_lost(
-        self, service: Svc, user_id: UserId, limit: LostLimit = 100, offset: PageOffset = 0
+        self, request: Call, user_id: UserId, limit: LostLimit = 100, offset: PageOffset = 0
     ) -> Response[Any]:
         """List records that were lost when the vectorstore had to be salvaged, with what is left of them.
 
         A record is lost if its embedding was in no file any more. Its text and metadata are here: add it again.
         """
         command = commands.ListLost(limit=limit, offset=offset)
-        return pass_on(await service.router.execute(check_user_id(user_id), command))
+        return pass_on(await request.execute(check_user_id(user_id), command))
 
     @delete(
         status_code=200,
         summary="Delete a user's vectorstore",
         operation_class=documented(gives=answers.Deleted, problems=(UserNotFound,)),
     )
-    async def delete_user(self, service: Svc, user_id: UserId, and_documents: AndDocuments = False) -> Response[Any]:
+    async def delete_user(self, request: Call, user_id: UserId, and_documents: AndDocuments = False) -> Response[Any]:
         """Delete all that is ours of a user; with ``documents=true`` the avatars' source documents too.
 
         What other systems keep beside it (media, adapters, images) is never touched.
         """
         check_user_id(user_id)
+        request.context.allow(DELETE_S)
         removed = 0
         if and_documents:
-            for avatar_id in await service.library.list_avatars(user_id):
-                removed += await delete_documents(service, user_id, avatar_id)
+            for avatar_id in await request.context.within(request.service.library.list_avatars(user_id)):
+                removed += await delete_documents(request, user_id, avatar_id)
         try:
-            answer = await service.router.execute(user_id, commands.DeleteVectorstore())
+            answer = await request.execute(user_id, commands.DeleteVectorstore())
         except UserNotFound:
             if not removed:
                 raise

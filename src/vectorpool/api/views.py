@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vectorpool.answers import TaskView
+
 
 class UserView(msgspec.Struct):
     """What is stored for a user, the last commit, and where the vectorstore is on this instance."""
@@ -39,6 +41,16 @@ class PassagePage(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """Whether the instance lives, or takes work."""
+    """Whether the process lives."""
 
-    status: Literal["live", "ready", "not-ready"]
+    status: Literal["live"]
+
+
+class Readiness(msgspec.Struct):
+    """Whether the instance takes work, and which of its background tasks fail at the moment.
+
+    ``not-ready``: a shard does not serve. ``task-down``: a task that requests depend on failed many times in a row.
+    """
+
+    status: Literal["ready", "not-ready", "task-down"]
+    tasks: list[TaskView]

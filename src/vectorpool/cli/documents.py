@@ -20,13 +20,13 @@ from vectorpool.answers import QueryResult
 from vectorpool.api.service import Service
 from vectorpool.app import open_service
 from vectorpool.cli.console import err, out, progress_bar, run
-from vectorpool.commands import Reading
-from vectorpool.documents.ingest import Ingestor, IngestProgress, IngestReport
+from vectorpool.commands import ReadOptions
+from vectorpool.context import RequestContext
+from vectorpool.documents.ingest import IngestProgress, IngestReport
 from vectorpool.documents.library import Document, DocumentLibrary
 from vectorpool.errors import InvalidId, InvalidRequest
 from vectorpool.names import check_avatar_id, check_document_path, check_user_id
 from vectorpool.settings import Settings
-from vectorpool.shard.reading import ReadingRouter
 
 # Files compared and uploaded at the same time.
 _UPLOADS: Final = 8
@@ -134,14 +134,14 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
     check_avatar_id(avatar_id)
     if not text.strip():
         raise InvalidRequest("The question is empty. Ask in words.")
-    return run(_query(settings, text, user_id, avatar_id, n_results, Reading(at=at)))
+    return run(_query(settings, text, user_id, avatar_id, n_results, RequestContext(read=ReadOptions(at=at))))
 
 
-async def _query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results: int, reading: Reading) -> int:
+async def _query(
+    settings: Settings, text: str, user_id: str, avatar_id: str, n_results: int, context: RequestContext
+) -> int:
     async with temporary_service(settings) as service:
-        router = ReadingRouter(service.router, reading)
-        ingestor = Ingestor(service.library, service.embedder, router, settings)
-        answer = await ingestor.query(user_id, avatar_id, text, n_results)
+        answer = await service.ingestor.query(user_id, avatar_id, text, n_results, context=context)
     found = msgspec.json.decode(answer.body, type=QueryResult)
     for matches in found.results:
         for number, match in enumerate(matches, start=1):

@@ -28,7 +28,7 @@ from vectorpool.sources import SYSTEM
 
 if TYPE_CHECKING:
     # Loaded while the shards start; see ``_serve``.
-    from vectorpool.app import Front
+    from vectorpool.front.pipeline import Pipeline
 
 _logger = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # Not in the format above, and asked for at every line otherwise.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
     allow_descriptors(settings)
@@ -125,14 +127,14 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     # The application is made while the parts open: most of that is the model's, outside of the interpreter.
-    making: asyncio.Task[Front] = asyncio.create_task(
+    making: asyncio.Task[Pipeline] = asyncio.create_task(
         asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
         front = await making
         # Nobody asks it before the server below starts.
-        front.state.service = service
+        front.app.state.service = service
         server = _Server(
             uvicorn.Config(
                 front,
@@ -159,15 +161,16 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
         await server.serve(sockets=[listener])
 
 
-async def _leave(settings: Settings, front: Front, router: Router, server: _Server) -> None:
+async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
     """Refuse new requests with 503, let those under way finish, commit, and only then close the listener.
 
     Half of the budget belongs to requests at most, the rest to what was acknowledged and is not committed.
     """
     started_s = SYSTEM.monotonic_s()
-    unfinished = await front.leave(settings.drain_s / 2)
+    unfinished = await front.draining.leave(settings.drain_s / 2)
     if unfinished:
         _logger.warning("%d requests did not finish in time", unfinished)
+    _logger.info("responses by status: %s", front.metering.summary())
     await router.stop(max(settings.drain_s - (SYSTEM.monotonic_s() - started_s), 0.0))
     server.should_exit = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from vectorpool.commands.base import Hnsw, Include, Metadata, Reading, Vectors
+from vectorpool.commands.base import Hnsw, Include, Metadata, ReadOptions, Vectors
 from vectorpool.commands.chroma import (
     ChromaAddRecords,
     ChromaCountCollections,
@@ -70,6 +70,7 @@ from vectorpool.commands.native import (
 
 __all__ = [
     "AddRecords",
+    "Change",
     "ChromaAddRecords",
     "ChromaCountCollections",
     "ChromaCountRecords",
@@ -128,7 +129,7 @@ __all__ = [
     "Operation",
     "QueryRecords",
     "Read",
-    "Reading",
+    "ReadOptions",
     "RecordWrite",
     "Restore",
     "UpdateRecords",
@@ -204,4 +205,6 @@ LogOperation: TypeAlias = (
     ListCommits | CreateBackup | GetBackup | ListBackups | DeleteBackup | Fork | Verify | LastVerification
 )
 Operation: TypeAlias = Hydrate | Flush | Evict | Inspect | Restore | DeleteVectorstore | LogOperation
+# Commands that change what is stored: stopped half-way, their outcome is unknown.
+Change: TypeAlias = Write | Restore | DeleteVectorstore | CreateBackup | DeleteBackup | Fork
 Command: TypeAlias = Read | Write | Operation

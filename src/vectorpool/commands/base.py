@@ -33,7 +33,7 @@ class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
     sync_threshold: int | None = None
 
 
-class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     """How fresh a read must be. None means what the instance is set to.
 
     ``bound_ms`` belongs to bounded consistency; ``min_commit`` is the least commit that the caller accepts, which

@@ -33,6 +33,7 @@ from vectorpool.commands import (
     QueryRecords,
     Vectors,
 )
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
@@ -40,6 +41,7 @@ from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
     CommitConflict,
+    DeadlineExceeded,
     Draining,
     InvalidRequest,
     LimitExceeded,
@@ -65,7 +67,7 @@ _LONGEST_WAIT_S: Final = 5.0
 class Router(Protocol):
     """Finds the user's shard and executes a command there."""
 
-    async def execute(self, user_id: str, command: Command) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Return the answer; raise a VectorpoolError."""
         ...
 
@@ -137,13 +139,15 @@ class Ingestor:
         *,
         force: bool = False,
         progress: ProgressCallback | None = None,
+        context: RequestContext = BACKGROUND,
     ) -> IngestReport:
         """Bring an avatar's records up to its documents, or only those of ``paths``.
 
         Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises what ends the whole ingest; see the module.
+        too. Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
+        committed until then stays.
         """
-        run = _Run(self, user_id, avatar_id, force, progress)
+        run = _Run(self, user_id, avatar_id, force, progress, context)
         return await run.execute(paths)
 
     async def query(
@@ -156,9 +160,10 @@ class Ingestor:
         where: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
         include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
+        context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await self.embedder.embed([text])
+        vectors = await context.within(self.embedder.embed([text]))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -168,11 +173,12 @@ class Ingestor:
             where_document=where_document,
             include=include,
         )
-        return await self.router.execute(user_id, command)
+        return await self.router.execute(user_id, command, context)
 
-    async def forget(self, user_id: str, avatar_id: str, path: str) -> Answer:
+    async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
         """Delete what was ingested from a document: the JSON of answers.Deleted."""
-        return await self.router.execute(user_id, ForgetDocument(avatar_id=avatar_id, path=check_document_path(path)))
+        command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
+        return await self.router.execute(user_id, command, context)
 
     def size(self) -> ChunkSize:
         """Return how large chunks are: the settings, within what the embedder takes."""
@@ -195,13 +201,20 @@ class _Run:
     """One call of ``ingest``."""
 
     def __init__(
-        self, ingestor: Ingestor, user_id: str, avatar_id: str, force: bool, progress: ProgressCallback | None
+        self,
+        ingestor: Ingestor,
+        user_id: str,
+        avatar_id: str,
+        force: bool,
+        progress: ProgressCallback | None,
+        context: RequestContext,
     ) -> None:
         self._of = ingestor
         self._user_id = user_id
         self._avatar_id = avatar_id
         self._force = force
         self._progress = progress
+        self._context = context
         self._known: dict[str, Ingested] = {}
         self._outcomes: list[DocumentOutcome] = []
         self._commit = 0
@@ -226,7 +239,7 @@ class _Run:
             command = ForgetDocument(avatar_id=self._avatar_id, path=path)
             # Somebody else, or an attempt whose outcome was unknown, may have forgotten it already.
             with suppress(NotFound):
-                answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+                answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
                 self._commit = max(self._commit, answer.commit)
             self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
         return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
@@ -234,7 +247,7 @@ class _Run:
     async def _list_ingested(self) -> dict[str, Ingested]:
         command = ListIngested(avatar_id=self._avatar_id)
         try:
-            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
         except (AvatarNotFound, UserNotFound):
             return {}
         self._commit = answer.commit
@@ -332,7 +345,7 @@ class _Run:
             self._done(prepared.outcome)
             return
         try:
-            answer = await self._persist(partial(self._of.router.execute, self._user_id, command))
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
         except InvalidRequest as error:
             self._done(_failed(prepared.path, error))
             return
@@ -343,8 +356,8 @@ class _Run:
         """Return what ``attempt`` returns; what may pass later is tried again, a bounded number of times."""
         for number in range(1, _ATTEMPTS + 1):
             try:
-                return await attempt()
-            except Draining:
+                return await self._context.within(attempt())
+            except (Draining, DeadlineExceeded):
                 raise
             except (TryAgain, CommitConflict) as error:
                 if number == _ATTEMPTS:

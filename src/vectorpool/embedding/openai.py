@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 import msgspec
@@ -67,6 +67,8 @@ class OpenAiEndpoint:
         self._retries = settings.openai_retries
         self._sources = sources
         self._closing = threading.Event()
+        # Whether a caller still waits for what the calling thread asks.
+        self.is_wanted: Callable[[], bool] = lambda: True
         headers = {"user-agent": f"vectorpool/{__version__}"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
@@ -102,6 +104,8 @@ class OpenAiEndpoint:
                     ) from None
                 if self._closing.wait(pause_s):
                     raise Draining("The embedder is shutting down. Send the request again later.") from None
+                if not self.is_wanted():
+                    raise EmbedderUnavailable("The callers of this run left, so no further attempt is made.") from None
                 wait_s = min(wait_s * 2, _LONGEST_WAIT_S / 2)
         raise AssertionError("the loop returns or raises")
 
@@ -219,6 +223,7 @@ class OpenAiEmbedder:
         self._queue = EmbeddingQueue(
             self._embed_batch, batch=settings.embedder_batch, limit=settings.embedder_queue, workers=_CONNECTIONS
         )
+        self._endpoint.is_wanted = self._queue.is_wanted
         self._queue.start()
 
     def _embed_batch(self, texts: list[str]) -> npt.NDArray[np.float32]:

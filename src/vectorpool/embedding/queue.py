@@ -89,6 +89,8 @@ class EmbeddingQueue:
         self._small_runs = 0
         self._waiting = 0
         self._closed = False
+        # The parts that the calling worker thread runs.
+        self._running = threading.local()
         self._threads = [
             threading.Thread(target=self._work, name=f"embedding-{i}", daemon=True) for i in range(workers)
         ]
@@ -183,7 +185,15 @@ class EmbeddingQueue:
                 parts = self._take()
             self._run(parts)
 
+    def is_wanted(self) -> bool:
+        """Return, in a worker thread, whether a caller still waits for the run of this thread.
+
+        A model that tries again asks before each attempt.
+        """
+        return any(not job.over for job, _ in self._running.parts)
+
     def _run(self, parts: list[_Part]) -> None:
+        self._running.parts = parts
         try:
             vectors = self._call([job.texts[i] for job, indices in parts for i in indices])
         except Exception as error:

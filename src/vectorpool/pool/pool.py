@@ -17,6 +17,7 @@ import msgspec
 from vectorpool import answers
 from vectorpool.answers import Answer
 from vectorpool.commands import (
+    Change,
     Command,
     DeleteVectorstore,
     Evict,
@@ -25,11 +26,12 @@ from vectorpool.commands import (
     Inspect,
     Operation,
     Read,
-    Reading,
+    ReadOptions,
     Restore,
     Write,
 )
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.context import AS_SET, BACKGROUND, RequestContext
 from vectorpool.errors import (
     BrokenReplica,
     CommitNotReached,
@@ -57,7 +59,6 @@ _encode = msgspec.json.Encoder().encode
 
 _TICK_S = 0.5
 _TICK = "pool tick"
-_AS_SET = Reading()
 
 
 class DrainReport(msgspec.Struct):
@@ -99,44 +100,56 @@ class Pool:
 
     # --- Commands ------------------------------------------------------------------------------------
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError.
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+        """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the context's deadline.
 
-        The work goes on if the caller is cancelled: a thread in Chroma cannot be stopped, and what it uses
-        must stay pinned until it ends.
+        If the caller's task is cancelled, a read stops, and a write that has not begun is taken from the queue. What
+        has begun goes on to its end: a write, an operation that changes the log, a hydrate.
         """
-        return await asyncio.shield(asyncio.create_task(self.execute_uncancelled(user_id, command, reading)))
-
-    async def execute_uncancelled(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command, as ``execute`` does, for a caller whose own task nobody cancels."""
         if self._draining:
             raise Draining("The instance is shutting down. Send the request to another one.")
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
         try:
-            return await self._execute(user_id, command, reading or _AS_SET)
+            return await self._execute(user_id, command, context)
         finally:
             self._requests.discard(task)
 
-    async def _execute(self, user_id: str, command: Command, reading: Reading) -> Answer:
+    async def _execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         if isinstance(command, Read):
-            return await self._read(user_id, command, reading)
-        if reading.at is not None:
+            with context.limit():
+                return await self._read(user_id, command, context.read)
+        if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
-            return await self._write(user_id, command)
-        return await self._operate(user_id, command)
+            return await self._write(user_id, command, context)
+        if isinstance(command, Change):
+            # It may not stop half-way, so it has a task of its own.
+            work = asyncio.create_task(self._operate(user_id, command))
+            self._requests.add(work)
+            work.add_done_callback(self._end_change)
+            return await context.within(asyncio.shield(work), changes=True)
+        with context.limit():
+            return await self._operate(user_id, command)
 
-    async def _read(self, user_id: str, command: Read, reading: Reading) -> Answer:
+    def _end_change(self, work: asyncio.Task[Any]) -> None:
+        self._requests.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            # The caller has the error too, unless it left.
+            logger.debug("an operation failed: %s", error)
+
+    async def _read(self, user_id: str, command: Read, options: ReadOptions) -> Answer:
         arrived_s = self._sources.monotonic_s()
-        async with self._residency.lease(slot_key(user_id, reading.at), create=False) as (slot, store):
+        slot = self._residency.pin(slot_key(user_id, options.at))
+        try:
+            store = await self._residency.open(slot, create=False)
             for last in (False, False, True):
-                if not await store.is_fresh_enough(reading, arrived_s):
+                if not await store.is_fresh_enough(options, arrived_s):
                     await self._writer.catch_up(slot)
                 # A write that failed meanwhile may have closed the replica: then the read below says so.
-                if reading.at is None and 0 < store.commit_seq < reading.min_commit:
-                    raise _not_reached(store.commit_seq, reading.min_commit)
+                if options.at is None and 0 < store.commit_seq < options.min_commit:
+                    raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
                 except ReplicaClosed:
@@ -145,12 +158,14 @@ class Pool:
                     if last:
                         raise
                     await self._writer.heal(slot)
+        finally:
+            self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
-    async def _write(self, user_id: str, command: Write) -> Answer:
+    async def _write(self, user_id: str, command: Write, context: RequestContext) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            return await self._writer.write(slot, command)
+            return await self._writer.write(slot, command, context)
         finally:
             self._residency.unpin(slot)
 
@@ -159,7 +174,7 @@ class Pool:
             case Hydrate():
                 arrived_s = self._sources.monotonic_s()
                 async with self._residency.lease(user_id, create=False) as (slot, store):
-                    if not await store.is_fresh_enough(_AS_SET, arrived_s):
+                    if not await store.is_fresh_enough(AS_SET, arrived_s):
                         await self._writer.catch_up(slot)
             case Flush():
                 await self._flush(user_id)
@@ -318,12 +333,15 @@ class Pool:
         for slot, _ in flushes:
             if slot.store is not None and slot.store.is_dirty:
                 report.uncommitted.append(slot.user_id)
+        # A write whose caller left has begun all the same, and ends before its vectorstore is closed.
+        if writers := [slot.writer for slot in self._residency.slots.values() if slot.writer is not None]:
+            await asyncio.wait(writers, timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._upkeep.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._close_all()
         return report
 
     async def _close_all(self) -> None:
-        await self._residency.settle_evictions()
+        await self._residency.end_background()
         for slot in list(self._residency.slots.values()):
             if isinstance(slot.state, Ready) and slot.writer is None:
                 await slot.state.store.discard()

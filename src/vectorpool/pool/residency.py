@@ -40,6 +40,9 @@ class Residency:
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
         self._evictions: set[asyncio.Task[None]] = set()
+        self._hydrates: set[asyncio.Task[None]] = set()
+        # Hydrates that wait for a free slot. Such a one ends when no request waits for it any more.
+        self._queued: dict[Slot, asyncio.Task[None]] = {}
 
     # --- Figures -------------------------------------------------------------------------------------
 
@@ -87,6 +90,7 @@ class Residency:
         slot.pins -= 1
         assert slot.pins >= 0
         if slot.pins:
+            self._leave(slot)
             return
         match slot.state:
             case Ready(store) if store.is_absent:
@@ -99,8 +103,16 @@ class Residency:
             case _:
                 pass
 
+    def _leave(self, slot: Slot) -> None:
+        """End a hydrate that waits for a free slot if only the hydrate itself still pins its slot."""
+        if slot.pins == 1 and (task := self._queued.pop(slot, None)) is not None:
+            task.cancel()
+
     async def open(self, slot: Slot, *, create: bool) -> Vectorstore:
-        """Return the vectorstore of a pinned slot, hydrating it if it is cold."""
+        """Return the vectorstore of a pinned slot, hydrating it if it is cold.
+
+        The hydrate is a task of its own: it goes on if this caller is cancelled, for others and for the next request.
+        """
         while True:
             match slot.state:
                 case Ready(store) | Committing(store):
@@ -116,15 +128,32 @@ class Residency:
                         raise error
                     slot.become(Cold())
                 case Cold():
-                    await self._hydrate(slot, create=create)
+                    await asyncio.shield(self._start_hydrate(slot, create=create))
 
-    async def _hydrate(self, slot: Slot, *, create: bool) -> None:
+    def _start_hydrate(self, slot: Slot, *, create: bool) -> asyncio.Task[None]:
         done: asyncio.Future[TryAgain | None] = asyncio.get_running_loop().create_future()
         slot.become(Hydrating(done))
+        slot.pins += 1
+        task = asyncio.create_task(self._hydrate(slot, done, create=create))
+        self._hydrates.add(task)
+        self._queued[slot] = task
+        task.add_done_callback(self._end_hydrate)
+        return task
+
+    def _end_hydrate(self, task: asyncio.Task[None]) -> None:
+        self._hydrates.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The requests that wait for it have the error, unless all of them left.
+            logger.debug("a hydrate failed: %s", error)
+
+    async def _hydrate(self, slot: Slot, done: asyncio.Future[TryAgain | None], *, create: bool) -> None:
         placed = False
         shared: TryAgain | None = None
         try:
-            await self._take_place()
+            try:
+                await self._take_place()
+            finally:
+                self._queued.pop(slot, None)
             placed = True
             store = self._make_store(slot.user_id)
             await _open(store, create=create)
@@ -142,6 +171,7 @@ class Residency:
             slot.become(Ready(store))
         finally:
             done.set_result(shared)
+            self.unpin(slot)
 
     # --- Places --------------------------------------------------------------------------------------
 
@@ -221,10 +251,12 @@ class Residency:
             done.set_result(None)
             self._room.call_next()
 
-    async def settle_evictions(self) -> None:
-        """Wait until no eviction is under way."""
-        while self._evictions:
-            await asyncio.wait(set(self._evictions))
+    async def end_background(self) -> None:
+        """Stop the hydrates that are left, and wait until no eviction is under way."""
+        for task in self._hydrates:
+            task.cancel()
+        while pending := self._hydrates | self._evictions:
+            await asyncio.wait(pending)
 
 
 async def _open(store: Vectorstore, *, create: bool) -> None:

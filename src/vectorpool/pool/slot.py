@@ -17,12 +17,13 @@ def _future() -> asyncio.Future[None]:
     return asyncio.get_running_loop().create_future()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class WriteJob:
-    """One write; ``size`` is what it holds of the queue's bytes."""
+    """One write. ``size`` is its share of the queue's bytes; ``request_id`` names its request in the log."""
 
     ticket: Ticket
     size: int
+    request_id: str = ""
     done: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 

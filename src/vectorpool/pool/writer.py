@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from vectorpool.answers import Answer
 from vectorpool.commands import Write
-from vectorpool.errors import InternalError, QueueFull, VectorpoolError
+from vectorpool.context import RequestContext
+from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, VectorpoolError
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
@@ -44,8 +45,12 @@ class SlotWriter:
 
     # --- Jobs ----------------------------------------------------------------------------------------
 
-    async def write(self, slot: Slot, command: Write) -> Answer:
-        """Apply a command in a pinned slot. Raises QueueFull, and what the command raises."""
+    async def write(self, slot: Slot, command: Write, context: RequestContext) -> Answer:
+        """Apply a command in a pinned slot. Raises QueueFull, and what the command raises.
+
+        At the deadline, and if the caller is cancelled, a write that still waits is taken from the queue. One that has
+        begun goes on, and the deadline raises OutcomeUnknown.
+        """
         size = _size_of(command)
         limit, limit_bytes = self._settings.user_queue, self._settings.user_queue_bytes
         if len(slot.jobs) >= limit or (slot.jobs and slot.queued_bytes + size > limit_bytes):
@@ -53,9 +58,19 @@ class SlotWriter:
                 f"{len(slot.jobs)} writes of this user wait already (limits: {limit} writes, {limit_bytes} bytes). "
                 "Send the write again later."
             )
-        job = WriteJob(Ticket(command), size)
+        context.check()
+        job = WriteJob(Ticket(command), size, context.request_id)
         self._enqueue(slot, job)
-        return await job.done
+        try:
+            with context.limit():
+                return await job.done
+        except DeadlineExceeded:
+            if _withdraw(slot, job):
+                raise
+            raise context.outcome_unknown() from None
+        except asyncio.CancelledError:
+            _withdraw(slot, job)
+            raise
 
     async def flush(self, slot: Slot) -> None:
         """Commit what a pinned slot holds uncommitted, and what waits in its queue."""
@@ -114,6 +129,9 @@ class SlotWriter:
                     while slot.jobs:
                         _fail(_take_job(slot), error)
                     continue
+                if not slot.jobs:
+                    # Every write was withdrawn meanwhile.
+                    return
                 slot.become(Committing(store))
                 try:
                     await self._serve_jobs(slot, store)
@@ -178,6 +196,15 @@ def _take_job(slot: Slot) -> Job:
     return job
 
 
+def _withdraw(slot: Slot, job: WriteJob) -> bool:
+    """Take a write from the queue; return False if it is not there any more, because it has begun."""
+    if job not in slot.jobs:
+        return False
+    slot.jobs.remove(job)
+    slot.queued_bytes -= job.size
+    return True
+
+
 def _size_of(command: Write) -> int:
     vectors = getattr(command, "vectors", None)
     documents = getattr(command, "documents", None) or ()
@@ -191,7 +218,8 @@ def _succeed(done: asyncio.Future[Answer] | asyncio.Future[None] | asyncio.Futur
 
 def _fail(job: Job, error: Exception) -> None:
     if not isinstance(error, VectorpoolError):
-        logger.error("a job failed unexpectedly", exc_info=error)
+        request_id = job.request_id if isinstance(job, WriteJob) else "-"
+        logger.error("a job failed unexpectedly id=%s", request_id, exc_info=error)
         error = InternalError("The operation failed for a reason of ours. The instance's log says which.")
     if not job.done.done():
         job.done.set_exception(error)

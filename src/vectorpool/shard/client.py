@@ -13,9 +13,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
-from vectorpool.commands import Command, Reading, Write
+from vectorpool.commands import Change, Command
+from vectorpool.context import RequestContext
 from vectorpool.errors import (
     InternalError,
     OutcomeUnknown,
@@ -25,8 +26,8 @@ from vectorpool.errors import (
 )
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import (
-    Abandon,
     Answered,
+    Cancel,
     Drain,
     Drained,
     Execute,
@@ -36,6 +37,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    ShowTasks,
+    TasksShown,
     ToShard,
     View,
     Viewed,
@@ -43,6 +46,7 @@ from vectorpool.shard.protocol import (
     from_shard_decoder,
     read_frame,
 )
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +59,19 @@ _START_S = 60.0
 # A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
 # for its part of that, on a core that another shard or the front needs: measured, ten times the time.
 _ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# How long after the deadline the shard may say what became of a change.
+_VERDICT_S = 1.0
+# Longest wait for the watch of a shard to end, once it is cancelled.
+_STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | Drained
+Reply: TypeAlias = Answered | Viewed | TasksShown | Drained
 
 
 class ShardClient:
     """One shard. ``start`` returns when it serves; a shard that dies is started again until ``stop``."""
 
-    def __init__(self, shard: int, shards: int, settings: Settings) -> None:
+    def __init__(self, shard: int, shards: int, settings: Settings, supervisor: Supervisor) -> None:
         self._shard = shard
         self._shards = shards
         self._settings = settings
@@ -72,7 +80,10 @@ class ShardClient:
         self._under_way: dict[int, tuple[asyncio.Future[Reply], bool]] = {}
         self._number = 0
         self._passing_bytes = 0
-        self._keeper: asyncio.Task[None] | None = None
+        self._reader: asyncio.StreamReader | None = None
+        self._supervisor = supervisor
+        self._watch_name = f"watch of shard {shard}"
+        self._process_name = f"process of shard {shard}"
         self._ready = asyncio.Event()
         self._stopping = False
 
@@ -88,19 +99,24 @@ class ShardClient:
 
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
-        reader = await self._launch()
-        self._keeper = asyncio.create_task(self._keep(reader))
+        self._reader = await self._launch()
+        self._supervisor.start(self._watch_name, self._watch, is_essential=True)
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Send one command and return its answer. Raises VectorpoolError."""
+    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+        """Send one command and return its answer. Raises VectorpoolError.
+
+        If the caller is cancelled, or at the deadline, the shard is told to stop.
+        """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, reading), is_write=isinstance(command, Write)
+            lambda number: Execute(number, user_id, command, context.carried()),
+            is_change=isinstance(command, Change),
+            context=context,
         )
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -116,12 +132,16 @@ class ShardClient:
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
-            message = ExecuteBody(number, user_id, target, bytes(held), reading)
-            reply = await self._request(lambda _: message, is_write=target.operation not in READS, number=number)
+            reply = await self._request(
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                is_change=target.operation not in READS,
+                context=context,
+                number=number,
+            )
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Abandon(number))
+                await self._pass(writer, Cancel(number))
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
@@ -144,6 +164,13 @@ class ShardClient:
         assert isinstance(reply, Viewed)
         return reply.view
 
+    async def tasks(self, timeout_s: float) -> list[TaskView]:
+        """Return the state of the shard's background tasks. Raises TimeoutError, ShardUnavailable."""
+        async with asyncio.timeout(timeout_s):
+            reply = await self._request(ShowTasks)
+        assert isinstance(reply, TasksShown)
+        return reply.tasks
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
         self._stopping = True
@@ -153,9 +180,7 @@ class ShardClient:
                 async with asyncio.timeout(budget_s + 1.0):
                     reply = await self._request(lambda number: Drain(number, budget_s))
                     report = reply if isinstance(reply, Drained) else None
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
         await self._end_process()
@@ -168,23 +193,54 @@ class ShardClient:
         return self._number
 
     async def _request(
-        self, make: Callable[[int], ToShard], *, is_write: bool = False, number: int | None = None
+        self,
+        make: Callable[[int], ToShard],
+        *,
+        is_change: bool = False,
+        context: RequestContext | None = None,
+        number: int | None = None,
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
+        writer = self._writer
         number = self._take_number() if number is None else number
-        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._under_way[number] = (reply, is_write)
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[Reply] = loop.create_future()
+        self._under_way[number] = (reply, is_change)
+        timer: asyncio.TimerHandle | None = None
+        if context is not None and (remaining_s := context.remaining_s()) is not None:
+            # Only the shard knows whether a change had begun at the deadline: it gets some time to say so.
+            wait_s = remaining_s + _VERDICT_S if is_change else remaining_s
+            timer = loop.call_later(wait_s, self._expire, number, context)
         try:
-            self._writer.write(encode_frame(make(number)))
-            await self._writer.drain()
+            writer.write(encode_frame(make(number)))
+            await writer.drain()
             return await reply
         except ConnectionError:
-            return await reply  # the keeper has noticed too, and says what became of the request
+            return await reply  # the watch has noticed too, and says what became of the request
+        except asyncio.CancelledError:
+            self._send_cancel(writer, number)
+            raise
         finally:
+            if timer is not None:
+                timer.cancel()
             self._under_way.pop(number, None)
+
+    def _expire(self, number: int, context: RequestContext) -> None:
+        """Answer a request whose time is over, and tell the shard to stop."""
+        reply, is_change = self._under_way[number]
+        if not reply.done():
+            reply.set_exception(context.outcome_unknown() if is_change else context.deadline_exceeded())
+            if self._writer is not None:
+                self._send_cancel(self._writer, number)
+
+    def _send_cancel(self, writer: asyncio.StreamWriter, number: int) -> None:
+        if writer is self._writer and not writer.is_closing():
+            # A closed transport raises RuntimeError under uvloop.
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                writer.write(encode_frame(Cancel(number)))
 
     async def _launch(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
@@ -220,31 +276,43 @@ class ShardClient:
             raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
         self._writer = writer
         self._ready.set()
+        self._supervisor.record(self._process_name, None)
         return reader
 
-    async def _keep(self, reader: asyncio.StreamReader) -> None:
-        """Receive replies; when the shard dies, tell who waits and start it again."""
+    async def _watch(self) -> None:
+        """Receive replies; when the shard dies, tell the callers that wait, and start it again."""
+        while not self._stopping:
+            reader = self._reader or await self._relaunch()
+            try:
+                await self._receive(reader)
+            finally:
+                # Also after an unexpected error: nothing would read the replies until the watch runs again.
+                self._reader = None
+                self._lose_callers()
+            await self._end_process()
+            if not self._stopping:
+                self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
+                logger.error("shard %d died, it is being started again", self._shard)
+
+    def _lose_callers(self) -> None:
+        self._ready.clear()
+        self._fail_under_way()
+        if self._writer is not None:
+            self._writer.close()
+
+    async def _relaunch(self) -> asyncio.StreamReader:
+        await self._end_process()
         failures = 0
         while True:
-            await self._receive(reader)
-            self._ready.clear()
-            self._fail_under_way()
-            if self._writer is not None:
-                self._writer.close()
-            await self._end_process()
-            if self._stopping:
-                return
-            logger.error("shard %d died, it is being started again", self._shard)
-            while True:
-                await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
-                try:
-                    reader = await self._launch()
-                except (VectorpoolError, OSError) as error:
-                    failures += 1
-                    logger.error("shard %d cannot be started: %s", self._shard, error)
-                else:
-                    failures = 0
-                    break
+            await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
+            try:
+                self._reader = await self._launch()
+            except (VectorpoolError, OSError) as error:
+                failures += 1
+                self._supervisor.record_failure(self._process_name, error)
+                logger.error("shard %d cannot be started: %s", self._shard, error)
+            else:
+                return self._reader
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         while (frame := await read_frame(reader)) is not None:
@@ -264,10 +332,10 @@ class ShardClient:
                 reply.set_result(message)
 
     def _fail_under_way(self) -> None:
-        for reply, is_write in self._under_way.values():
+        for reply, is_change in self._under_way.values():
             if reply.done():
                 continue
-            if is_write:
+            if is_change:
                 reply.set_exception(
                     OutcomeUnknown(
                         "The user's shard died while it held the write: it may or may not be committed. Read it "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 
 import msgspec
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Command, Read
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
@@ -59,20 +61,36 @@ class InProcessRouter:
         """Whether the pool serves."""
         return self._pool is not None
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command."""
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+        """Answer one command.
+
+        A read that is in a thread ends when the thread does, so it has a task of its own that the caller can leave.
+        """
         if self._pool is None:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
-        return await self._pool.execute(user_id, command, reading)
+        work = asyncio.create_task(self._pool.execute(user_id, command, context))
+        try:
+            async with asyncio.timeout(context.remaining_s() if isinstance(command, Read) else None) as timeout:
+                return await asyncio.shield(work)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            work.cancel()
+            raise context.deadline_exceeded() from None
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        finally:
+            work.add_done_callback(_log_late_failure)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command of a body."""
         whole = bytearray()
         async for data in body:
             whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole), reading)
+        answer = await self.execute(user_id, await decoded(target, whole), context)
         check_size(answer)
         return answer
 
@@ -81,3 +99,13 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    async def tasks(self) -> list[TaskView]:
+        """Return the state of the background tasks."""
+        return [] if self._pool is None else self._pool.tasks()
+
+
+def _log_late_failure(work: asyncio.Task[Answer]) -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        # The caller has the error too, unless it left.
+        logger.debug("a command failed: %s", error)

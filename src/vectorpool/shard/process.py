@@ -12,11 +12,12 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 
-import msgspec
 import uvloop
 
 from vectorpool.commands import Command
+from vectorpool.context import RequestContext
 from vectorpool.engine.bindings import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
@@ -26,8 +27,8 @@ from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import (
-    Abandon,
     Answered,
+    Cancel,
     Drain,
     Drained,
     Execute,
@@ -37,6 +38,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    ShowTasks,
+    TasksShown,
     ToShard,
     View,
     Viewed,
@@ -46,6 +49,7 @@ from vectorpool.shard.protocol import (
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +60,12 @@ class ShardServer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Tasks by the number of their message.
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pool: Pool | None = None
         self._bucket: MeteredBucket | None = None
         self._drained = asyncio.Event()
+        self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
         self._bodies: dict[int, bytearray] = {}
 
@@ -79,17 +85,19 @@ class ShardServer:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))
             return
+        self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
         await self._send(Ready())
-        giving_back = asyncio.create_task(allocator.give_back(SYSTEM))
+        self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
         drained = asyncio.create_task(self._drained.wait())
         await asyncio.wait([receiving, drained], return_when=asyncio.FIRST_COMPLETED)
         if not self._drained.is_set():
             # The front process was killed: commit what it had acknowledged, then leave.
             await self._pool.drain(hello.settings.drain_s)
-        for task in (receiving, drained, giving_back):
+        for task in (receiving, drained):
             task.cancel()
+        await self._supervisor.stop(1.0)
         await bucket.close()
 
     async def _receive(self) -> ToShard | None:
@@ -101,11 +109,21 @@ class ShardServer:
             if isinstance(message, Part):
                 self._bodies.setdefault(message.number, bytearray()).extend(message.data)
                 continue
-            task = asyncio.create_task(self._handle(message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if isinstance(message, Cancel):
+                self._bodies.pop(message.number, None)
+                if (cancelled := self._tasks.get(message.number)) is not None:
+                    cancelled.cancel()
+                continue
+            if isinstance(message, Hello):
+                continue
+            number = message.number
+            task = self._tasks[number] = asyncio.create_task(self._handle(message))
+            task.add_done_callback(partial(self._forget, number))
 
-    async def _handle(self, message: ToShard) -> None:
+    def _forget(self, number: int, _: asyncio.Task[None]) -> None:
+        del self._tasks[number]
+
+    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Drain) -> None:
         assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
@@ -114,17 +132,18 @@ class ShardServer:
                 body = self._bodies.pop(message.number, bytearray())
                 body.extend(message.data)
                 await self._send(await self._execute_body(self._pool, message, body))
-            case Abandon():
-                self._bodies.pop(message.number, None)
             case View():
-                view = msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+                view = self._pool.view()
+                view.store = self._bucket.traffic()
+                view.tasks += self._supervisor.view()
                 await self._send(Viewed(message.number, view))
+            case ShowTasks():
+                tasks = self._pool.tasks() + self._supervisor.view()
+                await self._send(TasksShown(message.number, tasks))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted))
                 self._drained.set()
-            case Hello() | Part():
-                pass
 
     async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
         try:
@@ -135,12 +154,12 @@ class ShardServer:
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
         try:
-            answer = await pool.execute_uncancelled(message.user_id, command, message.reading)
+            answer = await pool.execute(message.user_id, command, RequestContext.arrived(message.context))
             check_size(answer)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         except Exception:
-            logger.exception("a command failed unexpectedly")
+            logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
             defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
             return Failed(message.number, defect.to_wire())
         return Answered(message.number, answer.body, answer.commit)

@@ -15,9 +15,10 @@ import struct
 import msgspec
 import xxhash
 
-from vectorpool.answers import PoolView
+from vectorpool.answers import PoolView, TaskView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Command
+from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
 
@@ -40,7 +41,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
     number: int
     user_id: str
     command: Command
-    reading: Reading | None = None
+    context: CarriedContext = CarriedContext()
 
 
 class Part(msgspec.Struct, frozen=True, tag="part"):
@@ -57,17 +58,23 @@ class ExecuteBody(msgspec.Struct, frozen=True, tag="execute-body"):
     user_id: str
     target: Target
     data: bytes
-    reading: Reading | None = None
+    context: CarriedContext = CarriedContext()
 
 
-class Abandon(msgspec.Struct, frozen=True, tag="abandon"):
-    """Nothing follows the parts that came: the client is gone."""
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """No one waits for the answer any more: drop the parts that came, and stop what may stop. It gets no reply."""
 
     number: int
 
 
 class View(msgspec.Struct, frozen=True, tag="view"):
     """Asks for the pool's slots."""
+
+    number: int
+
+
+class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
+    """Asks for the state of the shard's background tasks."""
 
     number: int
 
@@ -105,6 +112,13 @@ class Viewed(msgspec.Struct, frozen=True, tag="viewed"):
     view: PoolView
 
 
+class TasksShown(msgspec.Struct, frozen=True, tag="tasks-shown"):
+    """The state of the shard's background tasks."""
+
+    number: int
+    tasks: list[TaskView]
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The shard has left; what it could not finish or commit."""
 
@@ -113,8 +127,8 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Abandon | View | Drain
-FromShard = Ready | Answered | Failed | Viewed | Drained
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Drain
+FromShard = Ready | Answered | Failed | Viewed | TasksShown | Drained
 
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)

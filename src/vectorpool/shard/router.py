@@ -11,16 +11,22 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Protocol
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command, Reading
+from vectorpool.commands import Command
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining
 from vectorpool.names import warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
+from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
+
+# Longest wait for a shard to say how its tasks are: a probe of the instance must not wait for a busy shard.
+_TASKS_S = 1.0
 
 
 class Router(Protocol):
@@ -41,12 +47,15 @@ class Router(Protocol):
         """Whether every shard serves."""
         ...
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
-        """Answer one command; ``reading`` says how fresh a read must be. Raises VectorpoolError."""
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+        """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the deadline.
+
+        If the caller is cancelled, reads stop, and writes that have not begun are dropped.
+        """
         ...
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command that a body of Chroma's protocol asks for, passing the body on while it arrives.
 
@@ -58,6 +67,10 @@ class Router(Protocol):
         """Return every slot of the instance."""
         ...
 
+    async def tasks(self) -> list[TaskView]:
+        """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
+        ...
+
 
 class ShardRouter:
     """Shards as processes."""
@@ -65,7 +78,8 @@ class ShardRouter:
     def __init__(self, settings: Settings) -> None:
         count = settings.shards or os.cpu_count() or 1
         self._settings = settings
-        self.clients = [ShardClient(number, count, settings) for number in range(count)]
+        self._supervisor = Supervisor(SYSTEM)
+        self.clients = [ShardClient(number, count, settings, self._supervisor) for number in range(count)]
         self._stopping = False
 
     async def start(self) -> None:
@@ -95,24 +109,31 @@ class ShardRouter:
         """Whether every shard serves."""
         return not self._stopping and all(client.is_ready for client in self.clients)
 
-    async def execute(self, user_id: str, command: Command, reading: Reading | None = None) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
         """Send the command to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, reading)
+        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Send the body to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, reading)
+        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, context)
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
-        return _merge([view for view in views if isinstance(view, PoolView)])
+        merged = _merge([view for view in views if isinstance(view, PoolView)])
+        merged.tasks += self._supervisor.view()
+        return merged
+
+    async def tasks(self) -> list[TaskView]:
+        """Gather the tasks of every shard, and those that watch the shards."""
+        shown = await asyncio.gather(*(c.tasks(_TASKS_S) for c in self.clients), return_exceptions=True)
+        return self._supervisor.view() + [task for tasks in shown if isinstance(tasks, list) for task in tasks]
 
 
 def _drop_warm_of_former_shards(replica_dir: Path, shards: int) -> None:
@@ -132,6 +153,7 @@ def _merge(views: list[PoolView]) -> PoolView:
         merged.local_bytes += view.local_bytes
         merged.local_bytes_limit += view.local_bytes_limit
         merged.waiting += view.waiting
+        merged.tasks += view.tasks
         for name, count in view.store.requests.items():
             merged.store.requests[name] = merged.store.requests.get(name, 0) + count
         merged.store.failed += view.store.failed

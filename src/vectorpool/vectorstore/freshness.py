@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from vectorpool.commands import Reading
+from vectorpool.commands import ReadOptions
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 
@@ -28,7 +28,7 @@ class Freshness:
         """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed."""
         self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
 
-    async def is_enough(self, reading: Reading, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
+    async def is_enough(self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
         """Say, by the consistency that the request or else the setting asks for, whether the replica may answer.
 
         ``arrived_s`` is when the read came; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.

@@ -12,6 +12,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
+class _Together:
+    """Passes a gate with other readers. It keeps nothing for one reader, so all readers of a gate share it."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    async def __aenter__(self) -> None:
+        gate = self._gate
+        while not gate._open.is_set():
+            await gate._open.wait()
+        gate._inside += 1
+        gate._empty.clear()
+
+    async def __aexit__(self, *_: object) -> None:
+        gate = self._gate
+        gate._inside -= 1
+        if gate._inside == 0:
+            gate._empty.set()
+
+
 class Gate:
     """The gate of one replica. Belongs to one event loop."""
 
@@ -22,20 +44,11 @@ class Gate:
         self._open.set()
         self._empty = asyncio.Event()
         self._empty.set()
+        self._together = _Together(self)
 
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        """Pass with other readers."""
-        while not self._open.is_set():
-            await self._open.wait()
-        self._inside += 1
-        self._empty.clear()
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if self._inside == 0:
-                self._empty.set()
+    def together(self) -> _Together:
+        """Return a context manager that passes with other readers."""
+        return self._together
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

@@ -8,15 +8,15 @@ from typing import Any
 
 import httpx
 import numpy as np
-from litestar import Litestar
 
-from vectorpool.answers import Answer, PoolView
+from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.chroma_bodies import Target, decode_body
-from vectorpool.commands import Reading
+from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
+from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
 
@@ -28,7 +28,9 @@ class FakeRouter:
 
     def __init__(self) -> None:
         self.ready = True
+        self.shown_tasks: list[TaskView] = []
         self.commands: list[tuple[str, Any]] = []
+        self.contexts: list[RequestContext] = []
 
     async def start(self) -> None:
         pass
@@ -39,15 +41,19 @@ class FakeRouter:
     def is_ready(self) -> bool:
         return self.ready
 
-    async def execute(self, user_id: str, command: Any) -> Answer:
+    async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
+        self.contexts.append(context)
         self.commands.append((user_id, command))
         return Answer(self.body, 17)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], reading: Reading | None = None
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         whole = b"".join([data async for data in body])
-        return await self.execute(user_id, decode_body(target, whole))
+        return await self.execute(user_id, decode_body(target, whole), context)
+
+    async def tasks(self) -> list[TaskView]:
+        return self.shown_tasks
 
     async def pool_view(self) -> PoolView:
         return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)
@@ -75,7 +81,7 @@ class LetterEmbedder:
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
-def application(router: FakeRouter, settings: Settings | None = None) -> Litestar:
+def application(router: FakeRouter, settings: Settings | None = None) -> Pipeline:
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
@@ -85,7 +91,7 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Litesta
 
 
 @asynccontextmanager
-async def talk(app: Litestar) -> AsyncIterator[httpx.AsyncClient]:
+async def talk(app: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client that calls the application without a network."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
     async with httpx.AsyncClient(transport=transport, base_url="http://vectorpool") as client:

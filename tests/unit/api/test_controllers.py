@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from vectorpool import commands
+from vectorpool.answers import TaskView
 from vectorpool.settings import Settings
 
 
@@ -104,3 +105,20 @@ async def test_many_slices_of_json_make_one_command() -> None:
     ((_, command),) = router.commands
     assert command.ids == [record["id"] for record in records]
     assert command.vectors is not None and len(command.vectors.data) == 2000 * 4 * 4
+
+
+@pytest.mark.parametrize("essential", [True, False])
+async def test_an_essential_task_that_is_down_makes_the_instance_not_ready(essential: bool) -> None:
+    """On both protocols; a task that requests do not depend on is only listed."""
+    router = FakeRouter()
+    task = TaskView("pool tick", "down", essential, starts=9, failures=8, failures_in_a_row=8, last_error="OSError")
+    router.shown_tasks = [task, TaskView("memory return", "running", False, 1, 0, 0)]
+    async with talk(application(router)) as client:
+        native = await client.get("/health/ready")
+        chromas = await client.get("/api/v2/healthcheck")
+        assert native.json()["status"] == ("task-down" if essential else "ready")
+        assert [shown["name"] for shown in native.json()["tasks"]] == ["pool tick"]
+        assert native.status_code == chromas.status_code == (503 if essential else 200)
+        assert chromas.json()["is_executor_ready"] is not essential
+        router.ready = False
+        assert (await client.get("/health/ready")).json()["status"] == "not-ready"

@@ -13,6 +13,7 @@ from litestar.params import FromQuery
 from tests.unit.api.parts import FakeRouter, application, talk
 from vectorpool.answers import Answer
 from vectorpool.api.problems import PROBLEM_BASE, as_error, problem_body, problem_headers
+from vectorpool.context import RequestContext
 from vectorpool.errors import (
     CollectionNotFound,
     InternalError,
@@ -74,7 +75,7 @@ def test_what_was_not_raised_on_purpose_is_an_internal_error() -> None:
 class Breaking(FakeRouter):
     """A router with a defect."""
 
-    async def execute(self, user_id: str, command: Any) -> Answer:
+    async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
         raise ZeroDivisionError("secret of user 43")
 
 
@@ -94,7 +95,7 @@ async def test_a_defect_is_a_500_that_leaks_nothing_and_is_logged(caplog: pytest
 class Busy(FakeRouter):
     """A router whose pool is full."""
 
-    async def execute(self, user_id: str, command: Any) -> Answer:
+    async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
         raise PoolBusy("Every slot is in use. Send the request again.", retry_after_s=2.5)
 
 
@@ -119,10 +120,10 @@ async def test_a_client_that_leaves_cancels_nothing_else() -> None:
     """A request that is cancelled does not disturb the one after it."""
 
     class Slow(FakeRouter):
-        async def execute(self, user_id: str, command: Any) -> Answer:
+        async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
             if user_id == "slow":
                 await asyncio.Event().wait()
-            return await super().execute(user_id, command)
+            return await super().execute(user_id, command, context)
 
     async with talk(application(Slow())) as client:
         with pytest.raises(TimeoutError):
@@ -139,7 +140,7 @@ async def test_litestars_own_refusals_are_problems() -> None:
     async def teapot(limit: FromQuery[int]) -> str:
         return str(limit)
 
-    app.register(teapot)
+    app.app.register(teapot)
     async with talk(app) as client:
         for path, code in (
             ("/teapot", "invalid-request"),

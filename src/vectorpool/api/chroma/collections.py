@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Controller, Request, Response, delete, get, post, put
+from litestar import Controller, Response, delete, get, post, put
 
 from vectorpool import commands
-from vectorpool.api.chroma.asking import (
+from vectorpool.api.call import Call
+from vectorpool.api.chroma.documentation import CREATE_COLLECTION, UPDATE_COLLECTION, operation
+from vectorpool.api.chroma.requests import (
     COLLECTION_PATH,
     DATABASE_PATH,
     CollectionId,
@@ -22,9 +24,7 @@ from vectorpool.api.chroma.asking import (
     number_of,
     reply,
 )
-from vectorpool.api.chroma.documenting import CREATE_COLLECTION, UPDATE_COLLECTION, operation
-from vectorpool.api.passing import pass_on
-from vectorpool.api.service import Svc
+from vectorpool.api.responses import pass_on
 from vectorpool.chroma_bodies import Target, check_collection_id
 from vectorpool.errors import ChromaRefusal, UserNotFound
 from vectorpool.names import check_user_id
@@ -41,22 +41,18 @@ class Collections(Controller):
         summary="Create a collection",
         operation_class=operation(takes=CREATE_COLLECTION),
     )
-    async def chroma_create_collection(
-        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant, database: Database
-    ) -> Response[Any]:
+    async def chroma_create_collection(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
         """Create a collection, or with ``get_or_create`` return the one of that name."""
         check_user_id(tenant)
         target = Target(
-            "create-collection", check_database(database), make_database=creates_database(service, database)
+            "create-collection", check_database(database), make_database=creates_database(request.service, database)
         )
-        if not await has_tenant(service, tenant):
+        if not await has_tenant(request, tenant):
             raise ChromaRefusal(f"Database [{database}] does not exist", status=400)
-        return await ask_with_body(request, service, tenant, target)
+        return await ask_with_body(request, tenant, target)
 
     @get(f"{DATABASE_PATH}/collections", summary="List collections", operation_class=operation())
-    async def chroma_list_collections(
-        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant, database: Database
-    ) -> Response[Any]:
+    async def chroma_list_collections(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
         """List collections; ``limit`` and ``offset`` page."""
         command = commands.ChromaListCollections(
             database=check_database(database),
@@ -64,27 +60,31 @@ class Collections(Controller):
             offset=number_of(request, "offset") or 0,
         )
         try:
-            return pass_on(await ask(service, tenant, command))
+            return pass_on(await ask(request, tenant, command))
         except UserNotFound:
             return reply([])
 
     @get(f"{DATABASE_PATH}/collections_count", summary="Count collections", operation_class=operation())
-    async def chroma_count_collections(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
+    async def chroma_count_collections(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
         """Count the collections of a database."""
         try:
             return pass_on(
-                await ask(service, tenant, commands.ChromaCountCollections(database=check_database(database)))
+                await ask(
+                    request,
+                    tenant,
+                    commands.ChromaCountCollections(database=check_database(database)),
+                )
             )
         except UserNotFound:
             return reply(0)
 
     @get(COLLECTION_PATH, summary="Get a collection by its name", operation_class=operation())
     async def chroma_get_collection(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionName
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionName
     ) -> Response[Any]:
         """Get a collection by its name."""
         command = commands.ChromaGetCollection(database=database, name=collection)
-        return pass_on(await ask(service, tenant, command, f"Collection [{collection}] does not exist"))
+        return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist"))
 
     @get(
         f"{DATABASE_PATH}/collections/by-id/{{collection:str}}",
@@ -92,7 +92,7 @@ class Collections(Controller):
         operation_class=operation(),
     )
     async def chroma_get_collection_by_id(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Get a collection by its id."""
         try:
@@ -102,24 +102,23 @@ class Collections(Controller):
                 "Validation error: collection_id: Invalid collection ID format, expected UUID", status=400
             ) from None
         command = commands.ChromaGetCollection(database=database, collection_id=collection)
-        return pass_on(await ask(service, tenant, command, f"Collection [{collection}] does not exist"))
+        return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist"))
 
     @put(COLLECTION_PATH, summary="Update a collection", operation_class=operation(takes=UPDATE_COLLECTION))
     async def chroma_update_collection(
         self,
-        request: Request[Any, Any, Any],
-        service: Svc,
+        request: Call,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,
     ) -> Response[Any]:
         """Give a collection a new name, new metadata, which replaces the old, or a new configuration."""
-        return await ask_with_body(request, service, tenant, Target("update-collection", database, collection))
+        return await ask_with_body(request, tenant, Target("update-collection", database, collection))
 
     @delete(COLLECTION_PATH, status_code=200, summary="Delete a collection", operation_class=operation())
     async def chroma_delete_collection(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionName
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionName
     ) -> Response[Any]:
         """Delete a collection, by its name, with its records."""
         command = commands.ChromaDeleteCollection(database=database, name=collection)
-        return pass_on(await ask(service, tenant, command, f"Collection [{collection}] does not exist"))
+        return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist"))

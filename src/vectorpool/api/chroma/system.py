@@ -8,14 +8,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from litestar import Controller, Request, Response, get, post, route
+from litestar import Controller, Response, get, post, route
 from litestar.params import PathParameter
 
 from vectorpool import __version__, commands
-from vectorpool.api.chroma.asking import reply
-from vectorpool.api.chroma.documenting import operation
-from vectorpool.api.guarding import By
-from vectorpool.api.service import Svc
+from vectorpool.api.call import Call
+from vectorpool.api.chroma.documentation import operation
+from vectorpool.api.chroma.requests import reply
+from vectorpool.api.durations import RESET_S
+from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
 from vectorpool.sources import SYSTEM
@@ -55,9 +56,12 @@ class System(Controller):
         return reply(CHROMA_API_VERSION, headers={"X-Vectorpool-Version": __version__})
 
     @get("/healthcheck", summary="Does it take work", operation_class=operation(is_open=True))
-    async def chroma_healthcheck(self, service: Svc) -> Response[Any]:
-        """Answer 200 while the shards run, 503 before and after."""
-        ready = service.router.is_ready()
+    async def chroma_healthcheck(
+        self,
+        request: Call,
+    ) -> Response[Any]:
+        """Answer 200 while the shards and the essential background tasks run, else 503."""
+        ready = (await readiness(request.service)).status == "ready"
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
@@ -66,10 +70,17 @@ class System(Controller):
         return reply(PREFLIGHT)
 
     @get("/auth/identity", summary="Who calls", operation_class=operation())
-    async def chroma_identity(self, caller: By) -> Response[Any]:
+    async def chroma_identity(
+        self,
+        request: Call,
+    ) -> Response[Any]:
         """Answer the caller's tenant: the one user of its token, or Chroma's default."""
-        only = next(iter(caller.users)) if caller.users is not None and len(caller.users) == 1 else DEFAULT_TENANT
-        name = "" if caller.users is None and caller.is_admin else caller.name
+        only = (
+            next(iter(request.caller.users))
+            if request.caller.users is not None and len(request.caller.users) == 1
+            else DEFAULT_TENANT
+        )
+        name = "" if request.caller.users is None and request.caller.is_admin else request.caller.name
         return reply({"user_id": name, "tenant": only, "databases": [DEFAULT_DATABASE]})
 
     @get("/collections/{crn:str}", summary="Get a collection by its resource name", operation_class=operation())
@@ -83,22 +94,26 @@ class System(Controller):
         raise ChromaRefusal(f"Collection [{crn[:600]}] does not exist", status=404)
 
     @post("/reset", status_code=200, summary="Delete every vectorstore", operation_class=operation())
-    async def chroma_reset(self, service: Svc, caller: By) -> Response[Any]:
+    async def chroma_reset(
+        self,
+        request: Call,
+    ) -> Response[Any]:
         """Delete the vectorstore of every user that the caller may touch. Needs allow_reset."""
-        if not service.settings.allow_reset:
+        if not request.service.settings.allow_reset:
             raise ChromaRefusal("Reset is disabled by config", status=403)
-        stored = await service.library.list_users()
+        request.context.allow(RESET_S)
+        stored = await request.context.within(request.service.library.list_users())
         # Under write-back there may be users of whom nothing is in the bucket yet.
-        open_now = [parse_slot_key(slot.user_id)[0] for slot in (await service.router.pool_view()).slots]
+        open_now = [parse_slot_key(slot.user_id)[0] for slot in (await request.service.router.pool_view()).slots]
         turns = asyncio.Semaphore(_RESETS_AT_ONCE)
 
         async def delete(user_id: str) -> None:
             # Of some nothing is ours: they have documents alone, or a name that no request can name.
             async with turns:
                 with contextlib.suppress(UserNotFound, InvalidId):
-                    await service.router.execute(check_user_id(user_id), commands.DeleteVectorstore())
+                    await request.execute(check_user_id(user_id), commands.DeleteVectorstore())
 
-        await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if caller.may_touch(each)))
+        await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if request.caller.may_touch(each)))
         return reply(True)
 
 
@@ -108,7 +123,7 @@ class System(Controller):
     status_code=410,
     include_in_schema=False,
 )
-async def refuse_v1(request: Request[Any, Any, Any], rest: Rest) -> Response[Any]:
+async def refuse_v1(request: Call, rest: Rest) -> Response[Any]:
     """Say, as Chroma's server does, that the first version of its protocol is gone."""
     body = {"error": "Unimplemented", "message": "The v1 API is deprecated. Please use /v2 apis"}
     return reply(body, 410)

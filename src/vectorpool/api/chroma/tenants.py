@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import Controller, Request, Response, delete, get, patch, post
+from litestar import Controller, Response, delete, get, patch, post
 
 from vectorpool import commands
-from vectorpool.api.chroma.asking import (
+from vectorpool.api.call import Call
+from vectorpool.api.chroma.documentation import operation
+from vectorpool.api.chroma.requests import (
     DATABASE_PATH,
     Database,
     Tenant,
@@ -20,10 +22,8 @@ from vectorpool.api.chroma.asking import (
     reply,
     small_body,
 )
-from vectorpool.api.chroma.documenting import operation
-from vectorpool.api.guarding import By
-from vectorpool.api.passing import pass_on
-from vectorpool.api.service import Svc
+from vectorpool.api.refusals import chroma_status
+from vectorpool.api.responses import pass_on
 from vectorpool.errors import ChromaRefusal, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id
 
@@ -48,7 +48,10 @@ class Tenants(Controller):
     tags = ("chroma",)
 
     @post("/tenants", status_code=200, summary="Create a tenant", operation_class=operation(takes=NameBody))
-    async def chroma_create_tenant(self, request: Request[Any, Any, Any], service: Svc, caller: By) -> Response[Any]:
+    async def chroma_create_tenant(
+        self,
+        request: Call,
+    ) -> Response[Any]:
         """Create a user's vectorstore, with nothing in it."""
         name = (await small_body(request, NameBody)).name
         if len(name) < _MIN_TENANT_CHARS:
@@ -59,20 +62,20 @@ class Tenants(Controller):
             )
         if name == DEFAULT_TENANT:
             raise ChromaRefusal(f"Tenant [{name}] already exists", status=409)
-        caller.check(check_user_id(name))
-        command = commands.ChromaCreateTenant(bare=not service.settings.auto_create)
-        return pass_on(await ask(service, name, command))
+        request.caller.check(check_user_id(name))
+        command = commands.ChromaCreateTenant(bare=not request.service.settings.auto_create)
+        return pass_on(await ask(request, name, command))
 
     @get("/tenants/{tenant:str}", summary="Get a tenant", operation_class=operation())
-    async def chroma_get_tenant(self, service: Svc, tenant: Tenant) -> Response[Any]:
+    async def chroma_get_tenant(self, request: Call, tenant: Tenant) -> Response[Any]:
         """Get a tenant; with auto_create every user is one."""
         check_user_id(tenant)
-        if not await has_tenant(service, tenant):
+        if not await has_tenant(request, tenant):
             raise ChromaRefusal(f"Tenant [{tenant}] not found", status=404)
         return reply({"name": tenant, "resource_name": None})
 
     @patch("/tenants/{tenant:str}", summary="Update a tenant", operation_class=operation(takes=UpdateTenantBody))
-    async def chroma_update_tenant(self, request: Request[Any, Any, Any], tenant: Tenant) -> Response[Any]:
+    async def chroma_update_tenant(self, request: Call, tenant: Tenant) -> Response[Any]:
         """Take a resource name, and keep none, like Chroma's single-node server."""
         await small_body(request, UpdateTenantBody)
         check_user_id(tenant)
@@ -84,53 +87,53 @@ class Tenants(Controller):
         summary="Create a database",
         operation_class=operation(takes=NameBody),
     )
-    async def chroma_create_database(
-        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant
-    ) -> Response[Any]:
+    async def chroma_create_database(self, request: Call, tenant: Tenant) -> Response[Any]:
         """Create a database."""
         name = check_database_name((await small_body(request, NameBody)).name)
         check_user_id(tenant)
-        if not await has_tenant(service, tenant):
+        if not await has_tenant(request, tenant):
             raise ChromaRefusal(f"Tenant [{tenant}] not found", status=404)
-        return pass_on(await ask(service, tenant, commands.ChromaCreateDatabase(database=name)))
+        return pass_on(await ask(request, tenant, commands.ChromaCreateDatabase(database=name)))
 
     @get("/tenants/{tenant:str}/databases", summary="List databases", operation_class=operation())
-    async def chroma_list_databases(
-        self, request: Request[Any, Any, Any], service: Svc, tenant: Tenant
-    ) -> Response[Any]:
+    async def chroma_list_databases(self, request: Call, tenant: Tenant) -> Response[Any]:
         """List databases in the order of their creation; ``limit`` and ``offset`` page."""
         command = commands.ChromaListDatabases(
             limit=number_of(request, "limit"), offset=number_of(request, "offset") or 0
         )
         check_user_id(tenant)
         try:
-            return pass_on(await ask(service, tenant, command))
+            return pass_on(await ask(request, tenant, command))
         except UserNotFound:
-            if not await has_tenant(service, tenant):
+            if not await has_tenant(request, tenant):
                 return reply([])
-        await ask(service, tenant, commands.ChromaCreateDatabase(database=DEFAULT_DATABASE, exist_ok=True))
-        return pass_on(await ask(service, tenant, command))
+        await ask(
+            request,
+            tenant,
+            commands.ChromaCreateDatabase(database=DEFAULT_DATABASE, exist_ok=True),
+        )
+        return pass_on(await ask(request, tenant, command))
 
     @get(DATABASE_PATH, summary="Get a database", operation_class=operation())
-    async def chroma_get_database(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
+    async def chroma_get_database(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
         """Get a database; with auto_create the first touch creates the user's own, and an avatar's."""
         command = commands.ChromaGetDatabase(database=database)
         try:
             missing = f"Database [{database}] not found. Are you sure it exists?"
-            return pass_on(await ask(service, tenant, command, missing))
+            return pass_on(await ask(request, tenant, command, missing))
         except ChromaRefusal as error:
-            if error.chroma_status != 404:
+            if chroma_status(error) != 404:
                 raise
             # Chroma's own tenant has its database from the beginning, though nothing of it is stored yet.
             is_untouched = isinstance(error.__cause__, UserNotFound) and tenant == DEFAULT_TENANT
-            if not creates_database(service, database) and not (is_untouched and database == DEFAULT_DATABASE):
+            if not creates_database(request.service, database) and not (is_untouched and database == DEFAULT_DATABASE):
                 raise
-        made = await ask(service, tenant, commands.ChromaCreateDatabase(database=database, exist_ok=True))
+        made = await ask(request, tenant, commands.ChromaCreateDatabase(database=database, exist_ok=True))
         return pass_on(made)
 
     @delete(DATABASE_PATH, status_code=200, summary="Delete a database", operation_class=operation())
-    async def chroma_delete_database(self, service: Svc, tenant: Tenant, database: Database) -> Response[Any]:
+    async def chroma_delete_database(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
         """Delete a database with its collections."""
         missing = f"Database [{database}] not found"
-        await ask(service, tenant, commands.ChromaGetTenant(), missing)
-        return pass_on(await ask(service, tenant, commands.ChromaDeleteDatabase(database=database)))
+        await ask(request, tenant, commands.ChromaGetTenant(), missing)
+        return pass_on(await ask(request, tenant, commands.ChromaDeleteDatabase(database=database)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, NoReturn
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Response, get, post
 from litestar.params import PathParameter
 
 from vectorpool import commands
-from vectorpool.api.chroma.asking import COLLECTION_PATH, CollectionId, Database, Tenant, ask, small_body
-from vectorpool.api.chroma.documenting import operation
-from vectorpool.api.service import Service, Svc
+from vectorpool.api.call import Call
+from vectorpool.api.chroma.documentation import operation
+from vectorpool.api.chroma.requests import COLLECTION_PATH, CollectionId, Database, Tenant, ask, small_body
 from vectorpool.chroma_bodies import check_collection_id
 from vectorpool.errors import ChromaRefusal
 
@@ -47,10 +47,10 @@ class DetachBody(msgspec.Struct):
     delete_output: bool = False
 
 
-async def _refuse(service: Service, tenant: str, database: str, collection: str, refusal: ChromaRefusal) -> NoReturn:
+async def _refuse(request: Call, tenant: str, database: str, collection: str, refusal: ChromaRefusal) -> NoReturn:
     """Raise the refusal if the collection is there, else that it is not."""
     command = commands.ChromaCountRecords(database=database, collection_id=check_collection_id(collection))
-    await ask(service, tenant, command, f"Collection [{collection}] does not exist.")
+    await ask(request, tenant, command, f"Collection [{collection}] does not exist.")
     raise refusal
 
 
@@ -63,8 +63,7 @@ class Unsupported(Controller):
     @post("/search", status_code=200, summary="Search (not implemented)", operation_class=operation(takes=SearchBody))
     async def chroma_search(
         self,
-        request: Request[Any, Any, Any],
-        service: Svc,
+        request: Call,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,
@@ -74,13 +73,12 @@ class Unsupported(Controller):
         refusal = ChromaRefusal(
             "Error executing plan: Not implemented: Search operation is not implemented for local executor", status=501
         )
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(request, tenant, database, collection, refusal)
 
     @post("/fork", status_code=200, summary="Fork (not implemented)", operation_class=operation(takes=ForkBody))
     async def chroma_fork(
         self,
-        request: Request[Any, Any, Any],
-        service: Svc,
+        request: Call,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,
@@ -88,23 +86,23 @@ class Unsupported(Controller):
         """Refuse: a single-node server does not fork. POST /users/{user_id}/fork copies a whole vectorstore."""
         await small_body(request, ForkBody)
         refusal = ChromaRefusal("Collection forking is unsupported for local chroma", status=501)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(request, tenant, database, collection, refusal)
 
     @get("/fork_count", summary="Count forks (not implemented)", operation_class=operation())
     async def chroma_fork_count(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Refuse: there are no forks."""
         refusal = ChromaRefusal("Count forks is unsupported for local chroma", status=501)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(request, tenant, database, collection, refusal)
 
     @get("/indexing_status", summary="Indexing status (not implemented)", operation_class=operation())
     async def chroma_indexing_status(
-        self, service: Svc, tenant: Tenant, database: Database, collection: CollectionId
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Refuse, with the status that the single-node server gives."""
         refusal = ChromaRefusal("Method scout_logs is not implemented", status=500)
-        await _refuse(service, tenant, database, collection, refusal)
+        await _refuse(request, tenant, database, collection, refusal)
 
     @get("/functions/{name:str}", summary="Get an attached function", operation_class=operation())
     async def chroma_get_function(
@@ -121,7 +119,7 @@ class Unsupported(Controller):
         operation_class=operation(takes=AttachBody),
     )
     async def chroma_attach_function(
-        self, request: Request[Any, Any, Any], tenant: Tenant, database: Database, collection: CollectionId
+        self, request: Call, tenant: Tenant, database: Database, collection: CollectionId
     ) -> Response[Any]:
         """Refuse: a single-node server runs no functions."""
         await small_body(request, AttachBody)
@@ -136,7 +134,7 @@ class Unsupported(Controller):
     )
     async def chroma_detach_function(
         self,
-        request: Request[Any, Any, Any],
+        request: Call,
         tenant: Tenant,
         database: Database,
         collection: CollectionId,

@@ -1,4 +1,4 @@
-"""The short way: whichever way a request takes, it is answered alike, and refused alike."""
+"""The short path: a request is answered alike, and refused alike, on it and in the application."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from vectorpool.api.callers import Caller, Callers
-from vectorpool.app import Front
 from vectorpool.commands import CountRecords, GetRecords, QueryRecords
 from vectorpool.errors import CollectionNotFound, QueueFull
 from vectorpool.settings import Settings
@@ -51,6 +50,8 @@ def router() -> FakeRouter:
 @pytest.fixture
 async def client(router: FakeRouter) -> AsyncIterator[httpx.AsyncClient]:
     async with talk(application(router, Settings(max_body_bytes=4096))) as made:
+        # Made anew for each request otherwise.
+        made.headers["x-request-id"] = "one-id"
         yield made
 
 
@@ -108,7 +109,7 @@ async def test_failures_behind_the_router_are_answered_alike(
 ) -> None:
     """A refusal of the shard, a full queue and a defect look the same on both ways."""
 
-    async def fail(user_id: str, command: object) -> None:
+    async def fail(user_id: str, command: object, context: object) -> None:
         raise error
 
     monkeypatch.setattr(router, "execute", fail)
@@ -151,8 +152,7 @@ async def test_escapes_in_the_path_mean_what_they_mean(router: FakeRouter, clien
 async def test_tokens_are_asked_for_on_the_short_way(router: FakeRouter) -> None:
     """Without a token nothing is read, and with one only what it allows."""
     app = application(router)
-    assert isinstance(app, Front)
-    app.callers = Callers({hashlib.sha256(b"secret").digest(): Caller("alice", frozenset({"alice"}))})
+    app.identity.callers = Callers({hashlib.sha256(b"secret").digest(): Caller("alice", frozenset({"alice"}))})
     bearer = {"authorization": "Bearer secret"}
     async with talk(app) as client:
         assert (await client.post(PLACES[0] + "/query", content=QUERY)).status_code == 401

@@ -48,7 +48,7 @@ def is_chromas(path: str) -> bool:
 
 def chroma_status(error: VectorpoolError) -> int:
     """Return the status of an error below ``/api/``."""
-    return error.chroma_status if isinstance(error, ChromaRefusal) else error.status
+    return int(error.extra["status"]) if isinstance(error, ChromaRefusal) else error.status
 
 
 def chroma_error(error: VectorpoolError) -> bytes:

@@ -1,4 +1,4 @@
-"""Whose collections a request is about: the user's own, or one avatar's. The same controllers serve both."""
+"""The namespace of a request's collections: the user's own, or one avatar's. The same controllers serve both."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ USER_PATH: Final = "/users/{user_id:str}"
 AVATAR_PATH: Final = "/users/{user_id:str}/avatars/{avatar_id:str}"
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where collections are: of an avatar, or, with ``avatar_id`` None, the user's own. The ids are checked."""
+class Namespace(msgspec.Struct, frozen=True):
+    """The collections of an avatar, or, with ``avatar_id`` None, the user's own. The ids are checked."""
 
     user_id: str
     avatar_id: str | None = None
 
 
-# How a handler asks for it.
-At = NamedDependency[SkipValidation[Place]]
+# The type of a handler's parameter ``namespace``.
+Ns = NamedDependency[SkipValidation[Namespace]]
 
 
-def own_place(user_id: UserId) -> Place:
-    """Return the place of the user's own collections; raise InvalidId."""
-    return Place(check_user_id(user_id))
+def own_namespace(user_id: UserId) -> Namespace:
+    """Return the namespace of the user's own collections; raise InvalidId."""
+    return Namespace(check_user_id(user_id))
 
 
-def avatar_place(user_id: UserId, avatar_id: AvatarId) -> Place:
-    """Return the place of an avatar's collections; raise InvalidId."""
-    return Place(check_user_id(user_id), check_avatar_id(avatar_id))
+def avatar_namespace(user_id: UserId, avatar_id: AvatarId) -> Namespace:
+    """Return the namespace of an avatar's collections; raise InvalidId."""
+    return Namespace(check_user_id(user_id), check_avatar_id(avatar_id))

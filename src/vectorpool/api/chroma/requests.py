@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from litestar import Request, Response
+from litestar import Response
 from litestar.params import PathParameter
 
 from vectorpool import commands
 from vectorpool.answers import Answer
-from vectorpool.api.passing import pass_on
+from vectorpool.api.call import Call
+from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Target, decode_json
+from vectorpool.context import RequestContext
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, avatar_of_database, check_avatar_id, check_user_id
 
@@ -50,64 +52,65 @@ def creates_database(service: Service, database: str) -> bool:
     return True
 
 
-async def has_tenant(service: Service, tenant: str) -> bool:
+async def has_tenant(request: Call, tenant: str) -> bool:
     """Return whether a tenant is there: with auto_create each is, and Chroma's default tenant always."""
-    if service.settings.auto_create or tenant == DEFAULT_TENANT:
+    if request.service.settings.auto_create or tenant == DEFAULT_TENANT:
         return True
     try:
-        await service.router.execute(tenant, commands.ChromaGetTenant())
+        await request.execute(tenant, commands.ChromaGetTenant())
     except UserNotFound:
         return False
     return True
 
 
-async def ask(service: Service, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
-    """Answer a command; where nothing is stored for the user, ``missing`` is what is not found."""
+async def ask(request: Call, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
+    """Answer a command. ``missing`` is the name of what is not found if nothing is stored for the user."""
     try:
-        return await service.router.execute(check_user_id(tenant), command)
+        return await request.execute(check_user_id(tenant), command)
     except UserNotFound as error:
         if missing is None:
             raise
         raise ChromaRefusal(missing, status=404) from error
 
 
-async def ask_with_body(
-    request: Request[Any, Any, Any], service: Service, tenant: str, target: Target, status: int = 200
-) -> Response[Any]:
+async def ask_with_body(request: Call, tenant: str, target: Target, status: int = 200) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
-    check_content_type(request)
-    return pass_on(await pass_body(service, tenant, target, _body(request)), status)
+    check_content_type(request.headers.get("content-type"))
+    answer = await pass_body(request.service, request.context, tenant, target, _body(request))
+    return pass_on(answer, status)
 
 
-async def pass_body(service: Service, tenant: str, target: Target, body: AsyncIterator[bytes]) -> Answer:
+async def pass_body(
+    service: Service, context: RequestContext, tenant: str, target: Target, body: AsyncIterator[bytes]
+) -> Answer:
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
     try:
-        return await service.router.execute_body(check_user_id(tenant), target, body)
+        return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
         raise ChromaRefusal(f"Collection [{target.collection_id}] does not exist.", status=404) from error
 
 
-async def _body(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
+async def _body(request: Call) -> AsyncIterator[bytes]:
     async for data in request.stream():
         if data:
             yield data
 
 
-def check_content_type(request: Request[Any, Any, Any]) -> None:
+def check_content_type(content_type: str | None) -> None:
     """Raise ChromaRefusal (415) if the body says that it is not JSON; one that says nothing is taken as JSON."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    kind = (content_type or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ChromaRefusal("Expected request with `Content-Type: application/json`", status=415)
 
 
-async def small_body(request: Request[Any, Any, Any], kind: type[T]) -> T:
+async def small_body(request: Call, kind: type[T]) -> T:
     """Return a body that names a thing or two. Raises ChromaRefusal: 400, 415 or 422."""
-    check_content_type(request)
+    check_content_type(request.headers.get("content-type"))
     body: T = decode_json(await request.body(), kind)
     return body
 
 
-def number_of(request: Request[Any, Any, Any], name: str) -> int | None:
+def number_of(request: Call, name: str) -> int | None:
     """Return a query parameter that is a number of 32 bits, or None. Raises ChromaRefusal in the server's words."""
     texts = request.query_params.getall(name, [])
     if not texts:

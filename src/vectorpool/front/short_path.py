@@ -1,13 +1,11 @@
-"""The short way of the requests that a warm user sends all the time: of a collection, query, get and count, and in
-Chroma's own protocol query, get, add and upsert.
+"""The short path: requests that a warm user sends all the time skip the framework's router.
 
-The router of the web framework resolves dependencies, validates what they return and negotiates the response for every
-request, which costs more than everything else that the front does for such a read. So a request that is exactly one of
-them is recognised by its path and answered by the same functions that the controllers call. Whatever is out of the
-ordinary (escapes or a question mark in the path, another method, a body without a length or beyond the limit, or in
-Chroma's protocol one that is worth passing on in parts) goes the long way, which is also the one that is documented.
-
-It runs behind ``guarding.refuse``, like every route.
+They are query, get and count of a collection, and in Chroma's protocol query, get, add and upsert. The framework's
+router resolves dependencies, validates what they return and negotiates the response. That costs more than the rest of
+the front's work for such a read. So this stage recognises exactly these requests by their path, and answers them by
+the same functions that the controllers call. Every other request goes on to the application, whose routes are also the
+ones that are documented: escapes or a query in the path, another method, a body without a length or beyond the limit,
+or in Chroma's protocol a body that is large enough to pass on in parts.
 """
 
 from __future__ import annotations
@@ -19,18 +17,19 @@ from litestar import Request, Response
 from litestar.types import HTTPResponseStartEvent, HTTPScope, Receive, Send
 
 from vectorpool.answers import Answer
-from vectorpool.api.chroma.asking import API_PATH, COLLECTION_PATH, check_content_type, pass_body
-from vectorpool.api.places import AVATAR_PATH, USER_PATH, Place, avatar_place, own_place
+from vectorpool.api.chroma.requests import API_PATH, COLLECTION_PATH, check_content_type, pass_body
+from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, Namespace, avatar_namespace, own_namespace
 from vectorpool.api.problems import COMMIT_HEADER
-from vectorpool.api.reading import for_request
 from vectorpool.api.records import count_in, get_from, query_in
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Operation, Target
+from vectorpool.context import RequestContext
+from vectorpool.front.stages import Stage, context_of
 
-Read: TypeAlias = Callable[[bytes, Place, Service, str], Awaitable[Answer]]
-# What answers a request that was recognised, from its body.
-Answering: TypeAlias = Callable[[Request[Any, Any, Any], bytes, Service], Awaitable[Answer]]
-# What turns an exception into the response that the long way would give.
+Read: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
+# Answers a request that was recognised, from its body.
+Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awaitable[Answer]]
+# Turns an exception into the response that the application would give.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
 _COMMIT: Final = COMMIT_HEADER.lower().encode()
@@ -43,7 +42,7 @@ def _readable(template: str) -> str:
 _OWN: Final = _readable(USER_PATH) + "/collections/{name}/"
 _OF_AVATAR: Final = _readable(AVATAR_PATH) + "/collections/{name}/"
 _OF_CHROMA: Final = _readable(API_PATH + COLLECTION_PATH) + "/"
-# What Chroma's protocol does on the short way, and how the server answers when it is done.
+# The operations of Chroma's protocol that are answered here, with the status of success.
 _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "query": ("query", 200),
     "get": ("get", 200),
@@ -54,36 +53,37 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
 _WHOLE_BYTES: Final = 256 * 1024
 
 
-class Shortcut:
-    """Answers what it can; ``service`` is asked for at each request, because it may be opened after the application."""
+class ShortPathStage:
+    """Answers the requests that it recognises; ``service`` is called for each, because it may be opened later."""
 
-    def __init__(self, service: Callable[[], Service], refuse: Refuse, max_body_bytes: int) -> None:
+    def __init__(self, inner: Stage, service: Callable[[], Service], refuse: Refuse, max_body_bytes: int) -> None:
+        self._inner = inner
         self._service = service
         self._refuse = refuse
         self._max_body_bytes = max_body_bytes
 
-    async def answer(self, scope: HTTPScope, receive: Receive, send: Send) -> bool:
-        """Answer a request and return True, or leave it untouched and return False."""
-        if scope["query_string"] or scope.get("root_path"):
-            return False
-        length = self._body_bytes(scope)
-        found = None if length is None else _find(scope["method"], scope["raw_path"], length)
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Answer the request, or pass it on untouched."""
+        found = None
+        if not scope["query_string"] and not scope.get("root_path"):
+            length = self._body_bytes(scope)
+            found = None if length is None else _find(scope["method"], scope["raw_path"], length)
         if found is None:
-            return False
+            await self._inner(scope, receive, send)
+            return
         template, status, answering = found
         scope["path_template"] = template
-        request = Request[Any, Any, Any](scope, receive, send)
         try:
             body = await _body(receive)
             if body is None:
-                return True
-            answer = await answering(request, body, for_request(self._service(), request))
+                return
+            answer = await answering(scope, body, self._service(), context_of(scope))
         except Exception as error:
+            request = Request[Any, Any, Any](scope, receive, send)
             await _send_response(self._refuse(request, error), send)
         else:
             headers = [(b"content-type", b"application/json"), (_COMMIT, b"%d" % answer.commit)]
             await _send(status, headers, answer.body, send)
-        return True
 
     def _body_bytes(self, scope: HTTPScope) -> int | None:
         """Return the length of the body if it is known and allowed, and plain; the server holds the sender to it."""
@@ -99,7 +99,7 @@ class Shortcut:
 
 
 def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answering] | None:
-    """Return (template, status, function) of a request that goes the short way."""
+    """Return (template, status, function) of a request that is answered here."""
     if b"%" in raw_path or not raw_path.isascii():
         return None
     match method, raw_path.decode("ascii").split("/"):
@@ -123,22 +123,26 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
 
 
 def _native(read: Read, user_id: str, avatar_id: str | None, name: str) -> Answering:
-    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service) -> Answer:
-        place = own_place(user_id) if avatar_id is None else avatar_place(user_id, avatar_id)
-        return await read(body, place, service, name)
+    async def answer(scope: HTTPScope, body: bytes, service: Service, context: RequestContext) -> Answer:
+        namespace = own_namespace(user_id) if avatar_id is None else avatar_namespace(user_id, avatar_id)
+        return await read(body, namespace, service, context, name)
 
     return answer
 
 
 def _chromas(tenant: str, target: Target) -> Answering:
-    async def answer(request: Request[Any, Any, Any], body: bytes, service: Service) -> Answer:
+    async def answer(scope: HTTPScope, body: bytes, service: Service, context: RequestContext) -> Answer:
         async def whole() -> AsyncIterator[bytes]:
             yield body
 
-        check_content_type(request)
-        return await pass_body(service, tenant, target, whole())
+        check_content_type(_content_type(scope))
+        return await pass_body(service, context, tenant, target, whole())
 
     return answer
+
+
+def _content_type(scope: HTTPScope) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
 
 
 async def _body(receive: Receive) -> bytes | None:

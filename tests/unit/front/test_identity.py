@@ -1,4 +1,4 @@
-"""The guard: whatever a path looks like, what reaches a shard is a user whom the token allows."""
+"""Identity: whatever a path looks like, what reaches a shard is a user whom the token allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from litestar.routes import HTTPRoute
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from vectorpool.api.callers import Caller, Callers
-from vectorpool.app import Front
+from vectorpool.front.pipeline import Pipeline
 
 ALICE = b"alices-secret"
 BOTH = b"another-secret"
@@ -32,15 +32,14 @@ CALLERS = Callers(
 
 
 @cache
-def _built() -> tuple[Front, FakeRouter]:
+def _built() -> tuple[Pipeline, FakeRouter]:
     router = FakeRouter()
     app = application(router)
-    assert isinstance(app, Front)
-    app.callers = CALLERS
+    app.identity.callers = CALLERS
     return app, router
 
 
-def guarded() -> tuple[Front, FakeRouter]:
+def guarded() -> tuple[Pipeline, FakeRouter]:
     """Return the application, built once because that takes longer than many requests, and its router, emptied."""
     app, router = _built()
     router.commands.clear()
@@ -48,7 +47,7 @@ def guarded() -> tuple[Front, FakeRouter]:
 
 
 async def ask(
-    app: Front, method: str, raw_path: str, token: bytes | None = ALICE, body: bytes = b"{}", root_path: str = ""
+    app: Pipeline, method: str, raw_path: str, token: bytes | None = ALICE, body: bytes = b"{}", root_path: str = ""
 ) -> tuple[int, dict[str, str], bytes]:
     """Send a path as it stands, which an HTTP client would tidy first; decode it as the HTTP server does."""
     path, _, query = raw_path.partition("?")
@@ -139,14 +138,16 @@ async def test_no_path_reaches_another_user(path: str, method: str) -> None:
 @given(path=paths, method=st.sampled_from(METHODS))
 @example(path="/users/bob", method="GET")
 @example(path="//users/bob", method="GET")
+@example(path="/users/bob%2F", method="GET")
 @example(path="/api/v2/../../users/bob", method="GET")
 @settings(max_examples=300, deadline=None)
 async def test_no_path_gets_in_without_a_token(path: str, method: str) -> None:
-    """Without a token nothing reaches a shard, and only what is open is anything but 401."""
+    """Without a token nothing reaches a shard, and only what is open, or an ambiguous path, is anything but 401."""
     app, router = guarded()
-    status, _, _ = await ask(app, method, path, token=None)
+    status, _, body = await ask(app, method, path, token=None)
     assert router.commands == [], path
-    if status != 401:
+    is_ambiguous = status == 400 and (b"empty segment" in body or b"encoded slash" in body)
+    if status != 401 and not is_ambiguous:
         assert path.replace("%2F", "/").strip("/").startswith(("health", "schema", "api/v2")), (path, status)
 
 
@@ -188,7 +189,7 @@ async def test_the_bypasses_are_near_to_what_is_allowed() -> None:
 def templates() -> list[tuple[str, str]]:
     """Return method and path of every route, with an example in the place of each parameter."""
     found = set()
-    for route in guarded()[0].routes:
+    for route in guarded()[0].app.routes:
         if isinstance(route, HTTPRoute):
             parts = [part if isinstance(part, str) else f"{{{part.name}}}" for part in route.path_components]
             found.update((method, "/" + "/".join(parts)) for method in route.methods if method != "OPTIONS")

@@ -1,0 +1,19 @@
+"""Time limits of the operations that may take longer than ``request_timeout_s``, in seconds.
+
+They count from the last byte of the request's body, and hold where ``request_timeout_s`` is lower.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Embeds every document of an avatar that changed.
+INGEST_S: Final = 3600.0
+# Reads, and writes anew, the whole state of a vectorstore.
+RESTORE_S: Final = 600.0
+FORK_S: Final = 600.0
+# Reads a whole log.
+SCRUB_S: Final = 3600.0
+# Deletes every object of a user, or of an avatar's documents; a reset does so for many users.
+DELETE_S: Final = 600.0
+RESET_S: Final = 3600.0

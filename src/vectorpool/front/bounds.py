@@ -1,0 +1,57 @@
+"""The bounds of paths and headers: a path that two readers could read differently, or headers that mean nothing.
+
+The application's router joins repeated slashes and sees a path that is already decoded. Without this stage,
+``DELETE /users//collections`` would be about a user called "collections", and ``%2F`` in an id would name another
+route.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar.types import HTTPScope, Receive, Send
+
+from vectorpool.api.read_options import read_options_of
+from vectorpool.api.refusals import send_refusal
+from vectorpool.errors import InvalidId, InvalidRequest
+from vectorpool.front.stages import Stage, context_of, segments_of
+
+# The first segments of paths that name users or operate the service.
+_SCOPED: Final = frozenset({"users", "admin", "api"})
+# /users/{user_id}/avatars/{avatar_id}/documents: below these segments a slash belongs to the document's path.
+_ABOVE_DOCUMENT: Final = 5
+
+
+class BoundsStage:
+    """Refuses ambiguous paths, and puts the read options of the headers and the query into the context."""
+
+    def __init__(self, inner: Stage) -> None:
+        self._inner = inner
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        segments = segments_of(scope)
+        if segments and segments[0] in _SCOPED:
+            try:
+                check_path(scope, segments)
+                if (options := read_options_of(scope["headers"], scope["query_string"])) is not None:
+                    context_of(scope).read = options
+            except InvalidRequest as error:
+                await send_refusal(error, scope, send)
+                return
+        await self._inner(scope, receive, send)
+
+
+def check_path(scope: HTTPScope, segments: list[str]) -> None:
+    """Raise InvalidId if the path has an empty segment, or an encoded slash in an id."""
+    if "//" in scope["path"]:
+        raise InvalidId("The path has an empty segment, so an id in it is empty. Give every id at least one character.")
+    head: bytes = (scope.get("raw_path") or b"").lower()
+    if b"%2f" not in head and b"%5c" not in head:
+        return
+    match segments:
+        case ["users", _, "avatars", _, "documents", _, *_]:
+            # The first part is empty: the path begins with a slash.
+            head = b"/".join(head.split(b"/")[: _ABOVE_DOCUMENT + 1])
+    if b"%2f" in head or b"%5c" in head:
+        raise InvalidId("An id in the path holds an encoded slash. Remove it, or encode it your own way.")

@@ -1,0 +1,33 @@
+"""Limits of the instance: the number of requests under way at once."""
+
+from __future__ import annotations
+
+from litestar.types import HTTPScope, Receive, Send
+
+from vectorpool.api.refusals import send_refusal
+from vectorpool.errors import QueueFull
+from vectorpool.front.stages import Stage, segments_of
+
+
+class LimitsStage:
+    """Refuses requests beyond ``max_requests`` under way. Questions of supervisors are always answered."""
+
+    def __init__(self, inner: Stage, max_requests: int) -> None:
+        self._inner = inner
+        self._max_requests = max_requests
+        self._under_way = 0
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if self._under_way >= self._max_requests and segments_of(scope)[:1] != ["health"]:
+            refusal = QueueFull(
+                f"{self._max_requests} requests are under way on this instance (max_requests). Send the request again "
+                "later."
+            )
+            await send_refusal(refusal, scope, send)
+            return
+        self._under_way += 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._under_way -= 1

@@ -1,0 +1,65 @@
+"""The request log, and the count of responses by method and status."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Final
+
+from litestar.types import HTTPScope, Message, Receive, Send
+
+from vectorpool.front.stages import Stage, context_of
+from vectorpool.sources import Sources
+
+# In the log and the counts: the caller closed the connection before there was a response.
+CALLER_LEFT: Final = 499
+
+_logger = logging.getLogger("vectorpool.http")
+
+
+class MeteringStage:
+    """Counts and logs every response, whichever stage made it. ``counts`` holds them by (method, status)."""
+
+    def __init__(self, inner: Stage, sources: Sources) -> None:
+        self._inner = inner
+        self._sources = sources
+        self.counts: Counter[tuple[str, int]] = Counter()
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass the request on; then count it and log one line, without ids of users."""
+        started_s = self._sources.monotonic_s()
+        status = CALLER_LEFT
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._inner(scope, receive, watched)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            method = scope["method"]
+            self.counts[method, status] += 1
+            elapsed_ms = (self._sources.monotonic_s() - started_s) * 1000
+            route = scope.get("path_template") or "(no route)"
+            _logger.info(
+                "method=%s route=%s status=%d ms=%.1f id=%s",
+                method,
+                route,
+                status,
+                elapsed_ms,
+                context_of(scope).request_id,
+            )
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
+
+    def summary(self) -> str:
+        """Return the number of responses for each status, for the log."""
+        by_status: Counter[int] = Counter()
+        for (_, status), count in self.counts.items():
+            by_status[status] += count
+        return ", ".join(f"{status}: {count}" for status, count in sorted(by_status.items())) or "none"

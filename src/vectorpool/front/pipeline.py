@@ -1,0 +1,65 @@
+"""The order of the stages around the application.
+
+1. ``RequestIdStage``: the context with the request's id; the id in every response.
+2. ``MeteringStage``: the request log and the counts, so that 401, 429 and 503 are logged and counted too.
+3. ``DrainingStage``: 503 while the instance shuts down.
+4. ``BoundsStage``: ambiguous paths and wrong headers; the read options.
+5. ``IdentityStage``: the caller, 401 and 403.
+6. ``LimitsStage``: the number of requests under way, 429.
+7. ``LifetimeStage``: the deadline, and callers that are gone.
+8. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
+9. ``HeadStage``: HEAD below ``/api``, which the application has no routes for.
+10. The application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeGuard
+
+from litestar import Litestar
+from litestar.types import HTTPScope, LifeSpanScope, Receive, Scope, Send
+
+from vectorpool.api.callers import Callers
+from vectorpool.api.refusals import to_response
+from vectorpool.api.service import Service
+from vectorpool.front.bounds import BoundsStage
+from vectorpool.front.draining import DrainingStage
+from vectorpool.front.head import HeadStage
+from vectorpool.front.identity import IdentityStage
+from vectorpool.front.lifetime import LifetimeStage
+from vectorpool.front.limits import LimitsStage
+from vectorpool.front.metering import MeteringStage
+from vectorpool.front.request_id import RequestIdStage
+from vectorpool.front.short_path import ShortPathStage
+from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
+
+
+class Pipeline:
+    """The stages around an application, itself an ASGI application.
+
+    What is no HTTP request (the start and the end of the application) goes to the application at once.
+    """
+
+    def __init__(self, app: Litestar, settings: Settings, callers: Callers, sources: Sources = SYSTEM) -> None:
+        self.app = app
+        service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
+        short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
+        limits = LimitsStage(LifetimeStage(short_path), settings.max_requests)
+        self.identity = IdentityStage(limits, callers)
+        self.draining = DrainingStage(BoundsStage(self.identity))
+        self.metering = MeteringStage(self.draining, sources)
+        self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
+
+    async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if _is_http(scope):
+            await self._first(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _is_http(scope: Scope | LifeSpanScope) -> TypeGuard[HTTPScope]:
+    kind: str = scope["type"]
+    return kind == "http"

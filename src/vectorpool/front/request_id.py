@@ -1,0 +1,81 @@
+"""The request id: it names a request in the log, in the response's headers and in the shard.
+
+A caller's own ``X-Request-Id`` is kept if it is plain, so that one id follows a request through several services.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from litestar.types import HTTPScope, Message, Receive, Send
+
+from vectorpool.api.call import CONTEXT_KEY
+from vectorpool.api.refusals import is_chromas, send_refusal
+from vectorpool.context import RequestContext
+from vectorpool.errors import InternalError
+from vectorpool.front.stages import Stage, state_of
+from vectorpool.sources import Sources
+
+REQUEST_ID_HEADER: Final = "X-Request-Id"
+# Chroma's clients put the value of this header into their exceptions.
+CHROMA_HEADER: Final = "chroma-trace-id"
+
+_NAME: Final = REQUEST_ID_HEADER.lower().encode()
+_CHROMA_NAME: Final = CHROMA_HEADER.encode()
+# Safe in a log line, in a header and in a URL.
+_PLAIN: Final = re.compile(rb"[A-Za-z0-9._~:/+=@-]{1,128}")
+
+_logger = logging.getLogger("vectorpool.http")
+
+
+class RequestIdStage:
+    """Makes the request's context with its id, and marks the response with the id.
+
+    A defect of a later stage becomes a response here, so that every response carries the id.
+    """
+
+    def __init__(self, inner: Stage, timeout_s: float, sources: Sources) -> None:
+        self._inner = inner
+        self._timeout_s = timeout_s
+        self._sources = sources
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its context."""
+        request_id = _sent_id(scope["headers"]) or self._sources.uuid()
+        context = RequestContext(request_id, timeout_s=self._timeout_s, sources=self._sources)
+        state_of(scope)[CONTEXT_KEY] = context
+        value = request_id.encode()
+        marks = [(_NAME, value)]
+        if is_chromas(scope["path"]):
+            marks.append((_CHROMA_NAME, value))
+        has_started = False
+
+        async def marked(message: Message) -> None:
+            nonlocal has_started
+            if message["type"] == "http.response.start":
+                has_started = True
+                message["headers"] = [*message["headers"], *marks]
+            await send(message)
+
+        try:
+            await self._inner(scope, receive, marked)
+        except Exception:
+            _logger.exception("a stage failed unexpectedly id=%s", request_id)
+            if has_started:
+                raise
+            detail = "The request failed through a defect of ours, not of yours. The log of the service says more."
+            await send_refusal(InternalError(detail), scope, marked)
+
+
+def _sent_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the id that the caller sent, or None if it sent none, several, or one that is not plain."""
+    found = None
+    for name, value in headers:
+        if name == _NAME:
+            if found is not None or not _PLAIN.fullmatch(value):
+                return None
+            found = value
+    return None if found is None else found.decode("ascii")

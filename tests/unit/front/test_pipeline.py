@@ -1,0 +1,63 @@
+"""The pipeline: its order, and one context a request that reaches every shard command."""
+
+from __future__ import annotations
+
+import pytest
+from litestar import Litestar
+
+from tests.unit.api.parts import FakeRouter, application, talk
+from tests.unit.front.test_identity import BOTH, OPERATOR, OWN, guarded, templates
+
+
+def test_the_stages_stand_in_their_order() -> None:
+    """The order that the module states is the order of the objects."""
+    app = application(FakeRouter())
+    stage, names = app._first, []
+    while not isinstance(stage, Litestar):
+        names.append(type(stage).__name__)
+        stage = stage._inner  # type: ignore[attr-defined]
+    assert names == [
+        "RequestIdStage",
+        "MeteringStage",
+        "DrainingStage",
+        "BoundsStage",
+        "IdentityStage",
+        "LimitsStage",
+        "LifetimeStage",
+        "ShortPathStage",
+        "HeadStage",
+    ]
+    assert stage is app.app
+
+
+@pytest.mark.parametrize(("method", "path"), templates())
+async def test_every_handler_passes_its_context_on(method: str, path: str) -> None:
+    """Whatever a request asks of the shards, it asks with its own id and its own deadline."""
+    app, router = guarded()
+    router.contexts.clear()
+    filled = path.replace("{collection}", "0a1b2c3d-0000-4000-8000-000000000000")
+    for user in ("{user_id}", "{tenant}"):
+        filled = filled.replace(user, OWN)
+    filled = filled.replace("{", "").replace("}", "")
+    async with talk(app) as client:
+        for body in (b"{}", b'{"ids": ["a"], "embeddings": [[1, 2]]}', b'{"name": "notes"}'):
+            content = None if method in ("GET", "HEAD") else body
+            token = OPERATOR if path.startswith("/admin") else BOTH
+            headers = {
+                "X-Request-Id": "this-one",
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {token.decode()}",
+            }
+            await client.request(method, filled, content=content, headers=headers)
+    assert {context.request_id for context in router.contexts} <= {"this-one"}
+    assert all(context.remaining_s() is not None for context in router.contexts)
+    assert len(router.contexts) == len(router.commands)
+
+
+async def test_head_in_chromas_protocol_is_get() -> None:
+    """HEAD is answered below /api as GET is, and logged by its own name; elsewhere it is a method like others."""
+    app = application(FakeRouter())
+    async with talk(app) as client:
+        assert (await client.head("/api/v2/heartbeat")).status_code == 200
+        assert (await client.head("/users/42/lost")).status_code == 405
+    assert app.metering.counts == {("HEAD", 200): 1, ("HEAD", 405): 1}
