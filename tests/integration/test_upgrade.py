@@ -68,12 +68,17 @@ def sidecar_of_later(directory: Path) -> None:
         db.execute(f"PRAGMA user_version = {VERSION + 1}")
 
 
+def at_commit(seq: int) -> RequestContext:
+    """Return the context of a read of a past commit."""
+    return RequestContext(read=ReadOptions(at=seq))
+
+
 async def entries(instance: Instance) -> list[CommitInfo]:
     """Return the commits, oldest first."""
     return list(reversed(await instance.history()))
 
 
-# --- Stamps ------------------------------------------------------------------------------------------
+# --- FileTimes ------------------------------------------------------------------------------------------
 
 
 async def test_every_commit_carries_the_stamp_of_this_engine(tmp_path: Path) -> None:
@@ -133,9 +138,7 @@ async def test_a_migration_is_a_commit_of_its_own(
         assert (migration.stamp.fingerprint, migration.stamp.sidecar) == (TESTED_FINGERPRINT, VERSION)
         assert await instance.records() == after
         # What a reader of the migration's commit sees is what was there before it.
-        past = await instance.pool.execute(
-            USER, GetRecords(collection="notes"), RequestContext(read=ReadOptions(at=migration.seq))
-        )
+        past = await instance.pool.execute(USER, GetRecords(collection="notes"), at_commit(migration.seq))
         assert b'"c"' not in past.body
         assert (await instance.do(ListIngested(avatar_id="7")))["documents"][0]["embedder"] == "minilm"
 
@@ -202,9 +205,7 @@ async def test_a_state_of_a_later_engine_is_refused_and_left_untouched(
             assert error.extra["unknown"] in (["sysdb 11"], [f"sidecar {VERSION + 1}"])
         assert await everything(bucket) == before
         # The commit before it can still be read here, and all that needs bytes only still works.
-        past = await instance.pool.execute(
-            USER, CountRecords(collection="notes"), RequestContext(read=ReadOptions(at=1))
-        )
+        past = await instance.pool.execute(USER, CountRecords(collection="notes"), at_commit(1))
         assert past.commit == 1
         assert (await instance.do(Verify()))["problems"] == []
         assert len((await instance.do(ListCommits(limit=10)))["commits"]) == at
@@ -226,9 +227,9 @@ async def test_an_open_replica_is_not_written_over_a_later_engines_commit(tmp_pa
         before = await everything(bucket)
         assert isinstance(await instance.refusal(upsert("b")), NewerEngine)
         assert isinstance(await instance.refusal(GetRecords(collection="notes")), NewerEngine)
-        local = RequestContext(read=ReadOptions(consistency="local"))
+        local = ReadOptions(consistency="local")
         with pytest.raises(NewerEngine):
-            await instance.pool.execute(USER, GetRecords(collection="notes"), local)
+            await instance.pool.execute(USER, GetRecords(collection="notes"), RequestContext(read=local))
         assert await everything(bucket) == before
 
 

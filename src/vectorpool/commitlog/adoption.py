@@ -1,6 +1,6 @@
-"""Adopt: a plain Chroma directory becomes the first commit, and is not touched itself.
+"""Adopt: a plain Chroma directory becomes the first commit. The directory itself is not changed.
 
-A directory whose database was left with a journal or a write-ahead log is copied first, and SQLite settles the copy.
+A directory whose database has a journal or a write-ahead log is copied first, and SQLite recovers the copy.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ async def _download(bucket: Bucket, info: ObjectInfo, file: Path, gate: asyncio.
 
 
 def settle(directory: Path) -> None:
-    """Have SQLite finish what a crash left in the journals of the databases in ``directory``, a private copy."""
+    """Let SQLite recover what a crash left in the journals of the databases in ``directory``, a private copy."""
     for side in sorted(directory.rglob("*")):
         for suffix in ("-wal", "-journal"):
             if not side.name.endswith(suffix) or not side.is_file() or not side.stat().st_size:

@@ -1,16 +1,17 @@
-"""Append: one conditional create, and the certainty about who won the number.
+"""Append: one conditional create, which decides who has the number.
 
-*Consistency.* The number's name is created only if it is free, and the store lets one creator win. A writer's bytes
-for a number are frozen in a ``PendingCommit``: until it is known who has the number, nothing else is offered for it.
+*Consistency.* The name of the number is created only if it is free. The store lets one creator win. A
+``PendingCommit`` holds a writer's bytes for a number and does not change. The writer offers nothing else for the
+number until it knows who has it.
 
-*Retries.* "Exists" and "no answer" are both followed by reading the name back. One's own writer id there means
-committed (the answer to an earlier attempt was lost), another's means lost, and absence means that the same bytes are
-offered again: the earlier request may still arrive, hours later, and then finds or makes the same object. After
-``_ATTEMPTS`` the outcome is reported as unknown, and the caller may append the same pending commit again.
+*Retries.* After "exists" and after "no answer" the name is read back. If it holds the writer's own id, the commit is
+durable, and the answer to an earlier attempt was lost. If it holds another id, the race is lost. If it is absent, the
+same bytes are offered again: the earlier request may still arrive, hours later, and then finds or makes the same
+object. After ``_ATTEMPTS`` the outcome is reported as unknown. The caller may append the same pending commit again.
 
-*Cancellation.* A cancelled append has an unknown outcome; the pending commit is still good to be offered again.
+*Cancellation.* A cancelled append has an unknown outcome. The pending commit can be offered again.
 
-*Crash consistency.* A killed writer leaves either the whole object or none: creation is atomic in every store.
+*Crash consistency.* A killed writer leaves the whole object or none. Every store creates objects atomically.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def build_commit(
     tombstone: bool = False,
     stamp: EngineStamp | None = None,
 ) -> PendingCommit:
-    """Return the frozen bytes of the commit after ``parent``. Synchronous: it packs, so run it in a thread."""
+    """Return the bytes of the commit after ``parent``. Synchronous and CPU-bound: run it in a thread."""
     seq = parent.seq + 1
     writer = sources.uuid()
     table = image.table()
@@ -149,13 +150,13 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
             if etag is not None:
                 return etag
             if taken:
-                # It was there and is gone: the log was deleted or freed of garbage meanwhile, and whose it was is lost.
+                # The object is gone again: the log was deleted, or its garbage removed. Its writer is not known.
                 trouble = "the number was taken, and the object that took it is gone"
                 break
         except StoreUnavailable as error:
             trouble = trouble or error.detail
         except CorruptObject as error:
-            # Damage is believed when nothing else is ever seen: until then it may be on the way, and the object ours.
+            # One damaged read may be an error of the network, and the object may be ours. All attempts must agree.
             damaged += 1
             if damaged == _ATTEMPTS:
                 raise
@@ -181,14 +182,14 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
             return await _resolve_grave(bucket, pending)
         decoded = await Reader(bucket, user_id, None).header(obj, first_bytes=SMALL_HEAD_BYTES)
     except Vanished:
-        # It was buried between the two questions.
+        # The commit was deleted between the two requests.
         return await _resolve_grave(bucket, pending)
     except ObjectMissing:
         return None
     except (BucketUnavailable, BucketDenied) as error:
         raise StoreUnavailable(str(error)) from error
     except NewerFormat:
-        # We do not write that.
+        # This version does not write that format, so the commit is another writer's.
         raise LostRace(pending.seq) from None
     if decoded.header.writer != pending.writer:
         raise LostRace(pending.seq)
@@ -198,10 +199,10 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
 
 
 async def _resolve_grave(bucket: Bucket, pending: PendingCommit) -> str | None:
-    """Resolve a number whose commit was deleted: the grave of a removed commit still says whose it was.
+    """Resolve a number whose commit was deleted. The grave of a removed commit has a checksum of its writer's id.
 
-    A writer that slept through the removal of its own commit must not apply its commands a second time. The graves
-    that the end of a vectorstore leaves name nobody: all that was written is gone, and the caller looks at the log.
+    A writer that was paused while its own commit was removed must not apply its commands a second time. A grave from
+    the end of a vectorstore has no writer: everything is deleted, and the caller reads the log.
     """
     try:
         body = await bucket.get(pending.key)

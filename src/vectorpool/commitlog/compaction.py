@@ -1,11 +1,11 @@
 """Compaction: merged deltas and new bases, by the rules and bounds that ``plan`` states.
 
-What is written is derived from log objects only, never from an open directory, and stands for commits that stay:
-nothing is deleted here. Two compactors write the same name; the store lets one win, and the other's work is dropped.
-A crash leaves nothing but a scratch directory.
+Objects are derived from log objects only, never from an open directory. The commits that they stand for stay: nothing
+is deleted here. Two compactors write the same name; the store lets one win, and the other's work is dropped. A crash
+leaves only a scratch directory.
 
-States are built on disk, in a scratch directory, so that memory holds one packed object (what a conditional create
-takes) and the parts in flight, however large the state is.
+States are built on disk, in a scratch directory. Memory holds one packed object, which a conditional create takes
+whole, and the parts in flight, however large the state is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _IN_MEMORY_BYTES: Final = 8 * 1024**2
 
 
 class Pace:
-    """When it is worth looking at the log: after F commits, after many bytes, or when a hydrate read too much."""
+    """When to look at the log: after F commits, after many bytes, or after a hydrate that read too much."""
 
     def __init__(self, settings: Settings) -> None:
         self._fanout = settings.compact_fanout
@@ -53,11 +53,11 @@ class Pace:
         self._forced = False
 
     def saw(self, hydrated: Hydrated) -> None:
-        """A hydrate shows what the chain is like: if it is long, whoever should have compacted did not."""
+        """Note what a hydrate read. A long chain means that no instance has compacted it."""
         self._looked_at = hydrated.position.seq
         self._bytes = 0
         many = hydrated.fetched_objects + hydrated.warm_objects > 2 * self._fanout
-        # Live bytes are at most those of the files, unpacked: what is beyond the bound of those is beyond any.
+        # Live bytes are at most the unpacked bytes of the files, so this bound is certain.
         self._forced = many or hydrated.read_bytes > self._amplification * hydrated.image.size + SLACK_BYTES
 
     def appended(self, pending: PendingCommit) -> None:
@@ -90,7 +90,7 @@ async def compact(
         heads = [(obj, each.header) for obj, each in zip(found.objects, decoded, strict=True)]
         end = next((at for at, (_, header) in enumerate(heads) if header.self_contained), None)
         if end is None:
-            # A gap: hydrate and scrub name it; there is nothing to compact over.
+            # A gap. Hydrate and scrub report it; compaction leaves it.
             return Compaction()
         heads = heads[: end + 1]
         floor, newest = heads[-1][1].seq, heads[0][1]
@@ -145,7 +145,7 @@ class Compactor:
         async with open_chain(Reader(self._bucket, self._user_id, self._warm), objects) as streams:
             if streams[0].header.after != after or any(stream.header.self_contained for stream in streams):
                 return
-            # Most merges are of a few hundred kilobytes: making files for those would cost more than all else.
+            # Most merges have a few hundred kilobytes. Files for them would cost more than the merge.
             is_small = sum(frame.raw for stream in streams for frame in stream.header.frames) <= _IN_MEMORY_BYTES
             kept: dict[tuple[str, int], bytes] = {}
             if is_small:

@@ -1,11 +1,11 @@
 """End a log: a tombstone takes the next number, then everything else is deleted, tags included.
 
-The tombstone is a commit like any other: an empty state that needs nothing below it. Until it is durable nothing is
-deleted; from then on the vectorstore is gone for every reader, whether or not the deletion was finished.
+The tombstone is a commit: an empty state that needs nothing below it. Nothing is deleted before it is durable. From
+then on the vectorstore is gone for every reader, even if the deletion is not finished.
 
-Numbers are never used again, not even by an instance that slept through it all and knows only a commit far below the
-tombstone. Its next number must not look free, or it would take its replica for fresh and its write for committed. So a
-commit is deleted by putting a grave of 16 bytes over it: the content is gone, the number stays taken.
+A number is never used again. An instance that was paused through the whole deletion knows only a commit far below the
+tombstone. If its next number looked free, it would take its replica for fresh and its write for committed. So a commit
+is deleted by a grave of 16 bytes over it: the content is gone, and the number stays taken.
 """
 
 from __future__ import annotations
@@ -68,42 +68,42 @@ async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
         if obj is None and not await has_plain_directory(bucket, user_id):
             return 0
         try:
-            keep = await _entomb(bucket, user_id, obj, sources)
+            keep = await _append_tombstone(bucket, user_id, obj, sources)
         except (LostRace, Vanished):
             continue
         break
     if keep is None:
         raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
-    # From here on nobody can tag what is about to be deleted.
+    # From here on no tag can be made of what is about to be deleted.
     log = names.log_prefix(user_id)
     await raise_floor(bucket, user_id, _seq_of(keep))
-    doomed: list[tuple[str, bool]] = []
+    garbage: list[tuple[str, bool]] = []
     for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
         obj = parse_object(info) if info.key.startswith(log) else None
         if info.key.startswith(log) and info.key <= keep:
-            # The tombstone, and what others committed on it since.
+            # The tombstone, and later commits on it.
             continue
         if info.key.startswith(names.floors_prefix(user_id)):
             continue
         if obj is None or not is_grave(obj):
-            doomed.append((info.key, obj is not None and obj.kind == "commit"))
+            garbage.append((info.key, obj is not None and obj.kind == "commit"))
     # The tags go first, so that an end that was cut short leaves no backup of what it deletes.
     tags = names.tags_prefix(user_id)
-    doomed.sort(key=lambda item: not item[0].startswith(tags))
-    for start in range(0, len(doomed), _DELETES):
-        batch = doomed[start : start + _DELETES]
+    garbage.sort(key=lambda item: not item[0].startswith(tags))
+    for start in range(0, len(garbage), _DELETES):
+        batch = garbage[start : start + _DELETES]
         await asyncio.gather(*(_delete(bucket, key, bury) for key, bury in batch))
-    return len(doomed)
+    return len(garbage)
 
 
-async def _entomb(bucket: Bucket, user_id: str, newest: LogObject | None, sources: Sources) -> str:
+async def _append_tombstone(bucket: Bucket, user_id: str, newest: LogObject | None, sources: Sources) -> str:
     """Return the key of the tombstone that is the newest commit, appending it if there is none."""
     parent, before = ORIGIN, EMPTY.checksum()
     if newest is not None:
         try:
             decoded = await Reader(bucket, user_id, None).header(newest)
         except (CorruptObject, NewerFormat):
-            # Deleting must be possible where reading is not; the chain begins anew here anyway.
+            # A log that cannot be read can still be deleted: the chain begins anew here.
             parent = Position(newest.seq, b"")
         else:
             if decoded.header.tombstone and newest.kind == "commit":

@@ -1,7 +1,7 @@
-"""The history of a log: what its commits say about themselves. Headers only.
+"""The commits of a log, as their headers describe them.
 
-Above the newest floor that is a walk down the listing. Below it there are graves, of which a long life leaves very
-many, and the commits that tags keep: these are asked for by their numbers once a whole page was nothing but graves.
+Above the newest floor this reads the listing downwards. Below it there are graves, of which a long history has very
+many, and the commits that tags keep. After a whole page of graves, the tagged commits are requested by their numbers.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""Reading log objects from the bucket or from the warm tier. What talks to storage here keeps these rules.
+"""Reading log objects from the bucket or from the warm tier.
 
-*Consistency.* Log objects are write-once, so whatever bytes were read of one stay true; a listing tells which there
-are. An object that was listed and is gone when it is read was superseded meanwhile: ``Vanished``, list again. The
-store must list and read what was created before (all four kinds do); nothing rests on clocks or on ETags, which only
-tell apart the copies in the warm tier.
+*Consistency.* Log objects are write-once, so bytes that were read stay true. A listing tells which objects there are.
+An object that was listed and is gone when it is read was superseded: ``Vanished`` is raised, and the caller lists
+again. The store must list and read what was created before; all four kinds of store do. Clocks and ETags decide
+nothing: an ETag only tells copies in the warm tier apart.
 
-*Retries.* The bucket retries; here nothing is retried but the look at a log that moved. What stays unavailable leaves
-as StoreUnavailable, before anything was changed. A write is special, see ``append``.
+*Retries.* The bucket retries. Here only the look at a log that moved is repeated. A store that stays unavailable is
+reported as StoreUnavailable, before anything was changed. A write is different, see ``append``.
 
-*Cancellation.* Every read may be cancelled at any await; requests in flight are cancelled with it, and whoever filled
-a directory empties it. Threads that still unpack finish their part first, so that nobody writes after the clean-up.
+*Cancellation.* Every read may be cancelled at any await. Requests in flight are cancelled with it, and the caller that
+filled a directory empties it. Threads that still unpack finish their part first, so that no thread writes afterwards.
 
-*Crash consistency.* Everything that is read from a warm copy is checked as if it came from the network, and one that
-is short is dropped. A crash leaves at most an unfinished copy, which the next start removes, or the next read.
+*Crash consistency.* A warm copy is checked as if it came from the network. A short copy is dropped. A crash leaves at
+most an unfinished copy, which the next start or the next read removes.
 
 *Memory.* At most ``HOLD_BYTES`` of beginnings are held, and ``WINDOW`` parts of ``PART_BYTES`` of each of ``STREAMS``
-objects at once, however large the objects are.
+objects at a time, however large the objects are.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Floors: which commits may be deleted, decided once and for all before anything is deleted.
+"""Floors: the decision which commits may be deleted. It is made durable before anything is deleted.
 
-A floor at H is a small object that says: the commits below H that no tag names are condemned. It is created, and
-durable, before its garbage remover lists the tags; a tagger writes its tag before it looks for floors. Of a remover and
-a tagger of one commit below H at least one therefore sees the other: either the tag is in the remover's listing,
-which then keeps the commit, or the tagger finds the floor, takes its tag away and says that the commit is gone.
+A floor at H is a small object. It says that every commit below H that no tag names is garbage. The remover creates it
+before it lists the tags. The maker of a tag writes the tag before it looks for floors. So at least one of them sees
+the other: either the tag is in the remover's listing, and the remover keeps the commit, or the maker finds the floor,
+deletes its tag and reports that the commit is gone.
 
-That holds however long either of them, or one of their requests, was frozen in between, so no clock is in it. A clock
-only chooses where a floor is put, that is, how long the past can be restored. Floors are never lowered: an older one
-that appears late says nothing new.
+This holds however long either of them, or one of their requests, is paused. No clock is part of the argument. A clock
+only decides where a floor is put, that is, how long the past can be restored. A floor is never lowered. An older floor
+that appears late has no effect.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _PAGE: Final = 100
 
 
 async def newest_floor(bucket: Bucket, user_id: str) -> int:
-    """Return the number below which commits without a tag are condemned; 0 for none. One listing of one object."""
+    """Return the number below which commits without a tag are garbage; 0 for none. One listing of one object."""
     found = await _floors(bucket, user_id, limit=1)
     return found[0] if found else 0
 
 
 async def raise_floor(bucket: Bucket, user_id: str, seq: int) -> None:
-    """Make a floor at ``seq`` durable, and remove those below it. Raises StoreUnavailable; nothing is condemned then.
+    """Make a floor at ``seq`` durable, and delete the floors below it.
 
-    (It may be all the same, if the request arrives later: nobody deletes anything on its account.)
+    Raises StoreUnavailable. The floor may still appear if the request arrives later; nothing is deleted because of it.
     """
     key = names.floor_key(user_id, seq)
     with store_errors(bucket, f"writing {key}"), contextlib.suppress(ObjectExists):

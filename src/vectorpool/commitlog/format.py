@@ -36,8 +36,8 @@ _MAGIC: Final = b"vpLG"
 _PRELUDE: Final = struct.Struct("<4sBBHI16s")
 PRELUDE_BYTES: Final = _PRELUDE.size
 
-# What stands under the number of a commit that was deleted: the number stays taken, for ever. Shorter than a prelude,
-# so that its size alone tells it from a commit.
+# The content under the number of a deleted commit: the number is never free again. It is shorter than a prelude, so
+# that its size alone tells it from a commit.
 GRAVE: Final = b"vpLG: deleted.\n\n"
 _GRAVE_START: Final = b"vpLG:"
 

@@ -1,26 +1,28 @@
 """Garbage removal: delete what no retained commit needs.
 
-*What is retained.* Commits younger than the retention time and the one before them (the state when that time began),
-hence always the newest; and every tagged commit. The *floor* H is a base at or below the oldest of the young ones; the
-*anchors* are H and the tagged commits below it, each with a base of its own. Everything else below H goes.
+*What is retained.* Commits younger than the retention time; the commit before them, which is the state when that time
+began; so always the newest commit; and every tagged commit. The *floor* H is a base at or below the oldest of the
+young commits. The *anchors* are H and the tagged commits below H, each with a base of its own. Everything else below H
+is garbage.
 
-*Why no retained state is lost.* An object of number a < H is touched only by a remover that made a floor above a
-durable and then listed the tags without finding one of a (see ``floor``, also for a tag that is just being made). So a
-retained number above every floor is never touched, nor is anything between it and the floor; a tagged number below
-keeps its commit and its base. Nothing else is needed for either: before the first object that an anchor may rest on is
-deleted, its base was made durable, read back as a whole, and compared with its commit. A remover that was frozen, or
-a deletion that arrives hours late, changes nothing in this: what was condemned stays condemned.
+*Why no retained state is lost.* Only a remover touches an object of a number a < H, after it made a floor above a
+durable and then listed the tags without finding a tag of a (``floor`` has the case of a tag that is being made). So a
+retained number above every floor is never touched, nor is anything between it and the floor. A tagged number below
+keeps its commit and its base. Neither needs more: before the first object below an anchor is deleted, the anchor's
+base was made durable, read back as a whole, and compared with its commit. A remover that was paused, or a deletion
+that arrives hours late, hits only what was garbage before, and garbage stays garbage.
 
-*Why nobody is fooled.* A commit is not deleted, but buried: a grave of 16 bytes takes its name, and its number stays
-taken. A writer that slept finds the number after its own taken, and loses; a reader that slept does not take its
-replica for fresh. If the grave is the sleeper's own commit's, it says so. No clock is in this; the README has the cost.
+*Why a paused instance is not deceived.* A commit is not deleted but replaced by a grave of 16 bytes under its name, so
+its number stays taken. A writer that was paused finds its next number taken, and loses. A reader that was paused does
+not take its replica for fresh. The grave of the paused writer's own commit tells that it had committed. No clock is
+part of this; the README has the cost.
 
-*Consistency.* A hydrate that listed before and reads after finds objects gone, and lists again. Several removers may
-run: they delete the same, or less. *Crash.* Between any two deletions every retained commit hydrates; condemned ones go
-from the newest down, so that most of those that are still there hydrate too. The next call goes on.
+*Consistency.* A hydrate that finds listed objects gone lists again. Several removers may run: they delete the same
+objects, or fewer. *Crash.* Between any two deletions every retained commit hydrates. Garbage is deleted from the
+newest number down, so that most of the commits that are left hydrate too. The next call continues.
 
 *Bounds.* A call lists at most ``_PAGES`` pages, deletes at most ``_PER_CALL`` objects and makes at most ``_BASES``
-bases. Objects that are not the log's are never touched.
+bases. It never touches objects that are not the log's.
 """
 
 from __future__ import annotations
@@ -55,14 +57,14 @@ _PER_CALL: Final = 1000
 _BASES: Final = 8
 _AT_ONCE: Final = 16
 _LOOKS: Final = 3
-# A state of this size is written anew for whatever its base lets go; a larger one only if that is worth its bytes.
+# A state of at most this size always gets a new base. A larger one gets it only if it frees enough bytes.
 _SMALL_STATE: Final = 2 * 1024**2
 
 Scratch = Callable[[], AbstractAsyncContextManager[Path]]
 
 
 class Sweep:
-    """How far down a log with very many graves was swept; a hint, lost with the process without harm."""
+    """How far down a log with very many graves was read. Only a hint: it may be lost with the process."""
 
     def __init__(self) -> None:
         self.after: str | None = None
@@ -89,11 +91,11 @@ async def remove_garbage(
             raise gap(user_id, floor)
         if await newest_floor(bucket, user_id) < floor:
             await raise_floor(bucket, user_id, floor)
-        # Only the tags that are there now count: a later one of a commit below the floor is refused.
+        # Only these tags count: a later tag of a commit below the floor is refused.
         kept = {tag.seq for tag in await tags.every(bucket, user_id)}
         done = await remover.sweep(below, floor, kept)
     except Vanished:
-        # Another remover, or the end of the vectorstore, was quicker.
+        # Another remover, or the end of the vectorstore, deleted it first.
         done = False
     return Removal(remover.deleted, remover.buried, remover.bytes, complete=done and survey.complete)
 
@@ -183,7 +185,7 @@ class _Remover:
         return oldest
 
     async def ensure(self, seq: int) -> bool:
-        """Have a base at ``seq`` that was read as a whole and is what the commit says; False if there is no commit.
+        """Make sure of a base at ``seq`` that was read back and matches the commit; return False if there is no commit.
 
         Raises CorruptObject, BrokenLog, NewerFormat, LimitExceeded, Vanished.
         """
@@ -209,7 +211,7 @@ class _Remover:
         return None if obj is None or is_grave(obj) else obj
 
     async def _header(self, commit: LogObject) -> Decoded | None:
-        """Return a commit's header, or None if it is gone. Damage is believed when it was seen several times."""
+        """Return a commit's header, or None if it is gone. Damage is reported after ``_LOOKS`` damaged reads."""
         for look in range(_LOOKS):
             try:
                 return await Reader(self._bucket, self._user_id, None).header(commit, first_bytes=SMALL_HEAD_BYTES)
@@ -238,7 +240,7 @@ class _Remover:
         return base
 
     async def _check(self, base: LogObject, commit: Decoded) -> None:
-        """Read a base back, every byte, and compare it with its commit. Damage is believed when it is seen twice."""
+        """Read all of a base and compare it with its commit. Damage is reported after ``_LOOKS`` damaged reads."""
         for look in range(_LOOKS):
             try:
                 async with open_chain(Reader(self._bucket, self._user_id, None), [base]) as streams:
@@ -260,29 +262,29 @@ class _Remover:
         """Delete what goes of ``below``, from the newest down; return whether all of it could be done."""
         anchors = [floor, *sorted((seq for seq in kept if seq < floor), reverse=True)]
         for upper, lower in itertools.pairwise([*anchors, 0]):
-            doomed = [obj for obj in below if lower < obj.seq <= upper and _goes(obj, kept)]
-            if not doomed:
+            garbage_objects = [obj for obj in below if lower < obj.seq <= upper and _goes(obj, kept)]
+            if not garbage_objects:
                 continue
             try:
                 await self._guard([seq for seq in reversed(anchors) if seq >= upper])
             except (CorruptObject, BrokenLog, NewerFormat, LimitExceeded) as error:
-                # What such a tag rests on stays, whatever it is good for; and so does all below.
+                # What this tag rests on stays, and so does everything below it.
                 _log.warning(
                     "the log of user %s is not freed of garbage below %d: %s", self._user_id, upper, error.detail
                 )
                 return False
             room = _PER_CALL - self.deleted - self.buried
-            for start in range(0, min(room, len(doomed)), _AT_ONCE):
-                batch = doomed[start : min(room, start + _AT_ONCE)]
+            for start in range(0, min(room, len(garbage_objects)), _AT_ONCE):
+                batch = garbage_objects[start : min(room, start + _AT_ONCE)]
                 results = await asyncio.gather(*(self._delete(obj) for obj in batch), return_exceptions=True)
                 if failed := next((result for result in results if isinstance(result, BaseException)), None):
                     raise failed
-            if len(doomed) > room:
+            if len(garbage_objects) > room:
                 return False
         return True
 
     async def _guard(self, anchors: list[int]) -> None:
-        """Have the first of these anchors whole whose commit is there: a tag without one came too late."""
+        """Ensure the first of these anchors that has a commit. A tag without a commit was made too late."""
         for seq in anchors:
             if await self.ensure(seq):
                 return

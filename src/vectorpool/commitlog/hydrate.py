@@ -1,7 +1,7 @@
 """Hydrate: one listing, then parallel reads, into an empty directory; or nothing at all.
 
-Whatever goes wrong, the directory is empty afterwards. What comes from the warm tier is checked like what comes from
-the bucket; if it is wrong, it is dropped and the bucket is asked.
+After any failure the directory is empty. An object from the warm tier is checked like one from the bucket. If it is
+wrong, it is dropped and read from the bucket.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ async def hydrate(
                     "Check that nothing else deletes below its prefix, then run `vectorpool scrub`."
                 ) from None
         except (CorruptObject, BrokenLog):
-            # Damage is believed when it is seen twice: the first time it may have been in the warm copy, or on the way.
+            # Damage is reported if it is seen twice: once, it may be in the warm copy, or an error of the network.
             if doubted:
                 if at is not None and await newest_floor(bucket, user_id) > at:
                     # Its removal is under way, or was: that is no damage.

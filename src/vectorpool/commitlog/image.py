@@ -1,12 +1,12 @@
-"""What a directory holds, as digests of 4 KiB blocks; and what changed in it since an image was taken.
+"""A directory as digests of 4 KiB blocks, and what changed in it since an earlier image.
 
 An ``Image`` is a value: two directories with equal files have equal images. ``scan`` and ``capture`` are synchronous
-and run in a thread of the caller's choice, under the caller's write barrier: nobody may write to the directory
-meanwhile. A file that changes under the scan all the same (a reader can touch one) is looked at again.
+and run in a thread. The caller makes sure that no write happens meanwhile. A file that changes during the scan (a
+reader can change one) is read again.
 
-SQLite's side files are not part of an image: an empty ``-wal`` or ``-journal`` and any ``-shm`` hold nothing. One that
-is not empty holds committed data, or undoes it, so capture refuses the directory instead of dropping the file.
-Empty directories are not part of an image either.
+SQLite's side files are not part of an image: an empty ``-wal`` or ``-journal`` and any ``-shm`` hold no data. A side
+file with content holds committed data, or undoes it, so capture refuses the directory. Empty directories are not part
+of an image.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class Image(msgspec.Struct, frozen=True):
 EMPTY: Final = Image()
 
 
-class Stamps:
-    """What files of a directory held when they were last captured, and which need not be read again to know it.
+class FileTimes:
+    """What files of a directory held when they were last captured, and which of them need not be read again.
 
-    A file is what it was if its inode, size and times are, and if it was last written long before the newest file that
-    the capture saw: a clock's tick may hide a second write that follows the first at once.
+    A file is unchanged if its inode, size and times are the same, and if it was last written long before the newest
+    file of the capture: within one tick of the clock, a second write does not change the times.
     """
 
     def __init__(self) -> None:
@@ -85,16 +85,16 @@ class Stamps:
 
     def state(self, path: str, stat: os.stat_result) -> FileState | None:
         """Return what a file holds, or None if it has to be read."""
-        stamp, state = self._seen.get(path, (None, None))
-        return state if stamp == _stamp(stat) and stat.st_mtime_ns < self._newest_ns - _TICKS_NS else None
+        identity, state = self._seen.get(path, (None, None))
+        return state if identity == _identity(stat) and stat.st_mtime_ns < self._newest_ns - _TICKS_NS else None
 
     def take(self, stats: dict[str, os.stat_result], files: dict[str, FileState]) -> None:
         """Note what a capture saw; ``stats`` are of before it read the files."""
-        self._seen = {path: (_stamp(stat), files[path]) for path, stat in stats.items()}
+        self._seen = {path: (_identity(stat), files[path]) for path, stat in stats.items()}
         self._newest_ns = max((stat.st_mtime_ns for stat in stats.values()), default=0)
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
@@ -173,7 +173,7 @@ def scan(directory: Path) -> Image:
     return Image({path: _read_stable(directory / path, None, None) for path in list_files(directory)})
 
 
-def capture(directory: Path, before: Image, stamps: Stamps | None = None) -> Capture:
+def capture(directory: Path, before: Image, stamps: FileTimes | None = None) -> Capture:
     """Return what ``directory`` holds now and the extents that differ from ``before``.
 
     One pass: each block is read once, hashed, and kept if it differs. Adjacent changed blocks make one extent, of at
@@ -185,7 +185,7 @@ def capture(directory: Path, before: Image, stamps: Stamps | None = None) -> Cap
 
 
 def capture_into(
-    directory: Path, before: Image, take: Callable[[list[Extent]], None], stamps: Stamps | None = None
+    directory: Path, before: Image, take: Callable[[list[Extent]], None], stamps: FileTimes | None = None
 ) -> tuple[Image, list[str], bool]:
     """As ``capture``, handing the extents of one file after the other to ``take``; return (image, removed, resized).
 

@@ -1,4 +1,4 @@
-"""One user's commit log: the face of this package. Each verb's argument and promises are in its own module."""
+"""One user's commit log: the interface of this package. The module of each operation states what it promises."""
 
 from __future__ import annotations
 

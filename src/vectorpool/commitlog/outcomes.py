@@ -20,7 +20,7 @@ ORIGIN = Position(0, b"")
 
 
 class Hydrated(msgspec.Struct, frozen=True):
-    """A directory that was filled: its commit, its exact image, and what had to be read for it.
+    """A directory that was filled: its commit, its exact image, and what was read for it.
 
     ``tombstone`` says that the vectorstore was deleted; its image is empty and later commits follow on it.
     ``fetched_bytes`` and ``fetched_objects`` count what came from the bucket, ``warm_objects`` from the warm tier;
@@ -39,7 +39,7 @@ class Hydrated(msgspec.Struct, frozen=True):
 
 
 class PendingCommit(msgspec.Struct, frozen=True):
-    """The frozen bytes of one number, offered again and again until it is known who won the number.
+    """The bytes of one number. They do not change, and are offered until it is known who won the number.
 
     ``image`` is the state after it and ``position`` where a replica stands once it is committed.
     """
@@ -81,7 +81,7 @@ class Compaction(msgspec.Struct, frozen=True):
 class Removal(msgspec.Struct, frozen=True):
     """What a garbage removal did: derived objects deleted, commits buried (their numbers stay taken), bytes freed.
 
-    ``complete`` is whether nothing is left to do; if not, another call goes on.
+    ``complete`` says that nothing is left to do; if not, another call continues.
     """
 
     deleted_objects: int = 0

@@ -1,20 +1,20 @@
 """What to read for a state, and what to merge so that reading stays cheap. Pure: names and sizes, no I/O.
 
 **Chain.** A state is read as one path downwards from its number: a base ends the path, a merged delta jumps, a commit
-steps by one. ``chain`` finds the cheapest path by bytes, where an object costs ``OBJECT_COST`` bytes more, which is
-about what a request costs in time.
+steps by one. ``chain`` finds the path with the fewest bytes. An object costs ``OBJECT_COST`` bytes more, which is
+about the time of a request.
 
 **Compaction.** With fan-out F, the commits of each aligned window of F^k numbers above the base become one merged
-delta, made from the level below. With n commits above the newest base, a chain has at most
-``1 + F * (floor(log_F n) + 1)`` objects (F - 1 of each level, and one more a level where the base cuts a window), and
-each byte of a commit is merged at most ``floor(log_F n)`` times.
+delta, made from the level below. With n commits above the newest base, a chain has at most ``1 + F * (floor(log_F n) +
+1)`` objects (F - 1 of each level, and one more a level where the base cuts a window), and each byte of a commit is
+merged at most ``floor(log_F n)`` times.
 
-A new base is due when a chain would read more than ``amplification`` times the live bytes (+ ``SLACK_BYTES``, so that
-tiny stores are not rewritten all the time), or when n exceeds ``BASE_EVERY`` and live / ``ENTRY_BYTES``, so that a
-listing stays one page, or is cheap beside what is downloaded. Above a base of B bytes and live bytes L <= B + D, the
-deltas D since then exceed (amplification - 1) * L if L >= B, so bases cost at most 1 / (amplification - 1) bytes a
-byte committed, and a store that shrank pays for each base with the bytes that it lost. In all: write amplification
-<= 1 + floor(log_F n) + 1 / (amplification - 1), with ENTRY_BYTES a commit for bases forced by n.
+A new base is due when a chain reads more than ``amplification`` times the live bytes (plus ``SLACK_BYTES``, so that
+tiny stores are not rewritten often), or when n exceeds ``BASE_EVERY`` and live / ``ENTRY_BYTES``, so that a listing is
+one page or costs little beside the download. Above a base of B bytes and live bytes L <= B + D, the deltas D since
+then exceed (amplification - 1) * L if L >= B. So bases cost at most 1 / (amplification - 1) bytes for a byte
+committed, and a store that shrank pays for each base with the bytes that it lost. In total: write amplification <= 1 +
+floor(log_F n) + 1 / (amplification - 1), and ENTRY_BYTES a commit for bases forced by n.
 
 Live bytes are estimated: the raw bytes of the state times the packing ratio of the chain that would be read.
 """

@@ -1,11 +1,11 @@
-"""Many log objects to one state: which object has the last word on each block, then every frame in any order.
+"""Many log objects to one state. The newest object that holds a block owns it; frames are read in any order.
 
-Once all headers are known, each block of the final files has one owner, the newest object that holds it; a block that
-was superseded is never written. Frames then need no order: threads check, unpack, hash and write them as they arrive,
-and the block digests are taken from the bytes that are written, so the state checksum costs no second reading.
+Once all headers are known, each block of the final files has one owner. A superseded block is never written. So frames
+need no order: threads check, unpack, hash and write them as they arrive. The block digests are taken from the bytes
+that are written, so the state checksum needs no second reading.
 
-With ``directory`` None nothing is written and only the digests are made, which is what scrub needs. With ``partial``
-the objects need not cover the state; that is how a merged delta is made.
+With ``directory`` None nothing is written and only the digests are made, as scrub needs them. With ``partial`` the
+objects need not cover the state, as for a merged delta.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Replay:
         try:
             await asyncio.gather(*tasks)
         finally:
-            # No thread may go on writing into a directory that is being cleaned up.
+            # No thread may still write when the directory is emptied.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -122,7 +122,7 @@ class Replay:
                     handle.truncate(entry.size)
 
     async def _stream(self, at: int, gate: asyncio.Semaphore) -> None:
-        """Hand an object's frames to threads, ``_JOBS`` at once, and wait for them whatever happens."""
+        """Hand an object's frames to threads, ``_JOBS`` at once, and always wait for them."""
         jobs: deque[asyncio.Future[None]] = deque()
         async with gate:
             try:

@@ -1,17 +1,18 @@
-"""Restore and fork: the state of an old commit as a new one, in this log or as the beginning of another.
+"""Restore and fork: the state of an old commit as a new commit, in this log or as the first of another.
 
-Both are made of log objects in a scratch directory, never of an open one, and are one conditional create like any
-commit: there is no moment at which half of it is there.
+Both are made of log objects in a scratch directory, never of an open one. Each is one conditional create, so it is
+there as a whole or not at all.
 
-*Restore.* Where the newest state can be read, the new commit is a delta over it, if that is small. Where it cannot, the
-commit stands alone on the newest *number*: it carries the parent's hash if at least the header could be read, and none
-otherwise, as a tombstone does. Replicas of the damaged state lose their next number and hydrate, as after any commit.
+*Restore.* If the newest state can be read, and the difference is small, the new commit is a delta over it. Otherwise
+the commit is self-contained and rests on the newest *number*. It has the parent's hash if at least the header could be
+read, and none otherwise, as a tombstone. Replicas of the damaged state lose their next number and hydrate, as after
+any commit. A state of a later engine is neither restored nor replaced: only that engine may go back from it.
 
-*Fork.* The state goes over as one self-contained commit, through this process. Copies made by the store would move the
-bytes without us, but a log is many objects, and not one of the stores copies several at once; S3's copy does not even
-reliably refuse to replace what is there; and the objects' names and headers hold numbers that must be free in the
-target's log, which they are not after a deletion. One create is atomic, has exactly one winner, brings no history along
-that its new owner should not see, and leaves nothing that the source's garbage removal and the fork must agree on.
+*Fork.* The state is copied as one self-contained commit, through this process. Copies made by the store would save the
+transfer. But a log is many objects, and no store copies several at once. S3's copy does not reliably refuse to replace
+an object. The names and headers have numbers that must be free in the target's log, and after a deletion they are not.
+One create is atomic and has one winner. It brings no history that its new owner should not see, and shares no object
+with the source, so garbage removal of the source need not know of the fork.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from vectorpool.sources import Sources
 Scratch = Callable[[], AbstractAsyncContextManager[Path]]
 
 _TRIES: Final = 8
-# A delta of more than this share of the state is not worth its parents: the next hydrate would read both.
+# A larger share of the state is committed as a whole: with a delta, the next hydrate would read both.
 _SMALL: Final = 0.5
 
 

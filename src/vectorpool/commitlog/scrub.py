@@ -1,19 +1,19 @@
-"""Scrub: walk a whole log, upwards, and check every invariant that its bytes can show.
+"""Scrub: read a whole log, upwards, and check every invariant that its bytes can show.
 
-1. Every object is whole: prelude, header, every frame unpacked and hashed, its name what its header says.
-2. The numbers have no gap but graves, each commit names its parent's hash and state, and what stands above a gap
-   either needs nothing below it or is not needed by anything.
+1. Every object is whole: prelude, header, every frame unpacked and hashed, and its name agrees with its header.
+2. The numbers have no gap but graves. Each commit names its parent's hash and state. An object above a gap needs
+   nothing below it, or nothing needs it.
 3. Each commit leads from its parent's state to the state that it claims, block by block.
-4. Each base holds exactly the state of its number; each merged delta exactly the blocks changed since its start.
-5. The newest number can be hydrated; if not, the newest that can is found.
-6. Each tag can be read, and names a commit that is there, is the one that it names, and hydrates.
+4. Each base holds exactly the state of its number, each merged delta exactly the blocks that changed since its start.
+5. The newest number can be hydrated. If not, the newest number that can is found.
+6. Each tag can be read. It names a commit that is there, has the tag's hash and state, and hydrates.
 
-A log moves while it is read: what one listing named, a garbage removal may delete before it is read, and then less
-leads to the newest commit than there is. So a problem is believed when two looks in a row found it, and the second one
-listed what the first one did. A log that moves under every look is reported by what the last two agree on.
+A log moves while it is read: garbage removal may delete what was listed before it is read, and then fewer objects lead
+to the newest commit. So a problem is reported only if two looks in a row found it and the second look listed the same
+objects as the first. For a log that moves under every look, the problems that the last two looks share are reported.
 
-Memory: 24 bytes for every block of the state. Nothing is written, here or there. What no log can show is that its
-newest commit was deleted without a trace.
+Memory: 24 bytes for every block of the state. Nothing is written. A log cannot show that its newest commit was deleted
+without a trace.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _Scrubber:
                 state = None if obj.kind == "commit" else state
                 continue
             except Vanished:
-                # Deleted while we walked: a tombstone did that, or a garbage remover; what it left is checked.
+                # Deleted during the walk, after a tombstone or as garbage. What is left is checked.
                 continue
             if obj.kind == "commit":
                 state = await asyncio.to_thread(self._commit, obj, contents, state)
@@ -198,7 +198,7 @@ class _Scrubber:
     def _base(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
         fresh = _State(obj.seq)
         wrong = fresh.apply(contents)
-        # A kept commit above graves leads nowhere by itself, but says what its base must be.
+        # A tagged commit above graves has no parent, but tells what its base must be.
         commit = self._newest_commit
         beside = commit if commit is not None and commit.header.seq == obj.seq else None
         if (
@@ -340,7 +340,7 @@ async def scrub(bucket: Bucket, user_id: str, sources: Sources) -> ScrubReport:
         agreed = [problem for problem in look.problems if problem in before.problems]
         is_last = number == _LOOKS - 2
         if (agreed or (before.is_stranded and look.is_stranded)) and (before.stood_still(look.listing) or is_last):
-            # What hydrated once was intact then, whatever was being deleted while the other look tried it.
+            # A number that hydrated in one look is intact, even if objects were being deleted during the other.
             intact = max(before.intact, look.intact)
             return _report(user_id, msgspec.structs.replace(look, problems=agreed, intact=intact))
     raise StoreUnavailable(

@@ -1,13 +1,13 @@
 """Tags: named backups. A tag is a small object that names a commit; garbage removal keeps it and what it needs.
 
-*Consistency.* A name is created only if it is free and is never moved. The tag is written first; then its maker looks
-for a floor above its commit (``floor``). If there is one, the commit may already be going: the tag is taken away again
-and CommitNotFound raised. If there is none, every garbage remover that may ever delete the commit lists the tags later.
-Hence a commit below a floor cannot be tagged, not even if another tag keeps it: restore it, and tag that.
+*Consistency.* A name is created only if it is free, and is never moved. The tag is written first. Then its maker looks
+for a floor above its commit (``floor``). If there is one, the commit may be about to be deleted: the tag is deleted
+again and CommitNotFound is raised. If there is none, every remover that could delete the commit lists the tags later.
+So a commit below a floor cannot be tagged, even if another tag keeps it. Restore it, and tag the new commit.
 
-*Unknown outcomes.* Only ``make`` returning means that there is a backup. A tag whose making ended in OutcomeUnknown, or
-with its process, may appear, and may name a commit that is removed; ``scrub`` says so. Delete it and make another. A
-deletion of unknown outcome may still arrive later, so its name should not be used again.
+*Unknown outcomes.* There is a backup only if ``make`` returns. A tag whose making ended in OutcomeUnknown, or with its
+process, may appear and may name a commit that is deleted; ``scrub`` reports it. Delete it and make another. A deletion
+of unknown outcome may arrive later, so do not use the name again.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ async def make(bucket: Bucket, user_id: str, name: str, at: int | None, sources:
     )
     await _create(bucket, user_id, key, tag, sources)
     try:
-        condemned = await newest_floor(bucket, user_id) > tag.seq
-        if condemned:
+        is_garbage = await newest_floor(bucket, user_id) > tag.seq
+        if is_garbage:
             with store_errors(bucket, f"deleting {key}"):
                 await bucket.delete(key)
     except StoreUnavailable as error:
         raise _unknown(name, error.detail) from error
-    if condemned:
+    if is_garbage:
         raise gone(user_id, tag.seq)
     return tag
 
@@ -149,7 +149,7 @@ async def remove(bucket: Bucket, user_id: str, name: str) -> None:
 
 
 async def tag_names(bucket: Bucket, user_id: str) -> list[str]:
-    """Return the names of all tags, sorted; whatever else lies below their prefix is left out."""
+    """Return the names of all tags, sorted. Other objects below their prefix are left out."""
     prefix = names.tags_prefix(user_id)
     found: list[str] = []
     after: str | None = None

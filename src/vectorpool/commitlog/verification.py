@@ -1,7 +1,7 @@
-"""When a log was verified last, and what was found: one small object beside the log, replaced each time.
+"""The last verification of a log: when it was and what it found. One small object beside the log, replaced each time.
 
-Several instances look after the same users; this object is how they see that another was here. It decides nothing
-about safety: if it is lost, damaged or wrong, a log is verified earlier or later.
+Instances share the verification of logs; this object tells an instance that another one has verified a log. Safety
+does not depend on it: if it is lost, damaged or wrong, a log is verified earlier or later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vectorpool.commitlog.outcomes import ScrubReport
 from vectorpool.names import verification_key
 from vectorpool.objects.bucket import Bucket, ObjectMissing
 
-# Enough to act on; scrub says it all.
+# Enough to act on. A scrub reports all of them.
 _MAX_PROBLEMS = 100
 
 

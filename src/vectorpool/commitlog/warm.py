@@ -1,15 +1,16 @@
-"""The warm tier: log objects cached on local disk, so that opening a vectorstore again downloads nothing.
+"""The warm tier: log objects cached on local disk, so that a vectorstore is opened again without a download.
 
-The files are what the bucket holds: immutable, compressed, checksummed by the format; whoever reads one checks it as
-if it came from the network, so this module checks nothing. A copy is named for its object and for the ETag and size
-that the bucket gave it: a bucket that was wiped and filled again cannot be confused with the one before.
+The files are the bucket's objects: immutable, compressed, checksummed by the format. The reader checks a copy as if it
+came from the network, so this module checks nothing. A copy's name has its object, and the ETag and size that the
+bucket gave: a copy from a bucket that was emptied and filled again is not mistaken for the new object.
 
-The order of eviction is by user, least recently used first, and takes all of a user's objects: half a chain is no use.
-Any thread may call; a lock guards the books, and little I/O happens under it. A full or failing disk only means that
-less is cached.
+Eviction is by user, least recently used first, and drops all of a user's objects, because a part of a chain has no
+use. Any thread may call. A lock guards the index, and little I/O happens under it. If the disk is full or fails, less
+is cached.
 
-The newest small objects are held in memory first, ``HELD_BYTES`` of them, and written when others take their place:
-most commits are merged, and dropped here, before that, and making a file costs more than all else of keeping them.
+The newest small objects are held in memory first, up to ``HELD_BYTES``, and written when newer ones need the room.
+Most commits are merged, and dropped here, before that. Making a file is the largest part of the cost of a small
+object.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _User(msgspec.Struct):
 
 
 class _Users(cachetools.LRUCache[str, _User]):
-    """Users by last use; whoever falls out is deleted from disk."""
+    """Users by last use. An evicted user is deleted from disk."""
 
     def __init__(self, root: Path, limit_bytes: int, held: _Held) -> None:
         super().__init__(maxsize=limit_bytes, getsizeof=lambda user: user.size)
@@ -64,7 +65,7 @@ class _Users(cachetools.LRUCache[str, _User]):
 
 
 class _Held(cachetools.FIFOCache[tuple[str, str], bytes]):
-    """Objects that are not on disk yet, by (segment, name); whatever falls out is written there."""
+    """Objects that are not on disk yet, by (segment, name). An evicted object is written to disk."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(maxsize=HELD_BYTES, getsizeof=len)

@@ -35,6 +35,7 @@ from vectorpool.engine.tables import (
     VALUE_COLUMNS,
     VECTOR_SCOPE,
     marks,
+    noted_parameters,
     position_of,
     value_of,
 )
@@ -341,20 +342,10 @@ class FastReader:
         return index
 
     def _doubt_older_parameters(self, vector_segment: str, info: CollectionInfo) -> None:
-        """Raise _Doubt if a version before 1.0 noted another space or other links than Chroma tells.
-
-        Those versions kept the parameters of an index with its segment. Chroma builds and searches by them, and tells
-        its defaults instead.
-        """
-        sql = "SELECT key, str_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
-        noted = {
-            name: text if text is not None else number
-            for name, text, number in self._db.execute(sql, (vector_segment,))
-        }
-        if (
-            noted.get("hnsw:space", info.space) != info.space
-            or noted.get("hnsw:M", info.max_neighbors) != info.max_neighbors
-        ):
+        """Raise _Doubt if a version before 1.0 noted another space or other links than Chroma tells."""
+        noted = noted_parameters(self._db, vector_segment)
+        told = (info.space, info.max_neighbors)
+        if (noted.get("hnsw:space", info.space), noted.get("hnsw:M", info.max_neighbors)) != told:
             raise _Doubt
 
     def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:

@@ -38,6 +38,7 @@ from vectorpool.engine.tables import (
     VECTOR_SCOPE,
     Operation,
     has_table,
+    noted_parameters,
     position_of,
     segments_of,
     value_of,
@@ -167,11 +168,12 @@ class _Collection:
         self._hnsw: IndexFiles | None = None
         # A segment's id is a UUID; anything else does not name a directory of ours.
         if info.dimension and vector_segment and vector_segment.replace("-", "").isalnum():
+            noted = noted_parameters(db, vector_segment)
             self._hnsw = IndexFiles(
                 broken / vector_segment,
                 dimension=info.dimension,
-                max_neighbors=info.max_neighbors,
-                cosine=info.space == "cosine",
+                max_neighbors=int(noted.get("hnsw:M", info.max_neighbors)),
+                cosine=noted.get("hnsw:space", info.space) == "cosine",
             )
         self._queued = self._queued_vectors()
         # A directory of an older Chroma has no such table.

@@ -53,6 +53,15 @@ def segments_of(db: sqlite3.Connection, collection_id: str) -> dict[str, str]:
     return dict(db.execute("SELECT scope, id FROM segments WHERE collection = ?", (collection_id,)))
 
 
+def noted_parameters(db: sqlite3.Connection, vector_segment: str) -> dict[str, Any]:
+    """Return the index parameters that versions before 1.0 noted with a segment, such as ``hnsw:space``; later: none.
+
+    Chroma builds and searches such an index by them, and tells its defaults as the collection's configuration.
+    """
+    sql = "SELECT key, str_value, int_value FROM segment_metadata WHERE segment_id = ? AND key LIKE 'hnsw:%'"
+    return {key: text if text is not None else number for key, text, number in db.execute(sql, (vector_segment,))}
+
+
 def has_table(db: sqlite3.Connection, name: str) -> bool:
     """Return whether the database has a table; older versions of Chroma lack some."""
     return db.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone() is not None

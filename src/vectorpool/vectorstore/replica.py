@@ -16,7 +16,7 @@ import msgspec
 
 from vectorpool.answers import SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
-from vectorpool.commitlog.image import Capture, Image, Stamps, capture
+from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.engine import Engine, create_empty, migrate
@@ -60,7 +60,7 @@ class Replica:
         self._user_id = user_id
         self._settings = settings
         self._is_written = False
-        self._stamps = Stamps()
+        self._stamps = FileTimes()
         self._schema = read_schema(directory)
         self.is_migrated = self._migrate()
         self._open()

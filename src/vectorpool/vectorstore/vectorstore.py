@@ -1,14 +1,13 @@
 """One user's vectorstore on this instance: a replica, the log behind it, and what is not committed yet.
 
-Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won
-the number, the replica is thrown away, built anew from the log, and the commands that were not committed are
-applied again (*rebase*), bounded times; one that no longer applies fails to its own caller with a conflict.
-The replica of a lost or half-applied state is never repaired: deltas are applied only while a directory is
-built, never to an open one.
+Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
+the replica is thrown away, built anew from the log, and the commands that were not committed are applied again
+(*rebase*), bounded times; one that no longer applies fails to its own caller with a conflict. The replica of a lost or
+half-applied state is never repaired: deltas are applied only while a directory is built, never to an open one.
 
-Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before
-anything else is (``_settle``). Under write-through the callers were told that the outcome is unknown, so their
-commands are not applied again if the commit turns out lost; under write-back they were acknowledged, so they are.
+Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before anything
+else is (``_settle``). Under write-through the callers were told that the outcome is unknown, so their commands are not
+applied again if the commit turns out lost; under write-back they were acknowledged, so they are.
 
 Tasks. ``read`` may run many times at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
 one task at a time: the slot's writer.
@@ -75,9 +74,9 @@ class Vectorstore:
         self._doubted: PendingCommit | None = None
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
-        # Whether commands that were not committed are applied again on their own: they were acknowledged.
+        # Whether commands that were not committed are applied again: they were acknowledged.
         self._replays = settings.durability == "write-back"
-        # Whether a write came: from then on an older state is migrated, in a commit of its own, when it is opened.
+        # Whether a write came. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
 
     # --- What the slot wants to know -----------------------------------------------------------------
@@ -343,10 +342,8 @@ class Vectorstore:
         except OutcomeUnknown:
             self._doubted = pending
             raise
-        self._pending = None
         del self._uncommitted[: self._offered]
-        self._offered = 0
-        self._absent = False
+        self._pending, self._offered, self._absent = None, 0, False
         if self._replica is not None:
             self._replica.advance(position, pending.image)
         return True
