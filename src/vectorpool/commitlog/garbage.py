@@ -46,7 +46,7 @@ from vectorpool.commitlog.outcomes import Removal
 from vectorpool.commitlog.plan import Listing, LogObject, chain, is_grave, parse_object
 from vectorpool.commitlog.replay import Replay
 from vectorpool.errors import BrokenLog, CorruptObject, LimitExceeded, NewerFormat
-from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.bucket import Bucket, ObjectMissing
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 
@@ -88,7 +88,7 @@ async def remove_garbage(
         if not any(_goes(obj, kept) for obj in below):
             return Removal(complete=survey.complete)
         if not await remover.ensure(floor):
-            raise gap(user_id, floor)
+            raise await remover.missing(floor)
         if await newest_floor(bucket, user_id) < floor:
             await raise_floor(bucket, user_id, floor)
         # Only these tags count: a later tag of a commit below the floor is refused.
@@ -288,7 +288,21 @@ class _Remover:
         for seq in anchors:
             if await self.ensure(seq):
                 return
-        raise gap(self._user_id, anchors[-1])
+        raise await self.missing(anchors[-1])
+
+    async def missing(self, seq: int) -> BrokenLog | Vanished:
+        """Return the error for a commit that the listing showed and that is not there: damage, or an old listing.
+
+        A commit's name is never free again, so a log that lost one is damaged. Where a grave has its name, another
+        remover went further, or the vectorstore ended, since the listing was made: however long ago that was.
+        """
+        key = names.log_prefix(self._user_id) + names.commit_name(seq)
+        with store_errors(self._bucket, f"looking for {key}"):
+            try:
+                obj = parse_object(await self._bucket.head(key))
+            except ObjectMissing:
+                obj = None
+        return Vanished(key) if obj is not None and is_grave(obj) else gap(self._user_id, seq)
 
     async def _delete(self, obj: LogObject) -> None:
         if obj.kind != "commit":
