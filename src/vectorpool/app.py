@@ -1,7 +1,7 @@
 """Composition: an instance's parts, opened in order and closed in reverse, and the HTTP application over them.
 
 Nothing is global: ``create_app`` may be called twice in one process. The front process never imports chromadb, and
-logs no user's id above the debug level, because ids may be personal.
+logs no user's id above the debug level, because ids may be personal data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KEEP_ALIVE_S: Final = 75
 
 
 class StartingRouter(NamedTuple):
-    """A router whose shards are on their way, because whoever started it had other things to do meanwhile."""
+    """A router whose shards are being started, so that its caller can do other work meanwhile."""
 
     router: Router
     started: Awaitable[None]

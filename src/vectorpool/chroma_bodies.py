@@ -1,4 +1,4 @@
-"""The request bodies of Chroma's own protocol, decoded into commands. A shard does this, in a thread if one is large.
+"""The request bodies of Chroma's own protocol, decoded into commands. A shard does this, for a large body in a thread.
 
 What is not JSON is a 400, JSON of another shape a 422, as with Chroma's server. Embeddings come as base64 of
 little-endian float32, or as arrays of numbers. Base64 goes to bytes and never becomes a list; arrays are decoded
@@ -22,7 +22,7 @@ from vectorpool import commands
 from vectorpool.errors import ChromaRefusal
 
 Operation = Literal["create-collection", "update-collection", "add", "upsert", "update", "delete", "get", "query"]
-# Those of them that only read: sent again, nothing happens twice.
+# The operations that only read. They may be sent again.
 READS: Final = frozenset({"get", "query"})
 
 _Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -37,7 +37,7 @@ _NULL: Final = msgspec.Raw(b"null")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a body is about: the database, the collection's id, and whether a missing database is made."""
+    """The target of a body: the database, the collection's id, and whether a missing database is created."""
 
     operation: Operation
     database: str
@@ -100,7 +100,7 @@ class _Query(msgspec.Struct):
 
 
 def decode_body(target: Target, body: bytes | bytearray) -> commands.Command:
-    """Return the command that a body asks for. Raises ChromaRefusal: 400 for no JSON, 422 for another shape."""
+    """Return the command of a body. Raises ChromaRefusal: 400 for no JSON, 422 for another shape."""
     command = _MAKE[target.operation](target, body)
     if target.operation != "create-collection":
         check_collection_id(target.collection_id)
@@ -118,7 +118,7 @@ def decode_json(body: bytes | bytearray, kind: Any) -> Any:
     """Return a body as ``kind``. Raises ChromaRefusal: 400 for no JSON, 422 for another shape."""
     try:
         if _SURROGATE.search(body):
-            # The stricter decoder tells half a pair from a whole one.
+            # The stricter decoder refuses half a pair.
             orjson.loads(body)
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -339,7 +339,7 @@ def _metadata(metadata: dict[str, Any], place: str, *, nulls: bool) -> dict[str,
     for key, value in metadata.items():
         one = _value(value, f"{place}.{key}", key, nulls=nulls)
         if value == [] and isinstance(value, list):
-            # No value at all: where there may be one to delete it is deleted.
+            # No value: in an update it deletes the key.
             if nulls:
                 checked[key] = None
             continue

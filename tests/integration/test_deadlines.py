@@ -13,6 +13,8 @@ from vectorpool.commands import Command, CountRecords, Fork
 from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, OutcomeUnknown, PoolBusy
 from vectorpool.objects.memory import MemoryBucket
+from vectorpool.settings import Settings
+from vectorpool.shard.inprocess import InProcessRouter
 
 COUNT = CountRecords(collection="notes")
 # Long enough for what should happen before a deadline, and waited out where it must pass.
@@ -187,6 +189,24 @@ async def test_a_read_in_a_thread_keeps_the_replica_until_it_ends(tmp_path: Path
         await asyncio.wait([reader, queued])
         assert reader.cancelled() and queued.cancelled()
         assert len(reads) == 1 and store._gate._inside == 0
+
+
+async def test_the_router_in_this_process_keeps_the_deadline(tmp_path: Path) -> None:
+    """A read that cannot stop at once is left at its deadline; the next one is answered."""
+    bucket = HookedBucket(MemoryBucket())
+    await _prepare(tmp_path, bucket, USER)
+    router = InProcessRouter(Settings(replica_dir=str(tmp_path / "twin")), bucket=bucket)
+    await router.start()
+    try:
+        assert router._bucket is not None
+        bucket.before_list = barrier = Barrier()
+        with pytest.raises(DeadlineExceeded):
+            await router.execute(USER, COUNT, _hurried())
+        assert barrier.reached.is_set()
+        barrier.open.set()
+        assert (await router.execute(USER, COUNT, _hurried(60))).body == b'{"count":1}'
+    finally:
+        await router.stop()
 
 
 async def test_an_operation_on_the_log_goes_on(tmp_path: Path) -> None:

@@ -324,3 +324,11 @@ def test_both_copies_of_sqlite_fold_letters_alike(tmp_path: Path) -> None:
     assert twins.put(Operation.UPSERT, twins.info, ids, np.ones((len(ids), DIMENSION), "<f4"), None, texts, None)
     assert tables(twins.ours) == tables(twins.theirs)
     twins.close()
+
+
+def test_a_closed_writer_writes_nothing(twins: Twins) -> None:
+    """After it was closed it leaves every write to Chroma, and opens no file again."""
+    before = tables(twins.ours)
+    twins.writer.close()
+    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4)))
+    assert tables(twins.ours) == before and twins.writer._file is None

@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
-MAX_LINES = 420
-MAX_FUNCTION_LINES = 80
+MAX_LINES = 400
+# Longer ones, each with its own bound: a catalogue of errors, and the one face of a replica.
+LONGER = {"src/vectorpool/errors.py": 420, "src/vectorpool/vectorstore/vectorstore.py": 420}
+MAX_FUNCTION_LINES = 70
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 
 modules = sorted(SOURCES.rglob("*.py"))
@@ -31,7 +33,7 @@ def test_modules_are_short() -> None:
     """No module is longer than its bound: it is split by noun instead."""
     lengths = {_name(path): len(path.read_text().splitlines()) for path in modules}
     assert modules
-    assert {name: length for name, length in lengths.items() if length > MAX_LINES} == {}
+    assert {name: length for name, length in lengths.items() if length > LONGER.get(name, MAX_LINES)} == {}
 
 
 @needs_sources
@@ -156,3 +158,31 @@ def test_workflow_actions_are_pinned() -> None:
         if "uses:" in line
     ]
     assert [each for each in uses if not pinned.fullmatch(each)] == []
+
+
+# What a reader stumbles over: inversions, and a word of Chroma's for something of the log's.
+WORDS = re.compile(r"\b(whoever|nobody|let no|lets no)\b", re.IGNORECASE)
+GERUNDS = {"asking", "guarding", "passing", "refusing", "documenting"}
+
+
+@needs_sources
+def test_modules_are_nouns() -> None:
+    """No module is named by what it does to something else."""
+    assert [_name(path) for path in modules if path.stem in GERUNDS] == []
+
+
+@needs_sources
+def test_the_prose_is_plain() -> None:
+    """Sources and documents say who does what, in the order of a sentence."""
+    pages = [*modules, *sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+    found = {_name(path): len(WORDS.findall(path.read_text())) for path in pages}
+    assert {name: count for name, count in found.items() if count} == {}
+
+
+@needs_sources
+def test_a_collection_is_chromas() -> None:
+    """The log has garbage; only Chroma has collections."""
+    log = [path for path in modules if path.parent.name == "commitlog"]
+    assert log
+    word = re.compile(r"collection|collector", re.IGNORECASE)
+    assert {_name(path): len(word.findall(path.read_text())) for path in log if word.search(path.read_text())} == {}

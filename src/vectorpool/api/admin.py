@@ -1,4 +1,4 @@
-"""Operating an instance: where vectorstores are, and moving them in and out."""
+"""Operation of an instance: the residency of vectorstores, and control of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Admin(Controller):
         operation_class=documented(gives=answers.Residency, problems=(UserNotFound,)),
     )
     async def hydrate(self, request: Call, user_id: UserId) -> Response[Any]:
-        """Open a user's vectorstore at its newest commit, before anybody asks."""
+        """Open a user's vectorstore at its newest commit, before its first request."""
         return pass_on(await request.execute(check_user_id(user_id), commands.Hydrate()))
 
     @post(
@@ -82,4 +82,4 @@ class Admin(Controller):
         request: Call,
     ) -> Response[Any]:
         """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
-        return respond(await request.service.router.pool_view())
+        return respond(await request.context.within(request.service.router.pool_view()))

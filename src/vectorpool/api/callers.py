@@ -1,15 +1,15 @@
-"""Who calls, and whom they may touch: the tokens file, read once at the start.
+"""Callers and the users that they may touch: the tokens file, read once at the start.
 
 The file is TOML, with a table for each token::
 
     [tokens.alice]
     sha256 = "..."           # of the token, in hex: the file holds no secret
-    users = ["42", "43"]     # or "*", everybody
+    users = ["42", "43"]     # or "*", all users
     admin = false            # true: may use /admin
 
 A token is known by its SHA-256 alone; neither the token nor what was sent instead of one is kept, logged or repeated.
-Without a file nobody is asked, and the one caller may do everything. This module knows nothing of HTTP but two headers,
-so that the command line can check the file before the web framework is loaded.
+Without a file no token is needed, and every caller may do everything. This module knows only two headers of HTTP, so
+that the command line can check the file before the web framework is loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from vectorpool.errors import Forbidden, InvalidId, Misconfigured, Unauthenticat
 from vectorpool.names import check_user_id, excerpt
 
 MAX_FILE_BYTES: Final = 16 * 1024**2
-EVERYBODY: Final = "*"
+ALL_USERS: Final = "*"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -35,7 +35,7 @@ _OF_NOTHING: Final = hashlib.sha256(b"").digest()
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Whoever sent a request, as far as the token says.
+    """The sender of a request, as far as the token says.
 
     ``users`` are the ids that it may touch, None for every user; ``is_admin`` opens ``/admin``, and only that.
     """
@@ -55,29 +55,29 @@ class Caller(msgspec.Struct, frozen=True):
         return user_id
 
 
-ANYBODY: Final = Caller("anybody", users=None, is_admin=True)
-NOBODY: Final = Caller("nobody")
+ANY_CALLER: Final = Caller("anybody", users=None, is_admin=True)
+NO_CALLER: Final = Caller("nobody")
 
 
 class Callers:
-    """Every caller that a token can be of. Built from digests; None if no token is asked for."""
+    """All callers by the digests of their tokens; None if no token is needed."""
 
     def __init__(self, by_digest: Mapping[bytes, Caller] | None) -> None:
         self._by_digest = by_digest
 
     @property
     def count(self) -> int | None:
-        """How many tokens are known; None if none is asked for."""
+        """Number of known tokens; None if no token is needed."""
         return None if self._by_digest is None else len(self._by_digest)
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Caller:
-        """Return who sent these headers, whose names are in lower case. Raises Unauthenticated.
+        """Return the caller of raw headers, whose names are in lower case. Raises Unauthenticated.
 
-        The token is looked up by its digest. How long that takes depends on digests alone, which nobody can steer
-        towards a known one, so it tells nothing about a token.
+        The token is looked up by its digest. The time of that depends on digests alone, and a sender cannot steer a
+        digest towards a known one. So the time tells nothing about a token.
         """
         if self._by_digest is None:
-            return ANYBODY
+            return ANY_CALLER
         tokens = _tokens(headers)
         if not tokens:
             raise Unauthenticated("No token. Send it as `Authorization: Bearer TOKEN` or as `X-Chroma-Token: TOKEN`.")
@@ -90,7 +90,7 @@ class Callers:
 
 
 def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """Return the different tokens of a request. Another scheme than Bearer may be a proxy's, and is none of ours."""
+    """Return the different tokens of a request. A scheme other than Bearer may be a proxy's and is ignored."""
     tokens = set()
     for name, value in headers:
         if name == b"x-chroma-token":
@@ -115,7 +115,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_callers(tokens_file: str | None) -> Callers:
-    """Read the tokens file, a path; with None or empty text nobody is asked for a token.
+    """Read the tokens file, a path; with None or empty text no token is needed.
 
     Raises Misconfigured with a sentence that names the file and the token's table, and repeats no digest.
     """
@@ -186,9 +186,9 @@ def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:
         raise Misconfigured(f"{where} is empty text. `vectorpool token NAME` makes one that nobody guesses.")
     if not entry.users and not entry.admin:
         raise Misconfigured(f'{where} allows nothing. Give it users, a list of ids or "*", or admin = true.')
-    if entry.users == EVERYBODY:
+    if entry.users == ALL_USERS:
         return digest, Caller(name, None, entry.admin)
-    if EVERYBODY in entry.users:
+    if ALL_USERS in entry.users:
         raise Misconfigured(f'{where} has "*" in a list. Write users = "*" for everybody, or only ids.')
     try:
         return digest, Caller(name, frozenset(map(check_user_id, entry.users)), entry.admin)

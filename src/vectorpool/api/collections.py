@@ -31,7 +31,7 @@ PageOffset = Annotated[int, QueryParameter(ge=0, description="How many to pass o
 
 
 class Collections(Controller):
-    """The collections of a place."""
+    """The collections of a namespace."""
 
     path = "/collections"
     tags = ("collections",)
@@ -47,7 +47,7 @@ class Collections(Controller):
         request: Call,
         namespace: Ns,
     ) -> Response[Any]:
-        """Create a collection; the user and the avatar need no creating of their own."""
+        """Create a collection. The user and the avatar are created with it."""
         body = decode(await request.body(), CreateCollectionBody)
         command = commands.CreateCollection(
             avatar_id=namespace.avatar_id,

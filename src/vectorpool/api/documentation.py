@@ -1,7 +1,7 @@
 """The OpenAPI document: schemas and examples of every body, and the problems of every operation.
 
-Litestar collects paths and parameters. Bodies are decoded and encoded by us, so their schemas come from the same
-msgspec structs, and each operation says here what it takes, gives and refuses.
+The framework gathers paths and parameters. Bodies are decoded and encoded by this package, so their schemas come from
+the same msgspec structs. Each operation states its body, its answer and its problems here.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _ref(struct: type[msgspec.Struct]) -> dict[str, str]:
 
 # --- Operations --------------------------------------------------------------------------------------
 
-# What any operation on a vectorstore may be refused with, beside its own problems.
+# Problems that any operation on a vectorstore may have, beside its own.
 _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     InvalidRequest,
     InvalidId,
@@ -232,7 +232,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     StoreUnavailable,
 )
 
-# What every operation but those open to all may be refused with, where tokens are asked for.
+# Problems of every operation that is not open, if the service has tokens.
 _WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
 
 COMMIT_HEADER_DOC: Final = {
@@ -346,20 +346,20 @@ def documented(
 
     ``takes`` and ``gives`` are structs, or a media type for raw bytes; ``problems`` are those of this operation alone;
     ``with_commit`` says that it is about a vectorstore, so that it carries the commit and shares the usual problems;
-    ``is_open`` that nobody is asked for a token.
+    ``is_open`` says that it needs no token.
     """
     members = {"takes": takes, "gives": gives, "problems": problems, "with_commit": with_commit, "is_open": is_open}
     return type("Documented", (_Documented,), members)
 
 
 def operation_id(handler: HTTPRouteHandler, _method: Method, path: list[Any]) -> str:
-    """Return the id of an operation: its handler's name, with ``avatar_`` before what also the user's own has."""
+    """Return the id of an operation: its handler's name, with ``avatar_`` in front where both namespaces have it."""
     of_avatar = any(getattr(part, "name", None) == "avatar_id" for part in path)
     shared = any(part == "collections" for part in path)
     return f"avatar_{handler.handler_name}" if of_avatar and shared else handler.handler_name
 
 
-# Either header will do, or none where no token is asked for.
+# One of the two headers, or none if the service has no tokens.
 TOKEN_SCHEMES: Final = Components(
     security_schemes={
         "bearer": SecurityScheme(type="http", scheme="bearer", description="A token of the tokens file."),

@@ -76,7 +76,7 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, whoever put them there."""
+        """List documents by path, including those that other programs put there."""
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)

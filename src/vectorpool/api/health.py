@@ -1,4 +1,4 @@
-"""Whether the instance lives, and whether it takes work."""
+"""Health: the process runs; the instance takes work."""
 
 from __future__ import annotations
 

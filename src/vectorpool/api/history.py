@@ -66,7 +66,7 @@ class History(Controller):
         ),
     )
     async def restore(self, request: Call, user_id: UserId) -> Response[Any]:
-        """Make the state of an earlier commit the newest, as a new commit: nothing of the history is lost."""
+        """Make the state of an earlier commit the newest, as a new commit. The history stays whole."""
         body = decode(await request.body(), RestoreBody)
         request.context.allow(RESTORE_S)
         if (body.commit is None) == (body.time is None):
@@ -93,7 +93,7 @@ class History(Controller):
         ),
     )
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
-        """Name a commit, the newest if none is given, and so keep it from collection until the name is deleted."""
+        """Name a commit, by default the newest. It is kept until the name is deleted."""
         raw = await request.body()
         body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
@@ -116,7 +116,7 @@ class History(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(BackupNotFound,)),
     )
     async def delete_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
-        """Forget a backup's name; its commit becomes garbage when it is old enough."""
+        """Delete a backup's name. Its commit becomes garbage when it is older than the retention time."""
         command = commands.DeleteBackup(name=check_backup_name(name))
         return pass_on(await request.execute(check_user_id(user_id), command))
 
@@ -129,7 +129,7 @@ class History(Controller):
         ),
     )
     async def fork(self, request: Call, user_id: UserId) -> Response[Any]:
-        """Make the state of a commit, the newest if none is given, the vectorstore of another user who has none."""
+        """Copy the state of a commit, by default the newest, to another user, who must not have a vectorstore."""
         body = decode(await request.body(), ForkBody)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)

@@ -42,7 +42,7 @@ PROBLEM_BASE: Final = "https://vectorpool.dev/problems/"
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 COMMIT_HEADER: Final = "X-Vectorpool-Commit"
 
-# An instance is for people who look at a log; a 3 MB path helps nobody.
+# An instance helps people who read a log. A path of megabytes does not.
 _MAX_INSTANCE_CHARS: Final = 256
 
 _logger = logging.getLogger("vectorpool.api")
@@ -107,7 +107,7 @@ def _clean(value: Any) -> Any:
 
 
 def as_error(exception: Exception) -> VectorpoolError:
-    """Return the error of ours that an exception of anyone's amounts to."""
+    """Return the project's own error for any exception."""
     if isinstance(exception, VectorpoolError):
         return exception
     if isinstance(exception, RequestEntityTooLarge):
@@ -143,7 +143,7 @@ def _validation_detail(exception: ValidationException) -> str:
 
 
 def problem_response(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
-    """Return the problem response of an exception, and log what only we can repair."""
+    """Return the problem response of an exception, and log defects."""
     error = as_error(exception)
     if isinstance(exception, RequestEntityTooLarge):
         limit = request.app.request_max_body_size
@@ -168,7 +168,7 @@ def problem_response(request: Request[Any, Any, Any], exception: Exception) -> R
 
 
 def methods_of(request: Request[Any, Any, Any]) -> list[str]:
-    """Return what a path takes, for the Allow header that a 405 must carry; litestar does not say."""
+    """Return the methods of a path, for the Allow header that a 405 must carry. The framework does not offer them."""
     segments = [segment for segment in request.scope["path"].split("/") if segment]
     methods: set[str] = set()
     for route in request.app.routes:

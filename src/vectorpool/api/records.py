@@ -49,7 +49,7 @@ from vectorpool.errors import (
 )
 from vectorpool.names import check_collection_name, excerpt
 
-# JSON decoded between two turns of the event loop: about a millisecond.
+# Bytes of JSON decoded before the event loop may run other tasks: about a millisecond.
 _SLICE_BYTES: Final = 256 * 1024
 
 _WRITE_PROBLEMS: Final = (

@@ -1,7 +1,7 @@
-"""The answer to a request that is refused outside of the routes, in the form that the path's protocol has.
+"""The responses of refused requests, in the form of the path's protocol.
 
-Below ``/api/`` an error is Chroma's JSON, whose name Chroma's clients turn into an exception; everywhere else it is a
-problem. Here alone is decided which.
+Below ``/api/`` an error is Chroma's JSON, whose name Chroma's clients turn into an exception. Everywhere else it is a
+problem. Only this module chooses between them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> 
         media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, scope["path"])
     headers = {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}
     if error.retry_after_s is not None:
-        # Whoever comes back should find another instance, not this connection.
+        # The caller's next attempt should reach another instance, not this connection.
         headers["connection"] = "close"
     start: HTTPResponseStartEvent = {
         "type": "http.response.start",

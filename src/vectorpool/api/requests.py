@@ -1,7 +1,7 @@
-"""The bodies of requests, as msgspec structs that also document themselves, and how a body is decoded.
+"""The bodies of requests as msgspec structs, which also document them, and their decoding.
 
 An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
-number is known, and bounded, before any of them is decoded; then they are decoded in slices, with a turn of the
+number is known, and bounded, before any of them is decoded; then they are decoded in slices, with other tasks of the
 event loop between them.
 """
 
@@ -57,7 +57,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=Tru
 
 
 class HnswBody(_Body, frozen=True):
-    """The index of a new collection; what is left out is the server's default."""
+    """The index of a new collection. A field that is left out has the server's default."""
 
     space: Annotated[Space | None, Meta(description="How distance is measured.")] = None
     ef_construction: Annotated[int, Meta(ge=1, le=10_000, description="Effort when building.")] | None = None
@@ -83,7 +83,7 @@ class CreateCollectionBody(_Body, frozen=True):
 
 
 class ModifyCollectionBody(_Body, frozen=True):
-    """What changes about a collection; what is left out stays."""
+    """The changes of a collection. A field that is left out stays."""
 
     name: Annotated[str | None, Meta(description="The new name.", examples=["notes-2026"])] = None
     metadata: Annotated[
@@ -114,7 +114,7 @@ class RawWriteRecordsBody(_Body, frozen=True):
 
 
 class DeleteRecordsBody(_Body, frozen=True):
-    """Which records to delete: by ids, by filters, or both (then those that satisfy all). One is needed."""
+    """The records to delete: by ids, by filters, or by both (those that satisfy all). One of them is needed."""
 
     ids: list[RecordId] | None = None
     where: WhereBody | None = None
@@ -122,7 +122,7 @@ class DeleteRecordsBody(_Body, frozen=True):
 
 
 class GetRecordsBody(_Body, frozen=True):
-    """Which records to return, and what of them. Without ids and filters: all, in insertion order."""
+    """The records to return, and their parts. Without ids and filters: all records, in insertion order."""
 
     ids: list[RecordId] | None = None
     where: WhereBody | None = None
@@ -133,7 +133,7 @@ class GetRecordsBody(_Body, frozen=True):
 
 
 class QueryBody(_Body, frozen=True):
-    """What to look for: either texts, which the server embeds, or embeddings."""
+    """The queries: either texts, which the server embeds, or embeddings."""
 
     texts: Annotated[list[str] | None, Meta(description="Questions in words.", examples=[["How long is it?"]])] = None
     embeddings: list[EmbeddingBody] | None = None
@@ -148,7 +148,7 @@ CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of 
 
 
 class RestoreBody(_Body, frozen=True):
-    """What to restore: exactly one of the two."""
+    """The commit to restore: by number or by time, exactly one of the two."""
 
     commit: CommitNumber | None = None
     time: Annotated[
@@ -158,20 +158,20 @@ class RestoreBody(_Body, frozen=True):
 
 
 class CreateBackupBody(_Body, frozen=True):
-    """What to name; the newest commit if left out."""
+    """The commit to name, by default the newest."""
 
     commit: CommitNumber | None = None
 
 
 class ForkBody(_Body, frozen=True):
-    """Who gets the state, and of which commit; of the newest if left out."""
+    """The user that gets the state, and its commit, by default the newest."""
 
     user_id: Annotated[str, Meta(description="The other user, who has no vectorstore yet.", examples=["43"])]
     commit: CommitNumber | None = None
 
 
 class IngestBody(_Body, frozen=True):
-    """Which documents to ingest; without ``paths``, all that changed, and those that are gone are forgotten."""
+    """The documents to ingest. Without ``paths``: all that changed; the chunks of deleted documents are deleted."""
 
     paths: Annotated[list[str] | None, Meta(description="Only these.", examples=[["handbook/warranty.md"]])] = None
     force: Annotated[bool, Meta(description="Also those that did not change.")] = False

@@ -1,4 +1,4 @@
-"""How a shard's answer leaves: its bytes as they are, with the commit that it saw."""
+"""Responses: a shard's answer byte for byte, or a struct of the front, with the commit that was seen."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def pass_on(answer: Answer, status: int = 200) -> Response[Any]:
 
 
 def respond(body: msgspec.Struct, *, commit: int | None = None, status: int = 200) -> Response[Any]:
-    """Return a struct made here as the response; ``commit`` None: it is not about a vectorstore."""
+    """Return a struct as the response. ``commit`` is None if it is not about a vectorstore."""
     headers = {} if commit is None else {COMMIT_HEADER: str(commit)}
     return Response(content=msgspec.json.encode(body), status_code=status, media_type=_JSON, headers=headers)

@@ -1,4 +1,4 @@
-"""Users: what is stored, and deleting all that is ours."""
+"""Users: what is stored for them, and its deletion."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Users(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(UserNotFound,)),
     )
     async def delete_user(self, request: Call, user_id: UserId, and_documents: AndDocuments = False) -> Response[Any]:
-        """Delete all that is ours of a user; with ``documents=true`` the avatars' source documents too.
+        """Delete a user's vectorstore; with ``documents=true`` the avatars' source documents too.
 
         What other systems keep beside it (media, adapters, images) is never touched.
         """

@@ -1,4 +1,4 @@
-"""What the native API answers beyond the answers of shards: users, passages, health."""
+"""The answers of the native API that are not answers of shards: users, passages, health."""
 
 from __future__ import annotations
 

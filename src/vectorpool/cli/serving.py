@@ -40,7 +40,7 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    # Not in the format above, and asked for at every line otherwise.
+    # The format above has none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
@@ -59,7 +59,7 @@ _SLOT_DESCRIPTORS: Final = 17
 def allow_descriptors(settings: Settings) -> None:
     """Raise this process's soft limit of descriptors to the hard one, for its shards too, and say if that is too low.
 
-    The usual soft limit, 1,024, is left over from select(), which nobody here calls: 100 open slots may need 1,600.
+    The usual soft limit, 1,024, is for select(), which this program does not call. 100 open slots may need 1,600.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -122,7 +122,7 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
         signal.signal(number, _ignore)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
-    # If something else fails first, that is what is reported; this says that nobody forgot the shards' own failure.
+    # If another part fails first, its error is reported. This marks the shards' own error as seen.
     started.add_done_callback(lambda task: task.cancelled() or task.exception())
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
@@ -133,7 +133,7 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
         front = await making
-        # Nobody asks it before the server below starts.
+        # The server below starts later, so no request comes before this.
         front.app.state.service = service
         server = _Server(
             uvicorn.Config(

@@ -10,7 +10,7 @@ import secrets
 
 import click
 
-from vectorpool.api.callers import EVERYBODY, check_token_name
+from vectorpool.api.callers import ALL_USERS, check_token_name
 from vectorpool.names import check_user_id
 
 _TOKEN_BYTES = 32
@@ -27,7 +27,7 @@ def token(name: str, user_ids: tuple[str, ...], everybody: bool, is_admin: bool)
 def toml_table(name: str, fresh: str, user_ids: tuple[str, ...], *, everybody: bool, is_admin: bool) -> str:
     """Return the table of a token in TOML. Raises Misconfigured or InvalidId if a name cannot be."""
     # TOML reads JSON's text where that is left as it is: escaped, it would have halves of characters.
-    users = json.dumps(EVERYBODY if everybody else [check_user_id(user) for user in user_ids], ensure_ascii=False)
+    users = json.dumps(ALL_USERS if everybody else [check_user_id(user) for user in user_ids], ensure_ascii=False)
     lines = [f"[tokens.{check_token_name(name)}]", f'sha256 = "{hashlib.sha256(fresh.encode()).hexdigest()}"']
     lines.append(f"users = {users}")
     if is_admin:

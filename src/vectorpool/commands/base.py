@@ -1,8 +1,8 @@
-"""What commands are made of: embeddings, the index of a collection, how fresh a read must be."""
+"""Parts of commands: embeddings, the index of a collection, read options."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,7 @@ class Vectors(msgspec.Struct, frozen=True, array_like=True):
 
     dimension: int
     data: bytes
-    # Who made them: an embedder's name, or None when the caller brought them.
+    # The name of the embedder that made them; None if the caller sent them.
     embedder: str | None = None
     # The positions in the command's ids that have an embedding; None means all, in order.
     rows: list[int] | None = None
@@ -34,7 +34,7 @@ class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How fresh a read must be. None means what the instance is set to.
+    """How fresh a read must be. None means the setting of the instance.
 
     ``bound_ms`` belongs to bounded consistency; ``min_commit`` is the least commit that the caller accepts, which
     makes a client read its own writes on any instance. ``at`` reads a past commit instead, beside the live one.
@@ -46,5 +46,37 @@ class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     at: int | None = None
 
 
-class BaseCommand(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
-    """The base of every command; ``op`` names it on the wire."""
+class Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
+    """The base of every command; ``op`` names it on the wire.
+
+    A subclass with a tag is an operation of its own; the others are the kinds below.
+    """
+
+    # Whether the command changes what is stored: stopped half-way, its outcome is unknown.
+    is_change: ClassVar[bool] = False
+
+
+class Read(Command, frozen=True, kw_only=True):
+    """Answered from a replica, and changes nothing."""
+
+
+class ChromaRead(Read, frozen=True, kw_only=True):
+    """A read of Chroma's own protocol: answered in Chroma's shapes."""
+
+
+class Write(Command, frozen=True, kw_only=True):
+    """Applied to a replica and committed; applied again after a lost race."""
+
+    is_change: ClassVar[bool] = True
+
+
+class RecordWrite(Write, frozen=True, kw_only=True):
+    """A write that changes no collection itself, except for the dimension that a first record gives it."""
+
+
+class Operation(Command, frozen=True, kw_only=True):
+    """Done by the pool to a whole vectorstore."""
+
+
+class LogOperation(Operation, frozen=True, kw_only=True):
+    """Done on the log alone: no open vectorstore is needed."""

@@ -9,29 +9,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from vectorpool.commands.base import BaseCommand, Include, Metadata, Vectors
+from vectorpool.commands.base import ChromaRead, Include, Metadata, RecordWrite, Vectors, Write
 
 # --- Reads -------------------------------------------------------------------------------------------
 
 
-class ChromaGetTenant(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-tenant"):
+class ChromaGetTenant(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-tenant"):
     """Whether anything is stored for the tenant. Answers the tenant."""
 
 
-class ChromaGetDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-database"):
+class ChromaGetDatabase(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-database"):
     """One database. Answers it."""
 
     database: str
 
 
-class ChromaListDatabases(BaseCommand, frozen=True, kw_only=True, tag="chroma-list-databases"):
+class ChromaListDatabases(ChromaRead, frozen=True, kw_only=True, tag="chroma-list-databases"):
     """The databases in the order of their creation. Answers an array of them."""
 
     limit: int | None = None
     offset: int = 0
 
 
-class ChromaListCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-list-collections"):
+class ChromaListCollections(ChromaRead, frozen=True, kw_only=True, tag="chroma-list-collections"):
     """The collections of a database. Answers an array of them."""
 
     database: str
@@ -39,13 +39,13 @@ class ChromaListCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-
     offset: int = 0
 
 
-class ChromaCountCollections(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-collections"):
-    """How many collections a database has. Answers a number."""
+class ChromaCountCollections(ChromaRead, frozen=True, kw_only=True, tag="chroma-count-collections"):
+    """Number of collections of a database. Answers a number."""
 
     database: str
 
 
-class ChromaGetCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-collection"):
+class ChromaGetCollection(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-collection"):
     """One collection, by its name or by its id. Answers it."""
 
     database: str
@@ -53,14 +53,14 @@ class ChromaGetCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-ge
     collection_id: str | None = None
 
 
-class ChromaCountRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-count-records"):
-    """How many records a collection has. Answers a number."""
+class ChromaCountRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-count-records"):
+    """Number of records of a collection. Answers a number."""
 
     database: str
     collection_id: str
 
 
-class ChromaGetRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-records"):
+class ChromaGetRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-records"):
     """Records by ids or filters, in insertion order. Answers columns."""
 
     database: str
@@ -73,7 +73,7 @@ class ChromaGetRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-get-r
     include: tuple[Include, ...] = ("documents", "metadatas")
 
 
-class ChromaQueryRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-query-records"):
+class ChromaQueryRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-query-records"):
     """The records nearest to each embedding. Answers columns of columns."""
 
     database: str
@@ -89,26 +89,26 @@ class ChromaQueryRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-que
 # --- Writes ------------------------------------------------------------------------------------------
 
 
-class ChromaCreateTenant(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-tenant"):
+class ChromaCreateTenant(Write, frozen=True, kw_only=True, tag="chroma-create-tenant"):
     """A vectorstore with nothing in it; ``bare`` leaves even the default database out. Answers ``{}``."""
 
     bare: bool = False
 
 
-class ChromaCreateDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-database"):
+class ChromaCreateDatabase(Write, frozen=True, kw_only=True, tag="chroma-create-database"):
     """A new database. Answers ``{}``; with ``exist_ok``, the database, which may be there already."""
 
     database: str
     exist_ok: bool = False
 
 
-class ChromaDeleteDatabase(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-database"):
+class ChromaDeleteDatabase(Write, frozen=True, kw_only=True, tag="chroma-delete-database"):
     """Deletes a database with its collections. Answers ``{}``."""
 
     database: str
 
 
-class ChromaCreateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-create-collection"):
+class ChromaCreateCollection(Write, frozen=True, kw_only=True, tag="chroma-create-collection"):
     """A new collection, or with ``get_or_create`` the one of that name. Answers it.
 
     ``make_database`` creates the database if it is not there.
@@ -123,7 +123,7 @@ class ChromaCreateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma
     make_database: bool = False
 
 
-class ChromaUpdateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-update-collection"):
+class ChromaUpdateCollection(Write, frozen=True, kw_only=True, tag="chroma-update-collection"):
     """A new name, metadata (which replaces the old) or configuration. Answers ``{}``."""
 
     database: str
@@ -133,15 +133,15 @@ class ChromaUpdateCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma
     new_configuration: str | None = None
 
 
-class ChromaDeleteCollection(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-collection"):
+class ChromaDeleteCollection(Write, frozen=True, kw_only=True, tag="chroma-delete-collection"):
     """Deletes a collection, by its name, with its records. Answers ``{}``."""
 
     database: str
     name: str
 
 
-class ChromaWriteRecords(BaseCommand, frozen=True, kw_only=True):
-    """What the three commands that write records have in common."""
+class ChromaWriteRecords(RecordWrite, frozen=True, kw_only=True):
+    """The base of the three commands that write records."""
 
     database: str
     collection_id: str
@@ -163,14 +163,14 @@ class ChromaUpsertRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="ch
 class ChromaUpdateRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="chroma-update-records"):
     """Changes parts of records; ids that are not there are passed over.
 
-    ``embeddings`` is how many came, of which some may be null; ``vectors.rows`` tells the places of the others.
+    ``embeddings`` is the number that was sent. Some may be null; ``vectors.rows`` has the positions of the others.
     """
 
     embeddings: int = 0
 
 
-class ChromaDeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="chroma-delete-records"):
-    """Deletes records by ids or filters. Answers how many: of ids, as many as were named."""
+class ChromaDeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="chroma-delete-records"):
+    """Deletes records by ids or filters. Answers a number: for ids, the number of ids sent."""
 
     database: str
     collection_id: str

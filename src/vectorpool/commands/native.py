@@ -5,31 +5,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from vectorpool.commands.base import BaseCommand, Hnsw, Include, Metadata, Vectors
+from vectorpool.commands.base import Hnsw, Include, LogOperation, Metadata, Operation, Read, RecordWrite, Vectors, Write
 
 # --- Reads -------------------------------------------------------------------------------------------
 
 
-class DescribeVectorstore(BaseCommand, frozen=True, kw_only=True, tag="describe"):
+class DescribeVectorstore(Read, frozen=True, kw_only=True, tag="describe"):
     """What is stored. Answers answers.Vectorstore."""
 
 
-class ListAvatars(BaseCommand, frozen=True, kw_only=True, tag="list-avatars"):
+class ListAvatars(Read, frozen=True, kw_only=True, tag="list-avatars"):
     """The avatars that have collections. Answers answers.AvatarPage."""
 
     limit: int | None = None
     offset: int = 0
 
 
-class GetAvatar(BaseCommand, frozen=True, kw_only=True, tag="get-avatar"):
+class GetAvatar(Read, frozen=True, kw_only=True, tag="get-avatar"):
     """One avatar. Answers answers.Avatar."""
 
     avatar_id: str
 
 
-class ListCollections(BaseCommand, frozen=True, kw_only=True, tag="list-collections"):
+class ListCollections(Read, frozen=True, kw_only=True, tag="list-collections"):
     """The collections of an avatar, or the user's own. Answers answers.CollectionPage."""
 
     avatar_id: str | None = None
@@ -37,21 +37,21 @@ class ListCollections(BaseCommand, frozen=True, kw_only=True, tag="list-collecti
     offset: int = 0
 
 
-class GetCollection(BaseCommand, frozen=True, kw_only=True, tag="get-collection"):
+class GetCollection(Read, frozen=True, kw_only=True, tag="get-collection"):
     """One collection. Answers answers.Collection."""
 
     avatar_id: str | None = None
     name: str
 
 
-class CountRecords(BaseCommand, frozen=True, kw_only=True, tag="count-records"):
-    """How many records a collection holds. Answers answers.Count."""
+class CountRecords(Read, frozen=True, kw_only=True, tag="count-records"):
+    """Number of records of a collection. Answers answers.Count."""
 
     avatar_id: str | None = None
     collection: str
 
 
-class GetRecords(BaseCommand, frozen=True, kw_only=True, tag="get-records"):
+class GetRecords(Read, frozen=True, kw_only=True, tag="get-records"):
     """Records by ids or filters, in insertion order. Answers answers.RecordPage."""
 
     avatar_id: str | None = None
@@ -64,7 +64,7 @@ class GetRecords(BaseCommand, frozen=True, kw_only=True, tag="get-records"):
     include: tuple[Include, ...] = ("documents", "metadatas")
 
 
-class QueryRecords(BaseCommand, frozen=True, kw_only=True, tag="query-records"):
+class QueryRecords(Read, frozen=True, kw_only=True, tag="query-records"):
     """The records nearest to each embedding. Answers answers.QueryResult."""
 
     avatar_id: str | None = None
@@ -77,13 +77,13 @@ class QueryRecords(BaseCommand, frozen=True, kw_only=True, tag="query-records"):
     include: tuple[Include, ...] = ("documents", "metadatas", "distances")
 
 
-class ListIngested(BaseCommand, frozen=True, kw_only=True, tag="list-ingested"):
+class ListIngested(Read, frozen=True, kw_only=True, tag="list-ingested"):
     """What the sidecar says of an avatar's documents. Answers answers.IngestedPage."""
 
     avatar_id: str
 
 
-class ListLost(BaseCommand, frozen=True, kw_only=True, tag="list-lost"):
+class ListLost(Read, frozen=True, kw_only=True, tag="list-lost"):
     """Records that were lost when the vectorstore had to be salvaged. Answers answers.LostPage."""
 
     limit: int = 100
@@ -93,7 +93,7 @@ class ListLost(BaseCommand, frozen=True, kw_only=True, tag="list-lost"):
 # --- Writes ------------------------------------------------------------------------------------------
 
 
-class CreateCollection(BaseCommand, frozen=True, kw_only=True, tag="create-collection"):
+class CreateCollection(Write, frozen=True, kw_only=True, tag="create-collection"):
     """A new collection; with ``get_or_create`` an existing one is answered as it is."""
 
     avatar_id: str | None = None
@@ -103,7 +103,7 @@ class CreateCollection(BaseCommand, frozen=True, kw_only=True, tag="create-colle
     get_or_create: bool = False
 
 
-class ModifyCollection(BaseCommand, frozen=True, kw_only=True, tag="modify-collection"):
+class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"):
     """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
 
     avatar_id: str | None = None
@@ -112,14 +112,14 @@ class ModifyCollection(BaseCommand, frozen=True, kw_only=True, tag="modify-colle
     new_metadata: Metadata | None = None
 
 
-class DeleteCollection(BaseCommand, frozen=True, kw_only=True, tag="delete-collection"):
+class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):
     """Deletes a collection with its records. Answers answers.Deleted."""
 
     avatar_id: str | None = None
     name: str
 
 
-class _WriteRecords(BaseCommand, frozen=True, kw_only=True):
+class _WriteRecords(RecordWrite, frozen=True, kw_only=True):
     avatar_id: str | None = None
     collection: str
     ids: list[str]
@@ -141,7 +141,7 @@ class UpdateRecords(_WriteRecords, frozen=True, kw_only=True, tag="update-record
     """Changes parts of records; an id that is not there refuses the whole call. Answers answers.Written."""
 
 
-class DeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="delete-records"):
+class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"):
     """Deletes records by ids or filters; ids that are not there count nothing. Answers answers.Deleted."""
 
     avatar_id: str | None = None
@@ -151,13 +151,13 @@ class DeleteRecords(BaseCommand, frozen=True, kw_only=True, tag="delete-records"
     where_document: dict[str, Any] | None = None
 
 
-class DeleteAvatar(BaseCommand, frozen=True, kw_only=True, tag="delete-avatar"):
+class DeleteAvatar(Write, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
 
     avatar_id: str
 
 
-class IngestDocument(BaseCommand, frozen=True, kw_only=True, tag="ingest-document"):
+class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-document"):
     """Replaces what one document gave: old chunks go, new ones come, the sidecar says so; one commit.
 
     ``recipe`` says how chunks were made of the bytes (embedder, format, chunker and its numbers), as text; the
@@ -177,7 +177,7 @@ class IngestDocument(BaseCommand, frozen=True, kw_only=True, tag="ingest-documen
     metadatas: list[Metadata]
 
 
-class ForgetDocument(BaseCommand, frozen=True, kw_only=True, tag="forget-document"):
+class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-document"):
     """Deletes the chunks of a document and what the sidecar says of it. Answers answers.Deleted."""
 
     avatar_id: str
@@ -187,75 +187,85 @@ class ForgetDocument(BaseCommand, frozen=True, kw_only=True, tag="forget-documen
 # --- Operations on the slot, not on what it holds ----------------------------------------------------
 
 
-class Hydrate(BaseCommand, frozen=True, kw_only=True, tag="hydrate"):
+class Hydrate(Operation, frozen=True, kw_only=True, tag="hydrate"):
     """Opens the vectorstore at its newest commit. Answers answers.Residency."""
 
 
-class Flush(BaseCommand, frozen=True, kw_only=True, tag="flush"):
+class Flush(Operation, frozen=True, kw_only=True, tag="flush"):
     """Commits what is not committed yet. Answers answers.Residency."""
 
 
-class Evict(BaseCommand, frozen=True, kw_only=True, tag="evict"):
+class Evict(Operation, frozen=True, kw_only=True, tag="evict"):
     """Commits, closes and drops the working directory. Answers answers.Residency."""
 
 
-class Inspect(BaseCommand, frozen=True, kw_only=True, tag="inspect"):
-    """Where the vectorstore is, without touching it. Answers answers.Residency."""
+class Inspect(Operation, frozen=True, kw_only=True, tag="inspect"):
+    """The residency of the vectorstore, without a use of it. Answers answers.Residency."""
 
 
-class Restore(BaseCommand, frozen=True, kw_only=True, tag="restore"):
+class Restore(Operation, frozen=True, kw_only=True, tag="restore"):
     """Makes the state of an earlier commit the newest, as a new commit. Answers answers.Restored.
 
     Exactly one of ``commit`` and ``time_ms`` is given; a time means the newest commit that is not younger.
     """
 
+    is_change: ClassVar[bool] = True
+
     commit: int | None = None
     time_ms: int | None = None
 
 
-class ListCommits(BaseCommand, frozen=True, kw_only=True, tag="list-commits"):
+class ListCommits(LogOperation, frozen=True, kw_only=True, tag="list-commits"):
     """The newest commits of the log, newest first. Answers answers.CommitPage."""
 
     limit: int = 50
 
 
-class CreateBackup(BaseCommand, frozen=True, kw_only=True, tag="create-backup"):
-    """Names a commit, the newest by default, and so keeps it from collection. Answers answers.Backup."""
+class CreateBackup(LogOperation, frozen=True, kw_only=True, tag="create-backup"):
+    """Names a commit, by default the newest, so that it does not become garbage. Answers answers.Backup."""
+
+    is_change: ClassVar[bool] = True
 
     name: str
     commit: int | None = None
 
 
-class GetBackup(BaseCommand, frozen=True, kw_only=True, tag="get-backup"):
-    """Which commit a backup names. Answers answers.Backup."""
+class GetBackup(LogOperation, frozen=True, kw_only=True, tag="get-backup"):
+    """The commit that a backup names. Answers answers.Backup."""
 
     name: str
 
 
-class ListBackups(BaseCommand, frozen=True, kw_only=True, tag="list-backups"):
+class ListBackups(LogOperation, frozen=True, kw_only=True, tag="list-backups"):
     """Every backup, by name. Answers answers.BackupPage."""
 
 
-class DeleteBackup(BaseCommand, frozen=True, kw_only=True, tag="delete-backup"):
-    """Forgets a backup's name; the commit stays until it is removed as garbage. Answers answers.Deleted."""
+class DeleteBackup(LogOperation, frozen=True, kw_only=True, tag="delete-backup"):
+    """Deletes a backup's name; the commit stays until it is garbage. Answers answers.Deleted."""
+
+    is_change: ClassVar[bool] = True
 
     name: str
 
 
-class Verify(BaseCommand, frozen=True, kw_only=True, tag="verify"):
+class Verify(LogOperation, frozen=True, kw_only=True, tag="verify"):
     """Reads the whole log and checks every invariant of it. Answers answers.Verification."""
 
 
-class LastVerification(BaseCommand, frozen=True, kw_only=True, tag="last-verification"):
+class LastVerification(LogOperation, frozen=True, kw_only=True, tag="last-verification"):
     """What the last verification found. Answers answers.Verification."""
 
 
-class Fork(BaseCommand, frozen=True, kw_only=True, tag="fork"):
-    """Makes the state of a commit, the newest by default, another user's vectorstore. Answers answers.Forked."""
+class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):
+    """Copies the state of a commit, by default the newest, to another user. Answers answers.Forked."""
+
+    is_change: ClassVar[bool] = True
 
     target_user_id: str
     commit: int | None = None
 
 
-class DeleteVectorstore(BaseCommand, frozen=True, kw_only=True, tag="delete-vectorstore"):
+class DeleteVectorstore(Operation, frozen=True, kw_only=True, tag="delete-vectorstore"):
     """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted."""
+
+    is_change: ClassVar[bool] = True

@@ -76,6 +76,8 @@ class Client:
     def close(self) -> None:
         """Close the client: descriptors and threads are returned when the last call in progress ends. Idempotent."""
         with self._changed:
+            # A client that is being replaced would be opened after the end; files that are written are in use.
+            self._changed.wait_for(lambda: not self._is_exclusive)
             self._is_closed = True
             self._client = None
 

@@ -91,9 +91,11 @@ class FastWriter:
         self._db: sqlite3.Connection | None = None
         self._schemas: dict[str, _Schema | None] = {}
         self._queues: dict[str, _Queue] = {}
+        self._is_closed = False
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """Close the file; ``put`` returns False from now on. Idempotent."""
+        self._is_closed = True
         self._disconnect()
         if self._file is not None:
             os.close(self._file)
@@ -110,7 +112,7 @@ class FastWriter:
         ``operation`` is UPSERT, or ADD, which skips records that are there. ``batch.embeddings`` is float32[n, d].
         """
         ids, embeddings = batch.ids, batch.embeddings
-        if not isinstance(embeddings, np.ndarray):
+        if self._is_closed or not isinstance(embeddings, np.ndarray):
             return False
         try:
             records = [

@@ -1,7 +1,7 @@
 """Identity: the caller of a request, and whether it may go where the path leads.
 
 The user that a path is about is read from the decoded path in the router's own way, segment by segment, so that there
-is no second reading to slip through. A user that only a body names (the target of a fork, a new tenant) is checked by
+is no second interpretation of a path. A user that only a body names (the target of a fork, a new tenant) is checked by
 its handler: see ``Caller.check``.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 from litestar.types import HTTPScope, Receive, Send
 
 from vectorpool.api.call import CALLER_KEY
-from vectorpool.api.callers import NOBODY, Caller, Callers
+from vectorpool.api.callers import NO_CALLER, Caller, Callers
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import Forbidden, Unauthenticated
 from vectorpool.front.stages import Stage, context_of, segments_of, state_of
@@ -41,7 +41,7 @@ class IdentityStage:
         """Pass the request on with its caller, or refuse it."""
         segments = segments_of(scope)
         try:
-            caller = NOBODY if _is_open(segments) else self.callers.identify(scope["headers"])
+            caller = NO_CALLER if _is_open(segments) else self.callers.identify(scope["headers"])
             state_of(scope)[CALLER_KEY] = caller
             context_of(scope).caller = caller.name
             _check_caller(segments, caller)

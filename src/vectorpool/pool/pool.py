@@ -17,32 +17,21 @@ import msgspec
 from vectorpool import answers
 from vectorpool.answers import Answer
 from vectorpool.commands import (
-    Change,
     Command,
-    DeleteVectorstore,
-    Evict,
-    Flush,
-    Hydrate,
-    Inspect,
-    Operation,
     Read,
     ReadOptions,
-    Restore,
     Write,
 )
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.context import AS_SET, BACKGROUND, RequestContext
+from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import (
     BrokenReplica,
     CommitNotReached,
-    Damaged,
     Draining,
     InvalidRequest,
-    NewerEngine,
-    PoolBusy,
 )
 from vectorpool.names import parse_slot_key, slot_key
-from vectorpool.pool import history
+from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Ready, state_name
@@ -87,6 +76,7 @@ class Pool:
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
+        self._operations = Operations(stores, self._residency, self._writer, settings, sources, self.residency)
         self._draining = False
 
     @property
@@ -124,14 +114,14 @@ class Pool:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
             return await self._write(user_id, command, context)
-        if isinstance(command, Change):
+        if command.is_change:
             # It may not stop half-way, so it has a task of its own.
-            work = asyncio.create_task(self._operate(user_id, command))
+            work = asyncio.create_task(self._operations.execute(user_id, command))
             self._requests.add(work)
             work.add_done_callback(self._end_change)
             return await context.within(asyncio.shield(work), changes=True)
         with context.limit():
-            return await self._operate(user_id, command)
+            return await self._operations.execute(user_id, command)
 
     def _end_change(self, work: asyncio.Task[Any]) -> None:
         self._requests.discard(work)
@@ -168,76 +158,6 @@ class Pool:
             return await self._writer.write(slot, command, context)
         finally:
             self._residency.unpin(slot)
-
-    async def _operate(self, user_id: str, command: Operation) -> Answer:
-        match command:
-            case Hydrate():
-                arrived_s = self._sources.monotonic_s()
-                async with self._residency.lease(user_id, create=False) as (slot, store):
-                    if not await store.is_fresh_enough(AS_SET, arrived_s):
-                        await self._writer.catch_up(slot)
-            case Flush():
-                await self._flush(user_id)
-            case Evict():
-                await self._evict(user_id)
-            case Inspect():
-                pass
-            case Restore():
-                return await self._restore(user_id, command)
-            case DeleteVectorstore():
-                return await self._delete(user_id)
-            case _:
-                await self._flush(user_id)
-                return await history.answer(self._stores.log(user_id), command)
-        residency = self.residency(user_id)
-        return Answer(_encode(residency), residency.commit)
-
-    async def _flush(self, user_id: str) -> None:
-        slot = self._residency.pin(user_id)
-        try:
-            await self._writer.flush(slot)
-        finally:
-            self._residency.unpin(slot)
-
-    async def _evict(self, user_id: str) -> None:
-        deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
-        await self._flush(user_id)
-        slot = self._residency.pin(user_id)
-        try:
-            while slot.store is not None and not await self._residency.evict(slot):
-                if self._sources.monotonic_s() >= deadline_s:
-                    raise PoolBusy("The vectorstore is in use all the time, it was not evicted. Try again later.")
-                await self._sources.sleep(0.02)
-        finally:
-            self._residency.unpin(slot)
-
-    async def _restore(self, user_id: str, command: Restore) -> Answer:
-        seq = command.commit
-        if seq is None:
-            seq = await self._stores.log(user_id).seq_at(command.time_ms or 0)
-        slot = self._residency.pin(user_id)
-        try:
-            restored = await self._writer.restore(slot, seq)
-        finally:
-            self._residency.unpin(slot)
-        return Answer(_encode(answers.Restored(commit=restored, restored_from=seq)), restored)
-
-    async def _delete(self, user_id: str) -> Answer:
-        slot = self._residency.pin(user_id)
-        try:
-            deleted = await self._end(slot)
-        finally:
-            self._residency.unpin(slot)
-        return Answer(_encode(answers.Deleted(deleted=deleted)), 0)
-
-    async def _end(self, slot: Slot) -> int:
-        try:
-            # A user that does not exist is told so, and gets no tombstone.
-            await self._residency.open(slot, create=False)
-        except (Damaged, NewerEngine):
-            # What cannot be opened can still be deleted.
-            return await self._stores.make(slot.user_id).end()
-        return await self._writer.end(slot)
 
     # --- Background ----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
-from vectorpool.commands import Change, Command
+from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
     InternalError,
@@ -50,14 +50,14 @@ from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# Requests under way to one shard; beyond it the front refuses instead of buffering.
+# Most requests under way to one shard; the front refuses further ones.
 MAX_UNDER_WAY = 4096
-# Bytes of bodies that have not arrived or are not answered yet, which the shard holds.
+# Most bytes of bodies in the shard that are not whole or not answered yet.
 MAX_PASSING_BYTES = 1 << 29
 _PART_BYTES = 256 * 1024
 _START_S = 60.0
 # A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
-# for its part of that, on a core that another shard or the front needs: measured, ten times the time.
+# on a core that another shard or the front needs. Measured: ten times the time.
 _ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
@@ -109,7 +109,7 @@ class ShardClient:
         """
         reply = await self._request(
             lambda number: Execute(number, user_id, command, context.carried()),
-            is_change=isinstance(command, Change),
+            is_change=command.is_change,
             context=context,
         )
         assert isinstance(reply, Answered)
@@ -146,7 +146,7 @@ class ShardClient:
         return Answer(reply.body, reply.commit)
 
     async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send what no reply belongs to; if the shard is gone, whoever goes on notices."""
+        """Send a message that has no reply. If the shard is gone, the request itself notices."""
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -219,7 +219,7 @@ class ShardClient:
             await writer.drain()
             return await reply
         except ConnectionError:
-            return await reply  # the watch has noticed too, and says what became of the request
+            return await reply  # the watch notices the same, and fails the reply
         except asyncio.CancelledError:
             self._send_cancel(writer, number)
             raise
@@ -245,7 +245,7 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
-            # Large answers and bulk writes cross in fewer turns.
+            # Large answers and bulk writes cross in fewer system calls.
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -280,7 +280,7 @@ class ShardClient:
         return reader
 
     async def _watch(self) -> None:
-        """Receive replies; when the shard dies, tell the callers that wait, and start it again."""
+        """Receive replies. When the shard dies, fail the requests under way and start it again."""
         while not self._stopping:
             reader = self._reader or await self._relaunch()
             try:

@@ -1,7 +1,7 @@
 """The shard's own process: ``python -m vectorpool.shard.process FD``, started by ``client``.
 
 It serves its pool over the inherited socket until it is told to drain or the front process is gone; then it
-commits what it holds. Signals are the front's business: a Ctrl-C in a terminal reaches this process too.
+commits what it holds. It ignores signals: a Ctrl-C in a terminal reaches this process too, and the front handles it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import xxhash
 
 from vectorpool.answers import PoolView, TaskView
 from vectorpool.chroma_bodies import Target
-from vectorpool.commands import Command
+from vectorpool.commands import WireCommand
 from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
@@ -40,7 +40,7 @@ class Execute(msgspec.Struct, frozen=True, tag="execute"):
 
     number: int
     user_id: str
-    command: Command
+    command: WireCommand
     context: CarriedContext = CarriedContext()
 
 
@@ -68,7 +68,7 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class View(msgspec.Struct, frozen=True, tag="view"):
-    """Asks for the pool's slots."""
+    """A request for the pool's slots."""
 
     number: int
 
@@ -80,7 +80,7 @@ class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Asks the shard to finish, commit and leave within the budget."""
+    """A request to finish, commit and end within the budget."""
 
     number: int
     budget_s: float

@@ -1,4 +1,4 @@
-"""The router: finds the shard of a user. ``open_router`` picks processes, or the twin inside this one."""
+"""The router finds the shard of a user. ``open_router`` picks processes, or the twin inside this process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TASKS_S = 1.0
 
 
 class Router(Protocol):
-    """Where commands go."""
+    """The destination of commands."""
 
     async def start(self) -> None:
         """Start every shard; return when all serve. Raises Misconfigured."""
@@ -137,7 +137,7 @@ class ShardRouter:
 
 
 def _drop_warm_of_former_shards(replica_dir: Path, shards: int) -> None:
-    """Remove what shards cached that an instance with fewer of them no longer has; nobody would ever read it."""
+    """Remove the caches of shards that an instance with fewer shards does not have any more."""
     for path in warm_dir(replica_dir).glob("shard-*"):
         number = path.name.removeprefix("shard-")
         if number.isdigit() and int(number) >= shards:

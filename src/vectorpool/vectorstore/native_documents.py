@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import msgspec
 
 from vectorpool import answers
 from vectorpool.checks import check_count
 from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument
+from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import DocumentNotFound, InvalidRequest
 from vectorpool.names import check_collection_name
@@ -20,48 +17,58 @@ from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
 
-def document_handlers(writer: NativeWriter) -> dict[type, Callable[[Any, Effect], msgspec.Struct]]:
-    """Return the handlers of the commands for documents, over the records' writer."""
-    return {IngestDocument: partial(_ingest_document, writer), ForgetDocument: partial(_forget_document, writer)}
+class DocumentWriter:
+    """Applies the writes for documents, over the writer of records."""
 
+    def __init__(self, writer: NativeWriter) -> None:
+        self._writer = writer
+        self.handlers = handlers_of(self)
 
-def _ingest_document(writer: NativeWriter, command: IngestDocument, effect: Effect) -> msgspec.Struct:
-    check_collection_name(command.collection)
-    check_count("records", len(command.ids), limit=writer.settings.max_records, limit_name="max_records")
-    array = as_array(command.vectors) if command.ids else None
-    if not len(command.ids) == len(command.documents) == len(command.metadatas) == (0 if array is None else len(array)):
-        raise InvalidRequest("A document's ids, texts, metadata and embeddings differ in number.")
-    known = {info.name: info for info in collections_of(writer.catalogue, command.avatar_id)}
-    info = known.get(command.collection)
-    if info is not None and array is not None:
-        check_vectors(info, writer.sidecar, command.vectors)
-    if info is None:
-        info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
-    effect.touch(info.name)
-    kept = set(command.ids)
-    if (before := writer.sidecar.chunks(command.avatar_id, command.path)) is not None:
-        collection_id, old_ids = before
-        owner = next((c for c in known.values() if c.id == collection_id), None)
+    @handles(IngestDocument)
+    def _ingest_document(self, command: IngestDocument, effect: Effect) -> msgspec.Struct:
+        writer = self._writer
+        check_collection_name(command.collection)
+        check_count("records", len(command.ids), limit=writer.settings.max_records, limit_name="max_records")
+        array = as_array(command.vectors) if command.ids else None
+        if (
+            not len(command.ids)
+            == len(command.documents)
+            == len(command.metadatas)
+            == (0 if array is None else len(array))
+        ):
+            raise InvalidRequest("A document's ids, texts, metadata and embeddings differ in number.")
+        known = {info.name: info for info in collections_of(writer.catalogue, command.avatar_id)}
+        info = known.get(command.collection)
+        if info is not None and array is not None:
+            check_vectors(info, writer.sidecar, command.vectors)
+        if info is None:
+            info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
+        effect.touch(info.name)
+        kept = set(command.ids)
+        if (before := writer.sidecar.chunks(command.avatar_id, command.path)) is not None:
+            collection_id, old_ids = before
+            owner = next((c for c in known.values() if c.id == collection_id), None)
+            if owner is not None:
+                gone = [i for i in old_ids if i not in kept or owner.id != info.id]
+                writer.delete_records(owner, gone, effect)
+        if array is not None:
+            batch = Batch(command.ids, array, list(command.metadatas), list(command.documents))
+            writer.put_records(info, batch, command.vectors, effect)
+        writer.sidecar.set_document(
+            command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
+        )
+        return answers.Written(written=len(command.ids))
+
+    @handles(ForgetDocument)
+    def _forget_document(self, command: ForgetDocument, effect: Effect) -> msgspec.Struct:
+        writer = self._writer
+        before = writer.sidecar.chunks(command.avatar_id, command.path)
+        if before is None:
+            raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
+        collection_id, ids = before
+        owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
+        effect.touch(None if owner is None else owner.name)
         if owner is not None:
-            gone = [i for i in old_ids if i not in kept or owner.id != info.id]
-            writer.delete_records(owner, gone, effect)
-    if array is not None:
-        batch = Batch(command.ids, array, list(command.metadatas), list(command.documents))
-        writer.put_records(info, batch, command.vectors, effect)
-    writer.sidecar.set_document(
-        command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
-    )
-    return answers.Written(written=len(command.ids))
-
-
-def _forget_document(writer: NativeWriter, command: ForgetDocument, effect: Effect) -> msgspec.Struct:
-    before = writer.sidecar.chunks(command.avatar_id, command.path)
-    if before is None:
-        raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
-    collection_id, ids = before
-    owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
-    effect.touch(None if owner is None else owner.name)
-    if owner is not None:
-        writer.delete_records(owner, ids, effect)
-    writer.sidecar.forget_document(command.avatar_id, command.path)
-    return answers.Deleted(deleted=len(ids))
+            writer.delete_records(owner, ids, effect)
+        writer.sidecar.forget_document(command.avatar_id, command.path)
+        return answers.Deleted(deleted=len(ids))

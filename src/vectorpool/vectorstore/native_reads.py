@@ -6,7 +6,7 @@ Chroma may change its files while it reads, so a commit captures them while no r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,7 @@ from vectorpool.commands import (
     QueryRecords,
     Read,
 )
+from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.catalogue import Catalogue, CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.failures import translate
@@ -94,6 +95,10 @@ def _matches(rows: Rows) -> list[answers.Match]:
     ]
 
 
+# The reads that the fast path may answer on the event loop: their handlers take ``at_once`` too.
+AT_ONCE: Final = frozenset({CountRecords, GetRecords, QueryRecords})
+
+
 class NativeReader:
     """Answers read commands from one open engine and its sidecar."""
 
@@ -103,21 +108,9 @@ class NativeReader:
         self._records: Records = engine.records
         self._sidecar = sidecar
         self._size = size
-        self._answer: dict[type, Callable[[Any], msgspec.Struct]] = {
-            DescribeVectorstore: self._describe,
-            ListAvatars: self._list_avatars,
-            GetAvatar: self._get_avatar,
-            ListCollections: self._list_collections,
-            GetCollection: self._get_collection,
-            ListIngested: self._list_ingested,
-            ListLost: self._list_lost,
-        }
-        # Those that the fast path may answer on the event loop.
-        self._answer_at_once: dict[type, Callable[[Any, bool], msgspec.Struct | None]] = {
-            CountRecords: self._count_records,
-            GetRecords: self._get_records,
-            QueryRecords: self._query_records,
-        }
+        handlers = handlers_of(self)
+        self._answer = {kind: handler for kind, handler in handlers.items() if kind not in AT_ONCE}
+        self._answer_at_once = {kind: handler for kind, handler in handlers.items() if kind in AT_ONCE}
 
     def read(self, command: Read, *, at_once: bool = False) -> msgspec.Struct | None:
         """Answer one command; raises VectorpoolError, BrokenReplica if Chroma does not work any more.
@@ -125,10 +118,13 @@ class NativeReader:
         ``at_once`` is for an event loop: None if the answer would take long.
         """
         kind = type(command)
+        answer: msgspec.Struct | None = None
         try:
             if kind in self._answer_at_once:
-                return self._answer_at_once[kind](command, at_once)
-            return None if at_once else self._answer[kind](command)
+                answer = self._answer_at_once[kind](command, at_once)
+            elif not at_once:
+                answer = self._answer[kind](command)
+            return answer
         except Exception as error:
             raise translate(error) from error
 
@@ -137,6 +133,7 @@ class NativeReader:
     def _count(self, collections: list[CollectionInfo]) -> int:
         return sum(count_of(self._records, info) for info in collections)
 
+    @handles(DescribeVectorstore)
     def _describe(self, command: DescribeVectorstore) -> msgspec.Struct:
         avatars = avatar_ids(self._catalogue)
         collections = [c for a in (None, *avatars) for c in collections_of(self._catalogue, a)]
@@ -158,11 +155,13 @@ class NativeReader:
             documents=self._sidecar.count_documents(avatar_id),
         )
 
+    @handles(ListAvatars)
     def _list_avatars(self, command: ListAvatars) -> msgspec.Struct:
         ids = avatar_ids(self._catalogue)
         end = None if command.limit is None else command.offset + command.limit
         return answers.AvatarPage(avatars=[self._avatar(a) for a in ids[command.offset : end]], total=len(ids))
 
+    @handles(GetAvatar)
     def _get_avatar(self, command: GetAvatar) -> msgspec.Struct:
         check_avatar(self._catalogue, command.avatar_id)
         return self._avatar(command.avatar_id)
@@ -170,6 +169,7 @@ class NativeReader:
     def _describe_collection(self, info: CollectionInfo) -> answers.Collection:
         return describe_collection(self._records, self._sidecar, info)
 
+    @handles(ListCollections)
     def _list_collections(self, command: ListCollections) -> msgspec.Struct:
         if command.avatar_id is not None:
             check_avatar(self._catalogue, command.avatar_id)
@@ -178,6 +178,7 @@ class NativeReader:
         page = [self._describe_collection(info) for info in found[command.offset : end]]
         return answers.CollectionPage(collections=page, total=len(found))
 
+    @handles(GetCollection)
     def _get_collection(self, command: GetCollection) -> msgspec.Struct:
         info = known_collection(self._catalogue, command.avatar_id, command.name)
         assert info is not None
@@ -185,11 +186,13 @@ class NativeReader:
 
     # --- Records -------------------------------------------------------------------------------------
 
+    @handles(CountRecords)
     def _count_records(self, command: CountRecords, at_once: bool) -> msgspec.Struct | None:
         info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
         count = None if info is None else self._records.count(info.id, info.database, at_once=at_once)
         return None if count is None else answers.Count(count=count)
 
+    @handles(GetRecords)
     def _get_records(self, command: GetRecords, at_once: bool) -> msgspec.Struct | None:
         info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
         if info is None:
@@ -207,6 +210,7 @@ class NativeReader:
         )
         return None if rows is None else answers.RecordPage(records=_records(rows))
 
+    @handles(QueryRecords)
     def _query_records(self, command: QueryRecords, at_once: bool) -> msgspec.Struct | None:
         info = known_collection(self._catalogue, command.avatar_id, command.collection, at_once=at_once)
         if info is None:
@@ -230,10 +234,12 @@ class NativeReader:
 
     # --- Documents and losses ------------------------------------------------------------------------
 
+    @handles(ListIngested)
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
         return answers.IngestedPage(documents=self._sidecar.documents(command.avatar_id, names))
 
+    @handles(ListLost)
     def _list_lost(self, command: ListLost) -> msgspec.Struct:
         lost = self._sidecar.losses(command.limit, command.offset)
         return answers.LostPage(lost=lost, total=self._sidecar.count_losses())

@@ -6,7 +6,7 @@ Every handler takes the command and the effect that it fills in. Bulk writes are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -25,6 +25,7 @@ from vectorpool.commands import (
     UpsertRecords,
     Vectors,
 )
+from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.rows import Batch, Float32
@@ -61,22 +62,14 @@ class NativeWriter:
         self.settings = settings
         self._engine = engine
         self._records = engine.records
-        self.handlers: dict[type, Callable[[Any, Effect], msgspec.Struct]] = {
-            CreateCollection: self._create_collection,
-            ModifyCollection: self._modify_collection,
-            DeleteCollection: self._delete_collection,
-            AddRecords: self._add_records,
-            UpsertRecords: self._upsert_records,
-            UpdateRecords: self._update_records,
-            DeleteRecords: self._delete_records,
-            DeleteAvatar: self._delete_avatar,
-        }
+        self.handlers = handlers_of(self)
 
     # --- Collections ---------------------------------------------------------------------------------
 
     def _describe(self, info: CollectionInfo) -> msgspec.Struct:
         return describe_collection(self._records, self.sidecar, info)
 
+    @handles(CreateCollection)
     def _create_collection(self, command: CreateCollection, effect: Effect) -> msgspec.Struct:
         check_collection_name(command.name)
         found = next((c for c in collections_of(self.catalogue, command.avatar_id) if c.name == command.name), None)
@@ -110,6 +103,7 @@ class NativeWriter:
         effect.touch(info.name)
         return info
 
+    @handles(ModifyCollection)
     def _modify_collection(self, command: ModifyCollection, effect: Effect) -> msgspec.Struct:
         info = collection_of(self.catalogue, command.avatar_id, command.name)
         if command.new_name is not None and command.new_name != command.name:
@@ -122,6 +116,7 @@ class NativeWriter:
         self.catalogue.update(info.id, name=command.new_name, metadata=command.new_metadata)
         return self._describe(collection_of(self.catalogue, command.avatar_id, command.new_name or command.name))
 
+    @handles(DeleteCollection)
     def _delete_collection(self, command: DeleteCollection, effect: Effect) -> msgspec.Struct:
         self._drop(collection_of(self.catalogue, command.avatar_id, command.name), effect)
         return answers.Deleted(deleted=1)
@@ -130,6 +125,7 @@ class NativeWriter:
         effect.deleted += self._engine.drop_collection(info, lambda: effect.touch(info.name))
         self.sidecar.forget_collection(info.id)
 
+    @handles(DeleteAvatar)
     def _delete_avatar(self, command: DeleteAvatar, effect: Effect) -> msgspec.Struct:
         check_avatar(self.catalogue, command.avatar_id)
         collections = collections_of(self.catalogue, command.avatar_id)
@@ -163,6 +159,7 @@ class NativeWriter:
             raise InvalidEmbedding(f"{len(command.ids)} ids came with {len(array)} embeddings. Send one for each.")
         return array
 
+    @handles(AddRecords)
     def _add_records(self, command: AddRecords, effect: Effect) -> msgspec.Struct:
         info = self._target(command)
         array = self._all_vectors(command, info)
@@ -175,6 +172,7 @@ class NativeWriter:
             )
         return self._upsert(info, command, array, effect)
 
+    @handles(UpsertRecords)
     def _upsert_records(self, command: UpsertRecords, effect: Effect) -> msgspec.Struct:
         info = self._target(command)
         return self._upsert(info, command, self._all_vectors(command, info), effect)
@@ -198,6 +196,7 @@ class NativeWriter:
         if vectors.embedder is not None and self.sidecar.embedder(info.id) is None:
             self.sidecar.set_embedder(info.id, vectors.embedder)
 
+    @handles(UpdateRecords)
     def _update_records(self, command: UpdateRecords, effect: Effect) -> msgspec.Struct:
         info = self._target(command)
         rows: list[Any] | None = None
@@ -224,6 +223,7 @@ class NativeWriter:
         effect.written += len(command.ids)
         return answers.Written(written=len(command.ids))
 
+    @handles(DeleteRecords)
     def _delete_records(self, command: DeleteRecords, effect: Effect) -> msgspec.Struct:
         info = collection_of(self.catalogue, command.avatar_id, command.collection)
         if command.ids is None and not command.where and not command.where_document:

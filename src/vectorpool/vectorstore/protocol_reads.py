@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from vectorpool.commands import (
     ChromaCountCollections,
@@ -17,11 +16,15 @@ from vectorpool.commands import (
     ChromaQueryRecords,
     ChromaRead,
 )
+from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.failures import refusal
 from vectorpool.errors import BrokenReplica
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.vectors import rows_of
+
+# The reads that the fast path may answer on the event loop: their handlers take ``at_once`` too.
+AT_ONCE: Final = frozenset({ChromaCountRecords, ChromaGetRecords, ChromaQueryRecords})
 
 
 class ProtocolReader:
@@ -31,20 +34,9 @@ class ProtocolReader:
         self._tenant = user_id
         self._catalogue = engine.catalogue
         self._records = engine.records
-        self._answer: dict[type, Callable[[Any], Any]] = {
-            ChromaGetTenant: lambda _: {"name": self._tenant, "resource_name": None},
-            ChromaGetDatabase: self._get_database,
-            ChromaListDatabases: self._list_databases,
-            ChromaListCollections: self._list_collections,
-            ChromaCountCollections: self._count_collections,
-            ChromaGetCollection: self._get_collection,
-        }
-        # Those that the fast path may answer on the event loop.
-        self._answer_at_once: dict[type, Callable[[Any, bool], Any]] = {
-            ChromaCountRecords: self._count_records,
-            ChromaGetRecords: self._get_records,
-            ChromaQueryRecords: self._query_records,
-        }
+        handlers = handlers_of(self)
+        self._answer = {kind: handler for kind, handler in handlers.items() if kind not in AT_ONCE}
+        self._answer_at_once = {kind: handler for kind, handler in handlers.items() if kind in AT_ONCE}
 
     def read(self, command: ChromaRead, *, at_once: bool = False) -> bytes | None:
         """Answer one command as JSON; raises ChromaRefusal, BrokenReplica if Chroma does not work any more.
@@ -75,20 +67,29 @@ class ProtocolReader:
 
     # --- Databases and collections -------------------------------------------------------------------
 
+    @handles(ChromaGetTenant)
+    def _get_tenant(self, command: ChromaGetTenant) -> Any:
+        return {"name": self._tenant, "resource_name": None}
+
+    @handles(ChromaGetDatabase)
     def _get_database(self, command: ChromaGetDatabase) -> Any:
         return shapes.database(self._catalogue.database(command.database), self._tenant)
 
+    @handles(ChromaListDatabases)
     def _list_databases(self, command: ChromaListDatabases) -> Any:
         found = self._catalogue.databases(limit=command.limit, offset=command.offset)
         return [shapes.database(each, self._tenant) for each in found]
 
+    @handles(ChromaListCollections)
     def _list_collections(self, command: ChromaListCollections) -> Any:
         found = self._catalogue.collections(command.database, limit=command.limit, offset=command.offset)
         return [shapes.collection(each, self._tenant) for each in found]
 
+    @handles(ChromaCountCollections)
     def _count_collections(self, command: ChromaCountCollections) -> Any:
         return self._catalogue.count_collections(command.database)
 
+    @handles(ChromaGetCollection)
     def _get_collection(self, command: ChromaGetCollection) -> Any:
         if command.collection_id is not None:
             found = self._catalogue.get_by_id(command.database, command.collection_id)
@@ -98,9 +99,11 @@ class ProtocolReader:
 
     # --- Records -------------------------------------------------------------------------------------
 
+    @handles(ChromaCountRecords)
     def _count_records(self, command: ChromaCountRecords, at_once: bool) -> Any:
         return self._records.count(command.collection_id, command.database, at_once=at_once)
 
+    @handles(ChromaGetRecords)
     def _get_records(self, command: ChromaGetRecords, at_once: bool) -> Any:
         rows = self._records.get(
             command.collection_id,
@@ -115,6 +118,7 @@ class ProtocolReader:
         )
         return None if rows is None else shapes.records(rows, command.include)
 
+    @handles(ChromaQueryRecords)
     def _query_records(self, command: ChromaQueryRecords, at_once: bool) -> Any:
         found = self._records.query(
             command.collection_id,

@@ -24,6 +24,7 @@ from vectorpool.commands import (
     ChromaUpdateRecords,
     ChromaUpsertRecords,
 )
+from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine import failures
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.engine import Engine
@@ -51,21 +52,11 @@ class ProtocolWriter:
         self._records = engine.records
         self._sidecar = sidecar
         self._is_new = is_new
-        self.handlers: dict[type, Callable[[Any, Effect], Any]] = {
-            ChromaCreateTenant: self._create_tenant,
-            ChromaCreateDatabase: self._create_database,
-            ChromaDeleteDatabase: self._delete_database,
-            ChromaCreateCollection: self._create_collection,
-            ChromaUpdateCollection: self._update_collection,
-            ChromaDeleteCollection: self._delete_collection,
-            ChromaAddRecords: self._add_records,
-            ChromaUpsertRecords: self._upsert_records,
-            ChromaUpdateRecords: self._update_records,
-            ChromaDeleteRecords: self._delete_records,
-        }
+        self.handlers = handlers_of(self)
 
     # --- Tenants and databases -----------------------------------------------------------------------
 
+    @handles(ChromaCreateTenant)
     def _create_tenant(self, command: ChromaCreateTenant, effect: Effect) -> Any:
         if not self._is_new():
             raise failures.tenant_exists(self._tenant)
@@ -74,6 +65,7 @@ class ProtocolWriter:
             self._catalogue.delete_database(DEFAULT_DATABASE)
         return {}
 
+    @handles(ChromaCreateDatabase)
     def _create_database(self, command: ChromaCreateDatabase, effect: Effect) -> Any:
         if not (command.exist_ok and self._catalogue.has_database(command.database)):
             self._catalogue.create_database(command.database)
@@ -85,6 +77,7 @@ class ProtocolWriter:
             return {}
         return shapes.database(self._catalogue.database(command.database), self._tenant)
 
+    @handles(ChromaDeleteDatabase)
     def _delete_database(self, command: ChromaDeleteDatabase, effect: Effect) -> Any:
         if not self._catalogue.has_database(command.database):
             raise failures.database_not_found(command.database)
@@ -97,6 +90,7 @@ class ProtocolWriter:
 
     # --- Collections ---------------------------------------------------------------------------------
 
+    @handles(ChromaCreateCollection)
     def _create_collection(self, command: ChromaCreateCollection, effect: Effect) -> Any:
         made_database = command.make_database and not self._catalogue.has_database(command.database)
         if made_database:
@@ -120,6 +114,7 @@ class ProtocolWriter:
             effect.touch(found.name)
         return shapes.collection(found, self._tenant)
 
+    @handles(ChromaUpdateCollection)
     def _update_collection(self, command: ChromaUpdateCollection, effect: Effect) -> Any:
         found = self._find(command)
         try:
@@ -136,6 +131,7 @@ class ProtocolWriter:
         effect.touch(found.name)
         return {}
 
+    @handles(ChromaDeleteCollection)
     def _delete_collection(self, command: ChromaDeleteCollection, effect: Effect) -> Any:
         self._drop(self._catalogue.get(command.database, command.name), effect)
         return {}
@@ -153,9 +149,11 @@ class ProtocolWriter:
             raise failures.collection_not_found(command.collection_id)
         return found
 
+    @handles(ChromaAddRecords)
     def _add_records(self, command: ChromaAddRecords, effect: Effect) -> Any:
         return self._put(command, Operation.ADD, effect)
 
+    @handles(ChromaUpsertRecords)
     def _upsert_records(self, command: ChromaUpsertRecords, effect: Effect) -> Any:
         return self._put(command, Operation.UPSERT, effect)
 
@@ -177,6 +175,7 @@ class ProtocolWriter:
         effect.written += len(command.ids)
         return {}
 
+    @handles(ChromaUpdateRecords)
     def _update_records(self, command: ChromaUpdateRecords, effect: Effect) -> Any:
         found = self._find(command)
         rows: list[Any] | None = None
@@ -193,6 +192,7 @@ class ProtocolWriter:
         effect.written += len(command.ids)
         return {}
 
+    @handles(ChromaDeleteRecords)
     def _delete_records(self, command: ChromaDeleteRecords, effect: Effect) -> Any:
         where, where_document = command.where, command.where_document
         key = command.collection_id, command.database

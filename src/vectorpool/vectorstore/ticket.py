@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
-from vectorpool.errors import CommitConflict, StoreUnavailable, VectorpoolError
+from vectorpool.errors import CommitConflict, InternalError, StoreUnavailable, VectorpoolError
 from vectorpool.vectorstore.effect import Effect
+
+logger = logging.getLogger(__name__)
 
 # How often a commit may lose its number before its callers are told; each time another writer got on.
 MAX_REBASES = 12
@@ -54,6 +58,24 @@ def unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
         "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
         f"found out ({refusal.code}). Nothing of this write was applied; send it again."
     )
+
+
+def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticket] | None) -> VectorpoolError:
+    """Give each ticket of a write that failed its error, and return the error of those that had none.
+
+    ``acknowledged`` is None under write-through; under write-back, tickets in it keep their answers.
+    """
+    if isinstance(error, VectorpoolError):
+        cause = error
+    else:
+        logger.exception("a write failed unexpectedly", exc_info=error)
+        cause = InternalError("The write failed for a reason of ours; it was not committed.")
+    for ticket in tickets:
+        if ticket.error is None and not (acknowledged is not None and ticket in acknowledged):
+            ticket.error = cause
+        elif ticket.error is not None and acknowledged is None and not ticket.is_poison:
+            ticket.error = unconfirmed(ticket.error)
+    return cause
 
 
 def summarise(tickets: list[Ticket]) -> Summary:

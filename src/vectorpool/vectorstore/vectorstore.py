@@ -26,7 +26,7 @@ from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit
-from vectorpool.errors import BrokenReplica, InternalError, OutcomeUnknown, UserNotFound, VectorpoolError
+from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
@@ -38,11 +38,11 @@ from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
+    give_up,
     in_doubt,
     no_longer_applies,
     summarise,
     too_many_conflicts,
-    unconfirmed,
 )
 
 T = TypeVar("T")
@@ -365,15 +365,8 @@ class Vectorstore:
 
     async def _give_up(self, tickets: list[Ticket], error: Exception) -> None:
         """Tell the callers, and leave no state behind that they were told does not exist."""
-        if not isinstance(error, VectorpoolError):
-            logger.exception("a write failed unexpectedly", exc_info=error)
-            error = InternalError("The write failed for a reason of ours; it was not committed.")
-        for ticket in tickets:
-            if ticket.error is None and not (self._replays and ticket in self._uncommitted):
-                ticket.error = error
-            elif ticket.error is not None and not self._replays and not ticket.is_poison:
-                ticket.error = unconfirmed(ticket.error)
-        if not self._replays and not isinstance(error, OutcomeUnknown):
+        cause = give_up(tickets, error, acknowledged=self._uncommitted if self._replays else None)
+        if not self._replays and not isinstance(cause, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
 

@@ -7,7 +7,7 @@ after the first effect it raises HalfApplied: the replica may not be used any mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from vectorpool.commands import Write
 from vectorpool.engine.engine import Engine
@@ -15,12 +15,10 @@ from vectorpool.engine.failures import refusal, translate
 from vectorpool.errors import BrokenReplica
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.effect import Effect, HalfApplied
-from vectorpool.vectorstore.native_documents import document_handlers
+from vectorpool.vectorstore.native_documents import DocumentWriter
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.protocol_writes import ProtocolWriter
 from vectorpool.vectorstore.sidecar import Sidecar
-
-Handler: TypeAlias = Callable[[Any, Effect], Any]
 
 
 class Writer:
@@ -30,8 +28,8 @@ class Writer:
         self, user_id: str, engine: Engine, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
     ) -> None:
         native = NativeWriter(engine, sidecar, settings)
-        self._native: dict[type, Handler] = {**native.handlers, **document_handlers(native)}
-        self._protocol: dict[type, Handler] = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
+        self._native = {**native.handlers, **DocumentWriter(native).handlers}
+        self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
 
     def write(self, command: Write) -> tuple[Any, Effect]:
         """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied."""

@@ -21,7 +21,7 @@ import msgspec
 
 from tests.bench.fleet.loop import WORKERS
 from tests.simulation.network import VirtualSources
-from vectorpool.answers import Written
+from vectorpool.answers import SchemaState, Written
 from vectorpool.commands import Read, UpsertRecords, Vectors, Write
 from vectorpool.commitlog import compaction, plan
 from vectorpool.commitlog.image import Capture, Image, capture
@@ -76,6 +76,11 @@ def fill(directory: Path, pages: int) -> None:
 
 class PagedReplica:
     """One open working directory, with the face of ``vectorstore.replica.Replica``. A page tells which write it saw."""
+
+    # The engine never changes in this simulation.
+    is_migrated = False
+    schema_state: SchemaState = "tested"
+    stamp = None
 
     def __init__(self, directory: Path, position: Position, image: Image, sources: VirtualSources) -> None:
         self.directory = directory

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vectorpool.api.callers import ANYBODY, MAX_FILE_BYTES, Callers, read_callers
+from vectorpool.api.callers import ANY_CALLER, MAX_FILE_BYTES, Callers, read_callers
 from vectorpool.cli.tokens import toml_table
 from vectorpool.errors import Forbidden, Misconfigured, Unauthenticated
 
@@ -26,8 +26,8 @@ def test_without_a_file_nobody_is_asked() -> None:
     for nothing in (None, ""):
         callers = read_callers(nothing)
         assert callers.count is None
-        assert callers.identify([]) is ANYBODY
-    assert ANYBODY.may_touch("whoever") and ANYBODY.is_admin
+        assert callers.identify([]) is ANY_CALLER
+    assert ANY_CALLER.may_touch("whoever") and ANY_CALLER.is_admin
 
 
 def test_a_table_says_what_its_token_allows(tmp_path: Path) -> None:

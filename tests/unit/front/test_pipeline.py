@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 from litestar import Litestar
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from tests.unit.front.test_identity import BOTH, OPERATOR, OWN, guarded, templates
+from vectorpool.front import pipeline
+
+ARCHITECTURE = Path(__file__).parents[3] / "ARCHITECTURE.md"
 
 
 def test_the_stages_stand_in_their_order() -> None:
-    """The order that the module states is the order of the objects."""
+    """The order of the objects is the one that the module and ARCHITECTURE state."""
     app = application(FakeRouter())
     stage, names = app._first, []
     while not isinstance(stage, Litestar):
@@ -28,6 +35,8 @@ def test_the_stages_stand_in_their_order() -> None:
         "HeadStage",
     ]
     assert stage is app.app
+    assert re.findall(r"``(\w+Stage)``", pipeline.__doc__ or "") == names
+    assert re.findall(r"^\| `(\w+Stage)` \|", ARCHITECTURE.read_text(), re.MULTILINE) == names
 
 
 @pytest.mark.parametrize(("method", "path"), templates())
@@ -52,6 +61,22 @@ async def test_every_handler_passes_its_context_on(method: str, path: str) -> No
     assert {context.request_id for context in router.contexts} <= {"this-one"}
     assert all(context.remaining_s() is not None for context in router.contexts)
     assert len(router.contexts) == len(router.commands)
+
+
+async def test_what_is_no_request_goes_to_the_application() -> None:
+    """The start and the end of the application pass the stages by."""
+    events, sent = ["startup", "shutdown"], []
+
+    async def receive() -> Any:
+        return {"type": f"lifespan.{events.pop(0)}"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    app = application(FakeRouter())
+    await app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, receive, send)  # type: ignore[arg-type,typeddict-item]
+    assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert not app.metering.counts
 
 
 async def test_head_in_chromas_protocol_is_get() -> None:

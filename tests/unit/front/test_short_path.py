@@ -18,7 +18,7 @@ from vectorpool.settings import Settings
 
 PLACES = ["/users/alice/collections/notes", "/users/alice/avatars/7/collections/notes"]
 QUERY = json.dumps({"embeddings": [[1, 2, 3, 4]], "n_results": 3}).encode()
-# A parameter that no route knows changes nothing, except that the request goes the long way.
+# A parameter that no route knows changes nothing, except that the request passes the framework.
 LONG = "?long=1"
 
 REQUESTS = [
@@ -77,6 +77,7 @@ CHROMA_REQUESTS = [
     ("POST", "/query", b'{"query_embeddings": [[1, 2]], "n_results": 3}', "application/json"),
     ("POST", "/query", b"{", "application/json"),
     ("POST", "/query", b"{}", "text/plain"),
+    ("POST", "/query", b"{}", ""),
     ("POST", "/get", b'{"ids": ["a"]}', "application/json"),
     ("POST", "/add", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json"),
     ("POST", "/upsert", b'{"ids": ["a"], "embeddings": [[1, 2]]}', "application/json; charset=utf-8"),
@@ -129,7 +130,7 @@ async def test_bad_names_are_refused_alike(client: httpx.AsyncClient, collection
 
 
 async def test_a_body_beyond_the_limit_is_refused_with_and_without_a_length(client: httpx.AsyncClient) -> None:
-    """The short way takes no body that is too long, and none of unknown length."""
+    """The short path takes no body that is too long, and none of unknown length."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(5):

@@ -116,7 +116,7 @@ class _Operation(Operation):
 
 
 def operation(*, takes: type[msgspec.Struct] | dict[str, Any] | None = None, is_open: bool = False) -> type[Operation]:
-    """Return the ``operation_class`` of a route: what body it ``takes``, and whether nobody is asked for a token."""
+    """Return the ``operation_class`` of a route: the body that it ``takes``, and whether it is open without a token."""
     if isinstance(takes, type):
         (schema,), components = msgspec.json.schema_components([takes], ref_template="{name}")
         takes = components[schema["$ref"]]

@@ -1,4 +1,4 @@
-"""Records: their bodies pass to the user's shard as they arrive, and its answers pass back."""
+"""Records. Their bodies pass to the user's shard while they arrive, and its answers pass back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes of Chroma's protocol share: their places, what a first touch creates, and small bodies."""
+"""What the routes of Chroma's protocol share: paths, creation at the first use, passing of bodies, small bodies."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def _body(request: Call) -> AsyncIterator[bytes]:
 
 def check_content_type(content_type: str | None) -> None:
     """Raise ChromaRefusal (415) if the body says that it is not JSON; one that says nothing is taken as JSON."""
-    kind = (content_type or "application/json").partition(";")[0].strip().lower()
+    kind = ("application/json" if content_type is None else content_type).partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ChromaRefusal("Expected request with `Content-Type: application/json`", status=415)
 

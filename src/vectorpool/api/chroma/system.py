@@ -1,4 +1,4 @@
-"""What is about no tenant: is the server there, what can it, who calls, and the reset of everything."""
+"""The routes about no tenant: heartbeat, version, pre-flight checks, identity, and the reset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, pa
 from vectorpool.sources import SYSTEM
 
 Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_name:collection_name.")]
-Rest = Annotated[Path, PathParameter(description="Whatever it was.")]
+Rest = Annotated[Path, PathParameter(description="Any path.")]
 
 # What the reference answers; clients cut their writes by the first and send base64 because of the second.
 PREFLIGHT: Final = {"max_batch_size": 5461, "supports_base64_encoding": True}
@@ -103,13 +103,16 @@ class System(Controller):
             raise ChromaRefusal("Reset is disabled by config", status=403)
         request.context.allow(RESET_S)
         stored = await request.context.within(request.service.library.list_users())
-        # Under write-back there may be users of whom nothing is in the bucket yet.
-        open_now = [parse_slot_key(slot.user_id)[0] for slot in (await request.service.router.pool_view()).slots]
-        turns = asyncio.Semaphore(_RESETS_AT_ONCE)
+        # Under write-back, the bucket may hold nothing yet of some users.
+        open_now = [
+            parse_slot_key(slot.user_id)[0]
+            for slot in (await request.context.within(request.service.router.pool_view())).slots
+        ]
+        slots = asyncio.Semaphore(_RESETS_AT_ONCE)
 
         async def delete(user_id: str) -> None:
-            # Of some nothing is ours: they have documents alone, or a name that no request can name.
-            async with turns:
+            # Some users have only documents, or an id that no request can name.
+            async with slots:
                 with contextlib.suppress(UserNotFound, InvalidId):
                     await request.execute(check_user_id(user_id), commands.DeleteVectorstore())
 

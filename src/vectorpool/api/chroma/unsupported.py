@@ -1,4 +1,4 @@
-"""What Chroma's single-node server has routes for and does not do: answered as it answers, once the body is right."""
+"""Routes that Chroma's single-node server has and does not implement. They answer as it does."""
 
 from __future__ import annotations
 

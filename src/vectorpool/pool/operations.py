@@ -1,0 +1,136 @@
+"""Operations on a whole vectorstore: where it is, opening and closing it, restoring and deleting it.
+
+Operations on the log alone are in ``log_operations``; what a slot holds uncommitted is committed before one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from vectorpool import answers
+from vectorpool.answers import Answer
+from vectorpool.commands import (
+    Command,
+    DeleteVectorstore,
+    Evict,
+    Flush,
+    Hydrate,
+    Inspect,
+    LogOperation,
+    Restore,
+)
+from vectorpool.commands.handlers import handlers_of, handles
+from vectorpool.context import AS_SET
+from vectorpool.errors import Damaged, NewerEngine, PoolBusy
+from vectorpool.pool.log_operations import LogOperations
+from vectorpool.pool.residency import Residency
+from vectorpool.pool.slot import Slot
+from vectorpool.pool.stores import StoreFactory
+from vectorpool.pool.writer import SlotWriter
+from vectorpool.settings import Settings
+from vectorpool.sources import Sources
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Operations:
+    """Answers operations of one pool. ``describe`` returns where a user's vectorstore is."""
+
+    def __init__(
+        self,
+        stores: StoreFactory,
+        residency: Residency,
+        writer: SlotWriter,
+        settings: Settings,
+        sources: Sources,
+        describe: Callable[[str], answers.Residency],
+    ) -> None:
+        self._stores = stores
+        self._residency = residency
+        self._writer = writer
+        self._settings = settings
+        self._sources = sources
+        self._describe = describe
+        self._handlers = handlers_of(self)
+
+    async def execute(self, user_id: str, command: Command) -> Answer:
+        """Answer one operation. Raises VectorpoolError."""
+        if isinstance(command, LogOperation):
+            await self._flush(user_id)
+            return await LogOperations(self._stores.log(user_id)).execute(command)
+        answer: Answer = await self._handlers[type(command)](user_id, command)
+        return answer
+
+    def _where(self, user_id: str) -> Answer:
+        residency = self._describe(user_id)
+        return Answer(_encode(residency), residency.commit)
+
+    @handles(Inspect)
+    async def _inspect(self, user_id: str, command: Inspect) -> Answer:
+        return self._where(user_id)
+
+    @handles(Hydrate)
+    async def _hydrate(self, user_id: str, command: Hydrate) -> Answer:
+        arrived_s = self._sources.monotonic_s()
+        async with self._residency.lease(user_id, create=False) as (slot, store):
+            if not await store.is_fresh_enough(AS_SET, arrived_s):
+                await self._writer.catch_up(slot)
+        return self._where(user_id)
+
+    @handles(Flush)
+    async def _flush_and_show(self, user_id: str, command: Flush) -> Answer:
+        await self._flush(user_id)
+        return self._where(user_id)
+
+    async def _flush(self, user_id: str) -> None:
+        slot = self._residency.pin(user_id)
+        try:
+            await self._writer.flush(slot)
+        finally:
+            self._residency.unpin(slot)
+
+    @handles(Evict)
+    async def _evict(self, user_id: str, command: Evict) -> Answer:
+        deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
+        await self._flush(user_id)
+        slot = self._residency.pin(user_id)
+        try:
+            while slot.store is not None and not await self._residency.evict(slot):
+                if self._sources.monotonic_s() >= deadline_s:
+                    raise PoolBusy("The vectorstore is in use all the time, it was not evicted. Try again later.")
+                await self._sources.sleep(0.02)
+        finally:
+            self._residency.unpin(slot)
+        return self._where(user_id)
+
+    @handles(Restore)
+    async def _restore(self, user_id: str, command: Restore) -> Answer:
+        seq = command.commit
+        if seq is None:
+            seq = await self._stores.log(user_id).seq_at(command.time_ms or 0)
+        slot = self._residency.pin(user_id)
+        try:
+            restored = await self._writer.restore(slot, seq)
+        finally:
+            self._residency.unpin(slot)
+        return Answer(_encode(answers.Restored(commit=restored, restored_from=seq)), restored)
+
+    @handles(DeleteVectorstore)
+    async def _delete(self, user_id: str, command: DeleteVectorstore) -> Answer:
+        slot = self._residency.pin(user_id)
+        try:
+            deleted = await self._end(slot)
+        finally:
+            self._residency.unpin(slot)
+        return Answer(_encode(answers.Deleted(deleted=deleted)), 0)
+
+    async def _end(self, slot: Slot) -> int:
+        try:
+            # A user that does not exist is told so, and gets no tombstone.
+            await self._residency.open(slot, create=False)
+        except (Damaged, NewerEngine):
+            # What cannot be opened can still be deleted.
+            return await self._stores.make(slot.user_id).end()
+        return await self._writer.end(slot)
