@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.schemas import make_newer, make_older, make_unknown
+from vectorpool.engine import version
 from vectorpool.engine.version import (
     TESTED_FINGERPRINT,
     TESTED_MIGRATIONS,
@@ -18,6 +19,7 @@ from vectorpool.engine.version import (
     Schema,
     installed_version,
     is_tested,
+    learn_migrations,
     read_schema,
     unknown_migrations,
 )
@@ -116,3 +118,14 @@ def test_stamps_are_read_without_chroma() -> None:
         "assert not [m for m in sys.modules if m.startswith('chromadb')], 'Chroma was imported'"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_another_chroma_knows_what_it_applies_itself(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance with another version than the tested one learns its migrations from a directory that it has made."""
+    make_newer(fresh)
+    monkeypatch.setattr(version, "_known", dict(TESTED_MIGRATIONS))
+    assert unknown_migrations(schema_of(fresh).migrations) == ["sysdb 11"]
+    learn_migrations(fresh)
+    assert unknown_migrations(schema_of(fresh).migrations) == []
+    assert not schema_of(fresh).is_older
+    assert unknown_migrations({"sysdb": 12}) == ["sysdb 12"]

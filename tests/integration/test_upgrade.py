@@ -35,7 +35,7 @@ from vectorpool.commitlog.outcomes import CommitInfo
 from vectorpool.context import RequestContext
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
-from vectorpool.engine.version import TESTED_FINGERPRINT, TESTED_MIGRATIONS, TESTED_VERSION
+from vectorpool.engine.version import TESTED_FINGERPRINT, TESTED_MIGRATIONS, installed_version
 from vectorpool.errors import NewerEngine
 from vectorpool.names import SIDECAR_FILE
 from vectorpool.objects.memory import MemoryBucket
@@ -89,7 +89,7 @@ async def test_every_commit_carries_the_stamp_of_this_engine(tmp_path: Path) -> 
         await instance.do(INGEST)
         stamps = [entry.stamp for entry in await entries(instance)]
     assert all(stamp is not None for stamp in stamps)
-    assert {(s.version, s.fingerprint) for s in stamps if s} == {(TESTED_VERSION, TESTED_FINGERPRINT)}
+    assert {(s.version, s.fingerprint) for s in stamps if s} == {(installed_version(), TESTED_FINGERPRINT)}
     assert all(s.migrations == TESTED_MIGRATIONS for s in stamps if s)
     assert [s.sidecar for s in stamps if s] == [0, 0, VERSION]
 
