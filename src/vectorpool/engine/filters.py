@@ -1,0 +1,222 @@
+"""Filters on records: a ``where`` and a ``where_document``, parsed from JSON into conditions on values.
+
+``read_filter`` takes what both protocols take. It returns None for a filter that Chroma has to answer or refuse: a
+regular expression, empty text to search for, a list of mixed types, an order on text or booleans, a key that Chroma
+reserves, and everything that is not a filter. It decides this before any file is read.
+
+Chroma stores a float through JSON text, and its JSON reader does not round correctly: some floats are stored one or
+two units in the last place away. ``stored_float`` returns what it stores. A condition on a number x takes both x and
+``stored_float(x)`` for equal to x, so that a record is found by the number that was sent, by whichever path it was
+written. Between integers and floats, numbers compare by their exact values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+Scalar: TypeAlias = str | bool | int | float
+
+# Conditions and values of one filter that are evaluated here; a larger filter is refused with these numbers.
+MAX_TERMS: Final = 20_000
+MAX_VALUES: Final = 200_000
+# A deeper filter is left to Chroma, whose JSON reader refuses more than 128 levels.
+_MAX_DEPTH: Final = 60
+
+_ORDERED: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+_I64: Final = 2**63
+# Divisors of Chroma's JSON reader: it knows the powers of ten up to this exponent.
+_LARGEST_EXPONENT: Final = 308
+_LARGEST_SIGNIFICAND: Final = 2**64 - 1
+
+
+class Equal(msgspec.Struct, frozen=True):
+    """The key holds one of these values, all of one type; ``is_negated``: it does not, or the key is missing."""
+
+    key: str
+    values: tuple[Scalar, ...]
+    is_negated: bool
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    """The key holds a number that is ``>``, ``>=``, ``<`` or ``<=`` the bound."""
+
+    key: str
+    operator: str
+    bound: int | float
+
+
+class Member(msgspec.Struct, frozen=True):
+    """The key holds a list with this member; ``is_negated``: it does not, or the key is missing or is no list."""
+
+    key: str
+    value: Scalar
+    is_negated: bool
+
+
+class Text(msgspec.Struct, frozen=True):
+    """The record's document contains this text; ``is_negated``: it does not, or there is no document."""
+
+    text: str
+    is_negated: bool
+
+
+class Joined(msgspec.Struct, frozen=True):
+    """All of some conditions (``is_all``), or any of them."""
+
+    is_all: bool
+    parts: tuple[Condition, ...]
+
+
+Condition: TypeAlias = Equal | Ordered | Member | Text | Joined
+
+
+class TooLarge(Exception):
+    """A filter has more conditions or values than are evaluated; the arguments are what, how many, and the limit."""
+
+
+class _NotOurs(Exception):
+    """Chroma has to answer or refuse the filter."""
+
+
+def read_filter(where: str | None, where_document: str | None) -> Condition | None:
+    """Return the condition of two filters in JSON, of which at least one is given; None if Chroma has to be asked.
+
+    Raises TooLarge.
+    """
+    size = _Size()
+    try:
+        parts = []
+        if where is not None:
+            parts.append(_joined(json.loads(where), size, _on_metadata))
+        if where_document is not None:
+            parts.append(_joined(json.loads(where_document), size, _on_text))
+    except (_NotOurs, ValueError, RecursionError):
+        return None
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else Joined(True, tuple(parts))
+
+
+def keys_of(condition: Condition) -> set[str]:
+    """Return the metadata keys that a condition names."""
+    if isinstance(condition, Joined):
+        return set().union(*(keys_of(part) for part in condition.parts))
+    return set() if isinstance(condition, Text) else {condition.key}
+
+
+def stored_float(number: float) -> float:
+    """Return the float that Chroma stores for a finite one.
+
+    It writes the shortest decimal form and reads it as an integer of 64 bits times a power of ten, with one rounding
+    for the integer and another for the multiplication.
+    """
+    sign = -1.0 if math.copysign(1.0, number) < 0 else 1.0
+    digits, _, power = repr(abs(number)).partition("e")
+    whole, _, decimals = digits.partition(".")
+    significand, exponent = int(whole + decimals), int(power or 0) - len(decimals)
+    if significand > _LARGEST_SIGNIFICAND:
+        return number
+    value = float(significand)
+    while value != 0.0 and exponent < -_LARGEST_EXPONENT:
+        value /= 1e308
+        exponent += _LARGEST_EXPONENT
+    if value == 0.0:
+        return sign * 0.0
+    value = value * float(f"1e{exponent}") if exponent >= 0 else value / float(f"1e{-exponent}")
+    return sign * value
+
+
+class _Size:
+    """Counts the conditions and values of a filter."""
+
+    def __init__(self) -> None:
+        self._terms = self._values = 0
+
+    def add(self, values: int) -> None:
+        self._terms += 1
+        self._values += values
+        for what, count, limit in (("conditions", self._terms, MAX_TERMS), ("values", self._values, MAX_VALUES)):
+            if count > limit:
+                raise TooLarge(what, count, limit)
+
+
+def _joined(node: Any, size: _Size, leaf: Any, depth: int = 1) -> Condition:
+    if not isinstance(node, dict) or len(node) != 1 or depth > _MAX_DEPTH:
+        raise _NotOurs
+    ((name, operand),) = node.items()
+    if name not in ("$and", "$or"):
+        found: Condition = leaf(name, operand, size)
+        return found
+    if not isinstance(operand, list) or not operand:
+        raise _NotOurs
+    size.add(0)
+    return Joined(name == "$and", tuple(_joined(child, size, leaf, depth + 1) for child in operand))
+
+
+def _on_text(operator: str, text: Any, size: _Size) -> Condition:
+    # SQLite ends the pattern at a NUL; what Chroma then finds is its own matter.
+    if operator not in ("$contains", "$not_contains") or not isinstance(text, str) or not text or "\0" in text:
+        raise _NotOurs
+    _clean(text)
+    size.add(1)
+    return Text(text, operator == "$not_contains")
+
+
+def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
+    if not key or key.startswith(("#", "$", "chroma:")) or "\0" in key:
+        raise _NotOurs
+    _clean(key)
+    if not isinstance(operand, dict):
+        operand = {"$eq": operand}
+    if len(operand) != 1:
+        raise _NotOurs
+    ((operator, value),) = operand.items()
+    if operator in ("$in", "$nin"):
+        if not isinstance(value, list) or not value:
+            raise _NotOurs
+        size.add(len(value))
+        return Equal(key, _same_kind(value), operator == "$nin")
+    size.add(1)
+    value = _scalar(value)
+    if operator in ("$eq", "$ne"):
+        return Equal(key, (value,), operator == "$ne")
+    if operator in ("$contains", "$not_contains"):
+        if value == "":
+            raise _NotOurs
+        return Member(key, value, operator == "$not_contains")
+    if operator not in _ORDERED or isinstance(value, (bool, str)):
+        raise _NotOurs
+    return Ordered(key, _ORDERED[operator], value)
+
+
+def _same_kind(values: Sequence[Any]) -> tuple[Scalar, ...]:
+    found = tuple(_scalar(value) for value in values)
+    if any(type(value) is not type(found[0]) for value in found):
+        raise _NotOurs
+    return found
+
+
+def _scalar(value: Any) -> Scalar:
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if _I64 <= value < 2 * _I64:
+            raise _NotOurs
+        # Chroma's JSON reader makes a float of an integer that does not fit 64 bits.
+        return value if -_I64 <= value < _I64 else float(value)
+    if isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise _NotOurs
+
+
+def _clean(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _NotOurs from None
+    return text
