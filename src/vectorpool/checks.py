@@ -98,6 +98,13 @@ def check_text(what: str, text: str) -> str:
     return text
 
 
+def check_document(what: str, text: str) -> str:
+    """Return a record's document if it can be stored and searched; raise InvalidRequest otherwise."""
+    if "\0" in text:
+        raise InvalidRequest(f"{what} holds a NUL, after which no search would find its text. Remove it.")
+    return check_text(what, text)
+
+
 # --- Metadata ----------------------------------------------------------------------------------------
 
 

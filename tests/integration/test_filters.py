@@ -247,6 +247,7 @@ def test_random_filters_find_what_chroma_finds_but_for_numbers(tmp_path: Path) -
 
 
 @pytest.mark.long
+@pytest.mark.timeout(24 * 3600)
 def test_a_million_random_filters(tmp_path: Path) -> None:
     """The same with many worlds; VECTORPOOL_TEST_FILTERS says how many filters."""
     total, each = int(os.environ.get("VECTORPOOL_TEST_FILTERS", 1_000_000)), 10_000

@@ -29,6 +29,7 @@ from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.checks import (
     check_count,
+    check_document,
     check_metadata,
     check_record_ids,
     check_text,
@@ -89,7 +90,7 @@ async def _read_records(request: Call, *, update: bool) -> _Records:
         metadatas.append(check_metadata(body.metadata, of=name, nulls=update))
         rows.append(None if body.embedding is None else to_row(body.embedding, settings, of=name))
         if body.document is not None:
-            check_text(f"The document of {name}", body.document)
+            check_document(f"The document of {name}", body.document)
         elif body.embedding is None and not update:
             raise InvalidRequest(f"{name[0].upper()}{name[1:]} has neither a document nor an embedding. Send one.")
         if body.uri is not None:

@@ -139,6 +139,16 @@ def collection_exists(name: str | None) -> ChromaRefusal:
     return ChromaRefusal(f"Collection [{name}] already exists", status=409)
 
 
+def empty_join(field: str) -> ChromaRefusal:
+    """Return the refusal of a deletion whose filter joins no conditions; Chroma deletes every record by ``$and``."""
+    return ChromaRefusal(f"Invalid {field} clause: $and and $or need at least one condition", status=400)
+
+
+def nul_in_document(position: int) -> ChromaRefusal:
+    """Return the refusal of a text with a NUL, after which Chroma's full-text index finds nothing."""
+    return ChromaRefusal(f"Validation error: documents: The document at index {position} holds a NUL", status=400)
+
+
 def empty_id() -> ChromaRefusal:
     """Return the refusal of a record's id without a character."""
     return ChromaRefusal("Empty ID, ID must have at least one character", status=400)

@@ -1,8 +1,8 @@
 """Fast reads: count, get and nearest records straight from Chroma's files, where the request is plain.
 
 A call of Chroma costs 0.4 to 1.5 ms, most of it on the way between its threads. The same rows are in its SQLite file,
-some microseconds away, and the same vectors in a flat index (``flat_index``). A request without a filter is answered
-here; every other request, every refusal and every doubt is left to Chroma: a method returns None. With ``at_once`` a
+some microseconds away, and the same vectors in a flat index (``flat_index``). Requests are answered here, filtered
+ones by ``filter_rows``; every refusal and every doubt is left to Chroma: a method returns None. With ``at_once`` a
 method also returns None for what would take longer than an event loop should wait.
 
 Chroma may write meanwhile (its locks do not count within one process), so each answer proves that the file did not
@@ -18,26 +18,25 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.filter_rows import Segment, matching
+from vectorpool.engine.filters import Condition, is_indexed, keys_of
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
+from vectorpool.engine.record_columns import read_columns
 from vectorpool.engine.rows import Float32, Rows
 from vectorpool.engine.tables import (
-    DOCUMENT_KEY,
     METADATA_SCOPE,
     OF_COLLECTION,
-    URI_KEY,
-    VALUE_COLUMNS,
     VECTOR_SCOPE,
-    marks,
     noted_parameters,
     position_of,
-    value_of,
 )
 from vectorpool.errors import VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
@@ -50,13 +49,14 @@ _CACHE_PAGES: Final = "PRAGMA cache_size = 128"
 _MAX_TAIL: Final = 20_000
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
-# SQLite takes 32,766 parameters; a request with more ids than this is not a quick read.
+# A request with more ids than this is not answered at once.
 _MAX_IDS: Final = 1000
 # Records and multiplications of a read with ``at_once``: about half a millisecond.
 _MAX_RECORDS_AT_ONCE: Final = 50
 _MAX_NUMBERS_AT_ONCE: Final = 2 * 1024**2
-# Queries of one call; they are answered one after the other.
-_MAX_QUERIES: Final = 16
+# Records above which a text is looked for in the trigram index first.
+_MAX_SCANNED: Final = 2000
+_MAX_OFFSET: Final = 2**62
 
 
 class _View(msgspec.Struct):
@@ -77,13 +77,18 @@ class _View(msgspec.Struct):
     is_too_large: bool = False
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    include: Sequence[str]
+    places: NDArray[np.intp] | None
+
+
 class _Doubt(Exception):
     """The files do not say it plainly: Chroma is to be asked."""
 
 
 # The stamp of no file.
 _NEVER: Final = (b"", 0)
-_DOUBTS: Final = (_Doubt, OSError, sqlite3.Error, ValueError, OverflowError, VectorpoolError)
+_DOUBTS: Final = (_Doubt, OSError, sqlite3.Error, ValueError, OverflowError, KeyError, VectorpoolError)
 
 
 class FastReader:
@@ -148,25 +153,29 @@ class FastReader:
         limit: int | None,
         offset: int,
         include: Sequence[str],
+        condition: Condition | None = None,
         at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion, or None if Chroma has to be asked."""
-        if "embeddings" in include or (ids is not None and not 0 < len(ids) <= _MAX_IDS):
+        is_long = condition is not None or "embeddings" in include or len(ids or ()) > _MAX_IDS
+        if (ids is not None and not ids) or (at_once and is_long) or max(offset, limit or 0) >= _MAX_OFFSET:
             return None
-        at_most = _MAX_IDS + 1 if limit is None else min(limit, _MAX_IDS + 1)
 
         def ask(view: _View) -> Rows:
-            sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ?"
-            values: list[str] = [view.metadata_segment]
-            if ids is not None:
-                sql += f" AND embedding_id IN ({marks(len(ids))})"
-                values += ids
-            found = self._db.execute(f"{sql} ORDER BY id LIMIT ? OFFSET ?", [*values, at_most, offset]).fetchall()
-            if len(found) > (_MAX_RECORDS_AT_ONCE if at_once else _MAX_IDS):
+            self._check_indexed((collection_id, database), condition)
+            if condition is None and ids is None:
+                sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id LIMIT ? OFFSET ?"
+                at_most = _MAX_RECORDS_AT_ONCE + 1 if at_once else _MAX_OFFSET
+                at_most = at_most if limit is None else min(limit, at_most)
+                found = self._db.execute(sql, (view.metadata_segment, at_most, offset)).fetchall()
+            else:
+                end = None if limit is None else offset + limit
+                found = matching(self._segment(view), condition, ids)[offset:end]
+            if at_once and len(found) > _MAX_RECORDS_AT_ONCE:
                 raise _Doubt
             return self._rows(view, found, include)
 
-        return self._answer(collection_id, database, ask, at_once=at_once)
+        return self._answer(collection_id, database, ask, is_indexed="embeddings" in include, at_once=at_once)
 
     def query(
         self,
@@ -176,21 +185,31 @@ class FastReader:
         limit: int,
         include: Sequence[str],
         *,
+        ids: Sequence[str] | None = None,
+        condition: Condition | None = None,
         at_once: bool = False,
     ) -> list[Rows] | None:
         """Return for each row of ``queries`` (float32[n, d]) its nearest records, or None if Chroma has to be asked."""
-        if "embeddings" in include or not 0 < len(queries) <= _MAX_QUERIES or not 0 < limit <= _MAX_IDS:
-            return None
-        if not np.isfinite(queries).all():
+        is_long = ids is not None or condition is not None or "embeddings" in include
+        if not len(queries) or limit <= 0 or (at_once and is_long) or not np.isfinite(queries).all():
             return None
 
         def ask(view: _View) -> list[Rows]:
+            self._check_indexed((collection_id, database), condition)
             index = view.index
             if index is None or queries.shape[1] != view.dimension:
                 raise _Doubt
             if at_once and (limit > _MAX_RECORDS_AT_ONCE or len(index) * queries.size > _MAX_NUMBERS_AT_ONCE):
                 raise _Doubt
-            return [self._nearest(view, index, query, limit, include) for query in queries]
+            places = None
+            if ids is not None or condition is not None:
+                # Chroma refuses a query among ids of which one is not there.
+                if ids is not None and not (ids and all(record_id in index for record_id in ids)):
+                    raise _Doubt
+                found = matching(self._segment(view), condition, ids)
+                places = index.places_of([record_id for _, record_id in found])
+            asked = _Asked(include, places)
+            return [self._nearest(view, index, query, limit, asked) for query in queries]
 
         return self._answer(collection_id, database, ask, is_indexed=True, at_once=at_once)
 
@@ -348,49 +367,34 @@ class FastReader:
         if (noted.get("hnsw:space", info.space), noted.get("hnsw:M", info.max_neighbors)) != told:
             raise _Doubt
 
-    def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, include: Sequence[str]) -> Rows:
-        if not len(index):
-            found, distances = list[str](), list[float]()
-        else:
-            found, distances = index.nearest(query, limit)
-        sql = f"SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id IN ({marks(len(found))})"
-        places = {record_id: row for row, record_id in self._db.execute(sql, [view.metadata_segment, *found])}
+    def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, asked: _Asked) -> Rows:
+        found, distances = list[str](), list[float]()
+        if len(index) and (asked.places is None or len(asked.places)):
+            found, distances = index.nearest(query, limit, asked.places)
+        places = {record_id: row for row, record_id in matching(self._segment(view), None, found)}
         if len(places) != len(found):
             raise _Doubt
-        rows = self._rows(view, [(places[record_id], record_id) for record_id in found], include)
-        return msgspec.structs.replace(rows, distances=distances if "distances" in include else None)
+        rows = self._rows(view, [(places[record_id], record_id) for record_id in found], asked.include)
+        return msgspec.structs.replace(rows, distances=distances if "distances" in asked.include else None)
+
+    def _segment(self, view: _View) -> Segment:
+        return Segment(self._db, view.metadata_segment, view.has_lists, (view.count or 0) > _MAX_SCANNED)
+
+    def _check_indexed(self, key: tuple[str, str], condition: Condition | None) -> None:
+        """Raise _Doubt if the collection's schema leaves something out of Chroma's indexes: Chroma may refuse."""
+        if condition is not None:
+            info = self._known(key[1], key[0])
+            if info is None or not is_indexed(info.schema, keys_of(condition)):
+                raise _Doubt
 
     def _rows(self, view: _View, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
         """Return the records of (row, id) in this order, with the columns that are asked for."""
-        fields: dict[int, dict[str, Any]] = {row: {} for row, _ in found}
-        if found and not {"documents", "metadatas", "uris"}.isdisjoint(include):
-            of_rows, rows = f"WHERE id IN ({marks(len(found))})", list(fields)
-            sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata {of_rows}"
-            for row, key, *values in self._db.execute(sql, rows):
-                fields[row][key] = _value(*values)
-            if view.has_lists:
-                sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata_array {of_rows} ORDER BY rowid"
-                for row, key, *values in self._db.execute(sql, rows):
-                    fields[row].setdefault(key, []).append(_value(*values))
-        return Rows(
-            ids=[record_id for _, record_id in found],
-            documents=[fields[row].get(DOCUMENT_KEY) for row, _ in found] if "documents" in include else None,
-            metadatas=[_metadata(fields[row]) for row, _ in found] if "metadatas" in include else None,
-            embeddings=None,
-            uris=[fields[row].get(URI_KEY) for row, _ in found] if "uris" in include else None,
-        )
-
-
-def _value(text: str | None, integer: int | None, real: float | None, flag: int | None) -> Any:
-    value = value_of(text, integer, real, flag)
-    if value is None:
-        # Not a value that Chroma writes: Chroma says what it is.
-        raise _Doubt
-    return value
-
-
-def _metadata(fields: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a record's metadata as Chroma gives it: None if it has neither metadata nor a URI."""
-    if fields.keys() <= {DOCUMENT_KEY}:
-        return None
-    return {key: value for key, value in fields.items() if key != DOCUMENT_KEY and key != URI_KEY}
+        rows = read_columns(self._db, found, include, has_lists=view.has_lists)
+        if rows is None:
+            raise _Doubt
+        if "embeddings" not in include:
+            return rows
+        if view.index is None or view.index.space == "cosine":
+            # The index holds directions; Chroma has the vectors as they were sent.
+            raise _Doubt
+        return msgspec.structs.replace(rows, embeddings=view.index.vectors(rows.ids))

@@ -109,6 +109,43 @@ def keys_of(condition: Condition) -> set[str]:
     return set() if isinstance(condition, Text) else {condition.key}
 
 
+def has_empty_join(text: str | None) -> bool:
+    """Return whether a filter in JSON joins no conditions, at any depth: Chroma takes that as true for every record."""
+
+    def looks(node: Any, depth: int) -> bool:
+        if not isinstance(node, dict) or depth > _MAX_DEPTH:
+            return False
+        parts = [part for name in ("$and", "$or") if isinstance(part := node.get(name), list)]
+        return any(not part or any(looks(child, depth + 1) for child in part) for part in parts)
+
+    try:
+        return text is not None and looks(json.loads(text), 1)
+    except (ValueError, RecursionError):
+        return False
+
+
+def is_indexed(schema: Any, keys: set[str]) -> bool:
+    """Return whether a collection's schema, parsed from JSON, indexes text and every value of these keys.
+
+    Chroma refuses a filter on what is not indexed. A schema that cannot be read says no; none at all says yes.
+    """
+    if schema is None:
+        return True
+    try:
+        known = schema["keys"]
+        kinds = [schema["defaults"], *(known[key] for key in keys if key in known)]
+        inverted = [
+            index["enabled"]
+            for kind in kinds
+            for indexes in kind.values()
+            for name, index in indexes.items()
+            if name.endswith("_inverted_index")
+        ]
+        return all(inverted) and bool(known["#document"]["string"]["fts_index"]["enabled"])
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
 def stored_float(number: float) -> float:
     """Return the float that Chroma stores for a finite one.
 

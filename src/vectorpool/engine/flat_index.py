@@ -10,7 +10,7 @@ Distances are Chroma's: squared Euclidean for ``l2``, 1 - cosine for ``cosine``,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ _TINY: Final = np.float32(1e-30)
 # How far the quick form of a squared distance may be off, in units of the squared lengths that it subtracts.
 _ROUNDING: Final = 4e-6
 _SMALLEST: Final = 16
+# Rows that are converted to float64 at a time.
+_LONG_ROWS: Final = 4096
 
 
 class FlatIndex:
@@ -88,25 +90,68 @@ class FlatIndex:
         halves[: len(self._halves)] = self._halves
         self._rows, self._halves = rows, halves
 
-    def nearest(self, query: Float32, limit: int) -> tuple[list[str], list[float]]:
-        """Return ids and distances of the ``limit`` rows nearest to float32[dimension], nearest first."""
+    def places_of(self, record_ids: Sequence[str]) -> NDArray[np.intp]:
+        """Return the places of records, in the order of the index; raise KeyError if one is not there."""
+        places = np.fromiter((self._places[i] for i in record_ids), np.intp, len(record_ids))
+        places.sort()
+        return places
+
+    def vectors(self, record_ids: Sequence[str]) -> list[list[float]]:
+        """Return the vectors of records; raise KeyError if one is not there."""
+        return [self._rows[self._places[i]].tolist() for i in record_ids]
+
+    def nearest(
+        self, query: Float32, limit: int, among: NDArray[np.intp] | None = None
+    ) -> tuple[list[str], list[float]]:
+        """Return ids and distances of the ``limit`` rows nearest to float32[dimension], nearest first.
+
+        ``among`` are the places of the rows that are compared; without it, all are. A distance beyond float32 is
+        given as float64, so no finite vector has an infinite one.
+        """
         count = len(self._ids)
-        rows = self._rows[:count]
+        rows, halves = self._rows[:count], self._halves[:count]
+        if among is not None:
+            rows, halves = rows[among], halves[among]
         if self.space == "cosine":
             query = unit(query)
+        with np.errstate(over="ignore", invalid="ignore"):
+            places, distances = self._measured(rows, halves, query, limit)
+        if not np.isfinite(distances).all():
+            places, distances = np.arange(len(rows)), self._long_distances(rows, query)
+        order = np.argsort(distances, kind="stable")[:limit]
+        chosen = places[order] if among is None else among[places[order]]
+        return [self._ids[place] for place in chosen.tolist()], distances[order].tolist()
+
+    def _measured(
+        self, rows: Float32, halves: Float32, query: Float32, limit: int
+    ) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        """Return the rows that may be among the nearest and their distances; one that is not finite if any overflow."""
         scores = rows @ query
         if self.space == "l2":
-            scores -= self._halves[:count]
-            places = self._candidates(scores, query, limit)
+            scores -= halves
+        if not np.isfinite(scores).all():
+            return np.arange(1), np.array([np.nan])
+        if self.space == "l2":
+            places = self._candidates(scores, halves, query, limit)
             apart = rows[places] - query
-            distances = np.einsum("ij,ij->i", apart, apart)
-        else:
-            places = _highest(scores, limit)
-            distances = np.float32(1) - scores[places]
-        order = np.argsort(distances, kind="stable")[:limit]
-        return [self._ids[place] for place in places[order].tolist()], distances[order].tolist()
+            return places, np.einsum("ij,ij->i", apart, apart)
+        places = _highest(scores, limit)
+        return places, np.float32(1) - scores[places]
 
-    def _candidates(self, scores: Float32, query: Float32, limit: int) -> NDArray[np.intp]:
+    def _long_distances(self, rows: Float32, query: Float32) -> NDArray[np.float64]:
+        """Return the distances in float64[n], which the squares of float32 numbers do not overflow."""
+        long_query = query.astype(np.float64)
+        found = np.empty(len(rows), np.float64)
+        for start in range(0, len(rows), _LONG_ROWS):
+            part = rows[start : start + _LONG_ROWS].astype(np.float64)
+            if self.space == "l2":
+                part -= long_query
+                found[start : start + len(part)] = np.einsum("ij,ij->i", part, part)
+            else:
+                found[start : start + len(part)] = 1 - part @ long_query
+        return found
+
+    def _candidates(self, scores: Float32, halves: Float32, query: Float32, limit: int) -> NDArray[np.intp]:
         """Return the places of all rows that may be among the nearest, given that ``scores`` are rounded.
 
         |x - q|^2 = |q|^2 - 2 (x.q - |x|^2 / 2) loses digits where x and q are close, so the difference itself is taken
@@ -115,7 +160,7 @@ class FlatIndex:
         if limit >= len(scores):
             return np.arange(len(scores))
         least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-        longest = max(float(self._halves[: len(scores)].max()), float(np.dot(query, query)) / 2)
+        longest = max(float(halves.max()), float(np.dot(query, query)) / 2)
         return np.flatnonzero(scores >= least - _ROUNDING * longest)
 
 

@@ -22,10 +22,11 @@ from vectorpool.engine.catalogue import Catalogue
 from vectorpool.engine.failures import is_unknown_record
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
+from vectorpool.engine.filters import Condition, TooLarge, read_filter
 from vectorpool.engine.pace import FAST_SLICE, Pace, fixed_slices
 from vectorpool.engine.rows import Batch, Float32, Rows
 from vectorpool.engine.tables import Operation
-from vectorpool.errors import BrokenReplica
+from vectorpool.errors import BrokenReplica, LimitExceeded
 
 # Records that are looked through in one call.
 _PAGE: Final = 1000
@@ -86,10 +87,26 @@ class Records:
         at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
-        if self._reader is not None and where is None and where_document is None:
+        condition, is_ours = _condition(where, where_document)
+        if self._reader is not None and is_ours:
             rows = self._reader.get(
-                collection_id, database, ids=ids, limit=limit, offset=offset, include=include, at_once=at_once
+                collection_id,
+                database,
+                ids=ids,
+                limit=limit,
+                offset=offset,
+                include=include,
+                condition=condition,
+                at_once=at_once,
             )
+            if rows is None and "embeddings" in include and not at_once:
+                # Without them the row set is still ours; Chroma adds the embeddings by id.
+                others = [part for part in include if part != "embeddings"]
+                rows = self._reader.get(
+                    collection_id, database, ids=ids, limit=limit, offset=offset, include=others, condition=condition
+                )
+                whole = None if rows is None else self._with_embeddings(collection_id, database, [rows])
+                rows = whole[0] if whole else None
             if rows is not None or at_once:
                 return rows
         if at_once:
@@ -129,8 +146,24 @@ class Records:
 
         Filters are JSON. ``at_once``: None if that would take long.
         """
-        if self._reader is not None and ids is None and where is None and where_document is None:
-            found = self._reader.query(collection_id, database, embeddings, n_results, include, at_once=at_once)
+        condition, is_ours = _condition(where, where_document)
+        if self._reader is not None and is_ours:
+            found = self._reader.query(
+                collection_id,
+                database,
+                embeddings,
+                n_results,
+                include,
+                ids=ids,
+                condition=condition,
+                at_once=at_once,
+            )
+            if found is None and "embeddings" in include and not at_once:
+                others = [part for part in include if part != "embeddings"]
+                found = self._reader.query(
+                    collection_id, database, embeddings, n_results, others, ids=ids, condition=condition
+                )
+                found = found and self._with_embeddings(collection_id, database, found)
             if found is not None or at_once:
                 return found
         if at_once:
@@ -153,6 +186,22 @@ class Records:
                 raise BrokenReplica("Chroma's index and its records do not agree.") from error
             raise
         return [_rows_of(got, i, n_results) for i in range(len(got.ids))]
+
+    def _with_embeddings(self, collection_id: str, database: str, found: list[Rows]) -> list[Rows] | None:
+        """Return records with their embeddings, which Chroma is asked for by id; None if one is gone meanwhile."""
+        ids = list(dict.fromkeys(record_id for rows in found for record_id in rows.ids))
+        known: dict[str, Any] = {}
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            got = self._client.get(
+                collection_id=collection_id,
+                database=database,
+                ids=ids[start : start + _IDS_AT_ONCE],
+                include=["embeddings"],
+            )
+            known.update(zip(got.ids, got.embeddings, strict=True))
+        if len(known) < len(ids):
+            return None
+        return [msgspec.structs.replace(rows, embeddings=[known[i] for i in rows.ids]) for rows in found]
 
     def existing(self, collection_id: str, database: str, ids: Sequence[str]) -> set[str]:
         """Return which of the ids are there."""
@@ -219,6 +268,21 @@ class Records:
             rows = zip(got.ids, got.metadatas, strict=True)
             found += [i for i, metadata in rows if metadata and any(isinstance(v, list) for v in metadata.values())]
         return found
+
+
+def _condition(where: str | None, where_document: str | None) -> tuple[Condition | None, bool]:
+    """Return the condition of two filters, None without any, and whether the fast path evaluates it."""
+    if where is None and where_document is None:
+        return None, True
+    try:
+        condition = read_filter(where, where_document)
+    except TooLarge as error:
+        what, count, limit = error.args
+        raise LimitExceeded(
+            f"The filter has {count} {what} or more; at most {limit} are allowed. Split the call.",
+            extra={"limit": limit, "limit_name": f"filter {what}", "count": count},
+        ) from error
+    return condition, condition is not None
 
 
 def _rows_of(got: Any, at: int, n_results: int) -> Rows:

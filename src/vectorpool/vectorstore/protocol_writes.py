@@ -28,6 +28,7 @@ from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine import failures
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.engine import Engine
+from vectorpool.engine.filters import has_empty_join
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
 from vectorpool.names import DEFAULT_DATABASE
@@ -197,6 +198,9 @@ class ProtocolWriter:
         where, where_document = command.where, command.where_document
         key = command.collection_id, command.database
         name = self._find(command).name
+        for field, clause in (("where", where), ("where document", where_document)):
+            if has_empty_join(clause):
+                raise failures.empty_join(field)
         if where is None and where_document is None and (not command.ids or command.limit is not None):
             # No record is named, or there is a limit without a filter: Chroma says what it says.
             self._records.refuse_delete(*key, command.ids, command.limit)
@@ -220,6 +224,9 @@ def _batch(command: _Records, embeddings: Float32 | Sequence[Any] | None) -> Bat
 def _check_columns(command: _Records, embeddings: int) -> None:
     if not all(command.ids):
         raise failures.empty_id()
+    for at, document in enumerate(command.documents or ()):
+        if document is not None and "\0" in document:
+            raise failures.nul_in_document(at)
     for at, metadata in enumerate(command.metadatas or ()):
         if metadata and any(not key or key.startswith(("#", "$", RESERVED_KEY_PREFIX)) for key in metadata):
             raise failures.invalid_metadata(at)
