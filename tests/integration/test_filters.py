@@ -21,7 +21,7 @@ import pytest
 from tests.support.plain_chroma import PlainChroma
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.filter_rows import Segment, matching
-from vectorpool.engine.filters import MAX_TERMS, MAX_VALUES, TooLarge, read_filter, stored_float
+from vectorpool.engine.filters import MAX_TERMS, MAX_VALUES, TooLarge, has_empty_join, read_filter, stored_float
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Batch
 from vectorpool.engine.tables import METADATA_SCOPE, Operation, segments_of
@@ -324,3 +324,15 @@ def test_a_float_is_found_by_its_own_value(world: World) -> None:
                 assert record_id in (world.ours(info, {key: value}, None) or [])
                 assert record_id not in (world.ours(info, {key: {"$gt": value}}, None) or [])
     assert found > 20
+
+
+@pytest.mark.parametrize(
+    ("clause", "is_empty"),
+    [
+        *((each, True) for each in ({"$and": []}, {"$or": []}, {"$and": [{"a": 1}, {"$or": [{"$and": []}]}]})),
+        *((each, False) for each in ({}, {"a": 1}, {"$and": [{"a": {"$in": []}}]}, {"$contains": "x"}, [], None)),
+    ],
+)
+def test_a_join_of_nothing_is_seen_at_any_depth(clause: Any, is_empty: bool) -> None:
+    """Deletions refuse such a filter."""
+    assert has_empty_join(json.dumps(clause)) is is_empty
