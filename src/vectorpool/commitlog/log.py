@@ -129,13 +129,21 @@ class CommitLog:
             self._user_id, parent, before, capture, summary, self._sources, stamp=stamp, tombstone=tombstone
         )
 
-    async def append(self, pending: PendingCommit) -> Position:
+    async def append(self, pending: PendingCommit, *, in_doubt: bool = False) -> Position:
         """Commit: one conditional create. Return where the replica stands now.
 
         Raises LostRace if another has the number; OutcomeUnknown if that could not be found out: keep ``pending``
-        and append it again before anything else is offered for its number; StoreUnavailable if surely not written.
+        and append it again, ``in_doubt``, before anything else is offered for its number. Raises StoreUnavailable if
+        it is certain that nothing was written, nor will be; a commit in doubt has no such certainty.
         """
-        etag = await append.append(self._bucket, self._user_id, pending, self._sources)
+        etag = await append.append(
+            self._bucket,
+            self._user_id,
+            pending,
+            self._sources,
+            budget_s=self._settings.store_timeout_s,
+            in_doubt=in_doubt,
+        )
         return await self._appended(pending, etag)
 
     async def _appended(self, pending: PendingCommit, etag: str) -> Position:
@@ -200,7 +208,14 @@ class CommitLog:
         CommitConflict.
         """
         pending, etag = await restore.restore(
-            self._bucket, self._user_id, self._warm, at, self._sources, self._scratch, self._engine
+            self._bucket,
+            self._user_id,
+            self._warm,
+            at,
+            self._sources,
+            self._scratch,
+            self._engine,
+            self._settings.store_timeout_s,
         )
         return await self._appended(pending, etag)
 
@@ -217,7 +232,15 @@ class CommitLog:
         names.check_user_id(target_user_id)
         await self._begin()
         return await restore.fork(
-            self._bucket, self._user_id, self._warm, target_user_id, at, self._sources, self._scratch, self._engine
+            self._bucket,
+            self._user_id,
+            self._warm,
+            target_user_id,
+            at,
+            self._sources,
+            self._scratch,
+            self._engine,
+            self._settings.store_timeout_s,
         )
 
     async def _begin(self) -> None:
@@ -254,7 +277,7 @@ class CommitLog:
         numbers of deleted commits stay taken, by graves of 16 bytes.
         Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
         """
-        deleted = await ending.end(self._bucket, self._user_id, self._sources)
+        deleted = await ending.end(self._bucket, self._user_id, self._sources, self._settings.store_timeout_s)
         if self._warm is not None:
             await asyncio.to_thread(self._warm.drop, self._user_id)
         return deleted

@@ -2,7 +2,7 @@
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
 the replica is thrown away, built anew from the log, and the commands that were not committed are applied again
-(*rebase*), bounded times; one that no longer applies fails to its own caller with a conflict. The replica of a lost or
+(*rebase*), bounded times; what the newest state refuses then is refused to its caller. The replica of a lost or
 half-applied state is never repaired: deltas are applied only while a directory is built, never to an open one.
 
 Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before anything
@@ -40,7 +40,6 @@ from vectorpool.vectorstore.ticket import (
     Ticket,
     give_up,
     in_doubt,
-    no_longer_applies,
     summarise,
     too_many_conflicts,
 )
@@ -254,7 +253,8 @@ class Vectorstore:
             await self.heal()
             await self._apply(ticket)
         except VectorpoolError as error:
-            ticket.error = no_longer_applies(ticket.command, error) if ticket.effect.touched else error
+            # Also when it applied to an older state: the refusal of the newest state is the answer.
+            ticket.error = error
         else:
             ticket.body, ticket.effect, ticket.error = body, effect, None
             if effect.touched:
@@ -334,13 +334,19 @@ class Vectorstore:
     async def _offer(self, pending: PendingCommit) -> bool:
         """Offer a commit to the log; return False if another writer won and the replica was built anew."""
         try:
-            position = await self._log.append(pending)
+            position = await self._log.append(pending, in_doubt=pending is self._doubted)
         except LostRace:
             self._pending, self._offered = None, 0
             await self._start_over()
             return False
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):
             self._doubted = pending
+            raise
+        except BaseException:
+            # Nothing was written. What its callers are told is refused must not be offered again; what was acknowledged
+            # before, under write-back, must.
+            if pending is not self._doubted and not self._replays:
+                self._pending, self._offered = None, 0
             raise
         del self._uncommitted[: self._offered]
         self._pending, self._offered, self._absent = None, 0, False
@@ -400,7 +406,7 @@ class Vectorstore:
             except (HalfApplied, VectorpoolError) as error:
                 cause = error.cause if isinstance(error, HalfApplied) else error
                 self._uncommitted.remove(ticket)
-                ticket.error = no_longer_applies(ticket.command, cause)
+                ticket.error = cause
                 logger.warning("a rebased command no longer applies: %s", cause.code)
                 if isinstance(error, HalfApplied):
                     return False
