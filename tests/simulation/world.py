@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.simulation.clients import NIGHT_S, Client
 from tests.simulation.instance import Instance
 from tests.simulation.ledger import Ledger
@@ -62,6 +64,8 @@ class Plan:
     pollers: int = 0
     compactors: int = 0
     removers: int = 0
+    # How often the store refuses an instance for a while. Drawn by no seed, so that seeds keep their histories.
+    revocations: int = 0
 
     @staticmethod
     def draw(dice: random.Random) -> Plan:
@@ -199,6 +203,7 @@ class World:
             *(asyncio.create_task(self._compactor()) for _ in range(self.plan.compactors)),
             *(asyncio.create_task(self._remover()) for _ in range(self.plan.removers)),
             *(asyncio.create_task(self._outage()) for _ in range(self.plan.outages)),
+            *(asyncio.create_task(self._revocation()) for _ in range(self.plan.revocations)),
         ]
         await asyncio.gather(*(client.live(share) for client in clients), *polls)
         for task in background:
@@ -278,6 +283,25 @@ class World:
         await asyncio.sleep(length_s)
         for instance in hit:
             instance.wire.faults = self.plan.faults
+
+    async def _revocation(self) -> None:
+        """The store refuses an instance for a while: only its writes, or all; each request, or some of them."""
+        await self._wait_a_while()
+        instance = self.dice.choice(self.instances)
+        length_s = self.dice.choice([1.0, 30.0, 600.0])
+        operations = frozenset({"create", "put", "delete"}) if self.dice.random() < 0.5 else None
+        self.note(f"{instance.name} is refused by the store for {length_s:.0f} s")
+        harm = self.dice.choice([0.0, 0.3])
+        instance.wire.faults = msgspec.structs.replace(
+            self.plan.faults,
+            before=0.0,
+            after=harm,
+            delayed=harm,
+            denied=self.dice.choice([0.5, 1.0]),
+            operations=operations,
+        )
+        await asyncio.sleep(length_s)
+        instance.wire.faults = self.plan.faults
 
     # --- Background work of instances ----------------------------------------------------------------
 
