@@ -97,6 +97,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_retries: Annotated[
         int, _setting("Further attempts of a failed request, with jitter, within store_timeout_s", ge=0, le=20)
     ] = 4
+    parent_proof_s: Annotated[
+        float,
+        _setting(
+            "A write looks for the commit it rests on, unless the instance saw it within this time; 0 always looks",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 5.0
     store_fsync: Annotated[
         bool, _setting("On a directory as store, survive power loss too (fsync), not only killed processes")
     ] = False

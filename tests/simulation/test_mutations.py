@@ -20,7 +20,6 @@ from vectorpool.commitlog.format import is_grave_content
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.errors import OutcomeUnknown, StoreUnavailable, VectorpoolError
-from vectorpool.vectorstore import vectorstore
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -138,7 +137,7 @@ def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
 
 def hand_out_unconfirmed_refusals(patch: Patch) -> None:
     """A refusal is told to its caller although the log could not be asked whether it is about the newest state."""
-    patch.setattr(vectorstore, "unconfirmed", lambda refusal: refusal)
+    patch.setattr("vectorpool.vectorstore.ticket.unconfirmed", lambda refusal: refusal)
 
 
 def remove_too_early(patch: Patch) -> None:

@@ -19,12 +19,13 @@ from vectorpool.commitlog import (
     ending,
     entries,
     garbage,
+    lookup,
     restore,
     scrub,
     tags,
     verification,
 )
-from vectorpool.commitlog.fetch import AT_ONCE_BYTES, store_errors
+from vectorpool.commitlog.fetch import AT_ONCE_BYTES
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
@@ -44,7 +45,7 @@ from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
-from vectorpool.objects.bucket import Bucket, ObjectMissing
+from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -102,13 +103,15 @@ class CommitLog:
 
     async def is_newest(self, position: Position) -> bool:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
-        key = names.log_prefix(self._user_id) + names.commit_name(position.seq + 1)
-        with store_errors(self._bucket, f"looking for {key}"):
-            try:
-                await self._bucket.head(key)
-            except ObjectMissing:
-                return True
-        return False
+        return await lookup.is_newest(self._bucket, self._user_id, position)
+
+    async def prove(self, position: Position) -> None:
+        """Return if the log holds the commit at ``position``, or held it: it may be garbage by now. One ranged GET.
+
+        Raises BrokenLog if it does not, because the bucket was put back to an earlier state; StoreUnavailable.
+        """
+        if position.seq:
+            await lookup.prove(self._bucket, self._user_id, position)
 
     def prepare(
         self,

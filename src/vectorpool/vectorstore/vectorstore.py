@@ -23,16 +23,16 @@ from typing import TypeVar
 
 from vectorpool.answers import Answer, SchemaState
 from vectorpool.commands import Read, ReadOptions
-from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace, PendingCommit
-from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
+from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.building import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.gate import Gate
+from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
@@ -48,8 +48,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REBASE_PAUSE_S = 0.01
-# Changed bytes that are packed into a commit while readers are still held out.
-_SMALL_BYTES = 256 * 1024
 
 
 class Vectorstore:
@@ -293,26 +291,17 @@ class Vectorstore:
         """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
         replica = self._replica
         assert replica is not None
-        summary = summarise(self._uncommitted)
-
-        def pack(capture: Capture) -> PendingCommit:
-            return self._log.prepare(replica.position, replica.image, capture, summary, stamp=replica.stamp)
-
-        def take() -> tuple[Capture, PendingCommit | None]:
-            capture = replica.capture()
-            # The usual commit is small, and packed before another thread would have been found.
-            is_small = sum(len(extent.data) for extent in capture.extents) <= _SMALL_BYTES
-            return capture, pack(capture) if is_small else None
-
+        await self._prove_parent(replica.position)
+        packing = Packing(self._log, replica, summarise(self._uncommitted))
         try:
             async with self._gate.alone():
-                capture, pending = await self._run(take)
+                capture, pending = await self._run(packing.take)
         except ReplicaLost:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
             await self._start_over()
             return False
         if pending is None:
-            pending = await self._run(pack, capture)
+            pending = await self._run(packing.pack, capture)
         self._pending, self._offered = pending, len(self._uncommitted)
         asked_s = self._sources.monotonic_s()
         if not await self._offer(pending):
@@ -320,6 +309,17 @@ class Vectorstore:
         # The number was free after this: the commit was the newest then, whatever follows on it by now.
         self._freshness.confirm(asked_s)
         return True
+
+    async def _prove_parent(self, position: Position) -> None:
+        """Raise BrokenLog if the log does not hold the commit any more; the replica is then built anew, or closed."""
+        if self._freshness.is_proven_within(self._settings.parent_proof_s):
+            return
+        try:
+            await self._log.prove(position)
+        except BrokenLog:
+            if self._replays:
+                await self._start_over()
+            raise
 
     async def _pause(self, attempt: int) -> None:
         await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
