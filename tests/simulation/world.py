@@ -122,6 +122,12 @@ def _silence() -> Iterator[None]:
         log.setLevel(level)
 
 
+def _left(instance: Instance) -> list[asyncio.Task[None]]:
+    residency = instance.pool._residency
+    writers = [slot.writer for slot in residency.slots.values() if slot.writer is not None]
+    return [*writers, *residency._hydrates, *residency._evictions]
+
+
 class World:
     """See the module. ``run`` once; ``violations`` says what was broken, ``trace`` what happened."""
 
@@ -367,15 +373,9 @@ class World:
             instance.domain.frozen_until_s = 0.0
         while working := [task for task, instance in self.served.items() if not instance.is_dead]:
             await asyncio.wait(working)
-        # Writes whose callers had no more time end too.
-        while writers := [
-            slot.writer
-            for instance in self.instances
-            if not instance.is_dead
-            for slot in instance.pool._residency.slots.values()
-            if slot.writer is not None
-        ]:
-            await asyncio.wait(writers)
+        # What goes on without its caller, who had no more time, ends too: writes, hydrates and evictions.
+        while left := [task for instance in self.instances if not instance.is_dead for task in _left(instance)]:
+            await asyncio.wait(left)
         while self.network.under_way:
             await self.network.settle()
             for wire in self._wires:
