@@ -46,6 +46,7 @@ from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
 from vectorpool.objects.bucket import Bucket
+from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -342,10 +343,13 @@ class CommitLog:
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        """Yield an empty directory beside the replicas, and remove it."""
-        path = await asyncio.to_thread(_make_scratch, names.scratch_dir(Path(self._settings.replica_dir)))
+        """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
+        parent = names.scratch_dir(Path(self._settings.replica_dir))
+        with on_local_disk(parent):
+            path = await asyncio.to_thread(_make_scratch, parent)
         try:
-            yield path
+            with on_local_disk(parent):
+                yield path
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
 
