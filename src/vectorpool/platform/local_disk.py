@@ -29,9 +29,12 @@ def as_disk_failure(error: BaseException, directory: Path) -> LocalDiskFailed | 
     if isinstance(error, VectorpoolError) and not _is_opaque(error):
         return None
     cause: BaseException | None = error
-    while cause is not None:
+    # An error of a panic may be among its own causes.
+    seen: list[BaseException] = []
+    while cause is not None and cause not in seen:
         if _tells_of_the_disk(cause):
             return _failed(str(getattr(cause, "strerror", None) or _words_of(cause)))
+        seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, VectorpoolError) and _has_no_room(directory):
         return _failed("no room is left on it")
