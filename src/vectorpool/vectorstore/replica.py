@@ -24,6 +24,7 @@ from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
+from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
 from vectorpool.settings import Settings
 from vectorpool.vectorstore import compatibility
@@ -93,6 +94,7 @@ class Replica:
             fast_writes=settings.fast_writes and self.is_schema_tested,
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
+            max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
