@@ -233,7 +233,7 @@ class Residency:
     async def _evict(self, slot: Slot, store: Vectorstore, done: asyncio.Future[None]) -> None:
         try:
             if store.is_dirty:
-                await store.commit()
+                await self._commit(store)
             await store.discard()
         except Exception as error:
             # What was acknowledged is still in the working directory: keep it, and try again later.
@@ -250,6 +250,21 @@ class Residency:
         finally:
             done.set_result(None)
             self._room.call_next()
+
+    async def _commit(self, store: Vectorstore) -> None:
+        """Commit what a vectorstore holds before it is closed.
+
+        Under write-through nothing that waits was acknowledged: at most a commit of unknown outcome is left, and a
+        store that does not answer, or refuses, must not keep the place from others.
+        """
+        if self._settings.durability == "write-back":
+            await store.commit()
+            return
+        try:
+            async with asyncio.timeout(self._settings.slot_wait_s / 2):
+                await store.commit()
+        except (VectorpoolError, TimeoutError) as error:
+            logger.warning("a vectorstore is closed, and its last commit may be durable or not: %s", error)
 
     async def end_background(self) -> None:
         """Stop the hydrates that are left, and wait until no eviction is under way."""
