@@ -1,7 +1,7 @@
 """Every number and name that can be set; read once, in ``cli`` and ``app``, then passed down.
 
 A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The README's table is made from this
+environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table of docs/reference/settings.md is made from this
 module (``python -m vectorpool.settings``). Units stand last in a name.
 """
 
@@ -269,7 +269,7 @@ def describe_settings() -> list[SettingInfo]:
 
 
 def settings_table() -> str:
-    """Return the README's table of settings, in Markdown."""
+    """Return the table of settings, in Markdown."""
     lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
     for row in describe_settings():
         default = (

@@ -7,7 +7,7 @@ from collections import deque
 from types import TracebackType
 
 from vectorpool.objects.bucket import Bucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 
 # What ``script`` may hold besides a status and a code.

@@ -124,7 +124,7 @@ class FaultyBucket:
             try:
                 await effect()
             except (ObjectExists, BucketUnavailable, BucketDenied):
-                return  # Nobody hears the answer of a request that was given up.
+                return  # The caller gave the request up and gets no answer.
 
         task = asyncio.ensure_future(land())
         self._pending.add(task)

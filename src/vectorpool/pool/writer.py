@@ -1,6 +1,6 @@
 """The writer of a slot: one task at a time that does every job which changes the user's vectorstore.
 
-Writes that wait together become one commit (group commit). So a slow user delays nobody else, and a lone write
+Writes that wait together become one commit (group commit). So a slow user delays no other user, and a lone write
 costs one apply and one PUT. The queue is bounded in jobs and in bytes.
 """
 
@@ -103,21 +103,21 @@ class SlotWriter:
             await self.flush_later(slot).done
 
     def flush_later(self, slot: Slot) -> FlushJob:
-        """Queue a commit; a failure is logged, and left to whoever waits for the job."""
+        """Queue a commit; a failure is logged, and raised to the callers that wait for the job."""
         flush = FlushJob()
         flush.done.add_done_callback(_log_failed_flush)
         self._enqueue(slot, flush)
         return flush
 
     async def catch_up(self, slot: Slot) -> None:
-        """Take in newer commits; whoever asks before it starts shares it."""
+        """Take in newer commits; callers that ask before it starts share it."""
         if slot.catch_up is None:
             slot.catch_up = CatchUpJob()
             self._enqueue(slot, slot.catch_up)
         await asyncio.shield(slot.catch_up.done)
 
     async def heal(self, slot: Slot) -> None:
-        """Build the replica of a pinned slot anew; whoever asks before it starts shares it."""
+        """Build the replica of a pinned slot again; callers that ask before it starts share it."""
         if slot.heal is None:
             slot.heal = HealJob()
             self._enqueue(slot, slot.heal)

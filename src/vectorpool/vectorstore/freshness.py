@@ -61,7 +61,7 @@ class Freshness:
         return self.is_known_since(arrived_s) or await self.is_newest()
 
     def is_known_since(self, arrived_s: float) -> bool:
-        """Whether the replica was at the newest commit at some time after ``arrived_s``, so that nobody need ask."""
+        """Whether the replica was at the newest commit after ``arrived_s``: the store need not be asked."""
         # At the same time may have been before: a clock's tick can hold both, and a commit between them.
         return self._known_fresh_s is not None and self._known_fresh_s > arrived_s
 

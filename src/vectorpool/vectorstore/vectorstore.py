@@ -28,11 +28,11 @@ from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
 from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.vectorstore.building import REBUILDS, Builder
+from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
-from vectorpool.vectorstore.gate import Gate
 from vectorpool.vectorstore.packing import Packing
+from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
@@ -61,7 +61,7 @@ class Vectorstore:
         self._workers = workers
         self._settings = settings
         self._sources = sources
-        self._gate = Gate()
+        self._lock = ReadWriteLock()
         self._replica: Replica | None = None
         # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
         self._uncommitted: list[Ticket] = []
@@ -109,7 +109,7 @@ class Vectorstore:
         if self._replica is None:
             await self._settle()
         if self._replica is None:
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=create)
 
     async def read(self, command: Read) -> Answer:
@@ -118,7 +118,7 @@ class Vectorstore:
         Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from. A cancelled
         read keeps the replica open until its thread ends.
         """
-        async with self._gate.together():
+        async with self._lock.shared():
             replica = self._replica
             if replica is None:
                 raise ReplicaClosed
@@ -147,14 +147,14 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True)
 
     async def heal(self) -> None:
         """Build the replica anew because Chroma stopped working on it, or a command was applied by half."""
         try:
             await self._settle()
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True, suspect=True)
         except BaseException:
             await self.discard()
@@ -162,7 +162,7 @@ class Vectorstore:
 
     async def discard(self) -> None:
         """Close the replica and remove its directory; nothing is committed."""
-        async with self._gate.alone():
+        async with self._lock.exclusive():
             await self._drop_replica()
 
     # --- Write ---------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Vectorstore:
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True)
 
     async def _apply(self, ticket: Ticket) -> None:
@@ -282,7 +282,7 @@ class Vectorstore:
             elif self._settings.consistency == "local" or await self._ask():
                 return
             else:
-                async with self._gate.alone():
+                async with self._lock.exclusive():
                     await self._rebuild(create=True)
             await self._pause(attempt)
         raise too_many_conflicts()
@@ -294,7 +294,7 @@ class Vectorstore:
         await self._prove_parent(replica.position)
         packing = Packing(self._log, replica, summarise(self._uncommitted))
         try:
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 capture, pending = await self._run(packing.take)
         except ReplicaLost:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
@@ -328,7 +328,7 @@ class Vectorstore:
         """Build the replica anew; under write-through the writer applies its tickets again by itself."""
         if not self._replays:
             self._uncommitted.clear()
-        async with self._gate.alone():
+        async with self._lock.exclusive():
             await self._rebuild(create=True)
 
     async def _offer(self, pending: PendingCommit) -> bool:
@@ -377,7 +377,7 @@ class Vectorstore:
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone."""
+        """Throw the replica away, build it from the log, apply again what was not committed. Holds the lock."""
         for _ in range(REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
             try:

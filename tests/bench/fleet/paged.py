@@ -31,7 +31,7 @@ from vectorpool.commitlog.warm import WarmTier
 from vectorpool.names import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
-from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore

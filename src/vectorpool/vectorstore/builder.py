@@ -136,7 +136,7 @@ class Builder:
             return replica
         try:
             pending = await self._run(self._prepare, replica, _summary(report))
-            # Nobody waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
+            # No caller waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException:
             await self._run(replica.discard)
