@@ -19,7 +19,7 @@ from tests.support.store import S3Server
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 
 STORES = ("memory", "directory", "moto", "radosgw", pytest.param("minio", marks=pytest.mark.containers))
 

@@ -29,8 +29,8 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
-from vectorpool.objects.opening import open_bucket
 from vectorpool.objects.probe import probe
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources

@@ -1,4 +1,4 @@
-"""What records, metadata and filters may be, whoever sends them: the native API, Chroma's protocol, the command line.
+"""What records, metadata and filters may be, for every sender: the native API, Chroma's protocol, the command line.
 
 Chroma accepts some of what is refused here and then stops working: a metadata key ``chroma:document``, or a list in
 a collection's metadata, ends its compactor for good. So these checks run before a command is built, never after.

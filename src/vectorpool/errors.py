@@ -316,11 +316,19 @@ class ShardUnavailable(TryAgain):
 
 
 class StoreUnavailable(TryAgain):
-    """The object store did not answer, after bounded retries."""
+    """The object store did not answer, after bounded retries, or refuses. Nothing was written, and nothing will be."""
 
     code = "store-unavailable"
     title = "The object store does not answer"
     retry_after_s = 2.0
+
+
+class StoreFull(StoreUnavailable):
+    """The object store has no room for the write, and nothing of it was written."""
+
+    code = "store-full"
+    title = "The object store is full"
+    retry_after_s = 5.0
 
 
 class LocalDiskFailed(TryAgain):

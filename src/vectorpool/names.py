@@ -267,5 +267,5 @@ def warm_dir(replica_dir: Path) -> Path:
 
 
 def scratch_dir(replica_dir: Path) -> Path:
-    """Return the directory in which states are built that nobody opens; each process makes its own below it."""
+    """Return the directory in which states are built that are never opened; each process makes its own below it."""
     return replica_dir / "scratch"

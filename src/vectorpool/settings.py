@@ -1,7 +1,7 @@
 """Every number and name that can be set; read once, in ``cli`` and ``app``, then passed down.
 
 A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The README's table is made from this
+environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table of docs/reference/settings.md is made from this
 module (``python -m vectorpool.settings``). Units stand last in a name.
 """
 
@@ -91,8 +91,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     s3_access_key_id: Annotated[str | None, _setting("Explicit credentials; else boto3's chain finds them")] = None
     s3_secret_access_key: Annotated[str | None, _setting("The secret of s3_access_key_id")] = None
-    store_timeout_s: Annotated[float, _setting("Longest wait for one request to the store", gt=0, le=600)] = 30.0
-    store_retries: Annotated[int, _setting("Further attempts of a failed request, with jitter", ge=0, le=20)] = 4
+    store_timeout_s: Annotated[
+        float, _setting("Longest wait for one operation on the store, with all its attempts", gt=0, le=600)
+    ] = 30.0
+    store_retries: Annotated[
+        int, _setting("Further attempts of a failed request, with jitter, within store_timeout_s", ge=0, le=20)
+    ] = 4
+    parent_proof_s: Annotated[
+        float,
+        _setting(
+            "A write looks for the commit it rests on, unless the instance saw it within this time; 0 always looks",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 5.0
     store_fsync: Annotated[
         bool, _setting("On a directory as store, survive power loss too (fsync), not only killed processes")
     ] = False
@@ -257,7 +269,7 @@ def describe_settings() -> list[SettingInfo]:
 
 
 def settings_table() -> str:
-    """Return the README's table of settings, in Markdown."""
+    """Return the table of settings, in Markdown."""
     lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
     for row in describe_settings():
         default = (

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.schemas import commit_changed, everything, make_newer, make_older
 from tests.support.service import Service, run_cli
 from vectorpool.objects.directory import DirectoryBucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 
 RECORD = {"records": [{"id": "a", "embedding": [1.0, 2.0], "document": "first"}]}

@@ -1,4 +1,6 @@
-"""Run the benches and keep the README's table: ``python -m tests.bench [names] [--json FILE] [--quick] [--write]``.
+"""Run the benches, and keep the table of docs/benchmarks.md.
+
+``python -m tests.bench [names] [--json FILE] [--quick] [--write]``
 
 Every bench checks the answers it gets. Figures are medians of turns taken in alternation; nothing fails for being slow.
 """
@@ -50,7 +52,7 @@ BENCHES = {
     "sync_threshold": threshold.run,
     "users": users.run,
 }
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 START, END = "<!-- figures -->", "<!-- /figures -->"
 
 
@@ -72,14 +74,14 @@ def table(lines: list[Line], command: str, where: str) -> str:
     return "\n".join(rows)
 
 
-def write_readme(text: str) -> None:
-    """Put the table between the README's markers."""
-    readme = README.read_text(encoding="utf-8")
-    head, found, rest = readme.partition(START)
+def write_page(text: str) -> None:
+    """Put the table between the page's markers."""
+    page = PAGE.read_text(encoding="utf-8")
+    head, found, rest = page.partition(START)
     _, ended, tail = rest.partition(END)
     if not found or not ended:
-        raise SystemExit(f"README.md has no {START} and {END}.")
-    README.write_text(f"{head}{START}\n{text}\n{END}{tail}", encoding="utf-8")
+        raise SystemExit(f"docs/benchmarks.md has no {START} and {END}.")
+    PAGE.write_text(f"{head}{START}\n{text}\n{END}{tail}", encoding="utf-8")
 
 
 async def measure(names: list[str], place: Place, json: Path | None) -> list[Line]:
@@ -102,8 +104,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="which benches; all by default")
     parser.add_argument("--json", type=Path, help="write the lines to this file too")
-    parser.add_argument("--quick", action="store_true", help="smaller and fewer; not for the README")
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--quick", action="store_true", help="smaller and fewer; not for the page")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     names = options.names or list(BENCHES)
     where = machine()
@@ -119,7 +121,7 @@ def main() -> None:
     text = table(lines, command, where)
     print(f"\n{text}")
     if options.write:
-        write_readme(text)
+        write_page(text)
 
 
 if __name__ == "__main__":

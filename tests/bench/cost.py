@@ -23,7 +23,7 @@ from tests.bench.fleet.life import DAY_S, Figures, Fleet, Life, Routing
 from tests.bench.fleet.paged import BYTE_SCALE, PAGE_BYTES
 from tests.bench.fleet.week import WEEK_S, Week, live_weeks
 from tests.bench.ground import Line, Place
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.pool.upkeep import _LOOKS_PER_INTERVAL
 from vectorpool.settings import Settings, load_settings
 

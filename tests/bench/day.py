@@ -121,8 +121,8 @@ class SeenLog(CommitLog):
 
     saves: Saves
 
-    async def append(self, pending: PendingCommit) -> Position:
-        position = await super().append(pending)
+    async def append(self, pending: PendingCommit, *, in_doubt: bool = False) -> Position:
+        position = await super().append(pending, in_doubt=in_doubt)
         self.saves.saw(pending)
         return position
 

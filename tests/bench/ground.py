@@ -21,7 +21,7 @@ from vectorpool.answers import QueryResult
 from vectorpool.names import parse_log_name
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 from vectorpool.shard.inprocess import InProcessRouter
 

@@ -163,6 +163,6 @@ def _lines(ours: Measured, theirs: Measured) -> list[Line]:
             "<= 0.1",
             told,
         ),
-        line("the same, p99, nobody else there", "ms", (ours.alone.ms(99), theirs.alone.ms(99)), alone, "", ""),
+        line("the same, p99, no neighbour", "ms", (ours.alone.ms(99), theirs.alone.ms(99)), alone, "", ""),
         line("the load itself, during those queries", "speed", (ours.per_s, theirs.per_s), speed, ">= 0.7", ""),
     ]

@@ -33,7 +33,7 @@ TARGET_S = 2.5
 # What the front and a shard load before they serve; what the model itself costs is no import, and not in it.
 IMPORTS = {
     "the front": (
-        "import vectorpool.cli.serving, vectorpool.app, vectorpool.embedding.onnx\n"
+        "import vectorpool.cli.server, vectorpool.app, vectorpool.embedding.onnx\n"
         "from vectorpool.settings import Settings\n"
         "vectorpool.app.create_app(Settings())"
     ),

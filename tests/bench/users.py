@@ -69,7 +69,7 @@ def _upserts(side: Side, users: int) -> Iterator[Request]:
         yield side.upsert(user(rng.randrange(users)))
 
 
-async def _turns(
+async def _schedule(
     sides: dict[str, Iterator[Request]], servers: dict[str, Server], seconds: float, rounds: int
 ) -> dict[str, list[Turn]]:
     """Let each side have its turns in alternation, after a short one that is not counted."""
@@ -113,9 +113,9 @@ async def _compare(place: Place, ours: Side, theirs: Side, rounds: int) -> list[
             await _open_all(side, range(users))
         where = f"{users} users, {CONNECTIONS} connections: throughput"
         if not loaded:
-            turns = await _turns({name: _queries(side, users) for name, side in sides.items()}, servers, 1.5, rounds)
+            turns = await _schedule({name: _queries(side, users) for name, side in sides.items()}, servers, 1.5, rounds)
             lines.append(_rate_line(f"top-10 queries, {where}", turns, 1.0))
-        turns = await _turns({name: _upserts(side, users) for name, side in sides.items()}, servers, 2.0, rounds)
+        turns = await _schedule({name: _upserts(side, users) for name, side in sides.items()}, servers, 2.0, rounds)
         lines.append(_rate_line(f"one-record upserts, {where}", turns, least))
         if not loaded:
             taken = await turn(theirs.server, _feeds(_zipf(theirs, users, None)), 4.0)
@@ -143,7 +143,7 @@ async def _spread(ours: Side, few: int, many: int, rounds: int) -> Line:
     """Compare upserts of many users with those of few, on the same instance, which has room for all."""
     await _open_all(ours, range(many))
     feeds = {"theirs": _upserts(ours, few), "ours": _upserts(ours, many)}
-    turns = await _turns(feeds, {"ours": ours.server, "theirs": ours.server}, 2.0, rounds)
+    turns = await _schedule(feeds, {"ours": ours.server, "theirs": ours.server}, 2.0, rounds)
     await ours.check()
     return _rate_line(f"one-record upserts, {many:,} users against {few}, all open: throughput", turns, 0.8)
 

@@ -12,8 +12,8 @@ from tests.support.moto import Moto
 from tests.support.radosgw import Radosgw
 from vectorpool.errors import Misconfigured, StoreRefused
 from vectorpool.objects.bucket import BucketDenied, BucketUnavailable
-from vectorpool.objects.opening import open_bucket
 from vectorpool.objects.probe import probe
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 
 

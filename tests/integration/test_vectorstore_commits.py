@@ -24,7 +24,7 @@ from vectorpool.commands import (
     UpsertRecords,
 )
 from vectorpool.engine.bindings import Client
-from vectorpool.errors import CommitConflict, OutcomeUnknown
+from vectorpool.errors import CommitConflict, OutcomeUnknown, RecordExists
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
@@ -125,7 +125,7 @@ async def test_a_write_that_lost_its_number_is_applied_to_the_winners_state(tmp_
 
 
 async def test_a_command_that_no_longer_applies_fails_to_its_own_caller(tmp_path: Path) -> None:
-    """After a rebase a command that no longer applies is a conflict that says why; its group is committed."""
+    """After a rebase a command that no longer applies is refused as one instance refuses it; its group is committed."""
     below = MemoryBucket()
     bucket = HookedBucket(below)
     async with Instance(tmp_path, bucket) as instance, Instance(tmp_path, below, name="b") as other:
@@ -134,17 +134,16 @@ async def test_a_command_that_no_longer_applies_fails_to_its_own_caller(tmp_path
         bucket.before_create = lambda: other.do(upsert("a", text="theirs"))
         add = AddRecords(collection="notes", ids=["a"], vectors=vectors(1), documents=["ours"])
         results = await asyncio.gather(instance.answer(add), instance.answer(upsert("fine")), return_exceptions=True)
-        conflict = results[0]
-        assert isinstance(conflict, CommitConflict)
-        assert conflict.extra == {"command": "add-records", "cause": "record-exists"}
-        assert "'a'" in conflict.detail
+        refusal = results[0]
+        assert isinstance(refusal, RecordExists)
+        assert "'a'" in refusal.detail
         assert not isinstance(results[1], BaseException)
         records = await other.records()
         assert set(records) == {"seen", "a", "fine"}
         assert records["a"] == ("theirs of a", None)
 
 
-async def test_a_collection_deleted_elsewhere_is_a_conflict(tmp_path: Path) -> None:
+async def test_a_collection_deleted_elsewhere_is_not_found(tmp_path: Path) -> None:
     """A write into a collection that another instance deleted just before is refused, and creates nothing."""
     below = MemoryBucket()
     bucket = HookedBucket(below)
@@ -157,8 +156,7 @@ async def test_a_collection_deleted_elsewhere_is_a_conflict(tmp_path: Path) -> N
 
         bucket.before_create = delete
         refusal = await instance.refusal(upsert("a"))
-        assert refusal.code == "commit-conflict"
-        assert refusal.extra == {"command": "upsert-records", "cause": "collection-not-found"}
+        assert refusal.code == "collection-not-found"
         assert (await instance.refusal(CountRecords(collection="notes"))).code == "collection-not-found"
 
 

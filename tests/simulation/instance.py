@@ -22,7 +22,7 @@ from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
-from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 

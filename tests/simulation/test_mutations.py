@@ -19,8 +19,7 @@ from vectorpool.commitlog import append, garbage, log
 from vectorpool.commitlog.format import is_grave_content
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
-from vectorpool.errors import OutcomeUnknown, VectorpoolError
-from vectorpool.vectorstore import vectorstore
+from vectorpool.errors import OutcomeUnknown, StoreUnavailable, VectorpoolError
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -107,6 +106,21 @@ def keep_the_directory_after_a_failed_write(patch: Patch) -> None:
     patch.setattr(Vectorstore, "_give_up", give_up)
 
 
+def offer_a_refused_commit_again(patch: Patch) -> None:
+    """A commit that the store refused, and whose callers were told so, is kept and offered by the next write."""
+    real = Vectorstore._offer
+
+    async def offer(self: Vectorstore, pending: PendingCommit) -> bool:
+        offered = self._offered
+        try:
+            return await real(self, pending)
+        except StoreUnavailable:
+            self._pending, self._offered = pending, offered
+            raise
+
+    patch.setattr(Vectorstore, "_offer", offer)
+
+
 def forget_a_commit_in_doubt(patch: Patch) -> None:
     """What was told unknown is forgotten, and its commands are applied again by the next commit."""
 
@@ -123,7 +137,7 @@ def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
 
 def hand_out_unconfirmed_refusals(patch: Patch) -> None:
     """A refusal is told to its caller although the log could not be asked whether it is about the newest state."""
-    patch.setattr(vectorstore, "unconfirmed", lambda refusal: refusal)
+    patch.setattr("vectorpool.vectorstore.ticket.unconfirmed", lambda refusal: refusal)
 
 
 def remove_too_early(patch: Patch) -> None:
@@ -158,6 +172,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (join_a_question_in_flight, {"pollers": 6}),
     (keep_the_directory_after_a_lost_race, {}),
     (keep_the_directory_after_a_failed_write, {}),
+    (offer_a_refused_commit_again, {"revocations": 4}),
     (forget_a_commit_in_doubt, {}),
     (read_while_a_commit_is_in_doubt, {"outages": 2}),
     (hand_out_unconfirmed_refusals, {"outages": 2}),

@@ -5,6 +5,8 @@ A failure names its seed; ``uv run python -m tests.simulation SEED`` replays it 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.simulation.world import World
@@ -12,16 +14,22 @@ from tests.simulation.world import World
 BLOCK = 100
 
 
-def live_through(first: int, count: int) -> None:
+def live_through(first: int, count: int, **changes: Any) -> None:
     """Run worlds; the first broken promise raises, with its seed."""
     for seed in range(first, first + count):
-        World(seed).run()
+        World(seed, **changes).run()
 
 
 @pytest.mark.parametrize("first", range(0, 2_000, BLOCK))
 def test_every_promise_is_kept(first: int) -> None:
     """In each of a hundred worlds, every promise holds at every step and at the end."""
     live_through(first, BLOCK)
+
+
+@pytest.mark.parametrize("first", range(0, 500, BLOCK))
+def test_what_the_store_refused_never_happens(first: int) -> None:
+    """In each of a hundred worlds whose store refuses instances for a while, every promise holds."""
+    live_through(first, BLOCK, revocations=4)
 
 
 @pytest.mark.long

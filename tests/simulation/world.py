@@ -19,6 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from tests.simulation.clients import NIGHT_S, Client
 from tests.simulation.instance import Instance
 from tests.simulation.ledger import Ledger
@@ -62,6 +64,8 @@ class Plan:
     pollers: int = 0
     compactors: int = 0
     removers: int = 0
+    # How often the store refuses an instance for a while. Drawn by no seed, so that seeds keep their histories.
+    revocations: int = 0
 
     @staticmethod
     def draw(dice: random.Random) -> Plan:
@@ -116,6 +120,12 @@ def _silence() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def _left(instance: Instance) -> list[asyncio.Task[None]]:
+    residency = instance.pool._residency
+    writers = [slot.writer for slot in residency.slots.values() if slot.writer is not None]
+    return [*writers, *residency._hydrates, *residency._evictions]
 
 
 class World:
@@ -199,6 +209,7 @@ class World:
             *(asyncio.create_task(self._compactor()) for _ in range(self.plan.compactors)),
             *(asyncio.create_task(self._remover()) for _ in range(self.plan.removers)),
             *(asyncio.create_task(self._outage()) for _ in range(self.plan.outages)),
+            *(asyncio.create_task(self._revocation()) for _ in range(self.plan.revocations)),
         ]
         await asyncio.gather(*(client.live(share) for client in clients), *polls)
         for task in background:
@@ -279,6 +290,25 @@ class World:
         for instance in hit:
             instance.wire.faults = self.plan.faults
 
+    async def _revocation(self) -> None:
+        """The store refuses an instance for a while: only its writes, or all; each request, or some of them."""
+        await self._wait_a_while()
+        instance = self.dice.choice(self.instances)
+        length_s = self.dice.choice([1.0, 30.0, 600.0])
+        operations = frozenset({"create", "put", "delete"}) if self.dice.random() < 0.5 else None
+        self.note(f"{instance.name} is refused by the store for {length_s:.0f} s")
+        harm = self.dice.choice([0.0, 0.3])
+        instance.wire.faults = msgspec.structs.replace(
+            self.plan.faults,
+            before=0.0,
+            after=harm,
+            delayed=harm,
+            denied=self.dice.choice([0.5, 1.0]),
+            operations=operations,
+        )
+        await asyncio.sleep(length_s)
+        instance.wire.faults = self.plan.faults
+
     # --- Background work of instances ----------------------------------------------------------------
 
     async def _compactor(self) -> None:
@@ -343,15 +373,9 @@ class World:
             instance.domain.frozen_until_s = 0.0
         while working := [task for task, instance in self.served.items() if not instance.is_dead]:
             await asyncio.wait(working)
-        # Writes whose callers had no more time end too.
-        while writers := [
-            slot.writer
-            for instance in self.instances
-            if not instance.is_dead
-            for slot in instance.pool._residency.slots.values()
-            if slot.writer is not None
-        ]:
-            await asyncio.wait(writers)
+        # What goes on without its caller, who had no more time, ends too: writes, hydrates and evictions.
+        while left := [task for instance in self.instances if not instance.is_dead for task in _left(instance)]:
+            await asyncio.wait(left)
         while self.network.under_way:
             await self.network.settle()
             for wire in self._wires:

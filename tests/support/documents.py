@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage, Match, QueryResult, Written
-from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords
+from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords, WireCommand
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import AvatarNotFound, CollectionNotFound, DocumentNotFound, OutcomeUnknown, VectorpoolError
@@ -65,7 +65,7 @@ class MemoryShard:
 
     async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
         """Carry a command out after a round through its encoded form, as between processes."""
-        command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command)
+        command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=WireCommand)
         if isinstance(command, ListIngested):
             return self._list(user_id, command)
         if isinstance(command, QueryRecords):

@@ -150,9 +150,13 @@ class Instance:
                 seen.append((collection, await self.do(command, user)))
         return seen
 
+    def log(self, user: str = USER) -> CommitLog:
+        """Return the user's log."""
+        return CommitLog(self.bucket, user, settings=self.settings)
+
     async def history(self, user: str = USER) -> list[CommitInfo]:
         """Return the user's commits, newest first, as the log has them; a scrub finds nothing wrong."""
-        log = CommitLog(self.bucket, user, settings=self.settings)
+        log = self.log(user)
         report = await log.scrub()
         assert report.ok, report.problems
         return await log.entries(limit=1000)

@@ -26,7 +26,7 @@ class Store:
         return await answer
 
 
-async def _turns() -> None:
+async def _schedule() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -36,12 +36,12 @@ async def test_readers_who_come_during_a_question_share_the_next_one() -> None:
     store = Store()
     freshness = Freshness(store, SYSTEM)
     first = asyncio.create_task(freshness.is_newest())
-    await _turns()
+    await _schedule()
     others = [asyncio.create_task(freshness.is_newest()) for _ in range(8)]
-    await _turns()
+    await _schedule()
     assert store.asked == 1
     store.answers[0].set_result(True)
-    await _turns()
+    await _schedule()
     assert (first.result(), store.asked) == (True, 2)
     assert not any(other.done() for other in others), "a late reader took an answer to an early question"
     store.answers[1].set_result(False)
@@ -53,12 +53,12 @@ async def test_an_error_reaches_everyone_who_shared_the_question_and_nobody_late
     store = Store()
     freshness = Freshness(store, SYSTEM)
     reads = [asyncio.create_task(freshness.is_newest()) for _ in range(3)]
-    await _turns()
+    await _schedule()
     store.answers[0].set_exception(OSError("gone"))
     results = await asyncio.gather(*reads, return_exceptions=True)
     assert [type(r) for r in results] == [OSError] * 3
     later = asyncio.create_task(freshness.is_newest())
-    await _turns()
+    await _schedule()
     store.answers[1].set_result(True)
     assert await later is True
 
@@ -88,7 +88,7 @@ async def test_what_a_read_asks_for_decides_whether_the_store_is_asked(consisten
     for reading in (in_time, later):
         before = store.asked
         read = asyncio.create_task(freshness.is_enough(reading, settings, now_s, is_in_doubt=False))
-        await _turns()
+        await _schedule()
         assert store.asked - before == (reading in asked_for)
         if reading in asked_for:
             store.answers[-1].set_result(False)
@@ -121,7 +121,7 @@ async def test_age_counts_from_when_the_question_was_asked() -> None:
     freshness = Freshness(store, clock)  # type: ignore[arg-type]
     assert freshness.age_ms() == float("inf")
     read = asyncio.create_task(freshness.is_newest())
-    await _turns()
+    await _schedule()
     clock.now = 105.0
     store.answers[0].set_result(True)
     await read

@@ -8,9 +8,7 @@ import msgspec
 import pytest
 
 from vectorpool.errors import Misconfigured
-from vectorpool.settings import SECRETS, Settings, describe_settings, load_settings, settings_table
-
-README = Path(__file__).parents[2] / "README.md"
+from vectorpool.settings import SECRETS, Settings, describe_settings, load_settings
 
 
 def test_every_setting_is_described() -> None:
@@ -22,13 +20,6 @@ def test_every_setting_is_described() -> None:
         assert row.env == f"VECTORPOOL_{row.name.upper()}"
         assert row.flag == "--" + row.name.replace("_", "-")
         assert row.type, row.name
-
-
-def test_the_readme_has_the_table_of_this_code() -> None:
-    """The README's table between its markers is what the settings module prints."""
-    text = README.read_text()
-    table = text.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0].strip()
-    assert table == settings_table(), "run `uv run python -m vectorpool.settings` and put its table into the README"
 
 
 def test_the_defaults_are_valid() -> None:

@@ -56,7 +56,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 ANY_CALLER: Final = Caller("anybody", users=None, is_admin=True)
-NO_CALLER: Final = Caller("nobody")
+NO_CALLER: Final = Caller("none")
 
 
 class Callers:

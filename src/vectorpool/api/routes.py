@@ -15,9 +15,9 @@ from vectorpool.api.chroma.system import System, refuse_v1
 from vectorpool.api.chroma.tenants import Tenants
 from vectorpool.api.chroma.unsupported import Unsupported
 from vectorpool.api.collections import Collections
+from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
-from vectorpool.api.history import History
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.records import Records
 from vectorpool.api.users import Users

@@ -73,7 +73,7 @@ def serve(settings: Settings) -> None:
     vectorpool serve --host 0.0.0.0 --port 8000 --store s3://bucket/prefix
     vectorpool serve --store ./store --replica-dir /tmp/replicas --shards 2
     """
-    _work("serving", "serve", settings)
+    _work("server", "serve", settings)
 
 
 @main.command()
@@ -116,7 +116,7 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
 @click.option("--every-user", is_flag=True, help="It may touch every user.")
 @click.option("--admin", "is_admin", is_flag=True, help="It may use /admin.")
 def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool) -> None:
-    """Make a token for whoever NAME is; print it, and the lines for the tokens file (--tokens-file).
+    """Make a token for the caller NAME; print it, and the lines for the tokens file (--tokens-file).
 
     The token goes to stderr and is kept nowhere; the lines go to stdout and hold no secret. A service reads the file
     when it starts.
@@ -188,7 +188,7 @@ def restore(settings: Settings, user_id: str, commit: int | None, time: str | No
     """
     if (commit is None) == (time is None):
         raise click.UsageError("Give --commit or --time, one of them.")
-    _work("history", "restore", settings, user_id, commit, time)
+    _work("backups", "restore", settings, user_id, commit, time)
 
 
 @main.command()
@@ -209,7 +209,7 @@ def backup(settings: Settings, user_id: str, name: str | None, commit: int | Non
         raise click.UsageError("Name the backup.")
     if forget and commit is not None:
         raise click.UsageError("--delete takes no --commit.")
-    _work("history", "backup", settings, user_id, name, commit, forget)
+    _work("backups", "backup", settings, user_id, name, commit, forget)
 
 
 @main.command()
@@ -223,7 +223,7 @@ def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | No
     \b
     vectorpool fork 42 43
     """
-    _work("history", "fork", settings, user_id, target_user_id, commit)
+    _work("backups", "fork", settings, user_id, target_user_id, commit)
 
 
 @main.command(name="export")

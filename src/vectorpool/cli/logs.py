@@ -15,7 +15,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.errors import InvalidRequest, StoreRefused, StoreUnavailable, UserNotFound
 from vectorpool.names import check_user_id, users_prefix
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.compatibility import ENGINE
 

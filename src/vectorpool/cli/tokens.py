@@ -20,7 +20,7 @@ def token(name: str, user_ids: tuple[str, ...], everybody: bool, is_admin: bool)
     """Print the token on stderr, and its table for the tokens file, which holds no secret, on stdout."""
     fresh = secrets.token_urlsafe(_TOKEN_BYTES)
     table = toml_table(name, fresh, user_ids, everybody=everybody, is_admin=is_admin)
-    click.echo(f"The token, which is kept nowhere, for whoever calls:\n{fresh}\n", err=True)
+    click.echo(f"The token, which is kept nowhere, for the caller:\n{fresh}\n", err=True)
     click.echo(table)
 
 

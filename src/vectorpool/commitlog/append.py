@@ -7,7 +7,8 @@ number until it knows who has it.
 *Retries.* After "exists" and after "no answer" the name is read back. If it holds the writer's own id, the commit is
 durable, and the answer to an earlier attempt was lost. If it holds another id, the race is lost. If it is absent, the
 same bytes are offered again: the earlier request may still arrive, hours later, and then finds or makes the same
-object. After ``_ATTEMPTS`` the outcome is reported as unknown. The caller may append the same pending commit again.
+object. After ``_ATTEMPTS``, or at the time limit, the outcome is reported as unknown. The caller may append the same
+pending commit again. A refusal is certain only before anything else was offered: then nothing was written, nor will be.
 
 *Cancellation.* A cancelled append has an unknown outcome. The pending commit can be offered again.
 
@@ -16,6 +17,8 @@ object. After ``_ATTEMPTS`` the outcome is reported as unknown. The caller may a
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Final
 
 from vectorpool import names
@@ -28,7 +31,10 @@ from vectorpool.commitlog.plan import LogObject, is_grave
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.errors import CorruptObject, LimitExceeded, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
+from vectorpool.objects.refusals import refused, unavailable
 from vectorpool.sources import Sources
+
+_log = logging.getLogger(__name__)
 
 MAX_OBJECT_BYTES: Final = 4 * 1024**3
 _ATTEMPTS: Final = 4
@@ -119,13 +125,25 @@ def prepare(
     )
 
 
-async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: Sources) -> str:
+async def append(
+    bucket: Bucket, user_id: str, pending: PendingCommit, sources: Sources, *, budget_s: float, in_doubt: bool = False
+) -> str:
     """Offer a commit until it is known whether it has its number; return the object's ETag, or "" if unknown.
 
-    Raises LostRace, OutcomeUnknown, StoreUnavailable (certain that nothing was written), or CorruptObject if what has
-    the number is damaged.
+    All requests and pauses together take at most ``budget_s`` seconds. ``in_doubt`` says that the commit was offered
+    before, without an answer.
+
+    Raises LostRace, OutcomeUnknown, StoreUnavailable (certain that nothing was written, nor will be), or CorruptObject
+    if what has the number is damaged.
     """
-    offered = False
+    try:
+        async with asyncio.timeout(budget_s):
+            return await _append(bucket, user_id, pending, sources, offered=in_doubt)
+    except TimeoutError as error:
+        raise _unknown(bucket, pending, f"no answer within {budget_s:g} s") from error
+
+
+async def _append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: Sources, *, offered: bool) -> str:
     taken = False
     damaged = 0
     trouble = ""
@@ -141,10 +159,13 @@ async def append(bucket: Bucket, user_id: str, pending: PendingCommit, sources: 
         except BucketDenied as error:
             if offered:
                 raise _unknown(bucket, pending, str(error)) from error
-            raise StoreUnavailable(
-                f"The object store {bucket.url} refused commit {pending.seq}: {error}. Nothing was written. "
-                "Check its credentials and permissions."
+            raise refused(
+                bucket.url, f"writing commit {pending.seq}", error, certainty="Nothing was written."
             ) from error
+        except Exception as error:
+            # A defect, or an error of the client library: whether the request was sent is not known.
+            _log.exception("commit %d could not be written", pending.seq)
+            raise _unknown(bucket, pending, f"{type(error).__name__}: {error}") from error
         try:
             etag = await _resolve(bucket, user_id, pending)
             if etag is not None:
@@ -187,7 +208,7 @@ async def _resolve(bucket: Bucket, user_id: str, pending: PendingCommit) -> str 
     except ObjectMissing:
         return None
     except (BucketUnavailable, BucketDenied) as error:
-        raise StoreUnavailable(str(error)) from error
+        raise unavailable(bucket.url, f"reading commit {pending.seq} back", error) from error
     except NewerFormat:
         # This version does not write that format, so the commit is another writer's.
         raise LostRace(pending.seq) from None
@@ -209,7 +230,7 @@ async def _resolve_grave(bucket: Bucket, pending: PendingCommit) -> str | None:
     except ObjectMissing:
         return None
     except (BucketUnavailable, BucketDenied) as error:
-        raise StoreUnavailable(str(error)) from error
+        raise unavailable(bucket.url, f"reading commit {pending.seq} back", error) from error
     if body.data == grave_of(pending.writer):
         return ""
     if is_grave_content(body.data):

@@ -23,7 +23,7 @@ from vectorpool.commitlog.format import GRAVE, Decoded, Summary
 from vectorpool.commitlog.image import EMPTY
 from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
-from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat
+from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
 
@@ -60,20 +60,34 @@ async def newest_header(bucket: Bucket, user_id: str) -> Decoded | None:
     raise CommitConflict(f"The log of user {user_id} keeps changing while it is read. Send the request again.")
 
 
-async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
-    """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted."""
+async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float) -> int:
+    """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted.
+
+    ``budget_s`` is the time limit of the append. Raises StoreUnavailable if nothing was written, OutcomeUnknown if that
+    is not known, or if the tombstone is durable and something is left over.
+    """
     keep: str | None = None
     for _ in range(_TRIES):
         obj = await newest_object(bucket, user_id)
         if obj is None and not await has_plain_directory(bucket, user_id):
             return 0
         try:
-            keep = await _append_tombstone(bucket, user_id, obj, sources)
+            keep = await _append_tombstone(bucket, user_id, obj, sources, budget_s)
         except (LostRace, Vanished):
             continue
         break
     if keep is None:
         raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
+    try:
+        return await _delete_all_else(bucket, user_id, keep)
+    except StoreUnavailable as error:
+        raise OutcomeUnknown(
+            f"The vectorstore of user {user_id} is deleted, and some of its objects are left: {error.detail} Send the "
+            "request again to delete them."
+        ) from error
+
+
+async def _delete_all_else(bucket: Bucket, user_id: str, keep: str) -> int:
     # From here on no tag can be made of what is about to be deleted.
     log = names.log_prefix(user_id)
     await raise_floor(bucket, user_id, _seq_of(keep))
@@ -96,7 +110,9 @@ async def end(bucket: Bucket, user_id: str, sources: Sources) -> int:
     return len(garbage)
 
 
-async def _append_tombstone(bucket: Bucket, user_id: str, newest: LogObject | None, sources: Sources) -> str:
+async def _append_tombstone(
+    bucket: Bucket, user_id: str, newest: LogObject | None, sources: Sources, budget_s: float
+) -> str:
     """Return the key of the tombstone that is the newest commit, appending it if there is none."""
     parent, before = ORIGIN, EMPTY.checksum()
     if newest is not None:
@@ -112,7 +128,7 @@ async def _append_tombstone(bucket: Bucket, user_id: str, newest: LogObject | No
     pending = append.build_commit(
         user_id, parent, before, EMPTY, [], BodyBuilder(), Summary(), sources, self_contained=True, tombstone=True
     )
-    await append.append(bucket, user_id, pending, sources)
+    await append.append(bucket, user_id, pending, sources, budget_s=budget_s)
     return pending.key
 
 

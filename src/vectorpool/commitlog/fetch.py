@@ -37,8 +37,8 @@ from vectorpool.commitlog.format import (
 )
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.errors import StoreUnavailable
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectMissing
+from vectorpool.objects.refusals import unavailable
 
 # Larger parts arrive all at once at the end, when there is nothing left to overlap their unpacking with: over 35 MiB
 # from a store on the same machine 4 MiB take 5 to 14 % less time than 8, and so does a first part of 4.
@@ -66,14 +66,8 @@ def store_errors(bucket: Bucket, doing: str) -> Iterator[None]:
     """Turn the bucket's errors into the project's, at the edge of this layer."""
     try:
         yield
-    except BucketUnavailable as error:
-        raise StoreUnavailable(
-            f"The object store {bucket.url} did not answer while {doing}: {error}. Send the request again."
-        ) from error
-    except BucketDenied as error:
-        raise StoreUnavailable(
-            f"The object store {bucket.url} refused while {doing}: {error}. Check its credentials and permissions."
-        ) from error
+    except (BucketUnavailable, BucketDenied) as error:
+        raise unavailable(bucket.url, doing, error) from error
     except ObjectMissing as error:
         raise Vanished(str(error)) from error
 

@@ -19,12 +19,13 @@ from vectorpool.commitlog import (
     ending,
     entries,
     garbage,
+    lookup,
     restore,
     scrub,
     tags,
     verification,
 )
-from vectorpool.commitlog.fetch import AT_ONCE_BYTES, store_errors
+from vectorpool.commitlog.fetch import AT_ONCE_BYTES
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
@@ -44,7 +45,8 @@ from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
-from vectorpool.objects.bucket import Bucket, ObjectMissing
+from vectorpool.objects.bucket import Bucket
+from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -102,13 +104,15 @@ class CommitLog:
 
     async def is_newest(self, position: Position) -> bool:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
-        key = names.log_prefix(self._user_id) + names.commit_name(position.seq + 1)
-        with store_errors(self._bucket, f"looking for {key}"):
-            try:
-                await self._bucket.head(key)
-            except ObjectMissing:
-                return True
-        return False
+        return await lookup.is_newest(self._bucket, self._user_id, position)
+
+    async def prove(self, position: Position) -> None:
+        """Return if the log holds the commit at ``position``, or held it: it may be garbage by now. One ranged GET.
+
+        Raises BrokenLog if it does not, because the bucket was put back to an earlier state; StoreUnavailable.
+        """
+        if position.seq:
+            await lookup.prove(self._bucket, self._user_id, position)
 
     def prepare(
         self,
@@ -129,13 +133,21 @@ class CommitLog:
             self._user_id, parent, before, capture, summary, self._sources, stamp=stamp, tombstone=tombstone
         )
 
-    async def append(self, pending: PendingCommit) -> Position:
+    async def append(self, pending: PendingCommit, *, in_doubt: bool = False) -> Position:
         """Commit: one conditional create. Return where the replica stands now.
 
         Raises LostRace if another has the number; OutcomeUnknown if that could not be found out: keep ``pending``
-        and append it again before anything else is offered for its number; StoreUnavailable if surely not written.
+        and append it again, ``in_doubt``, before anything else is offered for its number. Raises StoreUnavailable if
+        it is certain that nothing was written, nor will be; a commit in doubt has no such certainty.
         """
-        etag = await append.append(self._bucket, self._user_id, pending, self._sources)
+        etag = await append.append(
+            self._bucket,
+            self._user_id,
+            pending,
+            self._sources,
+            budget_s=self._settings.store_timeout_s,
+            in_doubt=in_doubt,
+        )
         return await self._appended(pending, etag)
 
     async def _appended(self, pending: PendingCommit, etag: str) -> Position:
@@ -200,7 +212,14 @@ class CommitLog:
         CommitConflict.
         """
         pending, etag = await restore.restore(
-            self._bucket, self._user_id, self._warm, at, self._sources, self._scratch, self._engine
+            self._bucket,
+            self._user_id,
+            self._warm,
+            at,
+            self._sources,
+            self._scratch,
+            self._engine,
+            self._settings.store_timeout_s,
         )
         return await self._appended(pending, etag)
 
@@ -217,7 +236,15 @@ class CommitLog:
         names.check_user_id(target_user_id)
         await self._begin()
         return await restore.fork(
-            self._bucket, self._user_id, self._warm, target_user_id, at, self._sources, self._scratch, self._engine
+            self._bucket,
+            self._user_id,
+            self._warm,
+            target_user_id,
+            at,
+            self._sources,
+            self._scratch,
+            self._engine,
+            self._settings.store_timeout_s,
         )
 
     async def _begin(self) -> None:
@@ -254,7 +281,7 @@ class CommitLog:
         numbers of deleted commits stay taken, by graves of 16 bytes.
         Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
         """
-        deleted = await ending.end(self._bucket, self._user_id, self._sources)
+        deleted = await ending.end(self._bucket, self._user_id, self._sources, self._settings.store_timeout_s)
         if self._warm is not None:
             await asyncio.to_thread(self._warm.drop, self._user_id)
         return deleted
@@ -316,10 +343,13 @@ class CommitLog:
 
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
-        """Yield an empty directory beside the replicas, and remove it."""
-        path = await asyncio.to_thread(_make_scratch, names.scratch_dir(Path(self._settings.replica_dir)))
+        """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
+        parent = names.scratch_dir(Path(self._settings.replica_dir))
+        with on_local_disk(parent):
+            path = await asyncio.to_thread(_make_scratch, parent)
         try:
-            yield path
+            with on_local_disk(parent):
+                yield path
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
 

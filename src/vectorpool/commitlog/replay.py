@@ -28,7 +28,7 @@ from vectorpool.commitlog.image import DIGEST_BYTES, FileState, Image, block_dig
 from vectorpool.errors import BrokenLog
 
 Owners = dict[str, npt.NDArray[np.int32]]
-_NOBODY: Final = -1
+_NO_OWNER: Final = -1
 # Two threads keep two cores busy with unpacking, or one with unpacking and one with waiting for the disk.
 _JOBS: Final = 2
 
@@ -96,7 +96,7 @@ class Replay:
 
     def _prepare(self) -> None:
         for entry in self._table:
-            self.owners[entry.path] = np.full(blocks_of(entry.size), _NOBODY, dtype=np.int32)
+            self.owners[entry.path] = np.full(blocks_of(entry.size), _NO_OWNER, dtype=np.int32)
             self._digests[entry.path] = bytearray(blocks_of(entry.size) * DIGEST_BYTES)
         for at, stream in enumerate(self._objects):
             files = stream.header.files
@@ -107,7 +107,7 @@ class Replay:
                         owners[offset // BLOCK_BYTES : blocks_of(offset + length)] = at
         if not self._partial:
             for path, owners in self.owners.items():
-                missing = np.flatnonzero(owners == _NOBODY)
+                missing = np.flatnonzero(owners == _NO_OWNER)
                 if len(missing):
                     raise BrokenLog(
                         f"No object of the log up to {self._newest.obj.key} holds block {missing[0]} of {path}. "
@@ -229,4 +229,4 @@ def _write_all(handle: int, data: memoryview, offset: int) -> None:
 
 def owned_runs(owners: Owners) -> list[tuple[str, int, int]]:
     """Return (path, first block, end block) of every run of blocks that some object supplied, by path."""
-    return [(path, start, end) for path in sorted(owners) for start, end in _runs(owners[path] != _NOBODY)]
+    return [(path, start, end) for path in sorted(owners) for start, end in _runs(owners[path] != _NO_OWNER)]

@@ -72,12 +72,14 @@ async def restore(
     sources: Sources,
     scratch: Scratch,
     engine: Engine,
+    budget_s: float,
 ) -> tuple[PendingCommit, str]:
     """Make the state of commit ``at`` the newest, by a new commit; return it, durable, and its ETag (or "").
 
     Raises CommitNotFound (also for a tombstone, or after one), UserNotFound, CorruptObject or BrokenLog for an ``at``
     that is damaged, StoreUnavailable, OutcomeUnknown, CommitConflict if others kept committing. Raises NewerEngine if a
-    later engine wrote the newest state or that of ``at``; nothing is appended then.
+    later engine wrote the newest state or that of ``at``; nothing is appended then. ``budget_s`` is the time limit
+    of an append, in seconds.
     """
     async with scratch() as directory:
         old = await _state(bucket, user_id, warm, directory, at, engine)
@@ -85,7 +87,7 @@ async def restore(
             below = await _newest(bucket, user_id, warm, engine)
             pending = await asyncio.to_thread(_pack, user_id, below, directory, old, sources)
             try:
-                etag = await append.append(bucket, user_id, pending, sources)
+                etag = await append.append(bucket, user_id, pending, sources, budget_s=budget_s)
             except LostRace:
                 continue
             return pending, etag
@@ -101,6 +103,7 @@ async def fork(
     sources: Sources,
     scratch: Scratch,
     engine: Engine,
+    budget_s: float,
 ) -> Position:
     """Make the state of commit ``at``, or the newest, the vectorstore of user ``target``; return its first position.
 
@@ -119,7 +122,7 @@ async def fork(
         whole = _Below(parent, EMPTY.checksum(), None)
         pending = await asyncio.to_thread(_pack, target, whole, directory, state, sources, Summary())
         try:
-            await append.append(bucket, target, pending, sources)
+            await append.append(bucket, target, pending, sources, budget_s=budget_s)
         except LostRace:
             raise exists from None
     return pending.position

@@ -37,6 +37,7 @@ from vectorpool.errors import (
     UserNotFound,
 )
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists
+from vectorpool.objects.refusals import refused
 from vectorpool.sources import Sources
 
 __all__ = ["MAX_TAGS", "Tag", "every", "get", "make", "remove", "tag_names"]
@@ -234,9 +235,8 @@ async def _create(bucket: Bucket, user_id: str, key: str, tag: Tag, sources: Sou
         except BucketDenied as error:
             if offered:
                 raise _unknown(tag.name, str(error)) from error
-            raise StoreUnavailable(
-                f"The object store {bucket.url} refused the backup {tag.name!r}: {error}. Nothing was written. "
-                "Check its credentials and permissions."
+            raise refused(
+                bucket.url, f"writing the backup {tag.name!r}", error, certainty="Nothing was written."
             ) from error
     raise _unknown(tag.name, trouble)
 

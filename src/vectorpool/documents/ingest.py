@@ -114,7 +114,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 class Ingestor:
-    """Turns an avatar's documents into records, and questions into queries."""
+    """Schedule an avatar's documents into records, and questions into queries."""
 
     def __init__(
         self,

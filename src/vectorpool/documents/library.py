@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import msgspec
 
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded, StoreRefused, StoreUnavailable
+from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded
 from vectorpool.names import (
     avatars_prefix,
     check_avatar_id,
@@ -23,6 +23,7 @@ from vectorpool.names import (
     users_prefix,
 )
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
+from vectorpool.objects.refusals import unavailable
 from vectorpool.settings import Settings
 
 PAGE = 1000
@@ -54,16 +55,12 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _store_errors(what: str) -> Iterator[None]:
+def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
     """Say what the bucket's errors mean to a caller."""
     try:
         yield
-    except BucketUnavailable as error:
-        raise StoreUnavailable(f"The object store did not answer to {what}. Send the request again.") from error
-    except BucketDenied as error:
-        raise StoreRefused(
-            f"The object store refuses to {what}. Give the service's credentials the right to do so."
-        ) from error
+    except (BucketUnavailable, BucketDenied) as error:
+        raise unavailable(bucket.url, what, error) from error
 
 
 class DocumentLibrary:
@@ -85,13 +82,13 @@ class DocumentLibrary:
         """Write a document, replacing any other of that path, and return its ETag; raise LimitExceeded, InvalidId."""
         key = document_key(user_id, avatar_id, path)
         self._check_size(path, len(data))
-        with _store_errors("write a document"):
+        with _store_errors(self._bucket, "writing a document"):
             return await self._bucket.put(key, data)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return what is known of a document without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
-        with _store_errors("look at a document"):
+        with _store_errors(self._bucket, "looking at a document"):
             try:
                 return _document(path, await self._bucket.head(key))
             except ObjectMissing:
@@ -101,7 +98,7 @@ class DocumentLibrary:
         """Return a document; raise DocumentNotFound, or LimitExceeded before bytes over the limit are read."""
         self._check_size(path, (await self.head(user_id, avatar_id, path)).size)
         key = document_key(user_id, avatar_id, path)
-        with _store_errors("read a document"):
+        with _store_errors(self._bucket, "reading a document"):
             try:
                 body = await self._bucket.get(key)
             except ObjectMissing:
@@ -111,7 +108,7 @@ class DocumentLibrary:
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
         """Delete a document; raise DocumentNotFound. What was ingested from it stays until it is forgotten."""
         await self.head(user_id, avatar_id, path)
-        with _store_errors("delete a document"):
+        with _store_errors(self._bucket, "deleting a document"):
             await self._bucket.delete(document_key(user_id, avatar_id, path))
 
     async def list_documents(
@@ -125,7 +122,7 @@ class DocumentLibrary:
         while True:
             # One more than is wanted says whether there is another page.
             asked = limit + 1 - len(found)
-            with _store_errors("list documents"):
+            with _store_errors(self._bucket, "listing documents"):
                 infos = await self._bucket.list_objects(prefix, limit=asked, after=at)
             for info in infos:
                 path = info.key.removeprefix(prefix)
@@ -149,12 +146,12 @@ class DocumentLibrary:
 
     async def list_users(self) -> list[str]:
         """Return the ids of the users that have anything in the bucket, documents or a vectorstore, sorted."""
-        with _store_errors("list the users"):
+        with _store_errors(self._bucket, "listing the users"):
             return sorted(await self._bucket.list_prefixes(users_prefix()))
 
     async def list_avatars(self, user_id: str) -> list[str]:
         """Return the ids of the avatars that have anything in the bucket, sorted."""
-        with _store_errors("list avatars"):
+        with _store_errors(self._bucket, "listing avatars"):
             names = await self._bucket.list_prefixes(avatars_prefix(user_id))
         return [name for name in names if _is_avatar(name)]
 

@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
 
 
 class Embedder(Protocol):
-    """Turns text into vectors.
+    """Schedule text into vectors.
 
     ``name`` is stable, such as ``onnx:all-MiniLM-L6-v2-int8``: vectors of two embedders are comparable if, and only
     if, their names are equal. ``dimension`` is known once ``start`` returned.

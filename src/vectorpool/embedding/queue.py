@@ -55,7 +55,7 @@ class _Job:
                 assert self.vectors is not None
                 self.future.set_result(self.vectors)
 
-        # The loop may be closed when a test or a process ends in the middle of a run; then nobody listens.
+        # The loop may be closed when a test or a process ends in the middle of a run; then no caller waits.
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(deliver)
 

@@ -27,7 +27,7 @@ class Tokens:
     """Counts tokens and says where they are. Never truncates."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, special_tokens: int | None = None) -> None:
-        """Measure with ``tokenizer``, which nobody may reconfigure afterwards."""
+        """Measure with ``tokenizer``, which must not be reconfigured afterwards."""
         self._tokenizer = tokenizer
         self.special_tokens = tokenizer.num_special_tokens_to_add(False) if special_tokens is None else special_tokens
 

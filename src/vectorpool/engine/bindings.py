@@ -54,14 +54,15 @@ def import_lean() -> None:
 
 
 class Client:
-    """Chroma on one directory, with at most ``MAX_COLLECTIONS`` indexes loaded.
+    """Chroma on one directory, with at most ``max_indexes`` indexes loaded, and at most ``MAX_COLLECTIONS``.
 
     Many threads may call. A call that needs a new client waits for the calls in progress and delays later ones. Opening
     creates the directory's files if there are none. Every method raises BrokenReplica if Chroma does not work any more,
     and else what the bindings raise (see ``failures``).
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS) -> None:
+        self._max_indexes = max_indexes
         self._directory = directory
         self._loaded: set[str] = set()
         # Loaded collections whose queue has operations that the client does not know.
@@ -290,7 +291,7 @@ class Client:
             self._changed.wait_for(lambda: not self._is_exclusive)
             if self._is_closed:
                 raise BrokenReplica("The vectorstore was closed before the call.")
-            is_full = len(self._loaded) >= MAX_COLLECTIONS
+            is_full = len(self._loaded) >= min(self._max_indexes, MAX_COLLECTIONS)
             if needs_newest and collection_id in self._behind:
                 self._replace_client()
                 self._pause = FAST_WRITE_PAUSE

@@ -30,7 +30,7 @@ class Engine:
     def __init__(self, directory: Path, options: EngineOptions) -> None:
         if is_cut(directory):
             raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
-        self._client = Client(directory)
+        self._client = Client(directory, options.max_indexes)
         try:
             self.catalogue = Catalogue(self._client)
             self.records = Records(directory, self._client, self.catalogue, options)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from vectorpool.engine.bindings import Client
+from vectorpool.engine.bindings import MAX_COLLECTIONS, Client
 from vectorpool.engine.catalogue import Catalogue
 from vectorpool.engine.failures import is_unknown_record
 from vectorpool.engine.fast_reads import FastReader
@@ -35,12 +35,16 @@ _IDS_AT_ONCE: Final = 1000
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
-    """What may be chosen: the fast paths, the bytes of vectors that are searched exactly, and the length of a call."""
+    """What may be chosen: the fast paths, the bytes of vectors that are searched exactly, and the length of a call.
+
+    ``max_indexes`` bounds the indexes that are loaded at once, below ``bindings.MAX_COLLECTIONS``.
+    """
 
     fast_reads: bool = True
     fast_writes: bool = True
     exact_bytes: int = 64 * 1024**2
     write_slice_ms: int = 20
+    max_indexes: int = MAX_COLLECTIONS
 
 
 class Records:

@@ -40,7 +40,14 @@ class BucketUnavailable(Exception):
 
 
 class BucketDenied(Exception):
-    """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help."""
+    """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help.
+
+    Nothing happened, and nothing will: a store raises BucketUnavailable if an earlier attempt may have its effect.
+    """
+
+
+class BucketFull(BucketDenied):
+    """The store has no room for the object, and nothing of it was written."""
 
 
 class BucketMissing(BucketDenied):

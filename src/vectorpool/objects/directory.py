@@ -17,6 +17,7 @@ calls run in threads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import stat
@@ -29,6 +30,7 @@ from typing import Final, TypeVar
 from vectorpool.objects.bucket import (
     Body,
     BucketDenied,
+    BucketFull,
     BucketUnavailable,
     ObjectExists,
     ObjectInfo,
@@ -44,6 +46,9 @@ STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
 # A delete prunes emptied directories while a write makes them: the write then looks again, so many times.
 _ATTEMPTS: Final = 100
+_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+# EFBIG is a limit of the process or of the file system on the size of one file.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHARED_NAME: Final = "a directory and an object cannot share a name"
 
 T = TypeVar("T")
@@ -91,8 +96,7 @@ class DirectoryBucket:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissing(f"{self.url} has no such object: {error.filename}") from error
         except OSError as error:
-            refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
-            kind = BucketDenied if refused else BucketUnavailable
+            kind = BucketDenied if error.errno in _REFUSED else BucketUnavailable
             raise kind(f"{self.url}: {error.strerror}") from error
 
     def _path(self, key: str) -> Path:
@@ -187,18 +191,33 @@ class DirectoryBucket:
     def _write(self, path: Path, data: bytes, *, only_if_free: bool) -> str:
         staged = self._staging / self._sources.uuid()
         try:
-            with staged.open("xb") as file:
-                file.write(data)
-                file.flush()
-                if self._fsync:
-                    os.fsync(file.fileno())
-                etag = _etag(os.fstat(file.fileno()))
-            self._name(staged, path, only_if_free=only_if_free)
+            try:
+                etag = self._stage(staged, data)
+                self._name(staged, path, only_if_free=only_if_free)
+            except OSError as error:
+                # The object has no name yet, so nothing was written.
+                if error.errno in _FULL:
+                    raise BucketFull(f"{self.url}: {error.strerror}") from error
+                raise
         finally:
-            staged.unlink(missing_ok=True)
+            # What cannot be removed is swept later. The object may have its name by now.
+            with contextlib.suppress(OSError):
+                staged.unlink(missing_ok=True)
         if self._fsync:
-            _fsync_dir(path.parent)
+            try:
+                _fsync_dir(path.parent)
+            except OSError as error:
+                raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
+
+    def _stage(self, staged: Path, data: bytes) -> str:
+        """Write a file in the staging directory; return its ETag."""
+        with staged.open("xb") as file:
+            file.write(data)
+            file.flush()
+            if self._fsync:
+                os.fsync(file.fileno())
+            return _etag(os.fstat(file.fileno()))
 
     def _name(self, staged: Path, path: Path, *, only_if_free: bool) -> None:
         """Give a staged file its name, in one step of the file system."""

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from vectorpool.objects.bucket import Body, Bucket, BucketUnavailable, ObjectExists, ObjectInfo
+from vectorpool.objects.bucket import Body, Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectInfo
 from vectorpool.sources import SYSTEM, Sources
 
 T = TypeVar("T")
@@ -30,6 +30,8 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     # The connection is refused or reset before the request has any effect.
     before: Chance = 0.0
+    # The store refuses, for want of a permission, before the request has any effect.
+    denied: Chance = 0.0
     # 503 Slow Down, or another 5xx that says truthfully that nothing happened.
     throttled: Chance = 0.0
     # Writes only: the caller is told nothing, and the write lands up to ``delay_s`` later.
@@ -71,9 +73,14 @@ class FaultyBucket:
         faults = self.faults
         if faults.operations is not None and operation not in faults.operations:
             return None
-        kinds = [("before", faults.before), ("throttled", faults.throttled), ("after", faults.after)]
+        kinds = [
+            ("before", faults.before),
+            ("denied", faults.denied),
+            ("throttled", faults.throttled),
+            ("after", faults.after),
+        ]
         if operation in _WRITES:
-            kinds.insert(2, ("delayed", faults.delayed))
+            kinds.insert(3, ("delayed", faults.delayed))
         if operation in _BODIES:
             kinds.append(("truncated", faults.truncated))
         for kind, chance in kinds:
@@ -95,6 +102,8 @@ class FaultyBucket:
         where = f"{operation} of {key!r} in {self.url}"
         if kind == "before":
             raise BucketUnavailable(f"{where}: the connection was reset before the request was sent")
+        if kind == "denied":
+            raise BucketDenied(f"{where}: 403 AccessDenied")
         if kind == "throttled":
             raise BucketUnavailable(f"{where}: 503 Slow Down")
         if kind == "delayed":
@@ -114,8 +123,8 @@ class FaultyBucket:
             await self._sources.sleep(wait_s)
             try:
                 await effect()
-            except (ObjectExists, BucketUnavailable):
-                return  # Nobody hears the answer of a request that was given up.
+            except (ObjectExists, BucketUnavailable, BucketDenied):
+                return  # The caller gave the request up and gets no answer.
 
         task = asyncio.ensure_future(land())
         self._pending.add(task)

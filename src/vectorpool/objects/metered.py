@@ -1,6 +1,6 @@
-"""A wrapper that counts: requests, errors and bytes of each operation, as the caller sees them.
+"""A wrapper that counts: requests, errors and bytes of each operation, as the caller sees them. It logs refusals.
 
-Retries happen below it (inside obstore) and are not counted.
+Retries happen below it (in ``remote``) and are not counted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Final, TypeVar
 import msgspec
 
 from vectorpool.answers import StoreTraffic
-from vectorpool.objects.bucket import Body, Bucket, ObjectExists, ObjectInfo, ObjectMissing
+from vectorpool.objects.bucket import Body, Bucket, BucketDenied, ObjectExists, ObjectInfo, ObjectMissing
+from vectorpool.objects.refusals import RefusalLog
+from vectorpool.sources import SYSTEM, Sources
 
 T = TypeVar("T")
 
@@ -33,8 +35,9 @@ class OperationCount(msgspec.Struct):
 class MeteredBucket:
     """Another bucket, and counters of what is asked of it."""
 
-    def __init__(self, inner: Bucket) -> None:
+    def __init__(self, inner: Bucket, sources: Sources = SYSTEM) -> None:
         self._inner = inner
+        self._refusals = RefusalLog(sources)
         self._counts = {name: OperationCount() for name in OPERATIONS}
 
     @property
@@ -73,8 +76,10 @@ class MeteredBucket:
             return await call
         except (ObjectMissing, ObjectExists):
             raise
-        except BaseException:
+        except BaseException as error:
             count.errors += 1
+            if isinstance(error, BucketDenied):
+                self._refusals.note(name, error)
             raise
 
     async def get(self, key: str) -> Body:

@@ -3,10 +3,11 @@
 Consistency. The stores are strongly consistent, and ``create`` is their conditional PUT (``If-None-Match: *``,
 or the store's own form of it) in a single request, never a multipart upload, whose condition is checked late.
 
-Retries. obstore repeats a request after 5xx, throttling, broken connections and, for reads, time-outs: a bounded
-number of times, with exponential backoff and jitter, and no further attempt after a bounded time. It also repeats
-a conditional PUT, so ``create`` may meet its own first attempt and raise ObjectExists although it won. Whoever must
-know reads the object back; the commit log does, by the writer id.
+Retries. A call is repeated after 5xx, throttling, broken connections and S3's "try again" (409): a bounded number of
+times, with exponential backoff and jitter, within one time limit for all attempts. obstore itself repeats nothing, so
+that each answer is known here. A refusal after an attempt without an answer is BucketUnavailable, since that attempt
+may still have its effect. ``create`` may meet its own earlier attempt and raise ObjectExists although it won. A caller
+that must know reads the object back. The commit log does, by the writer id.
 
 Cancellation. A cancelled write may still happen: treat it as BucketUnavailable.
 
@@ -16,10 +17,11 @@ Crash consistency. A PUT is all or nothing; nothing is left behind by a killed p
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -33,6 +35,7 @@ from obstore.exceptions import (
 from vectorpool.objects.bucket import (
     Body,
     BucketDenied,
+    BucketFull,
     BucketMissing,
     BucketUnavailable,
     ObjectExists,
@@ -42,6 +45,7 @@ from vectorpool.objects.bucket import (
     check_prefix,
     check_range,
 )
+from vectorpool.sources import SYSTEM, Sources
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
@@ -52,6 +56,18 @@ CONNECT_TIMEOUT_S: Final = 3.0
 _EXCERPT: Final = 300
 # How S3, Azure and GCS say in a 404's body that the bucket itself is missing; a HEAD has no body and cannot.
 _NO_BUCKET: Final = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<", "The specified bucket does not exist")
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>([^<]{1,80})</Code>")
+_MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})</Message>")
+# Answers that ask for another attempt. S3 tells a client that was too slow with its body 400 RequestTimeout.
+_AGAIN_STATUS: Final = (408, 409, 425, 429)
+_AGAIN_CODES: Final = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
+# How Azure says, with the status of a conflict, that the key is taken.
+_TAKEN_CODES: Final = ("BlobAlreadyExists",)
+_FULL_CODES: Final = ("XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity")
+_FULL_STATUS: Final = 507
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
 # What reqwest and hyper say deep in obstore's messages, and what an operator reads.
 _NETWORK: Final = (
     ("ConnectionRefused", "connection refused"),
@@ -73,11 +89,11 @@ def client_options(*, timeout_s: float, allow_http: bool) -> ClientConfig:
     }
 
 
-def retry_config(*, timeout_s: float, retries: int) -> RetryConfig:
-    """Return obstore's retry bounds: ``retries`` further attempts, none after twice the request's time-out."""
+def retry_config() -> RetryConfig:
+    """Return obstore's retry bounds: it makes one attempt, and ``RemoteBucket`` repeats it."""
     return {
-        "max_retries": retries,
-        "retry_timeout": timedelta(seconds=2 * timeout_s),
+        "max_retries": 0,
+        "retry_timeout": timedelta(seconds=0),
         "backoff": {
             "init_backoff": timedelta(milliseconds=100),
             "max_backoff": timedelta(seconds=2),
@@ -87,10 +103,11 @@ def retry_config(*, timeout_s: float, retries: int) -> RetryConfig:
 
 
 def excerpt(error: BaseException) -> str:
-    """Return the telling part of one of obstore's messages: the store's own code, or what the network did."""
+    """Return the telling part of one of obstore's messages: the store's own words, or what the network did."""
     text = str(error)
-    if code := re.search(r"<Code>([^<]{1,80})</Code>", text):
-        return code[1]
+    if code := _CODE.search(text):
+        message = _MESSAGE.search(text)
+        return f"{code[1]}: {message[1]}" if message else code[1]
     for told, said in _NETWORK:
         if told in text:
             return said
@@ -99,55 +116,94 @@ def excerpt(error: BaseException) -> str:
     return " ".join(text.partition("\n\nDebug source")[0].split())[:_EXCERPT]
 
 
-class RemoteBucket:
-    """Objects below ``prefix`` (empty, or ending with a slash) of an obstore store."""
+class _NoAnswer(BucketUnavailable):
+    """All attempts ended without a usable answer, or the time limit did."""
 
-    def __init__(self, store: ObjectStore, *, url: str, prefix: str = "") -> None:
+
+class RemoteBucket:
+    """Objects below ``prefix`` (empty, or ending with a slash) of an obstore store.
+
+    A call makes at most ``1 + retries`` attempts and takes at most ``timeout_s`` seconds, attempts and pauses together.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        url: str,
+        timeout_s: float,
+        retries: int,
+        prefix: str = "",
+        sources: Sources = SYSTEM,
+    ) -> None:
         self._store = store
         self._url = url
         self._prefix = check_prefix(prefix)
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._sources = sources
 
     @property
     def url(self) -> str:
         return self._url
 
-    async def _ask(self, key: str, call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            self._refuse(key, error)
+    async def _ask(self, key: str, call: Callable[[], Awaitable[T]], *, writes: bool = False) -> T:
+        """Return the answer of the first attempt that has one, within the time limit; raise the bucket's own errors."""
+        deadline_s = self._sources.monotonic_s() + self._timeout_s
+        for attempt in itertools.count():
+            try:
+                async with asyncio.timeout(max(deadline_s - self._sources.monotonic_s(), 0.0)):
+                    return await call()
+            except TimeoutError:
+                raise _NoAnswer(f"{self._url}: {key!r}: no answer within {self._timeout_s:g} s") from None
+            except Exception as cause:
+                error = self._meaning(key, cause)
+                if not isinstance(error, _NoAnswer):
+                    if writes and attempt and isinstance(error, BucketDenied):
+                        # An earlier attempt, which had no answer, may have its effect all the same.
+                        raise BucketUnavailable(f"{error} (after an attempt without an answer)") from cause
+                    raise error from cause
+                pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * (0.5 + self._sources.random())
+                if attempt >= self._retries or self._sources.monotonic_s() + pause_s >= deadline_s:
+                    raise error from cause
+            await self._sources.sleep(pause_s)
+        raise AssertionError("the loop ends by an answer or an error")
 
-    def _refuse(self, key: str, error: Exception) -> NoReturn:
-        """Raise the bucket's own error for one of obstore's.
+    def _meaning(self, key: str, error: Exception) -> Exception:
+        """Return the bucket's own error for one of obstore's: _NoAnswer if another attempt may help.
 
         A store answers 404 for a missing bucket and for a missing object alike; the body's code tells them apart.
         """
-        text = str(error)
-        where = f"{self._url}: {key!r}"
+        text, where = str(error), f"{self._url}: {key!r}"
+        found, status_found = _CODE.search(text), _STATUS.search(text)
+        code, status = found[1] if found else "", int(status_found[1]) if status_found else 0
+        if code in _AGAIN_CODES or (status in _AGAIN_STATUS and code not in _TAKEN_CODES):
+            return _NoAnswer(f"{where}: {excerpt(error)}")
         if isinstance(error, AlreadyExistsError | PreconditionError):
-            raise ObjectExists(f"{where} is taken") from error
-        if any(code in text for code in _NO_BUCKET):
-            raise BucketMissing(f"{self._url}: the bucket does not exist") from error
+            return ObjectExists(f"{where} is taken")
+        if any(told in text for told in _NO_BUCKET):
+            return BucketMissing(f"{self._url}: the bucket does not exist ({excerpt(error)})")
         if isinstance(error, FileNotFoundError):
-            raise ObjectMissing(f"{where} is not there") from error
-        # Listings carry every refusal as a generic error, so the status is read from the text as well.
-        denied = "status code: 403" in text or "status code: 401" in text
-        if denied or isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
-            raise BucketDenied(f"{where}: {excerpt(error)}") from error
-        if "status code: 409" in text:
-            # Another create of this key is under way: it wins, or its writer will be asked for by reading back.
-            raise ObjectExists(f"{where} is being created by another") from error
+            return ObjectMissing(f"{where} is not there")
+        if code in _FULL_CODES or status == _FULL_STATUS:
+            return BucketFull(f"{where}: {excerpt(error)}")
+        # Listings carry every refusal as a generic error, so the status is read from the text as well. S3 refuses
+        # an expired token with 400.
+        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
+        if refused or (400 <= status < 500 and status not in (404, 416)):
+            return BucketDenied(f"{where}: {excerpt(error)}")
+        if status >= 500 or "HTTP error" in text or any(told in text for told, _ in _NETWORK):
+            return _NoAnswer(f"{where}: {excerpt(error)}")
         if isinstance(error, BaseError | OSError | ValueError):
-            raise BucketUnavailable(f"{where}: {excerpt(error)}") from error
-        raise error
+            return BucketUnavailable(f"{where}: {excerpt(error)}")
+        return error
 
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
 
     async def get(self, key: str) -> Body:
-        return await self._ask(key, self._get(self._key(key)))
+        path = self._key(key)
+        return await self._ask(key, lambda: self._get(path))
 
     async def _get(self, path: str) -> Body:
         answer = await obstore.get_async(self._store, path)
@@ -158,18 +214,27 @@ class RemoteBucket:
         check_range(start, end)
         path = self._key(key)
         try:
-            return bytes(await obstore.get_range_async(self._store, path, start=start, end=end))
-        except Exception as error:
-            if not isinstance(error, BaseError | OSError | ValueError):
-                raise
+            return await self._ask(key, lambda: self._get_range(path, start, end))
+        except _NoAnswer:
+            raise
+        except (BucketUnavailable, BucketDenied):
             # Stores refuse a range beyond the end (416) in words of their own; the object's size settles it.
             info = await self.head(key)
             if info.size <= start:
                 return b""
-            self._refuse(key, error)
+            raise
+
+    async def _get_range(self, path: str, start: int, end: int) -> bytes:
+        return bytes(await obstore.get_range_async(self._store, path, start=start, end=end))
 
     async def head(self, key: str) -> ObjectInfo:
-        meta = await self._ask(key, obstore.head_async(self._store, self._key(key)))
+        path = self._key(key)
+        try:
+            meta = await self._ask(key, lambda: obstore.head_async(self._store, path))
+        except BucketDenied:
+            # The answer to a HEAD has no body. That to a GET has the store's own words.
+            await self._ask(key, lambda: self._get_range(path, 0, 1))
+            raise
         return self._info(meta)
 
     def _info(self, meta: obstore.ObjectMeta) -> ObjectInfo:
@@ -178,7 +243,7 @@ class RemoteBucket:
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         check_prefix(prefix)
-        return await self._ask(prefix, self._list(prefix, limit, after))
+        return await self._ask(prefix, lambda: self._list(prefix, limit, after))
 
     async def _list(self, prefix: str, limit: int, after: str | None) -> list[ObjectInfo]:
         if limit <= 0:
@@ -196,20 +261,26 @@ class RemoteBucket:
 
     async def list_prefixes(self, prefix: str) -> list[str]:
         path = (self._prefix + check_prefix(prefix)) or None
-        answer = await self._ask(prefix, obstore.list_with_delimiter_async(self._store, path))
+        answer = await self._ask(prefix, lambda: obstore.list_with_delimiter_async(self._store, path))
         return sorted(name.rstrip("/").rpartition("/")[2] for name in answer["common_prefixes"])
 
     async def create(self, key: str, data: bytes) -> str:
-        call = obstore.put_async(self._store, self._key(key), data, mode="create", use_multipart=False)
-        return (await self._ask(key, call))["e_tag"] or ""
+        return await self._put(key, data, "create")
 
     async def put(self, key: str, data: bytes) -> str:
-        call = obstore.put_async(self._store, self._key(key), data, mode="overwrite", use_multipart=False)
-        return (await self._ask(key, call))["e_tag"] or ""
+        return await self._put(key, data, "overwrite")
+
+    async def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> str:
+        path = self._key(key)
+        answer = await self._ask(
+            key, lambda: obstore.put_async(self._store, path, data, mode=mode, use_multipart=False), writes=True
+        )
+        return answer["e_tag"] or ""
 
     async def delete(self, key: str) -> None:
+        path = self._key(key)
         try:
-            await self._ask(key, obstore.delete_async(self._store, self._key(key)))
+            await self._ask(key, lambda: obstore.delete_async(self._store, path), writes=True)
         except ObjectMissing:
             return
 

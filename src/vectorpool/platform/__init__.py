@@ -1,4 +1,5 @@
-"""What the operating system is told on behalf of the service: the allocator's limits, and which threads skip fsync.
+"""The operating system: the allocator's limits, which threads skip fsync, descriptors, and failures of the disk.
 
-Each has a setting, and each does nothing where the system does not offer it. This package knows no other of ours.
+The first two have a setting, and do nothing where the system does not offer them. This package imports
+only settings and errors.
 """

@@ -45,7 +45,7 @@ def _function(name: str) -> Callable[..., int] | None:
 def limit_arenas() -> bool:
     """Have all threads that start from now on share two arenas; return whether it was done.
 
-    Call it before the first of them. Whoever set a number in the environment knows better, and it stays.
+    Call it before the first of them. A number that the environment sets stays.
     """
     if "MALLOC_ARENA_MAX" in os.environ or "malloc.arena_max" in os.environ.get("GLIBC_TUNABLES", ""):
         return False

@@ -1,7 +1,7 @@
 """Which slots may be open: the LRU, its bounds in slots and bytes, hydration and eviction.
 
 A request *leases* a slot: it is pinned, hydrated if it is cold (everybody who comes meanwhile waits for the
-same hydration), and used. Unpinned slots stay open in an LRU, whose end is evicted when a place is needed.
+same hydration), and used. Unpinned slots stay open in an LRU, whose end is evicted when a slot is needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from vectorpool.errors import Damaged, LocalDiskFailed, TryAgain, VectorpoolError
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
-from vectorpool.pool.waiting import WaitingRoom
+from vectorpool.pool.waiting_room import WaitingRoom
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.vectorstore import Vectorstore
@@ -35,7 +35,7 @@ class Residency:
         self._settings = settings
         self._sources = sources
         self.slots: dict[str, Slot] = {}
-        # Open, unpinned slots in the order of their last use. Never more than there are places.
+        # Open, unpinned slots in the order of their last use. Never more than there are slots.
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
@@ -48,12 +48,12 @@ class Residency:
 
     @property
     def open_slots(self) -> int:
-        """Places taken: slots that are open, being opened or being closed."""
+        """Slots in use: those that are open, being opened or being closed."""
         return self._taken
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a place."""
+        """Requests that wait for a slot."""
         return len(self._room)
 
     def open_bytes(self) -> int:
@@ -119,7 +119,7 @@ class Residency:
                     return store
                 case Hydrating(done):
                     if (error := await asyncio.shield(done)) is not None:
-                        # No place, or no store: whoever waited for it would only wait for the same again.
+                        # No slot, or no store: a caller that waited for it would only wait for the same again.
                         raise error
                 case Evicting(_, done):
                     await asyncio.wait([done])
@@ -147,14 +147,14 @@ class Residency:
             logger.debug("a hydrate failed: %s", error)
 
     async def _hydrate(self, slot: Slot, done: asyncio.Future[TryAgain | None], *, create: bool) -> None:
-        placed = False
+        has_capacity = False
         shared: TryAgain | None = None
         try:
             try:
-                await self._take_place()
+                await self._take_capacity()
             finally:
                 self._queued.pop(slot, None)
-            placed = True
+            has_capacity = True
             store = self._make_store(slot.user_id)
             await _open(store, create=create)
         except BaseException as error:
@@ -164,8 +164,8 @@ class Residency:
                 logger.error("a vectorstore cannot be opened: %s", error.detail)
             else:
                 slot.become(Cold())
-            if placed:
-                self._give_place_back()
+            if has_capacity:
+                self._release_capacity()
             raise
         else:
             slot.become(Ready(store))
@@ -173,22 +173,22 @@ class Residency:
             done.set_result(shared)
             self.unpin(slot)
 
-    # --- Places --------------------------------------------------------------------------------------
+    # --- Capacity --------------------------------------------------------------------------------------
 
-    async def _take_place(self) -> None:
+    async def _take_capacity(self) -> None:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
-        while not self._has_place():
+        while not self._has_capacity():
             if (victim := self._least_recently_used()) is not None:
                 self.start_eviction(victim)
             await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
         self._taken += 1
 
-    def _has_place(self) -> bool:
+    def _has_capacity(self) -> bool:
         if self._taken >= self._settings.open_slots:
             return False
         return self._taken == 0 or self.open_bytes() < self._settings.open_bytes
 
-    def _give_place_back(self) -> None:
+    def _release_capacity(self) -> None:
         self._taken -= 1
         self._room.call_next()
 
@@ -212,7 +212,7 @@ class Residency:
         return idle
 
     async def evict(self, slot: Slot) -> bool:
-        """Evict a slot that nobody but the caller has pinned; return whether it is cold now."""
+        """Evict a slot that only the caller has pinned; return whether it is cold now."""
         if slot.pins <= 1 and isinstance(slot.state, Ready):
             await asyncio.shield(self.start_eviction(slot))
         return isinstance(slot.state, Cold)
@@ -233,7 +233,7 @@ class Residency:
     async def _evict(self, slot: Slot, store: Vectorstore, done: asyncio.Future[None]) -> None:
         try:
             if store.is_dirty:
-                await store.commit()
+                await self._commit(store)
             await store.discard()
         except Exception as error:
             # What was acknowledged is still in the working directory: keep it, and try again later.
@@ -244,12 +244,27 @@ class Residency:
                 self._idle[slot.user_id] = slot
         else:
             slot.become(Cold())
-            self._give_place_back()
+            self._release_capacity()
             if slot.pins == 0:
                 self.slots.pop(slot.user_id, None)
         finally:
             done.set_result(None)
             self._room.call_next()
+
+    async def _commit(self, store: Vectorstore) -> None:
+        """Commit what a vectorstore holds before it is closed.
+
+        Under write-through nothing that waits was acknowledged: at most a commit of unknown outcome is left, and a
+        store that does not answer, or refuses, must not keep the place from others.
+        """
+        if self._settings.durability == "write-back":
+            await store.commit()
+            return
+        try:
+            async with asyncio.timeout(self._settings.slot_wait_s / 2):
+                await store.commit()
+        except (VectorpoolError, TimeoutError) as error:
+            logger.warning("a vectorstore is closed, and its last commit may be durable or not: %s", error)
 
     async def end_background(self) -> None:
         """Stop the hydrates that are left, and wait until no eviction is under way."""

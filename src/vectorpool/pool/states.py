@@ -5,7 +5,7 @@
                 v          v
              Broken     Evicting -> Cold
 
-Whoever finds a slot Hydrating or Evicting waits for its ``done``; whoever finds it Broken gets the error until
+A caller that finds a slot Hydrating or Evicting waits for its ``done``; one that finds it Broken gets the error until
 ``until_s``, so that a damaged vectorstore does not hydrate again for each request.
 """
 

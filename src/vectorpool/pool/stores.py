@@ -20,7 +20,7 @@ from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore

@@ -4,7 +4,7 @@ One log at a time, and rounds at a bounded rate of bytes, so that upkeep takes l
 needed for safety: a log that is not compacted is only slower to hydrate, one that keeps its garbage only larger.
 
 Instances share the rounds without speaking to each other. Each walks the users whose turn has come in an order of its
-own, at times of its own, and looks at ``verified.json`` before it reads a log, so that whoever comes first does the
+own, at times of its own, and looks at ``verified.json`` before it reads a log, so that the first instance does the
 work. There is no claim: two do the same work only if they begin a log within the time that its verification takes,
 which costs less than a claim for every log would. When a log is due again is remembered (``turns``): an instance
 asks once an interval about each user, and once more after it started.
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import ScrubReport
 from vectorpool.errors import UserNotFound, VectorpoolError
+from vectorpool.pool.schedule import Schedule
 from vectorpool.pool.stores import StoreFactory
-from vectorpool.pool.turns import Turns
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.supervision import Supervisor
@@ -60,7 +60,7 @@ class Upkeep:
         self._tasks: set[asyncio.Task[None]] = set()
         self._supervisor = supervisor
         self._one_at_a_time = asyncio.Semaphore(1)
-        self._turns = Turns()
+        self._schedule = Schedule()
 
     def start(self) -> None:
         """Begin the rounds, unless they are switched off."""
@@ -112,23 +112,23 @@ class Upkeep:
             await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
 
     async def _round(self) -> None:
-        users = await self._whose_turn_it_is()
+        users = await self._users_that_are_due()
         while users:
             # In an order of its own, or instances would verify the same logs at the same time.
             at = int(self._sources.random() * len(users))
             users[at], users[-1] = users[-1], users[at]
             await self._look_after(users.pop())
 
-    async def _whose_turn_it_is(self) -> list[str]:
+    async def _users_that_are_due(self) -> list[str]:
         """Return this shard's users whose turn has come, as far as is known here."""
         listed, mine = await self._stores.list_users(), list[str]()
         for at in range(0, len(listed), _USERS_AT_ONCE):
             mine += [user_id for user_id in listed[at : at + _USERS_AT_ONCE] if self._owns(user_id)]
             await self._sources.sleep(0)
-        self._turns.make_room(len(mine))
+        self._schedule.make_room(len(mine))
         now_s, come = self._sources.now_ms() / 1000, list[str]()
         for at in range(0, len(mine), _USERS_AT_ONCE):
-            come += [user_id for user_id in mine[at : at + _USERS_AT_ONCE] if self._turns.has_come(user_id, now_s)]
+            come += [user_id for user_id in mine[at : at + _USERS_AT_ONCE] if self._schedule.is_due(user_id, now_s)]
             await self._sources.sleep(0)
         return come
 
@@ -138,18 +138,18 @@ class Upkeep:
         try:
             last = await log.last_verification()
             if last is not None and self._sources.now_ms() - last.verified_at_ms < interval_ms:
-                self._turns.remember(user_id, (last.verified_at_ms + interval_ms) / 1000)
+                self._schedule.remember(user_id, (last.verified_at_ms + interval_ms) / 1000)
                 return
             async with self._one_at_a_time:
                 report = await log.verify()
         except UserNotFound:
             # Documents without a vectorstore, for example: there may be a log an interval later.
-            self._turns.remember(user_id, (self._sources.now_ms() + interval_ms) / 1000)
+            self._schedule.remember(user_id, (self._sources.now_ms() + interval_ms) / 1000)
             return
         except VectorpoolError as error:
             logger.warning("a log could not be verified: %s", error)
             return
-        self._turns.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
+        self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._tell(user_id, report)
         await self._remove_garbage(log)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)

@@ -1,6 +1,6 @@
 """The writer of a slot: one task at a time that does every job which changes the user's vectorstore.
 
-Writes that wait together become one commit (group commit). So a slow user delays nobody else, and a lone write
+Writes that wait together become one commit (group commit). So a slow user delays no other user, and a lone write
 costs one apply and one PUT. The queue is bounded in jobs and in bytes.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from vectorpool.answers import Answer
 from vectorpool.commands import Write
 from vectorpool.context import RequestContext
-from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, VectorpoolError
+from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
@@ -59,6 +59,9 @@ class SlotWriter:
                 "Send the write again later."
             )
         context.check()
+        if self._settings.durability == "write-back" and slot.dirty_since_s is None:
+            with context.limit():
+                await self._make_room(slot)
         job = WriteJob(Ticket(command), size, context.request_id)
         self._enqueue(slot, job)
         try:
@@ -72,27 +75,49 @@ class SlotWriter:
             _withdraw(slot, job)
             raise
 
+    async def _make_room(self, slot: Slot) -> None:
+        """Let a slot become one that holds acknowledged writes. Raises StoreUnavailable.
+
+        Such a slot cannot be closed while the store refuses its commit, so a quarter of the slots, at least one, is
+        kept free of them: one that is dirty for longest is committed first.
+        """
+        most = max(1, self._settings.open_slots - max(1, self._settings.open_slots // 4))
+        while slot.dirty_since_s is None:
+            dirty = [other for other in self._residency.slots.values() if other.dirty_since_s is not None]
+            if len(dirty) < most:
+                # From now on it counts.
+                slot.dirty_since_s = self._sources.monotonic_s()
+                return
+            first = min(dirty, key=lambda other: other.dirty_since_s or 0.0)
+            try:
+                await asyncio.shield(self.flush_later(first).done)
+            except VectorpoolError as error:
+                raise StoreUnavailable(
+                    "As many vectorstores as may be wait for a store that does not take their commits. Nothing of this "
+                    f"write was applied; send it again. ({error.code})"
+                ) from error
+
     async def flush(self, slot: Slot) -> None:
         """Commit what a pinned slot holds uncommitted, and what waits in its queue."""
         if slot.jobs or (slot.store is not None and slot.store.is_dirty):
             await self.flush_later(slot).done
 
     def flush_later(self, slot: Slot) -> FlushJob:
-        """Queue a commit; a failure is logged, and left to whoever waits for the job."""
+        """Queue a commit; a failure is logged, and raised to the callers that wait for the job."""
         flush = FlushJob()
         flush.done.add_done_callback(_log_failed_flush)
         self._enqueue(slot, flush)
         return flush
 
     async def catch_up(self, slot: Slot) -> None:
-        """Take in newer commits; whoever asks before it starts shares it."""
+        """Take in newer commits; callers that ask before it starts share it."""
         if slot.catch_up is None:
             slot.catch_up = CatchUpJob()
             self._enqueue(slot, slot.catch_up)
         await asyncio.shield(slot.catch_up.done)
 
     async def heal(self, slot: Slot) -> None:
-        """Build the replica of a pinned slot anew; whoever asks before it starts shares it."""
+        """Build the replica of a pinned slot again; callers that ask before it starts share it."""
         if slot.heal is None:
             slot.heal = HealJob()
             self._enqueue(slot, slot.heal)

@@ -15,7 +15,7 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings

@@ -21,7 +21,7 @@ from vectorpool.context import RequestContext
 from vectorpool.engine.bindings import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
-from vectorpool.objects.opening import open_bucket
+from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory

@@ -2,6 +2,6 @@
 
 Invariants: a directory is opened only if it was just built from the log (or from the empty template), never
 one that was left behind; a refused command has no effect; a command that fails half-way costs the replica,
-which is built anew; only ``capture`` decides what a commit carries, under the gate that holds readers out.
+which is built anew; only ``capture`` decides what a commit carries, under the read-write lock that keeps readers out.
 The only package that knows Chroma. May not know of other users, slots or processes.
 """

@@ -23,10 +23,25 @@ class Freshness:
         self._current: asyncio.Task[bool] | None = None
         self._next: asyncio.Task[bool] | None = None
         self._known_fresh_s: float | None = None
+        self._proven_s: float | None = None
 
     def confirm(self, asked_s: float) -> None:
-        """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed."""
+        """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed.
+
+        So its own commit was in the log too.
+        """
+        self._note_fresh(asked_s)
+        self._proven_s = max(asked_s, self._proven_s or asked_s)
+
+    def _note_fresh(self, asked_s: float) -> None:
         self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
+
+    def is_proven_within(self, limit_s: float) -> bool:
+        """Whether the replica's own commit was seen in the log within so many seconds.
+
+        That the next number is free does not tell: it is free too if the bucket was put back to an earlier state.
+        """
+        return self._proven_s is not None and self._sources.monotonic_s() - self._proven_s <= limit_s
 
     async def is_enough(self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
         """Say, by the consistency that the request or else the setting asks for, whether the replica may answer.
@@ -46,7 +61,7 @@ class Freshness:
         return self.is_known_since(arrived_s) or await self.is_newest()
 
     def is_known_since(self, arrived_s: float) -> bool:
-        """Whether the replica was at the newest commit at some time after ``arrived_s``, so that nobody need ask."""
+        """Whether the replica was at the newest commit after ``arrived_s``: the store need not be asked."""
         # At the same time may have been before: a clock's tick can hold both, and a commit between them.
         return self._known_fresh_s is not None and self._known_fresh_s > arrived_s
 
@@ -69,5 +84,5 @@ class Freshness:
         asked_s = self._sources.monotonic_s()
         newest = await self._ask()
         if newest:
-            self.confirm(asked_s)
+            self._note_fresh(asked_s)
         return newest

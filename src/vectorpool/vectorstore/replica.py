@@ -24,6 +24,8 @@ from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
+from vectorpool.platform import descriptors
+from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
 from vectorpool.settings import Settings
 from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
@@ -61,10 +63,11 @@ class Replica:
         self._settings = settings
         self._is_written = False
         self._stamps = FileTimes()
-        self._schema = read_schema(directory)
-        self.is_migrated = self._migrate()
-        self._open()
-        self._identity = self._identify()
+        with on_local_disk(directory):
+            self._schema = read_schema(directory)
+            self.is_migrated = self._migrate()
+            self._open()
+            self._identity = self._identify()
 
     def _migrate(self) -> bool:
         """Bring the schema of an older state to this engine's; return whether it was older. Raises NewerEngine."""
@@ -91,6 +94,7 @@ class Replica:
             fast_writes=settings.fast_writes and self.is_schema_tested,
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
+            max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
@@ -131,7 +135,8 @@ class Replica:
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
         try:
-            body = self._read(resolve_alias(command, self._sidecar), at_once=False)
+            with on_local_disk(self.directory):
+                body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         except (InternalError, ChromaRefusal) as error:
             # Chroma says this in many ways, so the directory is looked at instead.
             if self._is_lost():
@@ -142,7 +147,8 @@ class Replica:
 
     def read_at_once(self, command: Read) -> bytes | None:
         """Return the answer as JSON if that takes no longer than an event loop may wait. Raises VectorpoolError."""
-        return self._read(command, at_once=True)
+        with on_local_disk(self.directory):
+            return self._read(command, at_once=True)
 
     def _read(self, command: Read, *, at_once: bool) -> bytes | None:
         if isinstance(command, ChromaRead):
@@ -155,7 +161,17 @@ class Replica:
 
         ``collection_id`` is the id that a collection which the command makes must get, because a client was told it
         before; no read may run meanwhile. If the collection is there under another id, the one told becomes its alias.
+        A write that the local disk made fail is half applied, wherever it failed.
         """
+        try:
+            return self._write(command, collection_id)
+        except Exception as error:
+            cause = error.cause if isinstance(error, HalfApplied) else error
+            if (failure := as_disk_failure(cause, self.directory)) is not None:
+                raise HalfApplied(failure) from error
+            raise
+
+    def _write(self, command: Write, collection_id: str | None) -> tuple[bytes, Effect]:
         there = self._made_id(command)
         makes = made_by(command) is not None and there is None
         # Before the write, so that no reader keeps what it knew; after it, for readers that asked meanwhile.
@@ -224,7 +240,8 @@ class Replica:
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
-        self._engine.examine()
+        with on_local_disk(self.directory):
+            self._engine.examine()
 
     def close(self) -> None:
         """Close the engine and the sidecar; the directory stays."""

@@ -83,7 +83,7 @@ class Sidecar:
             self._db = None
 
     def embedder(self, collection_id: str) -> str | None:
-        """Return who embedded the collection's text, or None if nobody has yet."""
+        """Return who embedded the collection's text, or None if no text was embedded yet."""
         if self._embedders is None:
             db = self._open(create=False)
             self._embedders = {} if db is None else dict(db.execute("SELECT id, embedder FROM collection"))

@@ -30,15 +30,6 @@ class Ticket:
         self.broke_a_replica = False
 
 
-def no_longer_applies(command: Write, cause: VectorpoolError) -> CommitConflict:
-    """Return the error of a command, named in it, that another instance's commit made impossible."""
-    name = command.__struct_config__.tag
-    return CommitConflict(
-        f"Another instance committed first, and {name} no longer applies: {cause.detail}",
-        extra={"command": name, "cause": cause.code},
-    )
-
-
 def too_many_conflicts() -> CommitConflict:
     """Return the error of a write that lost its number too often."""
     return CommitConflict(f"Other writers committed first {MAX_REBASES} times in a row. Send the write again.")

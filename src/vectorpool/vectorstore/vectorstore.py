@@ -2,7 +2,7 @@
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
 the replica is thrown away, built anew from the log, and the commands that were not committed are applied again
-(*rebase*), bounded times; one that no longer applies fails to its own caller with a conflict. The replica of a lost or
+(*rebase*), bounded times; what the newest state refuses then is refused to its caller. The replica of a lost or
 half-applied state is never repaired: deltas are applied only while a directory is built, never to an open one.
 
 Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before anything
@@ -23,16 +23,16 @@ from typing import TypeVar
 
 from vectorpool.answers import Answer, SchemaState
 from vectorpool.commands import Read, ReadOptions
-from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace, PendingCommit
-from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
+from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.vectorstore.building import REBUILDS, Builder
+from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.freshness import Freshness
-from vectorpool.vectorstore.gate import Gate
+from vectorpool.vectorstore.packing import Packing
+from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
@@ -40,7 +40,6 @@ from vectorpool.vectorstore.ticket import (
     Ticket,
     give_up,
     in_doubt,
-    no_longer_applies,
     summarise,
     too_many_conflicts,
 )
@@ -49,8 +48,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _REBASE_PAUSE_S = 0.01
-# Changed bytes that are packed into a commit while readers are still held out.
-_SMALL_BYTES = 256 * 1024
 
 
 class Vectorstore:
@@ -64,7 +61,7 @@ class Vectorstore:
         self._workers = workers
         self._settings = settings
         self._sources = sources
-        self._gate = Gate()
+        self._lock = ReadWriteLock()
         self._replica: Replica | None = None
         # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
         self._uncommitted: list[Ticket] = []
@@ -112,7 +109,7 @@ class Vectorstore:
         if self._replica is None:
             await self._settle()
         if self._replica is None:
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=create)
 
     async def read(self, command: Read) -> Answer:
@@ -121,7 +118,7 @@ class Vectorstore:
         Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from. A cancelled
         read keeps the replica open until its thread ends.
         """
-        async with self._gate.together():
+        async with self._lock.shared():
             replica = self._replica
             if replica is None:
                 raise ReplicaClosed
@@ -150,14 +147,14 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True)
 
     async def heal(self) -> None:
         """Build the replica anew because Chroma stopped working on it, or a command was applied by half."""
         try:
             await self._settle()
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True, suspect=True)
         except BaseException:
             await self.discard()
@@ -165,7 +162,7 @@ class Vectorstore:
 
     async def discard(self) -> None:
         """Close the replica and remove its directory; nothing is committed."""
-        async with self._gate.alone():
+        async with self._lock.exclusive():
             await self._drop_replica()
 
     # --- Write ---------------------------------------------------------------------------------------
@@ -237,7 +234,7 @@ class Vectorstore:
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
-            async with self._gate.alone():
+            async with self._lock.exclusive():
                 await self._rebuild(create=True)
 
     async def _apply(self, ticket: Ticket) -> None:
@@ -254,7 +251,8 @@ class Vectorstore:
             await self.heal()
             await self._apply(ticket)
         except VectorpoolError as error:
-            ticket.error = no_longer_applies(ticket.command, error) if ticket.effect.touched else error
+            # Also when it applied to an older state: the refusal of the newest state is the answer.
+            ticket.error = error
         else:
             ticket.body, ticket.effect, ticket.error = body, effect, None
             if effect.touched:
@@ -284,7 +282,7 @@ class Vectorstore:
             elif self._settings.consistency == "local" or await self._ask():
                 return
             else:
-                async with self._gate.alone():
+                async with self._lock.exclusive():
                     await self._rebuild(create=True)
             await self._pause(attempt)
         raise too_many_conflicts()
@@ -293,26 +291,17 @@ class Vectorstore:
         """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
         replica = self._replica
         assert replica is not None
-        summary = summarise(self._uncommitted)
-
-        def pack(capture: Capture) -> PendingCommit:
-            return self._log.prepare(replica.position, replica.image, capture, summary, stamp=replica.stamp)
-
-        def take() -> tuple[Capture, PendingCommit | None]:
-            capture = replica.capture()
-            # The usual commit is small, and packed before another thread would have been found.
-            is_small = sum(len(extent.data) for extent in capture.extents) <= _SMALL_BYTES
-            return capture, pack(capture) if is_small else None
-
+        await self._prove_parent(replica.position)
+        packing = Packing(self._log, replica, summarise(self._uncommitted))
         try:
-            async with self._gate.alone():
-                capture, pending = await self._run(take)
+            async with self._lock.exclusive():
+                capture, pending = await self._run(packing.take)
         except ReplicaLost:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
             await self._start_over()
             return False
         if pending is None:
-            pending = await self._run(pack, capture)
+            pending = await self._run(packing.pack, capture)
         self._pending, self._offered = pending, len(self._uncommitted)
         asked_s = self._sources.monotonic_s()
         if not await self._offer(pending):
@@ -321,6 +310,17 @@ class Vectorstore:
         self._freshness.confirm(asked_s)
         return True
 
+    async def _prove_parent(self, position: Position) -> None:
+        """Raise BrokenLog if the log does not hold the commit any more; the replica is then built anew, or closed."""
+        if self._freshness.is_proven_within(self._settings.parent_proof_s):
+            return
+        try:
+            await self._log.prove(position)
+        except BrokenLog:
+            if self._replays:
+                await self._start_over()
+            raise
+
     async def _pause(self, attempt: int) -> None:
         await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
 
@@ -328,19 +328,25 @@ class Vectorstore:
         """Build the replica anew; under write-through the writer applies its tickets again by itself."""
         if not self._replays:
             self._uncommitted.clear()
-        async with self._gate.alone():
+        async with self._lock.exclusive():
             await self._rebuild(create=True)
 
     async def _offer(self, pending: PendingCommit) -> bool:
         """Offer a commit to the log; return False if another writer won and the replica was built anew."""
         try:
-            position = await self._log.append(pending)
+            position = await self._log.append(pending, in_doubt=pending is self._doubted)
         except LostRace:
             self._pending, self._offered = None, 0
             await self._start_over()
             return False
-        except OutcomeUnknown:
+        except (OutcomeUnknown, asyncio.CancelledError):
             self._doubted = pending
+            raise
+        except BaseException:
+            # Nothing was written. What its callers are told is refused must not be offered again; what was acknowledged
+            # before, under write-back, must.
+            if pending is not self._doubted and not self._replays:
+                self._pending, self._offered = None, 0
             raise
         del self._uncommitted[: self._offered]
         self._pending, self._offered, self._absent = None, 0, False
@@ -371,7 +377,7 @@ class Vectorstore:
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Gate held alone."""
+        """Throw the replica away, build it from the log, apply again what was not committed. Holds the lock."""
         for _ in range(REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
             try:
@@ -400,7 +406,7 @@ class Vectorstore:
             except (HalfApplied, VectorpoolError) as error:
                 cause = error.cause if isinstance(error, HalfApplied) else error
                 self._uncommitted.remove(ticket)
-                ticket.error = no_longer_applies(ticket.command, cause)
+                ticket.error = cause
                 logger.warning("a rebased command no longer applies: %s", cause.code)
                 if isinstance(error, HalfApplied):
                     return False

@@ -31,7 +31,7 @@ from vectorpool.commitlog.warm import WarmTier
 from vectorpool.names import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
-from vectorpool.vectorstore.building import Builder
+from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
@@ -142,10 +142,10 @@ class WatchedLog(CommitLog):
             self.watch.counts["warm hydrates" if is_warm else "cold hydrates"] += 1
         return hydrated
 
-    async def append(self, pending: PendingCommit) -> Position:
+    async def append(self, pending: PendingCommit, *, in_doubt: bool = False) -> Position:
         self.watch.counts["appends"] += 1
         try:
-            return await super().append(pending)
+            return await super().append(pending, in_doubt=in_doubt)
         except LostRace:
             self.watch.counts["lost"] += 1
             raise

@@ -1,10 +1,8 @@
-"""The README does what it says: its walk is run as it stands there, and its tables are complete.
+"""The documents do what they say: the quick start is run as it stands there, and the README's snippets work.
 
 Between ``<!-- walk -->`` and ``<!-- /walk -->`` a ``bash`` block is run in a directory that has ``examples`` in it, as
 a checkout has, and the ``text`` block after it is what its output must look like; ``...`` there stands for anything.
 A block that ends with ``vectorpool serve`` starts the service (after Ctrl-C for the one before), on a free port.
-
-``uv run python -m tests.acceptance.test_readme`` prints the table of problems.
 """
 
 from __future__ import annotations
@@ -20,23 +18,24 @@ from pathlib import Path
 
 import pytest
 
+from tests import reference
 from tests.protocol.comparing import is_alike
 from tests.support.service import COMMAND, START_S, STOP_S, Service, environment, run_cli
 from tests.support.store import S3Server
-from vectorpool import errors
-from vectorpool.errors import TryAgain, VectorpoolError
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
+MAX_README_LINES = 150
+COMMITLOG = ROOT / "src" / "vectorpool" / "commitlog" / "README.md"
 LOCAL = "http://localhost:8000"
 SERVE = "uv run vectorpool serve"
-PLACES = ("/users/{user_id}", "/users/{user_id}/avatars/{avatar_id}")
 
 
 def between(name: str) -> str:
-    """Return the README's part between the markers of a name; of all such parts, if there are several."""
-    parts = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
-    assert parts, f"the README has no part marked {name}"
+    """Return the quick start's part between the markers of a name; of all such parts, if there are several."""
+    parts = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", QUICKSTART, re.DOTALL)
+    assert parts, f"the quick start has no part marked {name}"
     return "\n".join(parts)
 
 
@@ -137,7 +136,7 @@ class Walk:
 
 
 def take(walk: Walk, *, shown_store: bool) -> dict[str, list[str]]:
-    """Run the README's walk; return what each question printed, each time that it was asked."""
+    """Run the quick start's walk; return what each question printed, each time that it was asked."""
     answers: dict[str, list[str]] = {}
     command, printed = "", ""
     for language, content in blocks(between("walk")):
@@ -150,7 +149,7 @@ def take(walk: Walk, *, shown_store: bool) -> dict[str, list[str]]:
             if command.rstrip().endswith(SERVE) and not shown_store:
                 content = re.sub(r"^  store .*$", "  store ...", content, flags=re.MULTILINE)
             assert matches(content, printed), (
-                f"$ {command}\nprinted\n{printed}\nbut the README shows\n{content}\n{walk.log}"
+                f"$ {command}\nprinted\n{printed}\nbut the quick start shows\n{content}\n{walk.log}"
             )
     return answers
 
@@ -179,15 +178,15 @@ def test_the_walk(tmp_path: Path, walks: list[Walk]) -> None:
 
 
 def walk_on(server: S3Server, directory: Path) -> Walk:
-    """Return a walk whose every command uses a bucket of a server, served as the README's S3 part says."""
-    serve = re.search(rf"^{SERVE}( --store \S+)$", README, re.MULTILINE)
-    assert serve, "the README does not show how a bucket is served"
+    """Return a walk whose every command uses a bucket of a server, served as the quick start's S3 part says."""
+    serve = re.search(rf"^{SERVE}( --store \S+)$", QUICKSTART, re.MULTILINE)
+    assert serve, "the quick start does not show how a bucket is served"
     url = f"s3://{server.make_bucket()}/prefix"
     return Walk(directory, server.environ(url), serve_flags=serve[1].replace("s3://bucket/prefix", url))
 
 
 def test_the_walk_on_a_real_s3(tmp_path: Path, walks: list[Walk], radosgw_server: S3Server) -> None:
-    """The same walk works on radosgw, with the variables that the README names."""
+    """The same walk works on radosgw, with the variables that the quick start names."""
     walks.append(walk_on(radosgw_server, tmp_path))
     check_answers(take(walks[0], shown_store=False))
 
@@ -198,67 +197,95 @@ def test_the_walk_on_moto(tmp_path: Path, walks: list[Walk], moto_server: S3Serv
     check_answers(take(walks[0], shown_store=False))
 
 
-# --- Tables ------------------------------------------------------------------------------------------
+# --- The README ------------------------------------------------------------------------------------
 
 
-def problems_table() -> str:
-    """Return the table of problems as the README has it: what the caller can do about it, group by group."""
-    found: list[type[VectorpoolError]] = []
-    waiting: list[type[VectorpoolError]] = [VectorpoolError]
-    while waiting:
-        for cls in waiting.pop(0).__subclasses__():
-            if cls.__module__ == errors.__name__:
-                found.append(cls)
-                waiting.append(cls)
-    # In the order of the module, which is that of what a caller does next.
-    order = [value for value in vars(errors).values() if value in found]
-    rows = []
-    for cls in order:
-        meaning = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
-        again = "yes" if issubclass(cls, TryAgain) else ""
-        rows.append(f"| `{cls.code}` | {cls.status} | {again} | {meaning} |")
-    return "\n".join(["| code | status | try again | meaning |", "|---|---|---|---|", *rows])
+def test_the_readme_is_short() -> None:
+    """A person reads the README to its end: what is long is in docs."""
+    assert len(README.splitlines()) <= MAX_README_LINES
 
 
-def test_the_table_of_problems_is_that_of_the_code() -> None:
-    """The README lists every code with its status, and no other."""
-    assert between("problems").strip() == problems_table(), (
-        "run `uv run python -m tests.acceptance.test_readme` and put its table into the README"
-    )
+def test_the_readmes_client_snippet(service: Service) -> None:
+    """The snippet with Chroma's own client, pasted, prints what its comment says."""
+    (snippet,) = (content for language, content in blocks(README) if language == "python")
+    port = service.url.rpartition(":")[2].strip("/")
+    script = snippet.replace("port=8000", f"port={port}").replace('host="localhost"', 'host="127.0.0.1"')
+    assert script != snippet
+    env = environment(NO_PROXY="*", no_proxy="*")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=env)
+    assert ended.returncode == 0, ended.stderr
+    comment = re.search(r"# (\[\[.*\]\])", snippet)
+    assert comment and ended.stdout.strip() == comment[1]
 
 
-def test_the_table_of_routes_is_complete(service: Service) -> None:
-    """The README lists every route that is served, and no other."""
-    document = service.ok("GET", "/schema/openapi.json").json()
-    served = {
-        (method.upper(), path)
-        for path, item in document["paths"].items()
-        for method in item
-        # Chroma's own protocol has a section instead: it is documented by whoever made it.
-        if not path.startswith("/api/v2")
-        if method in ("get", "head", "post", "put", "patch", "delete")
-    }
-    listed: set[tuple[str, str]] = set()
-    for method, path in re.findall(r"^\| `([A-Z]+) (\S+)` \|", between("routes"), re.MULTILINE):
-        places = PLACES if "{place}" in path else ("",)
-        listed.update((method, path.replace("{place}", place)) for place in places)
-    assert listed == served
+def test_the_readmes_container_line() -> None:
+    """The line publishes the port that the image serves, and names the image that it builds."""
+    line = next(content for language, content in blocks(README) if "docker run" in content)
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    exposed = re.search(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE)
+    assert exposed and f":{exposed[1]} " in line
+    assert re.search(r"docker build -t (\S+) \. && docker run .* \1$", line.strip())
+    assert "VECTORPOOL_HOST=0.0.0.0" in dockerfile and f"VECTORPOOL_PORT={exposed[1]}" in dockerfile
 
 
-def test_the_table_of_commands_is_complete() -> None:
-    """The README lists every command of the command line, and no other."""
+# --- The reference ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", reference.pages())
+def test_the_reference_is_that_of_the_code(name: str) -> None:
+    """Each page of the reference is what the code makes of it."""
+    page = reference.REFERENCE / name
+    assert page.read_text() == reference.pages()[name], "run `uv run python -m tests.reference --write`"
+
+
+def test_the_reference_names_every_command() -> None:
+    """The page of commands lists what ``--help`` lists, in its order."""
     told = run_cli("--help").stdout.partition("Commands:")[2]
     commands = re.findall(r"^  (\w+)  ", told, re.MULTILINE)
-    assert commands
-    assert re.findall(r"^\| `vectorpool (\w+)", README, re.MULTILINE) == commands
+    listed = re.findall(r"^\| `vectorpool (\w+)", reference.pages()["cli.md"], re.MULTILINE)
+    assert commands and listed == commands
 
 
-def test_its_links_lead_somewhere() -> None:
-    """Every relative link of the documents names a file of the repository."""
-    for document in sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/*.md")]):
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+def test_the_reference_names_every_served_route(service: Service) -> None:
+    """The page of routes lists every route of the served OpenAPI document."""
+    document = service.ok("GET", "/schema/openapi.json").json()
+    served = {(m.upper(), path) for path, item in document["paths"].items() for m in item if m in reference.METHODS}
+    listed = re.findall(r"^\| `([A-Z]+) (\S+)` \|", reference.pages()["http.md"], re.MULTILINE)
+    assert set(listed) == served and len(listed) == len(served)
+
+
+# --- All documents -----------------------------------------------------------------------------------
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("docs/**/*.md"), COMMITLOG])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    """Every relative link, and every path of a source file that is named, is there."""
+    text = document.read_text()
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"it links to {target}"
+    for named in re.findall(r"`((?:src|tests|docs|deploy)/[\w./-]+\.(?:py|md|yaml|toml))", text):
+        assert (ROOT / named).exists(), f"it names {named}"
+    for package, module in re.findall(r"`(\w+)/(\w+\.py)`", text):
+        assert (ROOT / "src/vectorpool" / package / module).exists(), f"it names {package}/{module}"
+
+
+def test_the_index_of_decisions_is_complete() -> None:
+    """Every page of a decision is in the index, once, under its title."""
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^\| \[(\d+)\]\((\S+)\) \| (.+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    expected = []
+    for page in pages:
+        title = page.read_text().splitlines()[0].removeprefix("# ")
+        number, _, words = title.partition(". ")
+        assert int(page.name[:4]) == int(number), page.name
+        expected.append((number, page.name, words))
+        for part in ("Status", "Decision", "Reason", "Alternatives", "Measured by"):
+            assert re.search(rf"^(## |\*\*){part}", page.read_text(), re.MULTILINE), f"{page.name} has no part {part}"
+    assert listed == expected
 
 
 @pytest.mark.parametrize(
@@ -274,7 +301,3 @@ def test_its_links_lead_somewhere() -> None:
 def test_an_output_is_compared_strictly(shown: str, got: str, same: bool) -> None:
     """Only three dots stand for something else, and what is not shown may not be printed."""
     assert matches(shown, got) is same
-
-
-if __name__ == "__main__":
-    print(problems_table())

@@ -21,7 +21,7 @@ from vectorpool.objects.remote import RemoteBucket, client_options, retry_config
 from vectorpool.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import S3Config, S3Credential, S3CredentialProvider
+    from obstore.store import ObjectStore, S3Config, S3Credential, S3CredentialProvider
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _KINDS: Final = "a directory, or a file://, s3://, gs:// or az:// URL"
@@ -89,6 +89,12 @@ def _bucket_and_prefix(url: SplitResult) -> tuple[str, str, str]:
     return url.netloc, prefix + "/" if prefix else "", shown
 
 
+def _remote(store: ObjectStore, shown: str, prefix: str, settings: Settings) -> Bucket:
+    return RemoteBucket(
+        store, url=shown, prefix=prefix, timeout_s=settings.store_timeout_s, retries=settings.store_retries
+    )
+
+
 def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
     bucket, prefix, shown = _bucket_and_prefix(url)
     endpoint = settings.s3_endpoint
@@ -108,10 +114,10 @@ def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
         client_options=client_options(
             timeout_s=settings.store_timeout_s, allow_http=bool(endpoint and endpoint.lower().startswith("http://"))
         ),
-        retry_config=retry_config(timeout_s=settings.store_timeout_s, retries=settings.store_retries),
+        retry_config=retry_config(),
         credential_provider=provider,
     )
-    return RemoteBucket(store, url=shown, prefix=prefix)
+    return _remote(store, shown, prefix, settings)
 
 
 def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
@@ -152,9 +158,9 @@ def _open_gcs(url: SplitResult, settings: Settings) -> Bucket:
     store = GCSStore(
         bucket,
         client_options=client_options(timeout_s=settings.store_timeout_s, allow_http=False),
-        retry_config=retry_config(timeout_s=settings.store_timeout_s, retries=settings.store_retries),
+        retry_config=retry_config(),
     )
-    return RemoteBucket(store, url=shown, prefix=prefix)
+    return _remote(store, shown, prefix, settings)
 
 
 def _open_azure(url: SplitResult, settings: Settings) -> Bucket:
@@ -163,13 +169,13 @@ def _open_azure(url: SplitResult, settings: Settings) -> Bucket:
         store = AzureStore(
             container,
             client_options=client_options(timeout_s=settings.store_timeout_s, allow_http=False),
-            retry_config=retry_config(timeout_s=settings.store_timeout_s, retries=settings.store_retries),
+            retry_config=retry_config(),
         )
     except Exception as error:
         raise Misconfigured(
             f"store = {shown} cannot be opened ({error}). Set AZURE_STORAGE_ACCOUNT_NAME and its credentials."
         ) from error
-    return RemoteBucket(store, url=shown, prefix=prefix)
+    return _remote(store, shown, prefix, settings)
 
 
 _OPENERS: Final[dict[str, Callable[[SplitResult, Settings], Bucket]]] = {

@@ -28,6 +28,7 @@ from vectorpool.engine.leftovers import sweep_lists
 from vectorpool.engine.salvage import SalvageReport, salvage
 from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound
 from vectorpool.names import SIDECAR_FILE
+from vectorpool.platform.local_disk import as_disk_failure
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.replica import Replica, Template
@@ -89,7 +90,8 @@ class Builder:
         With ``migrate``, what opening an older state changed is committed.
 
         Raises UserNotFound if nothing is stored and ``create`` is False, BrokenReplica if Chroma cannot work with it,
-        LostRace if another instance committed during a salvage or a migration, and what a hydrate raises.
+        LostRace if another instance committed during a salvage or a migration, LocalDiskFailed, and what a hydrate
+        raises.
         """
         directory = self._make_directory()
         try:
@@ -112,8 +114,12 @@ class Builder:
             if opened.is_migrated and migrate:
                 await self._commit_migration(opened)
             return Built(opened, is_absent)
-        except BaseException:
+        except BaseException as error:
+            # Before the directory is removed, which makes room.
+            failure = as_disk_failure(error, directory)
             shutil.rmtree(directory, ignore_errors=True)
+            if failure is not None and failure is not error:
+                raise failure from error
             raise
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
@@ -130,7 +136,7 @@ class Builder:
             return replica
         try:
             pending = await self._run(self._prepare, replica, _summary(report))
-            # Nobody waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
+            # No caller waits for this commit by number: if its outcome stays unknown, the next hydrate shows it.
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException:
             await self._run(replica.discard)

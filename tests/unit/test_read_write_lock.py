@@ -1,4 +1,4 @@
-"""The gate between readers and whoever needs the replica alone."""
+"""The lock between readers and the one change of the files."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import asyncio
 
 import pytest
 
-from vectorpool.vectorstore.gate import Gate
+from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 
 
 async def test_readers_pass_together() -> None:
     """Two readers are inside at the same time."""
-    gate = Gate()
-    async with gate.together(), asyncio.timeout(1), gate.together():
+    lock = ReadWriteLock()
+    async with lock.shared(), asyncio.timeout(1), lock.shared():
         pass
 
 
 async def test_alone_waits_for_readers_and_keeps_later_ones_out() -> None:
-    """Whoever passes alone enters after the last reader, and a later reader enters after it."""
-    gate = Gate()
+    """The exclusive holder enters after the last reader, and a later reader enters after it."""
+    lock = ReadWriteLock()
     story: list[str] = []
     inside = asyncio.Event()
     leave = asyncio.Event()
 
     async def reader(name: str) -> None:
-        async with gate.together():
+        async with lock.shared():
             story.append(name)
             inside.set()
             await leave.wait()
             story.append(f"{name} leaves")
 
     async def lone() -> None:
-        async with gate.alone():
+        async with lock.exclusive():
             story.append("alone")
 
     first = asyncio.create_task(reader("first"))
@@ -46,28 +46,28 @@ async def test_alone_waits_for_readers_and_keeps_later_ones_out() -> None:
     assert story == ["first", "first leaves", "alone", "second", "second leaves"]
 
 
-async def test_gate_opens_again_after_a_failure() -> None:
-    """An exception inside leaves the gate open for the next."""
-    gate = Gate()
+async def test_lock_opens_again_after_a_failure() -> None:
+    """An exception inside leaves the lock open for the next."""
+    lock = ReadWriteLock()
     with pytest.raises(ValueError, match="x"):
-        async with gate.alone():
+        async with lock.exclusive():
             raise ValueError("x")
-    async with asyncio.timeout(1), gate.together():
+    async with asyncio.timeout(1), lock.shared():
         pass
 
 
-async def test_a_cancelled_wait_for_being_alone_opens_the_gate() -> None:
+async def test_a_cancelled_wait_for_being_alone_opens_the_lock() -> None:
     """Whoever gives up waiting to be alone lets the readers in again."""
-    gate = Gate()
-    async with gate.together():
-        alone = asyncio.create_task(_pass_alone(gate))
+    lock = ReadWriteLock()
+    async with lock.shared():
+        alone = asyncio.create_task(_pass_alone(lock))
         await asyncio.sleep(0)
         alone.cancel()
         await asyncio.wait([alone])
-        async with asyncio.timeout(1), gate.together():
+        async with asyncio.timeout(1), lock.shared():
             pass
 
 
-async def _pass_alone(gate: Gate) -> None:
-    async with gate.alone():
+async def _pass_alone(lock: ReadWriteLock) -> None:
+    async with lock.exclusive():
         pass

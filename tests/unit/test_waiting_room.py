@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from vectorpool.errors import PoolBusy
-from vectorpool.pool.waiting import WaitingRoom
+from vectorpool.pool.waiting_room import WaitingRoom
 
 
 async def test_turns_come_in_the_order_of_arrival() -> None:

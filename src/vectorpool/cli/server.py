@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import resource
 import signal
 import socket
 import sys
@@ -21,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.errors import Misconfigured
-from vectorpool.platform import allocator
+from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
@@ -44,39 +43,12 @@ def serve(settings: Settings) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
-    allow_descriptors(settings)
+    settings = descriptors.fit(settings, descriptors.allow_most())
     with (
         bind(settings.host, settings.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, callers, listener))
-
-
-# An open vectorstore of one collection that was read and written has 16; each further one takes up to five.
-_SLOT_DESCRIPTORS: Final = 17
-
-
-def allow_descriptors(settings: Settings) -> None:
-    """Raise this process's soft limit of descriptors to the hard one, for its shards too, and say if that is too low.
-
-    The usual soft limit, 1,024, is for select(), which this program does not call. 100 open slots may need 1,600.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    except (OSError, ValueError) as error:
-        # Where the hard limit is "unlimited", some systems refuse to set it.
-        _logger.info("the limit of %d file descriptors stays: %s", soft, error)
-    needed = settings.open_slots * _SLOT_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        _logger.warning(
-            "a shard may open %d file descriptors, and %d open slots may need %d: raise the limit (ulimit -n) or lower "
-            "VECTORPOOL_OPEN_SLOTS",
-            soft,
-            settings.open_slots,
-            needed,
-        )
 
 
 class _Server(uvicorn.Server):

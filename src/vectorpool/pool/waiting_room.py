@@ -1,4 +1,4 @@
-"""The waiting room: a bounded, first-come queue for places that are all taken."""
+"""The waiting room: a bounded, first-come queue for slots that are all taken."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class WaitingRoom:
     async def enter(self, wait_s: float) -> None:
         """Wait to be called. Raises PoolBusy at once if the room is full, or after ``wait_s`` seconds.
 
-        Being called is a turn: whoever is called and cannot use it must pass it on with ``call_next``.
+        A caller that is called and cannot use the slot calls the next one with ``call_next``.
         """
         if len(self._queue) >= self._limit:
             raise PoolBusy(f"Every slot is in use and {self._limit} requests wait already. Send the request later.")
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(turn)
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(call)
         try:
             async with asyncio.timeout(wait_s):
-                await turn
+                await call
         except TimeoutError:
-            if turn.done() and not turn.cancelled():
+            if call.done() and not call.cancelled():
                 self.call_next()
             raise PoolBusy("No slot became free in time. Send the request later.") from None
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if call.done() and not call.cancelled():
                 self.call_next()
             raise
         finally:
-            if turn in self._queue:
-                self._queue.remove(turn)
+            if call in self._queue:
+                self._queue.remove(call)
 
     def call_next(self) -> None:
-        """Call the one who has waited longest."""
+        """Call the caller that has waited longest."""
         while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            call = self._queue.popleft()
+            if not call.done():
+                call.set_result(None)
                 return

@@ -1,0 +1,58 @@
+"""When the log of each user is due for verification, in 8 bytes a user.
+
+The schedule is a hint: an entry that is forgotten, or was never known, costs one look at the store. A user is known by
+32 bits of a hash, in an entry that other bits choose. So about one user in a billion is taken for another, and waits
+until that one is due.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Final
+
+_FEWEST: Final = 1024
+# 8 MiB; half a million users leave every second entry empty, and a million are still mostly remembered.
+_MOST: Final = 2**20
+# Entries next to each other in which a user may be found.
+_NEIGHBOURS: Final = 8
+_MASK: Final = 2**32 - 1
+
+
+class Schedule:
+    """When users are due, in whole seconds since 1970, in a table of bounded size. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._entries = array("Q", bytes(8 * _FEWEST))
+
+    def make_room(self, users: int) -> None:
+        """Have room for so many users, as far as the bound allows; a table that is too small is forgotten."""
+        entries = min(1 << max(2 * users - 1, 0).bit_length(), _MOST)
+        if entries > len(self._entries):
+            self._entries = array("Q", bytes(8 * entries))
+
+    def is_due(self, user_id: str, now_s: float) -> bool:
+        """Whether a user is due; True for a user that is not known."""
+        mark, entries = self._find(user_id)
+        for at in entries:
+            due = self._entries[at]
+            if due >> 32 == mark:
+                return now_s >= due & _MASK
+        return True
+
+    def remember(self, user_id: str, at_s: float) -> None:
+        """Note when a user is due next; if there is no room, the earliest neighbour is forgotten."""
+        mark, entries = self._find(user_id)
+        chosen = entries[0]
+        for at in entries:
+            if self._entries[at] >> 32 == mark:
+                chosen = at
+                break
+            if self._entries[at] & _MASK < self._entries[chosen] & _MASK:
+                chosen = at
+        self._entries[chosen] = mark << 32 | max(1, min(int(at_s), _MASK))
+
+    def _find(self, user_id: str) -> tuple[int, list[int]]:
+        hashed = hash(user_id)
+        size = len(self._entries)
+        # Zero marks an empty entry.
+        return (hashed >> 32 & _MASK) or 1, [(hashed + step) % size for step in range(_NEIGHBOURS)]
