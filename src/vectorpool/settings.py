@@ -1,8 +1,8 @@
 """Every number and name that can be set; read once, in ``cli`` and ``app``, then passed down.
 
 A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table of docs/reference/settings.md is made from this
-module (``python -m vectorpool.settings``). Units stand last in a name.
+environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table in docs/reference/settings.md is made
+from this module (``python -m vectorpool.settings``). Units stand last in a name.
 """
 
 from __future__ import annotations
