@@ -42,6 +42,8 @@ UNSAFE = "a tenant is a user id, and part of a key in object storage"
 IDS = "what the caller asked for is no fault of the server"
 PANICS = "an answer is better than a dropped connection"
 FRONT = "what a body shows by itself is told before anybody opens the store"
+NULS = "a NUL breaks the full-text index and hides the text after it"
+EVERYTHING = "a filter that joins nothing would delete every record"
 WEDGES = "it would end the compactor of an open store for good"
 BAD, MISSING, TAKEN = (400, "InvalidArgumentError"), (404, "NotFoundError"), (409, "ChromaError")
 UNREADABLE = (422, "ChromaError")
@@ -83,6 +85,9 @@ DIFFERENCES = [
     Difference('POST <none>/add {"ids":["a"],"embeddings":[[]]}', FRONT, MISSING, BAD),
     Difference('POST <none>/upsert {"ids":["a"],"embeddings":["!!!"]}', FRONT, MISSING, BAD),
     Difference('POST <none>/query {"query_embeddings":[[1],[1,2]]}', FRONT, MISSING, BAD),
+    Difference('POST <taken>/upsert {"ids":["k"],"embeddings":[[1,2,3]],"documents":["a\\u0000b"]}', NULS, OK, BAD),
+    Difference('POST <taken>/delete {"where":{"$or":[]}}', EVERYTHING, OK, BAD),
+    Difference('POST <taken>/delete {"where":{"$and":[]}}', EVERYTHING, OK, BAD),
 ]
 
 

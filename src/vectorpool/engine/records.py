@@ -88,10 +88,14 @@ class Records:
         limit: int | None = None,
         offset: int = 0,
         include: Sequence[str] = (),
+        by_value: bool = False,
         at_once: bool = False,
     ) -> Rows | None:
-        """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
-        condition, is_ours = _condition(where, where_document)
+        """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long.
+
+        ``by_value``: filters compare numbers by their values, and are answered here; else they mean what Chroma says.
+        """
+        condition, is_ours = _condition(where, where_document) if by_value else (None, not (where or where_document))
         if self._reader is not None and is_ours:
             rows = self._reader.get(
                 collection_id,
@@ -144,13 +148,14 @@ class Records:
         where: str | None = None,
         where_document: str | None = None,
         include: Sequence[str] = (),
+        by_value: bool = False,
         at_once: bool = False,
     ) -> list[Rows] | None:
         """Return for each row of ``embeddings`` (float32[n, d]) its nearest records, nearest first.
 
-        Filters are JSON. ``at_once``: None if that would take long.
+        Filters are JSON; ``by_value`` as in ``get``. ``at_once``: None if that would take long.
         """
-        condition, is_ours = _condition(where, where_document)
+        condition, is_ours = _condition(where, where_document) if by_value else (None, not (where or where_document))
         if self._reader is not None and is_ours:
             found = self._reader.query(
                 collection_id,
@@ -196,12 +201,14 @@ class Records:
         ids = list(dict.fromkeys(record_id for rows in found for record_id in rows.ids))
         known: dict[str, Any] = {}
         for start in range(0, len(ids), _IDS_AT_ONCE):
-            got = self._client.get(
-                collection_id=collection_id,
-                database=database,
-                ids=ids[start : start + _IDS_AT_ONCE],
-                include=["embeddings"],
-            )
+            some = ids[start : start + _IDS_AT_ONCE]
+            try:
+                got = self._client.get(collection_id=collection_id, database=database, ids=some, include=["embeddings"])
+            except Exception as error:
+                if is_unknown_record(error):
+                    # The ids are those of records that are there.
+                    raise BrokenReplica("Chroma's index lacks the vector of a record that is there.") from error
+                raise
             known.update(zip(got.ids, got.embeddings, strict=True))
         if len(known) < len(ids):
             return None

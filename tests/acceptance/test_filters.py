@@ -1,0 +1,102 @@
+"""Filters over HTTP: the right records, warm and cold, below and above the sync threshold, after evict and restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service
+
+CLOCK = 1733262915.8748221
+COLLECTION = "/users/42/collections/notes"
+
+
+@pytest.fixture
+def filled(tmp_path: Path, threshold: int) -> Any:
+    """A service with a collection whose records were written by Chroma and by the fast path."""
+    service = Service(tmp_path, "--shards", "1").start()
+    service.ok("POST", "/users/42/collections", json={"name": "notes", "hnsw": {"sync_threshold": threshold}})
+    for number, metadata in enumerate(
+        [{"ts": 0.5}, {"ts": CLOCK}, {"ts": 48.137154}, {"n": 2}, {"n": 2.5}, {"n": 3}, {"n": 2**63 - 1}, {"n": 1e308}]
+    ):
+        vector = [float(number), 1.0, -(float(number) ** 2)]
+        record = {"id": f"r{number}", "embedding": vector, "document": f"text {number}", "metadata": metadata}
+        service.ok("PUT", f"{COLLECTION}/records", json={"records": [record]})
+    yield service
+    service.close()
+
+
+def ids(service: Service, where: Any, **more: Any) -> set[str]:
+    """Return the ids that a get and a query find, which must be the same."""
+    got = service.ok("POST", f"{COLLECTION}/records/get", json={"where": where, **more}).json()["records"]
+    body = {"where": where, "embeddings": [[1.0, 1.0, 1.0]], "n_results": 10, **more}
+    found = service.ok("POST", f"{COLLECTION}/query", json=body).json()["results"][0]
+    assert {record["id"] for record in got} == {match["id"] for match in found}
+    return {record["id"] for record in got}
+
+
+EXPECTED: list[tuple[Any, set[str]]] = [
+    ({"ts": CLOCK}, {"r1"}),
+    ({"ts": {"$gt": CLOCK}}, set()),
+    ({"ts": {"$gte": CLOCK}}, {"r1"}),
+    ({"ts": {"$in": [48.137154, 0.5]}}, {"r0", "r2"}),
+    ({"n": 2.5}, {"r4"}),
+    ({"n": 2}, {"r3"}),
+    ({"n": {"$lt": 2.5}}, {"r3"}),
+    ({"n": {"$gte": 2.5}}, {"r4", "r5", "r6", "r7"}),
+    ({"n": {"$ne": 2.5}}, {"r0", "r1", "r2", "r3", "r5", "r6", "r7"}),
+    ({"n": 1e308}, {"r7"}),
+    ({"n": 2**63 - 1}, {"r6"}),
+    ({"$and": [{"n": {"$in": [2, 2.5]}}, {"n": {"$nin": [2]}}]}, {"r4"}),
+]
+
+
+def _as_it_is(service: Service) -> None:
+    pass
+
+
+def _evicted(service: Service) -> None:
+    service.ok("POST", "/admin/users/42/evict")
+
+
+def _restarted(service: Service) -> None:
+    service.stop()
+    service.delete_replicas()
+    service.start()
+
+
+@pytest.mark.parametrize("threshold", [3, 1000])
+def test_numbers_are_compared_by_value(filled: Service) -> None:
+    """A float is found by its own value, 2.5 is not 2, and 1e308 is no integer: warm, evicted and restarted."""
+    changes: list[Callable[[Service], None]] = [_as_it_is, _evicted, _restarted]
+    for change in changes:
+        change(filled)
+        for where, expected in EXPECTED:
+            for include in (["documents"], ["embeddings"]):
+                assert ids(filled, where, include=include) == expected, (change.__name__, where)
+
+
+@pytest.mark.parametrize("threshold", [3])
+def test_a_deletion_by_filter_takes_what_a_get_shows(filled: Service) -> None:
+    """Deleting by 2.5 deletes the record of 2.5 and leaves that of 2."""
+    deleted = filled.ok("DELETE", f"{COLLECTION}/records", json={"where": {"n": 2.5}}).json()
+    assert deleted == {"deleted": 1}
+    assert ids(filled, {"n": {"$gte": 2}}) == {"r3", "r5", "r6", "r7"}
+
+
+@pytest.mark.parametrize("threshold", [1000])
+def test_what_would_delete_or_hide_everything_is_refused(filled: Service) -> None:
+    """A filter that joins nothing deletes nothing, and a document with a NUL is refused, on both protocols."""
+    found = filled.ok("GET", "/api/v2/tenants/42/databases/default_database/collections/notes").json()["id"]
+    raw = f"/api/v2/tenants/42/databases/default_database/collections/{found}"
+    nul = {"ids": ["x"], "embeddings": [[1, 2, 3]], "documents": ["a\0b"]}
+    for clause in ({"$and": []}, {"$or": []}, {"$and": [{"n": 2}, {"$or": []}]}):
+        assert filled.request("POST", f"{raw}/delete", json={"where": clause}).status_code == 400
+        assert filled.request("DELETE", f"{COLLECTION}/records", json={"where": clause}).status_code == 400
+    assert filled.request("POST", f"{raw}/upsert", json=nul).status_code == 400
+    record = {"id": "x", "embedding": [1, 2, 3], "document": "a\0b"}
+    assert filled.request("PUT", f"{COLLECTION}/records", json={"records": [record]}).status_code == 400
+    assert filled.ok("GET", f"{COLLECTION}/count").json() == {"count": 8}
