@@ -82,9 +82,9 @@ def rows(*numbers: float) -> Any:
 def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
     """Compare everything that the fast path answers with what Chroma answers from the same files.
 
-    Chroma 1.5.9 sometimes leaves an update out of its index files when it writes them, and knows it in memory only: after
-    a deletion, or together with an update of an absent id. Opened again, it answers as its files say, as the fast path
-    does. So where the answers differ, they must agree once both are opened again.
+    Chroma 1.5.9 sometimes leaves an update out of its index files when it writes them, and knows it in memory only:
+    after a deletion, or together with an update of an absent id. Opened again, it answers as its files say, as the fast
+    path does. So where the answers differ, they must agree once both are opened again.
     """
     try:
         _assert_same(both, info, probe)
