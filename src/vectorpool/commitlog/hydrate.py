@@ -18,6 +18,7 @@ from typing import Final
 from vectorpool import names
 from vectorpool.commitlog.fetch import WINDOW, OpenObject, Reader, Vanished, open_sizes, store_errors
 from vectorpool.commitlog.floor import newest_floor
+from vectorpool.commitlog.format import corrupt
 from vectorpool.commitlog.outcomes import Hydrated, Position
 from vectorpool.commitlog.plan import Chain, Listing, LogObject, chain, parse_object
 from vectorpool.commitlog.replay import Replay
@@ -185,6 +186,10 @@ async def _hydrate_once(
     listing, found = await list_log(bucket, user_id, at=at)
     if at is not None and at in listing.graves:
         raise gone(user_id, at)
+    if at is None and listing.graves and (highest := max(listing.graves)) > listing.newest:
+        # A grave always has a commit above it: a floor, or a tombstone. This is a commit that was cut to that length.
+        key = names.log_prefix(user_id) + names.commit_name(highest)
+        raise corrupt(key, "it has the length of a grave, and no commit follows it")
     if found is None:
         if at is None and not listing.objects:
             return None

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
+from vectorpool import names
 from vectorpool.commitlog import fetch
+from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.image import scan
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
@@ -277,3 +279,14 @@ async def test_a_bucket_filled_anew_is_not_confused_with_the_old_one(tmp_path: P
     assert hydrated is not None
     assert hydrated.warm_objects == 0
     assert contents(tmp_path / "target") == then[3]
+
+
+@pytest.mark.parametrize("commits", [1, 7])
+async def test_a_newest_commit_that_is_cut_to_the_length_of_a_grave_is_damage(tmp_path: Path, commits: int) -> None:
+    """The state before it is not served in its place: a grave always has a commit above it."""
+    author = Author(tmp_path, MemoryBucket(), fanout=4)
+    await story(author, commits)
+    key = f"users/{USER}/vectorstore/log/{names.commit_name(author.position.seq)}"
+    await overwrite(author.bucket, key, (await author.bucket.get(key)).data[: len(GRAVE)])
+    with pytest.raises(CorruptObject, match="length of a grave"):
+        await author.hydrate()
