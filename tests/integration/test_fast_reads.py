@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.numbers import assert_close, largest_term
 from tests.support.plain_chroma import PlainChroma
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.fast_reads import FastReader
+from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.rows import Rows
 from vectorpool.names import CHROMA_DATABASE_FILE
 
@@ -294,8 +296,12 @@ def test_threads_may_ask_while_one_writes(both: Both) -> None:
     threads = [threading.Thread(target=read) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for n in range(120):
+    for n in range(600):
         both.chroma.upsert(info, [f"r{n}"], rows(n), None, None, None)
+        # A write holds the interpreter lock. As between the slices of a bulk write, other threads run before the next.
+        time.sleep(YIELD_S)
+        if n >= 120 and answered > 10:
+            break
     done.set()
     for thread in threads:
         thread.join()
