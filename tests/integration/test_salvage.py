@@ -146,8 +146,11 @@ async def test_everything_comes_back_if_vectors_and_labels_are_intact(
     collections = await instance.everything(avatars=(None, "7"))
     intact = await instance.commit()
     wedged = await _wedge(instance, tmp_path, damage)
-    _assert_equal(_by_id(await instance.do(get)), before)
+    # The vectors are intact, so a read may have needed no Chroma. A query with an expression does.
+    vector = _vectors(1, 1)
+    await instance.do(QueryRecords(collection="notes", vectors=vector, where_document={"$regex": "text"}, n_results=1))
     assert await instance.commit() == wedged + 1
+    _assert_equal(_by_id(await instance.do(get)), before)
     _assert_equal(_by_id(await instance.do(small)), before_small)
     again = await instance.everything(avatars=(None, "7"))
     assert [c for c, _ in again] == [c for c, _ in collections], "ids, names, metadata and index settings stay"
