@@ -66,7 +66,7 @@ async function typed({ report, client }) {
     collection.add({ ids, embeddings: ids.map((_, i) => [i, 1]), metadatas }),
   );
   await report.step("comes back", async () => (await collection.get({ include: ["metadatas"] })).rows());
-  const texts = ["", " ", "line\nbreak\ttab", "quote \" back \\ slash", "🦜🔗 e\u0301 é", "ا ب ت", "\u0000nul", "long ".repeat(5000)];
+  const texts = ["", " ", "line\nbreak\ttab", "quote \" back \\ slash", "🦜🔗 e\u0301 é", "ا ب ت", "\u0001control", "long ".repeat(5000)];
   await report.step("documents of each kind", async () => {
     for (const [i, text] of texts.entries()) {
       await collection.upsert({ ids: [`t${i}`], embeddings: [[i, 2]], documents: [text] });
