@@ -259,13 +259,23 @@ def test_the_reference_names_every_served_route(service: Service) -> None:
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("docs/**/*.md"), COMMITLOG])
 
 
+def _anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_paths_lead_somewhere(document: Path) -> None:
     """Every relative link, and every path of a source file that is named, is there."""
     text = document.read_text()
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-        if "://" not in target:
-            assert (document.parent / target).exists(), f"it links to {target}"
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", text):
+        if "://" in target:
+            continue
+        page = document.parent / target if target else document
+        assert page.exists(), f"it links to {target}"
+        if anchor:
+            assert anchor in _anchors(page.read_text()), f"it links to {target}#{anchor}"
     for named in re.findall(r"`((?:src|tests|docs|deploy)/[\w./-]+\.(?:py|md|yaml|toml))", text):
         assert (ROOT / named).exists(), f"it names {named}"
     for package, module in re.findall(r"`(\w+)/(\w+\.py)`", text):
