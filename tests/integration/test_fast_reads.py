@@ -31,18 +31,18 @@ class Both:
     """One open directory, asked both ways."""
 
     def __init__(self, directory: Path, max_bytes: int = MIB) -> None:
-        self.fastory = directory
+        self.directory = directory
         self.max_bytes = max_bytes
         self.open()
 
     def open(self) -> None:
         """Open it."""
-        self.chroma = PlainChroma(self.fastory)
+        self.chroma = PlainChroma(self.directory)
         self.fast = self.reader()
 
     def reader(self) -> FastReader:
         """Return another reader of the directory."""
-        return FastReader(self.fastory, self.chroma.catalogue.known_by_id, self.max_bytes, threading.Lock())
+        return FastReader(self.directory, self.chroma.catalogue.known_by_id, self.max_bytes, threading.Lock())
 
     def close(self) -> None:
         """Close it."""
@@ -84,19 +84,22 @@ def rows(*numbers: float) -> Any:
 def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
     """Compare everything that the fast path answers with what Chroma answers from the same files.
 
-    Chroma 1.5.9 sometimes leaves an update out of its index files when it writes them, and knows it in memory only:
-    after a deletion, or together with an update of an absent id. Opened again, it answers as its files say, as the fast
-    path does. So where the answers differ, they must agree once both are opened again.
+    Chroma 1.5.9 sometimes leaves an embedding out of its index files when it writes them, and knows it in memory only
+    (``test_chroma_faults``). So where the distances differ, Chroma alone is opened again: the fast path's answer, which
+    it gave before, must be what Chroma then reads from its files.
     """
+    ours = both.query(info, probe, both.chroma.count(info) + 1)
     try:
-        _assert_same(both, info, probe)
+        _assert_near(both, info, probe, ours)
     except AssertionError:
-        both.close()
-        both.open()
-        _assert_same(both, info, probe)
+        both.chroma.close()
+        both.chroma = PlainChroma(both.directory)
+        both.fast._known = both.chroma.catalogue.known_by_id
+        _assert_near(both, info, probe, ours)
+    _assert_records(both, info)
 
 
-def _assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
+def _assert_records(both: Both, info: CollectionInfo) -> None:
     count = both.chroma.count(info)
     if both.chroma.collection(info.name).dimension is None and both.count(info) is None:
         # A deletion from a collection that never had a record stays in the queue, which is a doubt.
@@ -107,8 +110,13 @@ def _assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
     assert both.get(info, limit=2, offset=1) == both.chroma.get(info, limit=2, offset=1, include=INCLUDE[:3])
     some = [*everything.ids[::2], "nobody"]
     assert both.get(info, ids=some) == both.chroma.get(info, ids=some, include=INCLUDE[:3])
-    ours = both.query(info, probe, count + 1)
-    if everything.ids:
+
+
+def _assert_near(both: Both, info: CollectionInfo, probe: list[float], ours: Rows | None) -> None:
+    count = both.chroma.count(info)
+    if both.chroma.collection(info.name).dimension is None and ours is None:
+        return
+    if count:
         theirs = both.chroma.query(info, np.array([probe], "<f4"), count + 1, include=INCLUDE)[0]
         assert ours is not None and ours.distances is not None and theirs.distances is not None
         largest = largest_term(info.space, probe, LARGEST)
@@ -235,7 +243,7 @@ def test_a_journal_beside_the_file_is_a_doubt(both: Both) -> None:
     """While a transaction is writing, nothing is answered; afterwards it is."""
     info = both.create("notes")
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
-    journal = both.fastory / (CHROMA_DATABASE_FILE + "-journal")
+    journal = both.directory / (CHROMA_DATABASE_FILE + "-journal")
     journal.write_bytes(b"")
     assert both.count(info) is None and both.query(info, rows(1)[0].tolist()) is None
     journal.unlink()
@@ -265,7 +273,7 @@ def test_a_damaged_index_is_left_to_chroma(both: Both) -> None:
     """Files that do not have a vector for every record are not answered from."""
     info = both.create("notes", threshold=3)
     both.chroma.upsert(info, ["a", "b", "c", "d"], rows(1, 2, 3, 4), None, None, None)
-    labels = next(both.fastory.glob("*/index_metadata.pickle"))
+    labels = next(both.directory.glob("*/index_metadata.pickle"))
     labels.write_bytes(b"no pickle")
     both.fast.close()
     both.fast = both.reader()

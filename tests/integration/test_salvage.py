@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ async def test_everything_comes_back_if_vectors_and_labels_are_intact(
     collections = await instance.everything(avatars=(None, "7"))
     intact = await instance.commit()
     wedged = await _wedge(instance, tmp_path, damage)
-    # The vectors are intact, so a read may have needed no Chroma. A query with an expression does.
+    _assert_equal(_by_id(await instance.do(get)), deepcopy(before))
+    # The vectors are intact, so the read may have needed no Chroma. A query with an expression does.
     vector = _vectors(1, 1)
     await instance.do(QueryRecords(collection="notes", vectors=vector, where_document={"$regex": "text"}, n_results=1))
     assert await instance.commit() == wedged + 1

@@ -51,6 +51,8 @@ def matching(segment: Segment, condition: Condition | None, ids: Sequence[str] |
 
     ``ids`` restricts them, in any number; an id that is not there is passed over. Raises sqlite3.Error.
     """
+    if condition is None and ids is not None:
+        return sorted(_named(segment, ids).items())
     found = _Found({}, True) if condition is None else _evaluate(segment, condition)
     if ids is not None:
         found = _all([found, _Found(_named(segment, ids), False)])

@@ -68,7 +68,8 @@ class FlatIndex:
             self._ids.append(record_id)
             self._places[record_id] = place
         self._rows[place] = vector
-        self._halves[place] = np.dot(vector, vector) / np.float32(2)
+        with np.errstate(over="ignore"):
+            self._halves[place] = np.dot(vector, vector) / np.float32(2)
 
     def remove(self, record_id: str) -> None:
         """Forget one vector, if it is there; the last row moves into its place."""

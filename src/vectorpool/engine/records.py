@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from vectorpool.engine.bindings import MAX_COLLECTIONS, Client
 from vectorpool.engine.catalogue import Catalogue
@@ -310,8 +309,3 @@ def _rows_of(got: Any, at: int, n_results: int) -> Rows:
         uris=column(got.uris),
         distances=column(got.distances),
     )
-
-
-def is_finite(embeddings: Float32) -> bool:
-    """Return whether every number is finite."""
-    return bool(np.isfinite(embeddings).all())
