@@ -1,0 +1,63 @@
+"""Errors that call for another look at the state: what the request assumes no longer holds."""
+
+from __future__ import annotations
+
+from vectorpool.errors.base import VectorpoolError
+
+
+class Conflict(VectorpoolError):
+    """What the request assumes no longer holds."""
+
+    code = "conflict"
+    title = "The request conflicts with what is stored"
+    status = 409
+
+
+class CollectionExists(Conflict):
+    """A collection of this name is there already."""
+
+    code = "collection-exists"
+    title = "A collection of this name is there already"
+
+
+class RecordExists(Conflict):
+    """A record that was to be added is there already."""
+
+    code = "record-exists"
+    title = "A record of this id is there already"
+
+
+class EmbedderMismatch(Conflict):
+    """The collection was embedded by another model than the one that would be used now."""
+
+    code = "embedder-mismatch"
+    title = "The collection was embedded by another model"
+
+
+class CommitNotReached(Conflict):
+    """The log does not hold the least commit that the request accepts."""
+
+    code = "commit-not-reached"
+    title = "The vectorstore has not reached this commit"
+    status = 412
+
+
+class VectorstoreExists(Conflict):
+    """A vectorstore is there already, and the operation needs an empty place."""
+
+    code = "vectorstore-exists"
+    title = "A vectorstore is there already"
+
+
+class BackupExists(Conflict):
+    """A backup of this name is there already; it is never moved to another commit."""
+
+    code = "backup-exists"
+    title = "A backup of this name is there already"
+
+
+class CommitConflict(Conflict):
+    """Other instances kept winning; the write was not committed and left no trace."""
+
+    code = "commit-conflict"
+    title = "Another instance committed first"

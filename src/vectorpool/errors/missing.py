@@ -1,0 +1,69 @@
+"""Errors that say that something the request names is not there."""
+
+from __future__ import annotations
+
+from vectorpool.errors.base import VectorpoolError
+
+
+class NotFound(VectorpoolError):
+    """What the request names is not there."""
+
+    code = "not-found"
+    title = "Not found"
+    status = 404
+
+
+class UserNotFound(NotFound):
+    """Nothing is stored for this user."""
+
+    code = "user-not-found"
+    title = "Nothing is stored for this user"
+
+
+class AvatarNotFound(NotFound):
+    """The user has no such avatar."""
+
+    code = "avatar-not-found"
+    title = "The user has no such avatar"
+
+
+class CollectionNotFound(NotFound):
+    """There is no collection of this name."""
+
+    code = "collection-not-found"
+    title = "There is no collection of this name"
+
+
+class RecordNotFound(NotFound):
+    """A record that was to be updated is not there."""
+
+    code = "record-not-found"
+    title = "The record is not there"
+
+
+class DocumentNotFound(NotFound):
+    """There is no document at this path."""
+
+    code = "document-not-found"
+    title = "There is no document at this path"
+
+
+class CommitNotFound(NotFound):
+    """The log holds no commit of this number."""
+
+    code = "commit-not-found"
+    title = "The log holds no commit of this number"
+
+
+class VerificationNotFound(NotFound):
+    """The user's log was never verified."""
+
+    code = "verification-not-found"
+    title = "The log was never verified"
+
+
+class BackupNotFound(NotFound):
+    """The user has no backup of this name."""
+
+    code = "backup-not-found"
+    title = "The user has no backup of this name"

@@ -1,0 +1,100 @@
+"""Errors that call for another request: what was asked cannot be carried out as it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vectorpool.errors.base import VectorpoolError
+
+
+class InvalidRequest(VectorpoolError):
+    """The request cannot be carried out as it stands; sending it again does not help."""
+
+    code = "invalid-request"
+    title = "The request is not valid"
+    status = 400
+
+
+class InvalidId(InvalidRequest):
+    """A user, avatar, collection, record or document id that breaks the rules of its kind."""
+
+    code = "invalid-id"
+    title = "The id is not valid"
+
+
+class InvalidFilter(InvalidRequest):
+    """A ``where`` or ``where_document`` that Chroma does not understand."""
+
+    code = "invalid-filter"
+    title = "The filter is not valid"
+
+
+class InvalidEmbedding(InvalidRequest):
+    """An embedding that is empty, ragged, not a number or infinite."""
+
+    code = "invalid-embedding"
+    title = "The embedding is not valid"
+
+
+class DimensionMismatch(InvalidRequest):
+    """An embedding whose dimension is not the collection's."""
+
+    code = "dimension-mismatch"
+    title = "The embedding has another dimension than the collection"
+
+
+class LimitExceeded(InvalidRequest):
+    """More than one call may carry. ``extra`` names the limit."""
+
+    code = "limit-exceeded"
+    title = "The request is larger than the limit"
+    status = 413
+
+
+class MalformedJson(InvalidRequest):
+    """A request body that is not JSON, or not of the documented shape."""
+
+    code = "malformed-json"
+    title = "The body is not the JSON that this request needs"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, but not for this HTTP method."""
+
+    code = "method-not-allowed"
+    title = "The path does not take this method"
+    status = 405
+
+
+class ChromaRefusal(InvalidRequest):
+    """What Chroma refuses to a client of its own protocol: in Chroma's words, with its server's status."""
+
+    code = "chroma-refusal"
+    title = "Chroma refuses the request"
+
+    def __init__(self, detail: str, *, status: int = 400, **members: Any) -> None:
+        super().__init__(detail, **{"extra": {"status": status}, **members})
+
+
+class UnsupportedFormat(InvalidRequest):
+    """A document that no registered format can read."""
+
+    code = "unsupported-format"
+    title = "The document's format is not supported"
+    status = 415
+
+
+class Unauthenticated(VectorpoolError):
+    """A token is asked for, and the request has none, or one that is not known."""
+
+    code = "unauthenticated"
+    title = "The request has no token that is known here"
+    status = 401
+
+
+class Forbidden(VectorpoolError):
+    """The token may not touch this user, whether or not there is such a user, or may not operate the service."""
+
+    code = "forbidden"
+    title = "The token does not allow this"
+    status = 403

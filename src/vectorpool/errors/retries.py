@@ -1,0 +1,97 @@
+"""Errors that call for patience: the same request, sent again later, may pass."""
+
+from __future__ import annotations
+
+from vectorpool.errors.base import VectorpoolError
+
+
+class TryAgain(VectorpoolError):
+    """Nothing is wrong with the request; sent again later it may pass."""
+
+    code = "try-again"
+    title = "Try again later"
+    status = 503
+    retry_after_s = 1.0
+
+
+class PoolBusy(TryAgain):
+    """Every slot is in use and the waiting room is full, or the wait was too long."""
+
+    code = "pool-busy"
+    title = "Every slot is in use"
+
+
+class QueueFull(TryAgain):
+    """A bounded queue is full."""
+
+    code = "queue-full"
+    title = "Too many requests are waiting"
+    status = 429
+
+
+class Draining(TryAgain):
+    """The instance is shutting down and takes no new work."""
+
+    code = "draining"
+    title = "The instance is shutting down"
+
+
+class ShardUnavailable(TryAgain):
+    """The shard's process died; it is being started again."""
+
+    code = "shard-unavailable"
+    title = "The shard is being started again"
+
+
+class StoreUnavailable(TryAgain):
+    """The object store did not answer, after bounded retries, or refuses. Nothing was written, and nothing will be."""
+
+    code = "store-unavailable"
+    title = "The object store does not answer"
+    retry_after_s = 2.0
+
+
+class StoreFull(StoreUnavailable):
+    """The object store has no room for the write, and nothing of it was written."""
+
+    code = "store-full"
+    title = "The object store is full"
+    retry_after_s = 5.0
+
+
+class LocalDiskFailed(TryAgain):
+    """The instance's local disk is full or failing; another instance can serve the user meanwhile."""
+
+    code = "local-disk-failed"
+    title = "The instance's local disk is full or failing"
+    retry_after_s = 5.0
+
+
+class NewerEngine(TryAgain):
+    """A later version wrote the vectorstore, with a schema that this instance does not know; nothing was touched."""
+
+    code = "newer-engine"
+    title = "A later version wrote the vectorstore"
+
+
+class EmbedderUnavailable(TryAgain):
+    """The embedding endpoint did not answer, after bounded retries."""
+
+    code = "embedder-unavailable"
+    title = "The embedding provider does not answer"
+    retry_after_s = 2.0
+
+
+class DeadlineExceeded(TryAgain):
+    """The request's time is over (``request_timeout_s``). It changed nothing."""
+
+    code = "deadline-exceeded"
+    title = "The request took longer than its time limit"
+
+
+class OutcomeUnknown(TryAgain):
+    """The write may or may not be durable. Look first, or send one that may be repeated (upsert, delete by ids)."""
+
+    code = "outcome-unknown"
+    title = "It is not known whether the write was committed"
+    retry_after_s = 5.0
