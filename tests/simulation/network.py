@@ -123,6 +123,9 @@ class Wire:
     async def put(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.put(key, data))
 
+    async def copy(self, source: str, target: str) -> None:
+        await self._send(lambda: self._far.copy(source, target))
+
     async def delete(self, key: str) -> None:
         await self._send(lambda: self._far.delete(key))
 

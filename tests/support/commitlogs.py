@@ -110,6 +110,10 @@ class FaultyBucket:
         self._enter("put", key)
         return await self.inner.put(key, data)
 
+    async def copy(self, source: str, target: str) -> None:
+        self._enter("copy", target)
+        await self.inner.copy(source, target)
+
     async def delete(self, key: str) -> None:
         self._enter("delete", key)
         await self.inner.delete(key)

@@ -17,6 +17,7 @@ from vectorpool import names
 from vectorpool.commitlog import garbage
 from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.log import CommitLog
+from vectorpool.kept_documents import Expiry, KeptDocuments
 from vectorpool.objects.bucket import Body, ObjectInfo
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.pool.stores import StoreFactory
@@ -58,6 +59,9 @@ class Instance:
 
     async def list_users(self) -> list[str]:
         return await self.bucket.list_prefixes(names.users_prefix())
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        return await KeptDocuments(self.bucket, self._settings, self._sources).remove_expired(user_id)
 
     def log(self, user_id: str) -> CommitLog:
         return CommitLog(self.bucket, user_id, settings=self._settings, sources=self._sources)

@@ -15,7 +15,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.durations import DELETE_S
 from vectorpool.api.namespaces import AvatarId, UserId
 from vectorpool.api.responses import respond
-from vectorpool.errors import AvatarNotFound, DocumentNotFound, UserNotFound
+from vectorpool.errors import AvatarNotFound, UserNotFound
 from vectorpool.names import check_avatar_id, check_user_id
 
 AndDocuments = Annotated[
@@ -24,15 +24,11 @@ AndDocuments = Annotated[
 
 
 async def delete_documents(request: Call, user_id: str, avatar_id: str) -> int:
-    """Delete every source document of an avatar and return how many there were."""
+    """Delete every source document of an avatar, for good, and return how many there were."""
     deleted, library = 0, request.service.library
     with request.context.limit(changes=True):
         async for document in library.iterate(user_id, avatar_id):
-            try:
-                await library.delete(user_id, avatar_id, document.path)
-            except DocumentNotFound:
-                # Another caller deleted it meanwhile.
-                continue
+            await library.discard(user_id, avatar_id, document.path)
             deleted += 1
     return deleted
 
@@ -100,11 +96,15 @@ class Avatars(Controller):
     async def delete_avatar(
         self, request: Call, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
     ) -> Response[Any]:
-        """Delete an avatar's collections; with ``documents=true`` its source documents too."""
+        """Delete an avatar's collections; with ``documents=true`` its source documents too.
+
+        What is kept of documents that were replaced or deleted earlier is deleted in either case.
+        """
         check_user_id(user_id)
         check_avatar_id(avatar_id)
         request.context.allow(DELETE_S)
         removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
+        removed += await request.context.within(request.service.library.discard_kept(user_id, avatar_id), changes=True)
         try:
             answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:

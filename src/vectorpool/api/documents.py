@@ -19,11 +19,14 @@ from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
-from vectorpool.documents.ingest import IngestReport
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.missing import with_missing
+from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
+    CommitConflict,
+    DocumentMissing,
     DocumentNotFound,
     EmbedderMismatch,
     EmbedderUnavailable,
@@ -56,6 +59,24 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
+async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
+    try:
+        answer = await request.execute(user_id, command)
+    except (UserNotFound, AvatarNotFound):
+        return []
+    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
+
+
+async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
+    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
+    if await _restored(request, user_id, command):
+        raise DocumentMissing(
+            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
+            "it again, or delete it to delete its records."
+        )
+
+
 def _headers(etag: str, size: int) -> dict[str, str]:
     return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
 
@@ -76,10 +97,18 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there."""
+        """List documents by path, including those that other programs put there, and those that are missing.
+
+        A document is ``missing`` if a restore or fork brought its records and nobody has its bytes. Put it again, or
+        delete it.
+        """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
+        place = None if after is None else (avatar_id, after)
+        # One more than is shown says whether there is another page.
+        command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
+        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
         if not page.documents and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
@@ -90,11 +119,17 @@ class Documents(Controller):
         status_code=200,
         summary="Put a document",
         operation_class=documented(
-            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+            takes=_BYTES,
+            gives=Document,
+            problems=(InvalidId, LimitExceeded, CommitConflict, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+
+        What it replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         data = await request.body()
         library = request.service.library
@@ -110,37 +145,48 @@ class Documents(Controller):
         "/documents/{path:path}",
         summary="Get a document",
         operation_class=documented(
-            gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
+            gives=_BYTES, problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
         ),
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await request.context.within(
-            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
-        )
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
         return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
         summary="Look at a document",
-        operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
+        operation_class=documented(
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
+        ),
     )
     async def head_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[None]:
         """Get the size, ETag and content type of a document without its bytes."""
-        name = _path(path)
-        document = await request.context.within(
-            request.service.library.head(namespace.user_id, _avatar(namespace), name)
-        )
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
         return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
+        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, CommitConflict)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were."""
+        """Delete a document and forget its chunks; answers how many chunks there were.
+
+        Its bytes are kept for ``retention_s``, so that a restore or a fork can bring them back. A missing document is
+        deleted so too.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
@@ -150,15 +196,15 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
-        deleted, commit = 0, 0
+        deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
         except (UserNotFound, AvatarNotFound, CollectionNotFound):
             pass
         else:
-            commit = answer.commit
+            commit, was_ingested = answer.commit, True
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
-        if missing is not None and not deleted:
+        if missing is not None and not was_ingested:
             raise missing
         return respond(answers.Deleted(deleted), commit=commit)
 

@@ -148,13 +148,14 @@ CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of 
 
 
 class RestoreBody(_Body, frozen=True):
-    """The commit to restore: by number or by time, exactly one of the two."""
+    """The commit to restore: by number, by time or by the name of a backup, exactly one of the three."""
 
     commit: CommitNumber | None = None
     time: Annotated[
         str | None,
         Meta(description="The newest commit that is not younger.", examples=["2026-11-21T09:00:00Z"]),
     ] = None
+    backup: Annotated[str | None, Meta(description="The commit of this backup.", examples=["before-migration"])] = None
 
 
 class CreateBackupBody(_Body, frozen=True):

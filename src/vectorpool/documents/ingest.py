@@ -1,8 +1,9 @@
 """Documents to records: read, cut, embed, and send one command a document.
 
 One document is one command, hence one commit: a reader sees all of its chunks or none, and a stopped ingest goes on
-where it was. A document is skipped if the sidecar has its ETag and its recipe: embedder, format, chunker and their
-numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+where it was. A document is skipped if the sidecar has its recipe (embedder, format, chunker and their numbers) and its
+ETag, or the SHA-256 of its bytes. While one document commits, the next ones are read and embedded, at most ``_AHEAD``
+of them.
 
 What is wrong with a document (its format, its size, an id) fails that document and no other; what was ingested from it
 before stays. What is wrong with the world (the store, the embedder, the shard) is tried again for a while, since the
@@ -18,30 +19,34 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Ingested, IngestedPage
+from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage
 from vectorpool.commands import (
     Command,
+    DocumentBytes,
     ForgetDocument,
     Include,
     IngestDocument,
     ListIngested,
     QueryRecords,
+    SettleDocuments,
     Vectors,
 )
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
     CommitConflict,
     DeadlineExceeded,
+    DocumentNotFound,
     Draining,
     InvalidRequest,
     LimitExceeded,
@@ -50,11 +55,11 @@ from vectorpool.errors import (
     UserNotFound,
     VectorpoolError,
 )
+from vectorpool.kept_documents import digest_of
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
-Status = Literal["ingested", "unchanged", "removed", "failed"]
 T = TypeVar("T")
 
 _AHEAD: Final = 2
@@ -70,39 +75,6 @@ class Router(Protocol):
     async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Return the answer; raise a VectorpoolError."""
         ...
-
-
-class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one document; ``reason`` says why it failed, ``code`` is the error's."""
-
-    path: str
-    status: Status
-    chunks: int = 0
-    reason: str | None = None
-    code: str | None = None
-
-
-class IngestReport(msgspec.Struct, frozen=True):
-    """Every document looked at, by path, and the newest commit seen (0: none)."""
-
-    documents: list[DocumentOutcome]
-    commit: int
-
-    def count(self, status: Status) -> int:
-        """Return how many documents came to this."""
-        return sum(outcome.status == status for outcome in self.documents)
-
-
-class IngestProgress(msgspec.Struct, frozen=True):
-    """How far an ingest is: documents that are done, and chunks embedded so far. ``path`` was worked on last."""
-
-    documents_done: int
-    documents_total: int
-    chunks_embedded: int
-    path: str
-
-
-ProgressCallback = Callable[[IngestProgress], None]
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -143,8 +115,9 @@ class Ingestor:
     ) -> IngestReport:
         """Bring an avatar's records up to its documents, or only those of ``paths``.
 
-        Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
+        Without ``paths``, documents that are no longer in the bucket are forgotten, except those whose records a
+        restore or fork brought: they are ``missing``. ``force`` ingests unchanged ones too.
+        Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
         committed until then stays.
         """
         run = _Run(self, user_id, avatar_id, force, progress, context)
@@ -217,6 +190,8 @@ class _Run:
         self._context = context
         self._known: dict[str, Ingested] = {}
         self._outcomes: list[DocumentOutcome] = []
+        # Documents whose bytes did not change, though their ETags did, or a restore brought their rows.
+        self._settled: list[DocumentBytes] = []
         self._commit = 0
         self._total = 0
         self._chunks = 0
@@ -235,14 +210,33 @@ class _Run:
         async with aclosing(self._prepared(documents)) as ready:
             async for prepared in ready:
                 await self._finish(prepared)
+        await self._settle()
         for path in gone:
-            command = ForgetDocument(avatar_id=self._avatar_id, path=path)
+            await self._remove(path)
+        return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
+
+    async def _settle(self) -> None:
+        """Note at which ETags documents have the bytes that their records were made of."""
+        most = self._of.settings.max_records
+        for start in range(0, len(self._settled), most):
+            command = SettleDocuments(avatar_id=self._avatar_id, documents=self._settled[start : start + most])
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
+            self._commit = max(self._commit, answer.commit)
+
+    async def _remove(self, path: str) -> None:
+        """Forget a document that is gone, unless a restore or fork brought its row: that one is missing."""
+        known = self._known[path]
+        status: Status = "missing" if known.restored else "removed"
+        if status == "removed":
+            # A restore may have brought the row since it was read.
+            command = ForgetDocument(avatar_id=self._avatar_id, path=path, unless_restored=True)
             # Somebody else, or an attempt whose outcome was unknown, may have forgotten it already.
             with suppress(NotFound):
                 answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
                 self._commit = max(self._commit, answer.commit)
-            self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
-        return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
+                if known.chunks and not msgspec.json.decode(answer.body, type=Deleted).deleted:
+                    status = "missing"
+        self._done(DocumentOutcome(path, status, known.chunks))
 
     async def _list_ingested(self) -> dict[str, Ingested]:
         command = ListIngested(avatar_id=self._avatar_id)
@@ -257,6 +251,9 @@ class _Run:
         try:
             return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
         except (InvalidRequest, NotFound) as error:
+            known = self._known.get(path)
+            if isinstance(error, DocumentNotFound) and known is not None and known.restored:
+                return DocumentOutcome(path, "missing", known.chunks)
             return _failed(path, error)
 
     async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncGenerator[_Prepared, None]:
@@ -283,9 +280,14 @@ class _Run:
         try:
             entry = format_of(path)
             recipe = self._of.recipe(entry)
-            if not self._force and self._is_unchanged(document, recipe):
-                return _Prepared(path, outcome=DocumentOutcome(path, "unchanged", self._known[path].chunks))
+            known = self._known_by(path, recipe)
+            if known is not None and known.etag == document.etag:
+                return self._unchanged(known, document.etag)
             body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
+            digest = digest_of(body.data)
+            if known is not None and known.etag and known.digest == digest:
+                # Stores give a new ETag to the same bytes when they are written again, as a restore does.
+                return self._unchanged(known, body.etag)
             chunks = await asyncio.to_thread(self._cut, entry, body.data)
             self._check_chunks(path, chunks)
             vectors = await self._embed(path, [chunk.text for chunk in chunks])
@@ -302,17 +304,20 @@ class _Run:
             vectors=vectors,
             documents=[chunk.text for chunk in chunks],
             metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
+            digest=digest,
         )
         return _Prepared(path, command=command)
 
-    def _is_unchanged(self, document: Document, recipe: str) -> bool:
-        known = self._known.get(document.path)
-        collection = self._of.settings.documents_collection
-        return known is not None and (known.etag, known.recipe, known.collection) == (
-            document.etag,
-            recipe,
-            collection,
-        )
+    def _known_by(self, path: str, recipe: str) -> Ingested | None:
+        """Return what is known of a document, if the same bytes would give the same records now."""
+        known = self._known.get(path)
+        wanted = (recipe, self._of.settings.documents_collection)
+        return known if known is not None and not self._force and (known.recipe, known.collection) == wanted else None
+
+    def _unchanged(self, known: Ingested, etag: str) -> _Prepared:
+        if known.restored or known.etag != etag:
+            self._settled.append(DocumentBytes(known.path, known.digest, etag))
+        return _Prepared(known.path, outcome=DocumentOutcome(known.path, "unchanged", known.chunks))
 
     def _cut(self, entry: Format, data: bytes) -> list[Chunk]:
         extract = entry.extract(data)

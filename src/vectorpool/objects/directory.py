@@ -19,7 +19,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +46,7 @@ from vectorpool.sources import SYSTEM, Sources
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
+_COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then looks again, so many times.
 _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -188,7 +191,15 @@ class DirectoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._run(partial(self._write, self._path(key), data, only_if_free=False))
 
-    def _write(self, path: Path, data: bytes, *, only_if_free: bool) -> str:
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(partial(self._copy, self._path(source), self._path(target)))
+
+    def _copy(self, source: Path, target: Path) -> None:
+        # Not a link: another program may write into the file that it knows.
+        with source.open("rb") as file:
+            self._write(target, file, only_if_free=False)
+
+    def _write(self, path: Path, data: bytes | io.BufferedReader, *, only_if_free: bool) -> str:
         staged = self._staging / self._sources.uuid()
         try:
             try:
@@ -210,10 +221,13 @@ class DirectoryBucket:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes) -> str:
+    def _stage(self, staged: Path, data: bytes | io.BufferedReader) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
-            file.write(data)
+            if isinstance(data, io.BufferedReader):
+                shutil.copyfileobj(data, file, _COPY_BYTES)
+            else:
+                file.write(data)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())

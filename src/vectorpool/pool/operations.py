@@ -108,7 +108,9 @@ class Operations:
     @handles(Restore)
     async def _restore(self, user_id: str, command: Restore) -> Answer:
         seq = command.commit
-        if seq is None:
+        if command.backup is not None:
+            seq = (await self._stores.log(user_id).get_tag(command.backup)).seq
+        elif seq is None:
             seq = await self._stores.log(user_id).seq_at(command.time_ms or 0)
         slot = self._residency.pin(user_id)
         try:

@@ -15,6 +15,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
+from vectorpool.kept_documents import Expiry, KeptDocuments
 from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
@@ -37,6 +38,7 @@ class StoreFactory:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
+        self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard)
         self._lock = _claim(self._root)
         # Whatever is here was not closed by us: a killed process may have wedged it. The log has it all.
@@ -56,6 +58,14 @@ class StoreFactory:
         """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
         with store_errors(self._bucket, "listing the users"):
             return await self._bucket.list_prefixes(users_prefix())
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        """Delete kept bytes of a user's documents whose time is over, as many as one call may.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors(self._bucket, "deleting kept documents"):
+            return await self._kept.remove_expired(user_id)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""

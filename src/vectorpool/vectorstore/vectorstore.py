@@ -34,6 +34,7 @@ from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
+from vectorpool.vectorstore.restored_documents import flag_documents
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
@@ -210,7 +211,7 @@ class Vectorstore:
         What is not committed yet is committed first, and so stays in the history. Raises CommitNotFound.
         """
         await self.commit()
-        position = await self._log.restore(seq)
+        position = await self._log.restore(seq, edit=flag_documents)
         await self.catch_up()
         return position.seq
 

@@ -13,6 +13,7 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.chroma_bodies import Target, decode_body
+from vectorpool.commands import ListRestored
 from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -22,7 +23,7 @@ from vectorpool.settings import Settings
 
 
 class FakeRouter:
-    """Remembers commands and answers each with the same bytes."""
+    """Remembers commands and answers each with the same bytes; no restore brought a document."""
 
     body = b'{"as":"it came",  "spaces":"kept"}'
 
@@ -44,7 +45,7 @@ class FakeRouter:
     async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
         self.contexts.append(context)
         self.commands.append((user_id, command))
-        return Answer(self.body, 17)
+        return Answer(b'{"documents":[]}' if isinstance(command, ListRestored) else self.body, 17)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
