@@ -9,8 +9,8 @@ Promises, for any text and any tokenizer:
 - the time is linear in the length of the text, even if one line or one word has megabytes.
 
 Method: the text is tokenized once, in pieces of bounded size. A chunk then takes as many tokens as fit and is cut back
-to the last end of a paragraph in its second half, or else of a sentence in its second half, or else of a word. Without any
-of them it is cut inside a word. The next chunk begins a few sentences or words earlier: the overlap.
+to the last end of a paragraph in its second half, or else of a sentence in its second half, or else of a word. Without
+any of them it is cut inside a word. The next chunk begins a few sentences or words earlier: the overlap.
 """
 
 from __future__ import annotations

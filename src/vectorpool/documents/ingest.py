@@ -2,7 +2,8 @@
 
 One document is one command, hence one commit: a reader sees all of its chunks or none, and an interrupted
 ingest resumes after the last committed document. A document is skipped if the sidecar has its ETag and its recipe:
-embedder, format, chunker and their numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+embedder, format, chunker and their numbers. While one document commits, at most ``_AHEAD`` next ones are read and
+embedded.
 
 A fault of one document (its format, its size, an id) fails only that document; records that were ingested from it
 before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
