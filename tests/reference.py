@@ -112,12 +112,12 @@ def _sentence(text: str) -> str:
 
 
 def problems_table() -> str:
-    """Return the table of problems in the order of the module, which follows what a caller does next."""
+    """Return the table of problems in the order of the package, which groups them by what a caller does next."""
     found: list[type[VectorpoolError]] = []
     waiting: list[type[VectorpoolError]] = [VectorpoolError]
     while waiting:
         for cls in waiting.pop(0).__subclasses__():
-            if cls.__module__ == errors.__name__:
+            if cls.__module__.startswith(f"{errors.__name__}."):
                 found.append(cls)
                 waiting.append(cls)
     order = [value for value in vars(errors).values() if value in found]
