@@ -105,7 +105,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct):
-    """The result of a routing. Shares are of reads, ``per_request`` is by user request, USD are monthly for all users."""
+    """The result of a routing. Shares are of reads, ``per_request`` is by user request, USD are a month of all."""
 
     routing: Routing
     requests: int

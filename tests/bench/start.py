@@ -42,7 +42,7 @@ IMPORTS = {
 
 
 class Start(msgspec.Struct):
-    """The measurements of one turn, in seconds: wall time since the process's start, and CPU time until it was ready."""
+    """The measurements of one turn, in seconds: wall time since the process's start, CPU time until it was ready."""
 
     ready_s: float
     answered_s: float

@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Request(msgspec.Struct):
-    """Bytes to send, the record id that the answer must name first (b"": none at all), and the kind that it counts as."""
+    """Bytes to send, the record id that the answer must name first (b"": none at all), and the kind of request."""
 
     data: bytes
     names: bytes = b""

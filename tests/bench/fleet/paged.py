@@ -75,7 +75,7 @@ def fill(directory: Path, pages: int) -> None:
 
 
 class PagedReplica:
-    """One open working directory, with the interface of ``vectorstore.replica.Replica``. A page has its write's number."""
+    """One open directory, with the interface of ``vectorstore.replica.Replica``. A page has its write's number."""
 
     # The engine never changes in this simulation.
     is_migrated = False
