@@ -147,7 +147,7 @@ def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, floa
     asked = {"get": turns * (instances - 1), "list_prefixes": listings}
     return {
         "verify, remove garbage": turns * usd_of(inputs, by_class(week.requests.items())),
-        "look whose turn it is": usd_of(inputs, by_class(asked.items())),
+        "find logs that are due": usd_of(inputs, by_class(asked.items())),
     }
 
 
@@ -194,7 +194,7 @@ def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
 def report(inputs: Inputs, outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table."""
     rows: list[tuple[str, list[str]]] = [("requests of users simulated", [f"{o.requests:,}" for o in outcomes])]
-    told = {"open": "open", "behind": "open, but behind another's commit", "warm": "warm", "cold": "cold"}
+    told = {"open": "open", "behind": "open, but behind another instance's commit", "warm": "warm", "cold": "cold"}
     for tier, name in told.items():
         shown = [
             f"{o.shares[tier]:.1%}" + (f" ({o.p50_ms[tier]:.0f} ms)" if tier in o.p50_ms else "") for o in outcomes
