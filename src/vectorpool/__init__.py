@@ -4,8 +4,8 @@ The layers, lowest first; no layer imports one above it (import-linter checks th
 
 errors, settings, sources, names, answers and commands are the lowest; ``objects`` is the bucket; ``commitlog`` is the
 authoritative log in it, bytes only; ``engine`` is all code that depends on Chroma; ``vectorstore`` is one user's store;
-``pool`` is the bounded LRU of vectorstores; ``shard`` is the process around a pool; ``embedding`` converts text to vectors;
-``documents`` converts files to records; ``api`` and ``front`` serve HTTP; ``app`` and ``cli`` compose.
+``pool`` is the bounded LRU of vectorstores; ``shard`` is the process around a pool; ``embedding`` converts text to
+vectors; ``documents`` converts files to records; ``api`` and ``front`` serve HTTP; ``app`` and ``cli`` compose.
 """
 
 __version__ = "0.1.0"

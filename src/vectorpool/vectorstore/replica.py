@@ -88,7 +88,7 @@ class Replica:
     def _open(self) -> None:
         settings = self._settings
         if self._schema is not None and not self.is_schema_tested and (settings.fast_reads or settings.fast_writes):
-            _tell_untested(self._schema.fingerprint.hex(), installed_version())
+            _log_untested(self._schema.fingerprint.hex(), installed_version())
         options = EngineOptions(
             fast_reads=settings.fast_reads and self.is_schema_tested,
             fast_writes=settings.fast_writes and self.is_schema_tested,
@@ -255,7 +255,7 @@ class Replica:
 
 
 @cache
-def _tell_untested(fingerprint: str, version: str) -> None:
+def _log_untested(fingerprint: str, version: str) -> None:
     """Log once in a process, for each schema, why its vectorstores are slower."""
     logger.warning(
         "a vectorstore has a schema that this version was not tested with (fingerprint %s, chromadb %s): Chroma itself "
@@ -283,7 +283,7 @@ class Template:
                 making.rename(self._directory)
 
     def learn(self) -> None:
-        """Note which migrations the installed Chroma applies to a fresh directory."""
+        """Store which migrations the installed Chroma applies to a new directory."""
         self._make()
         learn_migrations(self._directory)
 
