@@ -1,12 +1,13 @@
 """Documents to records: read, cut, embed, and send one command a document.
 
-One document is one command, hence one commit: a reader sees all of its chunks or none, and a stopped ingest goes on
-where it was. A document is skipped if the sidecar has its ETag and its recipe: embedder, format, chunker and their
-numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+One document is one command, hence one commit: a reader sees all of its chunks or none, and an interrupted
+ingest resumes after the last committed document. A document is skipped if the sidecar has its ETag and its recipe:
+embedder, format, chunker and their numbers. While one document commits, at most ``_AHEAD`` next ones are read and
+embedded.
 
-What is wrong with a document (its format, its size, an id) fails that document and no other; what was ingested from it
-before stays. What is wrong with the world (the store, the embedder, the shard) is tried again for a while, since the
-same command twice is the same as once, and then ends the ingest with that error; what was committed stays committed.
+A fault of one document (its format, its size, an id) fails only that document; records that were ingested from it
+before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
+safe because the commands are idempotent. Then the ingest ends with that error; committed documents stay committed.
 
 A document of more chunks than one command carries (max_records) fails: two commands would be two states.
 """
@@ -58,7 +59,7 @@ Status = Literal["ingested", "unchanged", "removed", "failed"]
 T = TypeVar("T")
 
 _AHEAD: Final = 2
-# Texts handed to the embedder at once: enough to sort by length, few enough that ingests take turns.
+# Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
@@ -73,7 +74,7 @@ class Router(Protocol):
 
 
 class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one document; ``reason`` says why it failed, ``code`` is the error's."""
+    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code."""
 
     path: str
     status: Status
@@ -89,12 +90,12 @@ class IngestReport(msgspec.Struct, frozen=True):
     commit: int
 
     def count(self, status: Status) -> int:
-        """Return how many documents came to this."""
+        """Return the number of documents with this status."""
         return sum(outcome.status == status for outcome in self.documents)
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
-    """How far an ingest is: documents that are done, and chunks embedded so far. ``path`` was worked on last."""
+    """The progress of an ingest: documents that are done, and chunks embedded so far. ``path`` is the current one."""
 
     documents_done: int
     documents_total: int
@@ -106,7 +107,7 @@ ProgressCallback = Callable[[IngestProgress], None]
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    """A document on its way: a command, or the outcome that it has already."""
+    """A prepared document: a command to send, or an outcome that is known already."""
 
     path: str
     command: IngestDocument | None = None
@@ -114,7 +115,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 class Ingestor:
-    """Schedule an avatar's documents into records, and questions into queries."""
+    """Converts an avatar's documents to records, and texts to queries."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class Ingestor:
         settings: Settings,
         sources: Sources = SYSTEM,
     ) -> None:
-        """``embedder`` is started before the first call, and closed by its owner."""
+        """The caller starts ``embedder`` before the first call, and closes it."""
         self.library = library
         self.embedder = embedder
         self.router = router
@@ -141,11 +142,11 @@ class Ingestor:
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> IngestReport:
-        """Bring an avatar's records up to its documents, or only those of ``paths``.
+        """Make an avatar's records match its documents, or only the documents of ``paths``.
 
         Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
-        committed until then stays.
+        too. Raises the error that ends the whole ingest (see the module), and DeadlineExceeded at the deadline;
+        documents committed until then stay.
         """
         run = _Run(self, user_id, avatar_id, force, progress, context)
         return await run.execute(paths)
@@ -162,7 +163,7 @@ class Ingestor:
         include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
-        """Return the chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
+        """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
         vectors = await context.within(self.embedder.embed([text]))
         command = QueryRecords(
             avatar_id=avatar_id,
@@ -176,19 +177,19 @@ class Ingestor:
         return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
-        """Delete what was ingested from a document: the JSON of answers.Deleted."""
+        """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""
         command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
         return await self.router.execute(user_id, command, context)
 
     def size(self) -> ChunkSize:
-        """Return how large chunks are: the settings, within what the embedder takes."""
+        """Return the size of chunks: the settings' size, reduced to the embedder's limit."""
         settings, embedder = self.settings, self.embedder
         return ChunkSize.fitting(
             settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
         )
 
     def recipe(self, entry: Format) -> str:
-        """Return how this ingestor makes records of a document; equal recipes and bytes give equal records."""
+        """Return the recipe by which this ingestor makes records; equal recipes and bytes give equal records."""
         return f"{self.embedder.name} {entry.name}/{entry.version} {self.size().recipe()}"
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
@@ -231,13 +232,13 @@ class _Run:
             documents = [await self._find(path) for path in sorted(set(paths))]
             gone = []
         self._total = len(documents) + len(gone)
-        # Closed here and not by the garbage collector, so that no preparation outlives its ingest.
+        # Closed here and not by the garbage collector, so that every preparation ends before its ingest.
         async with aclosing(self._prepared(documents)) as ready:
             async for prepared in ready:
                 await self._finish(prepared)
         for path in gone:
             command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-            # Somebody else, or an attempt whose outcome was unknown, may have forgotten it already.
+            # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
             with suppress(NotFound):
                 answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
                 self._commit = max(self._commit, answer.commit)
@@ -328,7 +329,7 @@ class _Run:
             )
 
     async def _embed(self, path: str, texts: list[str]) -> Vectors:
-        # Never more at once than the queue could hold alone, or it would refuse for ever.
+        # At most as many at once as the empty queue holds, or every attempt would be refused.
         window = max(1, min(_EMBED_WINDOW, self._of.settings.embedder_queue))
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
@@ -353,7 +354,7 @@ class _Run:
         self._done(DocumentOutcome(prepared.path, "ingested", len(command.ids)))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``attempt`` returns; what may pass later is tried again, a bounded number of times."""
+        """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
         for number in range(1, _ATTEMPTS + 1):
             try:
                 return await self._context.within(attempt())
@@ -380,5 +381,5 @@ def _failed(path: str, error: VectorpoolError) -> DocumentOutcome:
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    # A record that is written again keeps metadata that is not mentioned; None takes an old heading away.
+    # An upsert keeps metadata keys that it does not name; None removes an old heading.
     return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}

@@ -1,4 +1,4 @@
-"""Write commands for documents: the chunks of a document become records, and its row in the sidecar says which."""
+"""Write commands for documents: the chunks of a document become records, and a row of the sidecar lists them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vectorpool.vectorstore.vectors import as_array, check_vectors
 
 
 class DocumentWriter:
-    """Applies the writes for documents, over the writer of records."""
+    """Applies the document writes, by the writer of records."""
 
     def __init__(self, writer: NativeWriter) -> None:
         self._writer = writer
