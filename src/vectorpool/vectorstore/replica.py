@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.engine import Engine, create_empty, migrate
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
+from vectorpool.errors import BrokenReplica, LocalDiskFailed
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -134,21 +136,35 @@ class Replica:
 
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
-        try:
-            with on_local_disk(self.directory):
-                body = self._read(resolve_alias(command, self._sidecar), at_once=False)
-        except (InternalError, ChromaRefusal) as error:
-            # Chroma says this in many ways, so the directory is looked at instead.
-            if self._is_lost():
-                raise BrokenReplica("The working directory was removed while it was open.") from error
-            raise
+        with self._in_place():
+            body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         assert body is not None, "a read that may wait has an answer"
         return body
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises VectorpoolError."""
-        with on_local_disk(self.directory):
+        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises as ``read``."""
+        with self._in_place():
             return self._read(command, at_once=True)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Raise what the place of the replica, not the request, made fail in the block: see ``_failure_of_place``."""
+        try:
+            yield
+        except Exception as error:
+            if (failure := self._failure_of_place(error)) is not None and failure is not error:
+                raise failure from error
+            raise
+
+    def _failure_of_place(self, error: Exception) -> BrokenReplica | LocalDiskFailed | None:
+        """Return the error of a request that the directory or its disk made fail; None if ``error`` means more.
+
+        Whatever a request says in a directory that was removed or replaced, it may not be an answer. Chroma, SQLite and
+        the system each say it in many ways, so the directory is looked at instead.
+        """
+        if self._is_lost():
+            return BrokenReplica("The working directory was removed while it was open.")
+        return as_disk_failure(error, self.directory)
 
     def _read(self, command: Read, *, at_once: bool) -> bytes | None:
         if isinstance(command, ChromaRead):
@@ -161,13 +177,13 @@ class Replica:
 
         ``collection_id`` is the id that a collection which the command makes must get, because a client was told it
         before; no read may run meanwhile. If the collection is there under another id, the one told becomes its alias.
-        A write that the local disk made fail is half applied, wherever it failed.
+        A write that a removed directory or the local disk made fail is half applied, wherever it failed.
         """
         try:
             return self._write(command, collection_id)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
-            if (failure := as_disk_failure(cause, self.directory)) is not None:
+            if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
@@ -240,7 +256,7 @@ class Replica:
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
-        with on_local_disk(self.directory):
+        with self._in_place():
             self._engine.examine()
 
     def close(self) -> None:
