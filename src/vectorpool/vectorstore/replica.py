@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.engine import Engine, create_empty, migrate
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
+from vectorpool.errors import BrokenReplica, LocalDiskFailed
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -133,22 +135,36 @@ class Replica:
         return not self.image.files and not self._is_written
 
     def read(self, command: Read) -> bytes:
-        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is gone."""
-        try:
-            with on_local_disk(self.directory):
-                body = self._read(resolve_alias(command, self._sidecar), at_once=False)
-        except (InternalError, ChromaRefusal) as error:
-            # Chroma reports this with different errors, so the directory itself is checked.
-            if self._is_lost():
-                raise BrokenReplica("The working directory was removed while it was open.") from error
-            raise
+        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
+        with self._in_place():
+            body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         assert body is not None, "a read that may wait has an answer"
         return body
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Return the answer as JSON if that is short enough for an event loop, else None. Raises VectorpoolError."""
-        with on_local_disk(self.directory):
+        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises as ``read``."""
+        with self._in_place():
             return self._read(command, at_once=True)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Raise what the place of the replica, not the request, made fail in the block: see ``_failure_of_place``."""
+        try:
+            yield
+        except Exception as error:
+            if (failure := self._failure_of_place(error)) is not None and failure is not error:
+                raise failure from error
+            raise
+
+    def _failure_of_place(self, error: Exception) -> BrokenReplica | LocalDiskFailed | None:
+        """Return the error of a request that the directory or its disk made fail; None if ``error`` means more.
+
+        A failure in a directory that was removed or replaced is no answer. Chroma, SQLite and the system report it with
+        different errors, so the directory itself is checked.
+        """
+        if self._is_lost():
+            return BrokenReplica("The working directory was removed while it was open.")
+        return as_disk_failure(error, self.directory)
 
     def _read(self, command: Read, *, at_once: bool) -> bytes | None:
         if isinstance(command, ChromaRead):
@@ -161,13 +177,13 @@ class Replica:
 
         ``collection_id`` is the id of the collection that the command creates, because a client received that id
         before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
-        alias. After a failure of the local disk, a write counts as half applied.
+        alias. A write that failed because of a removed directory or of the local disk counts as half applied.
         """
         try:
             return self._write(command, collection_id)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
-            if (failure := as_disk_failure(cause, self.directory)) is not None:
+            if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
@@ -239,8 +255,8 @@ class Replica:
         self.image = image
 
     def examine(self) -> None:
-        """Read everything once; raise BrokenReplica if Chroma cannot read it."""
-        with on_local_disk(self.directory):
+        """Read everything once; raise BrokenReplica if Chroma cannot."""
+        with self._in_place():
             self._engine.examine()
 
     def close(self) -> None:
