@@ -182,6 +182,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, _setting("Most requests under way at once on the instance, then 429", ge=1, le=1_000_000)
     ] = 4096
 
+    max_body_bytes_under_way: Annotated[
+        int,
+        _setting(
+            "Most bytes of bodies that arrived and are not answered yet, on the instance; one user has half of it",
+            ge=1024,
+        ),
+    ] = 512 * 1024**2
+
+    # Connections
+    max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
+    max_connections_per_caller: Annotated[
+        int, _setting("Most connections at once of one address (of one /64 of IPv6)", ge=1, le=1_000_000)
+    ] = 1024
+    trusted_proxies: Annotated[
+        str,
+        _setting(
+            "Addresses or networks, separated by commas, whose X-Forwarded-For names the caller; others' is passed over"
+        ),
+    ] = ""
+    max_header_bytes: Annotated[
+        int, _setting("Most bytes of a request's line and headers", ge=1024, le=16 * 1024**2)
+    ] = 64 * 1024
+    max_headers: Annotated[int, _setting("Most headers of a request", ge=16, le=10_000)] = 100
+    header_timeout_s: Annotated[
+        float, _setting("Time for the headers of a request to arrive, from their first byte", gt=0, le=600)
+    ] = 10.0
+    transfer_timeout_s: Annotated[
+        float,
+        _setting(
+            "A connection is closed that passes less than transfer_bytes_per_s of a body or an answer for so long",
+            gt=0,
+            le=3600,
+        ),
+    ] = 20.0
+    transfer_bytes_per_s: Annotated[
+        int, _setting("Least rate at which a caller sends a body and takes an answer", ge=1, le=1024**3)
+    ] = 1024
+
     # Text to vectors
     embedder: Annotated[EmbedderKind, _setting("The provider that embeds text")] = "onnx"
     embedder_model: Annotated[

@@ -10,16 +10,17 @@ import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.errors import Misconfigured
+from vectorpool.front.admission import Admission
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
@@ -42,13 +43,14 @@ def serve(settings: Settings) -> None:
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
+    admission = Admission(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
     with (
         bind(settings.host, settings.port) as listener,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, callers, listener))
+        runner.run(_serve(settings, callers, admission, listener))
 
 
 class _Server(uvicorn.Server):
@@ -68,27 +70,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-# Requests that the parser refuses never reach the application. The text is that of ``api.problems``, not loaded yet.
-_UNPARSABLE: Final = (
-    b'{"type":"https://vectorpool.dev/problems/invalid-request","title":"The request is not valid","status":400,'
-    b'"detail":"This is not HTTP, or its path or headers are longer than 64 KiB. Ids belong in less.",'
-    b'"instance":"","code":"invalid-request"}'
-)
-
-
-class _Protocol(HttpToolsProtocol):
-    """Answers requests that are not HTTP, or have a path of megabytes, with a problem too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Send the problem and close the connection."""
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (len(_UNPARSABLE), _UNPARSABLE)
-        )
-        self.transport.close()
-
-
-async def _serve(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+async def _serve(settings: Settings, callers: Callers, admission: Admission, listener: socket.socket) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
@@ -98,6 +80,7 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
     started.add_done_callback(lambda task: task.cancelled() or task.exception())
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
+    connection = importlib.import_module("vectorpool.front.connection")
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
         asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
@@ -110,7 +93,11 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
         server = _Server(
             uvicorn.Config(
                 front,
-                http=_Protocol,
+                http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
+                # There are no WebSockets here, and a connection that became one would pass the stages by.
+                ws="none",
+                # The connection itself reads X-Forwarded-For, of trusted proxies only.
+                proxy_headers=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
