@@ -22,8 +22,8 @@ from vectorpool.app import open_service
 from vectorpool.cli.console import err, out, progress_bar, run
 from vectorpool.commands import ReadOptions
 from vectorpool.context import RequestContext
-from vectorpool.documents.ingest import IngestProgress, IngestReport
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.reports import IngestProgress, IngestReport
 from vectorpool.errors import InvalidId, InvalidRequest
 from vectorpool.names import check_avatar_id, check_document_path, check_user_id
 from vectorpool.settings import Settings

@@ -7,8 +7,9 @@ only through a Router that executes commands, and models only through an Embedde
 
 from __future__ import annotations
 
-from vectorpool.documents.ingest import Ingestor, IngestProgress, IngestReport, Router
+from vectorpool.documents.ingest import Ingestor, Router
 from vectorpool.documents.library import Document, DocumentLibrary, DocumentPage
+from vectorpool.documents.reports import IngestProgress, IngestReport
 
 __all__ = [
     "Document",

@@ -10,6 +10,10 @@ before stay. After a failure of the store, the embedder or the shard, the step i
 safe because the commands are idempotent. Then the ingest ends with that error; committed documents stay committed.
 
 A document of more chunks than one command carries (max_records) fails: two commands would be two states.
+
+What is deleted meanwhile does not come back. A command names the newest commit and the collection that the ingest knew,
+and is refused if either was deleted since; that ends the ingest. A document is looked for once more after its commit,
+and forgotten if it is gone: a deletion removes the bytes first and forgets then, so one of the two sees the other.
 """
 
 from __future__ import annotations
@@ -19,12 +23,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Ingested, IngestedPage
+from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
 from vectorpool.commands import (
     Command,
     ForgetDocument,
@@ -38,6 +42,7 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, failed
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
@@ -49,13 +54,11 @@ from vectorpool.errors import (
     NotFound,
     TryAgain,
     UserNotFound,
-    VectorpoolError,
 )
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
-Status = Literal["ingested", "unchanged", "removed", "failed"]
 T = TypeVar("T")
 
 _AHEAD: Final = 2
@@ -71,39 +74,6 @@ class Router(Protocol):
     async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Return the answer; raise a VectorpoolError."""
         ...
-
-
-class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code."""
-
-    path: str
-    status: Status
-    chunks: int = 0
-    reason: str | None = None
-    code: str | None = None
-
-
-class IngestReport(msgspec.Struct, frozen=True):
-    """Every document looked at, by path, and the newest commit seen (0: none)."""
-
-    documents: list[DocumentOutcome]
-    commit: int
-
-    def count(self, status: Status) -> int:
-        """Return the number of documents with this status."""
-        return sum(outcome.status == status for outcome in self.documents)
-
-
-class IngestProgress(msgspec.Struct, frozen=True):
-    """The progress of an ingest: documents that are done, and chunks embedded so far. ``path`` is the current one."""
-
-    documents_done: int
-    documents_total: int
-    chunks_embedded: int
-    path: str
-
-
-ProgressCallback = Callable[[IngestProgress], None]
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -217,6 +187,8 @@ class _Run:
         self._progress = progress
         self._context = context
         self._known: dict[str, Ingested] = {}
+        self._seen: int | None = None
+        self._collection_id: str | None = None
         self._outcomes: list[DocumentOutcome] = []
         self._commit = 0
         self._total = 0
@@ -237,28 +209,26 @@ class _Run:
             async for prepared in ready:
                 await self._finish(prepared)
         for path in gone:
-            command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-            # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
-            with suppress(NotFound):
-                answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
-                self._commit = max(self._commit, answer.commit)
-            self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
+            await self._forget(path, self._known[path].chunks)
         return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
 
     async def _list_ingested(self) -> dict[str, Ingested]:
         command = ListIngested(avatar_id=self._avatar_id)
         try:
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
-        except (AvatarNotFound, UserNotFound):
+        except (AvatarNotFound, UserNotFound) as error:
+            self._seen = error.extra.get("commit")
             return {}
-        self._commit = answer.commit
-        return {entry.path: entry for entry in msgspec.json.decode(answer.body, type=IngestedPage).documents}
+        self._commit = self._seen = answer.commit
+        page = msgspec.json.decode(answer.body, type=IngestedPage)
+        self._collection_id = page.collections.get(self._of.settings.documents_collection)
+        return {entry.path: entry for entry in page.documents}
 
     async def _find(self, path: str) -> Document | DocumentOutcome:
         try:
             return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
         except (InvalidRequest, NotFound) as error:
-            return _failed(path, error)
+            return failed(path, error)
 
     async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncGenerator[_Prepared, None]:
         """Yield documents in order, ready to send, while at most ``_AHEAD`` of those after them are prepared."""
@@ -291,7 +261,7 @@ class _Run:
             self._check_chunks(path, chunks)
             vectors = await self._embed(path, [chunk.text for chunk in chunks])
         except (InvalidRequest, NotFound) as error:
-            return _Prepared(path, outcome=_failed(path, error))
+            return _Prepared(path, outcome=failed(path, error))
         command = IngestDocument(
             avatar_id=self._avatar_id,
             collection=self._of.settings.documents_collection,
@@ -345,13 +315,30 @@ class _Run:
             assert prepared.outcome is not None
             self._done(prepared.outcome)
             return
+        if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
+            # The commit would make the avatar's collection, which only a document that is there may do.
+            self._done(found)
+            return
+        command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
         try:
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
         except InvalidRequest as error:
-            self._done(_failed(prepared.path, error))
+            self._done(failed(prepared.path, error))
             return
         self._commit = max(self._commit, answer.commit)
-        self._done(DocumentOutcome(prepared.path, "ingested", len(command.ids)))
+        self._collection_id = msgspec.json.decode(answer.body, type=DocumentWritten).collection_id
+        if isinstance(await self._find(command.path), DocumentOutcome):
+            await self._forget(command.path, len(command.ids))
+        else:
+            self._done(DocumentOutcome(command.path, "ingested", len(command.ids)))
+
+    async def _forget(self, path: str, chunks: int) -> None:
+        command = ForgetDocument(avatar_id=self._avatar_id, path=path)
+        # Another caller, or an attempt whose outcome was unknown, may have forgotten it already.
+        with suppress(NotFound):
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
+            self._commit = max(self._commit, answer.commit)
+        self._done(DocumentOutcome(path, "removed", chunks))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
@@ -374,10 +361,6 @@ class _Run:
     def _report(self, path: str) -> None:
         if self._progress is not None:
             self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
-
-
-def _failed(path: str, error: VectorpoolError) -> DocumentOutcome:
-    return DocumentOutcome(path, "failed", reason=error.detail, code=error.code)
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.context import AS_SET
-from vectorpool.errors import Damaged, NewerEngine, PoolBusy
+from vectorpool.errors import Damaged, NewerEngine, PoolBusy, UserNotFound
 from vectorpool.pool.log_operations import LogOperations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -121,15 +121,19 @@ class Operations:
     async def _delete(self, user_id: str, command: DeleteVectorstore) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            deleted = await self._end(slot)
+            deleted = await self._end(slot, command)
         finally:
             self._residency.unpin(slot)
         return Answer(_encode(answers.Deleted(deleted=deleted)), 0)
 
-    async def _end(self, slot: Slot) -> int:
+    async def _end(self, slot: Slot, command: DeleteVectorstore) -> int:
         try:
-            # For a user that does not exist this raises UserNotFound, and no tombstone is written.
             await self._residency.open(slot, create=False)
+        except UserNotFound:
+            # A user that does not exist gets no tombstone.
+            if not command.documents:
+                raise
+            return await self._stores.log(slot.user_id).end(seal=True)
         except (Damaged, NewerEngine):
             # A vectorstore that cannot be opened can still be deleted.
             return await self._stores.make(slot.user_id).end()

@@ -29,6 +29,7 @@ from vectorpool.errors import (
     CommitNotReached,
     Draining,
     InvalidRequest,
+    NotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.operations import Operations
@@ -142,6 +143,9 @@ class Pool:
                     raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
+                except NotFound as error:
+                    error.extra.setdefault("commit", store.commit_seq)
+                    raise
                 except ReplicaClosed:
                     await self._writer.catch_up(slot)
                 except BrokenReplica:

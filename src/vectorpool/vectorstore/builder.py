@@ -98,9 +98,12 @@ class Builder:
             hydrated = await self._log.hydrate(directory, at=self.at)
             is_absent = hydrated is None or hydrated.tombstone
             if hydrated is None or hydrated.tombstone:
-                if not create:
-                    raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
                 position = ORIGIN if hydrated is None else hydrated.position
+                if not create:
+                    raise UserNotFound(
+                        "Nothing is stored for this user. A first write creates the vectorstore.",
+                        extra={"commit": position.seq},
+                    )
                 image = Image({})
                 await self._run(self._template.copy_to, directory)
             else:

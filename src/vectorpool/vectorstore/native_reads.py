@@ -239,7 +239,8 @@ class NativeReader:
     @handles(ListIngested)
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
-        return answers.IngestedPage(documents=self._sidecar.documents(command.avatar_id, names))
+        documents = self._sidecar.documents(command.avatar_id, names)
+        return answers.IngestedPage(documents, collections={name: id_ for id_, name in names.items()})
 
     @handles(ListLost)
     def _list_lost(self, command: ListLost) -> msgspec.Struct:

@@ -102,7 +102,7 @@ class Replica:
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine)
-        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new)
+        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
 
     @property
     def stamp(self) -> EngineStamp | None:
@@ -133,6 +133,10 @@ class Replica:
         """Whether nothing was ever stored for the user, here or anywhere."""
         # True also after a deletion, whose tombstone has a number but no files.
         return not self.image.files and not self._is_written
+
+    def tombstone(self) -> int:
+        """Return the commit that deleted the vectorstore, if nothing was written since, or else 0."""
+        return self.position.seq if self.is_new() else 0
 
     def read(self, command: Read) -> bytes:
         """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""

@@ -25,10 +25,16 @@ class Writer:
     """Applies write commands to one open engine and its sidecar. One thread at a time."""
 
     def __init__(
-        self, user_id: str, engine: Engine, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+        self,
+        user_id: str,
+        engine: Engine,
+        sidecar: Sidecar,
+        settings: Settings,
+        is_new: Callable[[], bool],
+        tombstone: Callable[[], int],
     ) -> None:
         native = NativeWriter(engine, sidecar, settings)
-        self._native = {**native.handlers, **DocumentWriter(native).handlers}
+        self._native = {**native.handlers, **DocumentWriter(native, tombstone).handlers}
         self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
 
     def write(self, command: Write) -> tuple[Any, Effect]:
