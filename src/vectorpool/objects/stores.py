@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from vectorpool.environment import check_quotes, check_working_directory, local_path
 from vectorpool.errors import Misconfigured, StoreRefused
 from vectorpool.objects.bucket import Bucket, BucketDenied, check_prefix
 from vectorpool.objects.directory import DirectoryBucket
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Config, S3Credential, S3CredentialProvider
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+# A URL that lost a slash, or its colon: "s3:/b", "s3:b", "s3//b". A directory of such a name is given as "./s3:b".
+_NEARLY_A_URL: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(?!//)[/\\]*(.*)|^(file|s3|gs|az)//+(.*)", re.IGNORECASE)
 _KINDS: Final = "a directory, or a file://, s3://, gs:// or az:// URL"
 
 
@@ -36,6 +39,7 @@ def open_bucket(settings: Settings) -> Bucket:
     store = settings.store.strip()
     if not store:
         raise Misconfigured(f"store is empty. Set VECTORPOOL_STORE or --store to {_KINDS}.")
+    check_quotes("store", store)
     match = _SCHEME.match(store)
     if match is None:
         return _open_directory(store, settings)
@@ -52,6 +56,15 @@ def _shown(store: str) -> str:
 
 
 def _open_directory(path: str, settings: Settings) -> Bucket:
+    if (nearly := _NEARLY_A_URL.match(path)) is not None:
+        scheme, rest = (nearly[1], nearly[2]) if nearly[1] else (nearly[3], nearly[4])
+        slashes = ":///" if scheme.lower() == "file" else "://"
+        url = f"{scheme.lower()}{slashes}{rest}" if scheme.lower() in _OPENERS else _KINDS
+        raise Misconfigured(
+            f"store = {_shown(path)!r} is nearly a URL. Write {url}; a directory of that name is ./{_shown(path)}."
+        )
+    path = local_path("store", path)
+    check_working_directory("store", path)
     try:
         return DirectoryBucket(path, fsync=settings.store_fsync)
     except BucketDenied as error:
