@@ -6,7 +6,6 @@ One seed prints its trace and its violation. A range prints the seeds that broke
 from __future__ import annotations
 
 import sys
-
 from typing import Final
 
 from tests.simulation.world import Violation, World
