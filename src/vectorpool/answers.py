@@ -104,6 +104,13 @@ class Written(msgspec.Struct):
     written: int
 
 
+class DocumentWritten(msgspec.Struct):
+    """How many records a document became, and the id of the collection that holds them."""
+
+    written: int
+    collection_id: str
+
+
 class Deleted(msgspec.Struct):
     """How many records, collections or objects were deleted."""
 
@@ -128,10 +135,11 @@ class Ingested(msgspec.Struct):
     restored: bool = False
 
 
-class IngestedPage(msgspec.Struct):
-    """An avatar's ingested documents, by path."""
+class IngestedPage(msgspec.Struct, omit_defaults=True):
+    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name."""
 
     documents: list[Ingested]
+    collections: dict[str, str] = {}
 
 
 class RestoredDocument(msgspec.Struct, frozen=True):
@@ -154,7 +162,7 @@ class RecoveredDocuments(msgspec.Struct):
     """What became of the documents of a state that a restore or fork brought.
 
     ``written`` were brought back; ``present`` were at their paths already; the paths of ``different`` hold other bytes,
-    which stay; nobody has the bytes of ``missing``; ``failed`` could not be read or written.
+    which stay; the bytes of ``missing`` are not kept; ``failed`` could not be read or written.
     """
 
     written: int = 0

@@ -11,7 +11,7 @@ late hits what was expired before. (A keeper would have to be paused for all of 
 and writing it.) An object stays ``retention_s`` after its day ended, by the clock of its writer and by the store's.
 
 *Crash.* Content is durable before its document is replaced or deleted. What a crash leaves behind is content that
-nobody asks for, or a copy; both expire.
+is not asked for, or a copy; both expire.
 
 *Bounds.* A document of at most ``WHOLE_BYTES`` passes through memory. A larger one is copied by the store, and read in
 parts for its digest.
@@ -89,7 +89,7 @@ class KeptDocuments:
             return body.etag
         copy = names.kept_copy_prefix(user_id, avatar_id, self._sources.uuid()) + self._today()
         try:
-            # The digest is that of the copy, which nobody changes.
+            # The digest is that of the copy, which no one else changes.
             await self._bucket.copy(info.key, copy)
             digest = await self._digest(copy)
             await self._bucket.copy(copy, names.kept_content_prefix(user_id, avatar_id, digest) + self._today())

@@ -75,7 +75,7 @@ class History(Controller):
         """Make the state of an earlier commit the newest, as a new commit. The history stays whole.
 
         Documents that were replaced or deleted since come back as well, as far as they are kept, to paths that are free
-        or that hold what the service itself wrote. Of those whose bytes nobody has, the records stay.
+        or that hold what the service itself wrote. Of those whose bytes are not kept, the records stay.
         """
         body = decode(await request.body(), RestoreBody)
         request.context.allow(RESTORE_S)

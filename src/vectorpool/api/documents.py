@@ -35,6 +35,7 @@ from vectorpool.errors import (
     InvalidRequest,
     LimitExceeded,
     MalformedJson,
+    NotFound,
     StoreUnavailable,
     UserNotFound,
 )
@@ -99,7 +100,7 @@ class Documents(Controller):
     ) -> Response[Any]:
         """List documents by path, including those that other programs put there, and those that are missing.
 
-        A document is ``missing`` if a restore or fork brought its records and nobody has its bytes. Put it again, or
+        A document is ``missing`` if a restore or fork brought its records and its bytes are not kept. Put it again, or
         delete it.
         """
         avatar_id = _avatar(namespace)
@@ -182,10 +183,10 @@ class Documents(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, CommitConflict)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were.
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.
 
         Its bytes are kept for ``retention_s``, so that a restore or a fork can bring them back. A missing document is
-        deleted so too.
+        deleted like any other.
         """
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
@@ -199,7 +200,8 @@ class Documents(Controller):
         deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
-        except (UserNotFound, AvatarNotFound, CollectionNotFound):
+        except NotFound:
+            # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
             commit, was_ingested = answer.commit, True

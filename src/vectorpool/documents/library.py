@@ -1,12 +1,13 @@
 """The source documents of avatars, in the bucket: bytes below ``users/<u>/avatars/<a>/vectorstore_data/``.
 
-Other programs put documents there too, so a listing shows what is there, and nothing here keeps a list of its own.
-Objects whose names are no document paths (directory markers, control characters) are passed over. Besides that prefix,
-only the kept bytes of documents are read and written (``kept_documents``); ``names`` refuses what could leave either.
+Other programs put documents there too, so a listing shows what is there, and this module keeps no list of its own.
+Objects whose names are no document paths (directory markers, control characters) are skipped. Besides that prefix,
+only the kept bytes of documents are read and written (``kept_documents``); ``names`` refuses every path that could
+leave either.
 
 *Keeping.* The bytes of a document are kept before they are replaced or deleted here; what another program replaces or
-deletes is not. A store offers no replacement on a condition that holds everywhere, so of two writers that replace the
-same document within the same moment, the first one's bytes may not be kept.
+deletes is not. A replacement on a condition is not reliable on every store, so if two writers replace the same document
+within the same moment, the bytes of the first may not be kept.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ _LOOKS = 4
 class Document(msgspec.Struct, frozen=True, omit_defaults=True):
     """A source document: its path, bytes, the store's ETag and time (ms since 1970), and its content type.
 
-    ``missing`` says that a restore or fork brought its records, and that nobody has its bytes: size and ETag are those
-    that its records were made of, and its time is 0.
+    ``missing`` says that a restore or fork brought its records, and that its bytes are not kept. Size and ETag are then
+    those of the bytes that its records were made of, and the time is 0.
     """
 
     path: str
@@ -55,7 +56,7 @@ class Document(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DocumentPage(msgspec.Struct, frozen=True):
-    """Documents by path. ``next_after`` asks for the next page, or is None on the last."""
+    """Documents by path. ``next_after`` is the ``after`` of the next page, or None on the last page."""
 
     documents: list[Document]
     next_after: str | None
@@ -71,7 +72,7 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 @contextmanager
 def store_errors(bucket: Bucket, what: str) -> Iterator[None]:
-    """Say what the bucket's errors mean to a caller."""
+    """Raise the bucket's errors as errors for the caller."""
     try:
         yield
     except (BucketUnavailable, BucketDenied) as error:
@@ -79,7 +80,7 @@ def store_errors(bucket: Bucket, what: str) -> Iterator[None]:
 
 
 class DocumentLibrary:
-    """Reads and writes source documents; see the module for what it never touches."""
+    """Reads and writes source documents and their kept bytes, and nothing else in the bucket."""
 
     def __init__(self, bucket: Bucket, settings: Settings, sources: Sources = SYSTEM) -> None:
         self.bucket = bucket
@@ -139,7 +140,7 @@ class DocumentLibrary:
             return None
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
-        """Return what is known of a document without reading it; raise DocumentNotFound."""
+        """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
         with store_errors(self.bucket, "looking at a document"):
             try:
@@ -186,13 +187,13 @@ class DocumentLibrary:
     async def list_documents(
         self, user_id: str, avatar_id: str, *, limit: int = PAGE, after: str | None = None
     ) -> DocumentPage:
-        """Return at most ``limit`` documents by path, after path ``after``. An avatar without any has none."""
+        """Return at most ``limit`` documents by path, after path ``after``; none if the avatar is not there."""
         assert limit >= 1, "a page holds one document at least"
         prefix = documents_prefix(user_id, avatar_id)
         at = prefix + check_document_path(after) if after is not None else None
         found: list[Document] = []
         while True:
-            # One more than is wanted says whether there is another page.
+            # One more than the limit shows whether there is another page.
             asked = limit + 1 - len(found)
             with store_errors(self.bucket, "listing documents"):
                 infos = await self.bucket.list_objects(prefix, limit=asked, after=at)

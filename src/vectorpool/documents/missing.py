@@ -1,4 +1,4 @@
-"""Documents whose records a restore or fork brought and whose bytes nobody has, among those that are in the bucket."""
+"""The listing of documents with those whose records a restore or fork brought and whose bytes are not kept."""
 
 from __future__ import annotations
 

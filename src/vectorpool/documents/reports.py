@@ -1,4 +1,4 @@
-"""What an ingest tells: what became of each document, and how far it is."""
+"""What an ingest reports: the outcome of each document, the whole, and how far it is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Literal
 
 import msgspec
 
-# ``missing``: a restore or fork brought the records of a document whose bytes nobody has.
+from vectorpool.errors import VectorpoolError
+
+# ``missing``: a restore or fork brought the records of a document whose bytes are not kept.
 Status = Literal["ingested", "unchanged", "removed", "missing", "failed"]
 
 
@@ -42,3 +44,8 @@ class IngestProgress(msgspec.Struct, frozen=True):
 
 
 ProgressCallback = Callable[[IngestProgress], None]
+
+
+def failed(path: str, error: VectorpoolError) -> DocumentOutcome:
+    """Return the outcome of a document that could not be ingested."""
+    return DocumentOutcome(path, "failed", reason=error.detail, code=error.code)

@@ -49,7 +49,7 @@ class DocumentNotFound(NotFound):
 
 
 class DocumentMissing(DocumentNotFound):
-    """A restore or fork brought the records of this document, and nobody has its bytes."""
+    """A restore or fork brought the records of this document, and its bytes are not kept."""
 
     code = "document-missing"
     title = "The bytes of the document are missing"
