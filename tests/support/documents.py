@@ -110,7 +110,7 @@ class MemoryShard:
 
     def _settle(self, user_id: str, command: SettleDocuments) -> Answer:
         settled = 0
-        for document in command.documents:
+        for document in command.settled:
             key = (user_id, command.avatar_id, document.path)
             row = self.ingested.get(key)
             if row is not None and row.digest == document.digest:

@@ -226,7 +226,7 @@ class SettleDocuments(RecordWrite, frozen=True, kw_only=True, tag="settle-docume
     """
 
     avatar_id: str
-    documents: list[DocumentBytes]
+    settled: list[DocumentBytes]
 
 
 # --- Operations on the slot, not on what it holds ----------------------------------------------------

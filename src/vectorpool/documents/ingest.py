@@ -226,7 +226,7 @@ class _Run:
         """Note at which ETags documents have the bytes that their records were made of."""
         most = self._of.settings.max_records
         for start in range(0, len(self._settled), most):
-            command = SettleDocuments(avatar_id=self._avatar_id, documents=self._settled[start : start + most])
+            command = SettleDocuments(avatar_id=self._avatar_id, settled=self._settled[start : start + most])
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
             self._commit = max(self._commit, answer.commit)
 

@@ -95,7 +95,7 @@ class Recovery:
             for avatar_id, group in groupby(zip(rows, etags, strict=True), key=lambda pair: pair[0].avatar_id):
                 settled = [DocumentBytes(row.path, row.digest, etag) for row, etag in group if etag is not None]
                 if settled:
-                    command = SettleDocuments(avatar_id=avatar_id, documents=settled)
+                    command = SettleDocuments(avatar_id=avatar_id, settled=settled)
                     await router.execute(self._user_id, command, reading)
             if len(rows) < _PAGE:
                 return self.result

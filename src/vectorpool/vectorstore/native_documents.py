@@ -103,7 +103,7 @@ class DocumentWriter:
     @handles(SettleDocuments)
     def _settle_documents(self, command: SettleDocuments, effect: Effect) -> msgspec.Struct:
         writer, settled = self._writer, 0
-        for document in command.documents:
+        for document in command.settled:
             if writer.sidecar.settle_document(command.avatar_id, document.path, document.digest, document.etag):
                 effect.touch()
                 settled += 1
