@@ -1,8 +1,9 @@
-"""Restores and forks bring documents and records back, and the next ingest does not undo them: on a directory and S3."""
+"""Restores and forks bring documents and records back, and no ingest undoes that: on a directory and on S3."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -94,15 +95,12 @@ LATER = {"stays": "It stays.", "replaced": "Other words.", "added": "Later."}
 
 @pytest.mark.parametrize("named_by", ["commit", "backup", "time"])
 def test_a_restore_brings_documents_back_and_ingest_keeps_them(served: Service, user: str, named_by: str) -> None:
-    """The replaced and the deleted document are at their paths, and an ingest finds nothing to do but what came later."""
-    avatar = Avatar(served, user)
+    """The replaced and the deleted document are at their paths, and an ingest finds nothing to do for them."""
     avatar, commit = _story(served, user)
     listed = served.ok("GET", f"{avatar.user}/commits").json()["commits"]
     (made_ms,) = (each["time_ms"] for each in listed if each["commit"] == commit)
     if named_by == "backup":
         served.ok("PUT", f"{avatar.user}/backups/early", json={"commit": commit})
-    from datetime import UTC, datetime
-
     when = datetime.fromtimestamp(made_ms / 1000, UTC).isoformat()
     what = {"commit": {"commit": commit}, "backup": {"backup": "early"}, "time": {"time": when}}[named_by]
     answer = served.ok("POST", f"{avatar.user}/restore", json=what).json()
