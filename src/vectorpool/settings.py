@@ -263,7 +263,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8 * 1024**2
     retention_s: Annotated[
         float,
-        _setting("Time for which past states can be restored; older ones only from backups", ge=0, le=3_153_600_000),
+        _setting(
+            "Time for which past states and documents can be restored; older states only from backups",
+            ge=0,
+            le=3_153_600_000,
+        ),
     ] = 604_800.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

@@ -59,6 +59,9 @@ INGEST = IngestDocument(
 def unversion(directory: Path) -> None:
     """Make the sidecar one from before it had a version."""
     with closing(sqlite3.connect(directory / SIDECAR_FILE)) as db, db:
+        # What later migrations added.
+        for column in ("digest", "restored"):
+            db.execute(f"ALTER TABLE document DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 0")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from vectorpool import names
 from vectorpool.documents import DocumentLibrary
-from vectorpool.errors import CommitConflict, DocumentNotFound, StoreUnavailable
+from vectorpool.errors import DocumentConflict, DocumentNotFound, StoreUnavailable
 from vectorpool.kept_documents import WHOLE_BYTES, Expiry, KeptDocuments, KeptSize, digest_of
 from vectorpool.objects.bucket import Body, BucketUnavailable, ObjectInfo
 from vectorpool.objects.faulty import Faults, FaultyBucket
@@ -143,7 +143,7 @@ async def test_what_another_instance_puts_meanwhile_is_kept_too() -> None:
     await world.put("third")
     assert await world.contents() == ["first", "second"]
     bucket.texts = [f"number {number}" for number in range(100)]
-    with pytest.raises(CommitConflict, match="keep changing"):
+    with pytest.raises(DocumentConflict, match="keep changing"):
         await world.put("fourth")
 
 

@@ -25,7 +25,7 @@ from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
-    CommitConflict,
+    DocumentConflict,
     DocumentMissing,
     DocumentNotFound,
     EmbedderMismatch,
@@ -122,7 +122,7 @@ class Documents(Controller):
         operation_class=documented(
             takes=_BYTES,
             gives=Document,
-            problems=(InvalidId, LimitExceeded, CommitConflict, StoreUnavailable),
+            problems=(InvalidId, LimitExceeded, DocumentConflict, StoreUnavailable),
             with_commit=False,
         ),
     )
@@ -180,7 +180,7 @@ class Documents(Controller):
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, CommitConflict)),
+        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
         """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import msgspec
 
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import CommitConflict, DocumentNotFound, InvalidId, LimitExceeded
+from vectorpool.errors import DocumentConflict, DocumentNotFound, InvalidId, LimitExceeded
 from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,
@@ -98,7 +98,7 @@ class DocumentLibrary:
     async def put(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str:
         """Write a document, replacing any other of that path, and return its ETag.
 
-        The bytes that it replaces are kept first, see ``keep``. Raises LimitExceeded, InvalidId, CommitConflict.
+        The bytes that it replaces are kept first, see ``keep``. Raises LimitExceeded, InvalidId, DocumentConflict.
         """
         key = document_key(user_id, avatar_id, path)
         self._check_size(path, len(data))
@@ -111,7 +111,7 @@ class DocumentLibrary:
     async def keep(self, user_id: str, avatar_id: str, path: str) -> ObjectInfo | None:
         """Keep the bytes that are at a path, before they are replaced or deleted; return what is there, or None.
 
-        A document over ``max_document_bytes`` cannot become records, and is not kept. Raises CommitConflict if others
+        A document over ``max_document_bytes`` cannot become records, and is not kept. Raises DocumentConflict if others
         keep changing the document, StoreUnavailable.
         """
         key = document_key(user_id, avatar_id, path)
@@ -128,7 +128,7 @@ class DocumentLibrary:
                 before, there = there, await self.look(key)
                 if there is None or kept == there.etag == before.etag:
                     return there
-        raise CommitConflict(
+        raise DocumentConflict(
             f"Others keep changing the document {path!r}. Nothing was changed; send the request again."
         )
 
@@ -160,7 +160,7 @@ class DocumentLibrary:
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document, whose bytes are kept first; raise DocumentNotFound, CommitConflict.
+        """Delete a document, whose bytes are kept first; raise DocumentNotFound, DocumentConflict.
 
         What was ingested from it stays until it is forgotten.
         """
