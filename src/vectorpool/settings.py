@@ -264,9 +264,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention_s: Annotated[
         float,
         _setting(
-            "Time for which past states and documents can be restored; older states only from backups",
-            ge=0,
-            le=3_153_600_000,
+            "Time for which past states and documents are kept; older states only by backups", ge=0, le=3_153_600_000
         ),
     ] = 604_800.0
 

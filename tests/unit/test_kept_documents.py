@@ -8,7 +8,7 @@ import pytest
 
 from vectorpool import names
 from vectorpool.documents import DocumentLibrary
-from vectorpool.errors import DocumentConflict, DocumentNotFound, StoreUnavailable
+from vectorpool.errors import DocumentConflict, DocumentNotFound, OutcomeUnknown, StoreUnavailable
 from vectorpool.kept_documents import WHOLE_BYTES, Expiry, KeptDocuments, KeptSize, digest_of
 from vectorpool.objects.bucket import Body, BucketUnavailable, ObjectInfo
 from vectorpool.objects.faulty import Faults, FaultyBucket
@@ -154,6 +154,24 @@ async def test_a_mark_tells_which_object_the_service_wrote() -> None:
     assert await world.kept.is_ours("42", "7", "a.txt", etag)
     assert not await world.kept.is_ours("42", "7", "b.txt", etag)
     assert not await world.kept.is_ours("42", "7", "a.txt", await world.bucket.put(PATH, b"theirs"))
+
+
+async def test_a_put_without_its_mark_is_no_success() -> None:
+    """The document is written, and the caller is told to put it again, which makes it whole."""
+    world = World()
+    put, refused = world.bucket.put, True
+
+    async def no_marks(key: str, data: bytes) -> str:
+        if refused and "/written/" in key:
+            raise BucketUnavailable("no answer")
+        return await put(key, data)
+
+    world.bucket.put = no_marks  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown, match="Put it again"):
+        await world.put("first")
+    assert (await world.bucket.get(PATH)).data == b"first"
+    refused = False
+    assert await world.kept.is_ours("42", "7", "a.txt", await world.put("first"))
 
 
 async def test_what_is_kept_expires_after_the_retention_time() -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import msgspec
 
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import DocumentConflict, DocumentNotFound, InvalidId, LimitExceeded
+from vectorpool.errors import DocumentConflict, DocumentNotFound, InvalidId, LimitExceeded, OutcomeUnknown
 from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,
@@ -98,14 +98,21 @@ class DocumentLibrary:
     async def put(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str:
         """Write a document, replacing any other of that path, and return its ETag.
 
-        The bytes that it replaces are kept first, see ``keep``. Raises LimitExceeded, InvalidId, DocumentConflict.
+        The bytes that it replaces are kept first, see ``keep``. Raises LimitExceeded, InvalidId, DocumentConflict, and
+        OutcomeUnknown if it is written and a restore would take it for another program's.
         """
         key = document_key(user_id, avatar_id, path)
         self._check_size(path, len(data))
         await self.keep(user_id, avatar_id, path)
         with store_errors(self.bucket, "writing a document"):
             etag = await self.bucket.put(key, data)
+        try:
             await self.kept.mark(user_id, avatar_id, path, etag)
+        except (BucketUnavailable, BucketDenied) as error:
+            raise OutcomeUnknown(
+                f"The document {path!r} is written, but the store did not take the note of it that restores need "
+                f"({error}). Put it again."
+            ) from error
         return etag
 
     async def keep(self, user_id: str, avatar_id: str, path: str) -> ObjectInfo | None:
