@@ -263,9 +263,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8 * 1024**2
     retention_s: Annotated[
         float,
-        _setting(
-            "Time for which past states and documents are kept; older states only by backups", ge=0, le=3_153_600_000
-        ),
+        _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"
