@@ -190,7 +190,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes_under_way: Annotated[
         int,
         _setting(
-            "Most bytes of bodies that arrived and are not answered yet, on the instance; one user has half of it",
+            "Most bytes of request bodies that are under way on the instance; half of it for one user",
             ge=1024,
         ),
     ] = 512 * 1024**2
@@ -198,12 +198,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Connections
     max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
     max_connections_per_caller: Annotated[
-        int, _setting("Most connections at once of one address (of one /64 of IPv6)", ge=1, le=1_000_000)
+        int, _setting("Most connections at once from one address (one /64 network of IPv6)", ge=1, le=1_000_000)
     ] = 1024
     trusted_proxies: Annotated[
         str,
         _setting(
-            "Addresses or networks, separated by commas, whose X-Forwarded-For names the caller; others' is passed over"
+            "Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; that of others is ignored"
         ),
     ] = ""
     max_header_bytes: Annotated[
@@ -216,13 +216,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     transfer_timeout_s: Annotated[
         float,
         _setting(
-            "A connection is closed that passes less than transfer_bytes_per_s of a body or an answer for so long",
+            "Time below transfer_bytes_per_s, in a body or an answer, after which a connection is closed",
             gt=0,
             le=3600,
         ),
     ] = 20.0
     transfer_bytes_per_s: Annotated[
-        int, _setting("Least rate at which a caller sends a body and takes an answer", ge=1, le=1024**3)
+        int, _setting("Lowest rate at which a caller must send a body and receive an answer", ge=1, le=1024**3)
     ] = 1024
 
     # Text to vectors
@@ -390,7 +390,7 @@ def load_settings(
 def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> Iterator[tuple[str, str, str]]:
     """Yield (setting, variable, text) of the environment, the stronger variable later.
 
-    Raises Misconfigured for a variable with our prefix that is no setting.
+    Raises Misconfigured for a variable with this prefix that is no setting.
     """
     own = {
         variable: text
@@ -404,7 +404,7 @@ def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> 
                 f"{variable} is not a setting.{meant(variable, settings)} `vectorpool serve --help` lists them; "
                 "remove it."
             )
-    # Platforms that start one container a request tell it by this variable where they send the requests.
+    # Some container platforms set this variable to the port to which they send requests.
     if text := environ.get("PORT"):
         yield "port", "PORT", text
     for variable, text in own.items():
@@ -413,7 +413,7 @@ def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> 
 
 
 def _with_paths(settings: Settings) -> Settings:
-    """Return the settings with ``~`` expanded in their paths; raise Misconfigured for what cannot be a path."""
+    """Return the settings with ``~`` expanded in their paths; raise Misconfigured for a text that cannot be a path."""
     paths = {name: path for name in _PATHS if (path := getattr(settings, name))}
     if "://" not in settings.store:
         paths["store"] = settings.store.strip()

@@ -62,7 +62,7 @@ def refused(service: Service, data: bytes) -> RawAnswer:
     ids=["a value", "a name", "bytes", "number"],
 )
 def test_headers_are_bounded_in_bytes_and_number(service: Service, path: str, form: str, headers: bytes) -> None:
-    """More than 64 KiB or a hundred headers are 431 in the form of the path's protocol, whole or not, without a token."""
+    """More than 64 KiB or a hundred headers are 431 in the form of the path's protocol, even incomplete, without a token."""
     answer = refused(service, f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode() + headers.rstrip() + b"\r\n\r\n")
     assert answer.status == 431
     body = json.loads(answer.body)
@@ -168,9 +168,8 @@ def test_a_body_that_does_not_get_on_is_refused(service: Service, path: str, for
     """A body of which less than transfer_bytes_per_s arrives is 408, with a length and in chunks."""
     for framing in ("content-length: 500000", "transfer-encoding: chunked"):
         with RawConnection(service.url) as connection:
-            connection.send(
-                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{framing}\r\n\r\n".encode()
-            )
+            head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{framing}"
+            connection.send(f"{head}\r\n\r\n".encode())
             for _ in range(8):
                 time.sleep(0.2)
                 connection.send(b"{" if framing.startswith("content") else b"1\r\n{\r\n")

@@ -94,7 +94,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
             uvicorn.Config(
                 front,
                 http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
-                # There are no WebSockets here, and a connection that became one would pass the stages by.
+                # The service has no WebSockets, and a connection that became one would bypass the stages.
                 ws="none",
                 # The connection itself reads X-Forwarded-For, of trusted proxies only.
                 proxy_headers=False,

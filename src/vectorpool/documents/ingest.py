@@ -316,7 +316,7 @@ class _Run:
             self._done(prepared.outcome)
             return
         if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
-            # The commit would make the avatar's collection, which only a document that is there may do.
+            # The commit would create the avatar's collection, and only an existing document may do that.
             self._done(found)
             return
         command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
@@ -334,7 +334,7 @@ class _Run:
 
     async def _forget(self, path: str, chunks: int) -> None:
         command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-        # Another caller, or an attempt whose outcome was unknown, may have forgotten it already.
+        # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
         with suppress(NotFound):
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
             self._commit = max(self._commit, answer.commit)
