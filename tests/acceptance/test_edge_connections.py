@@ -62,7 +62,7 @@ def refused(service: Service, data: bytes) -> RawAnswer:
     ids=["a value", "a name", "bytes", "number"],
 )
 def test_headers_are_bounded_in_bytes_and_number(service: Service, path: str, form: str, headers: bytes) -> None:
-    """More than 64 KiB or a hundred headers are 431 in the form of the path's protocol, even incomplete, without a token."""
+    """More than 64 KiB or a hundred headers are 431 in the form of the protocol, even incomplete, without a token."""
     answer = refused(service, f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode() + headers.rstrip() + b"\r\n\r\n")
     assert answer.status == 431
     body = json.loads(answer.body)
