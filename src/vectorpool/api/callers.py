@@ -1,4 +1,4 @@
-"""Callers and the users that they may touch: the tokens file, read once at the start.
+"""Callers and the users that they may touch, as the tokens file says.
 
 The file is TOML, with a table for each token::
 
@@ -64,6 +64,12 @@ class Callers:
 
     def __init__(self, by_digest: Mapping[bytes, Caller] | None) -> None:
         self._by_digest = by_digest
+
+    def __eq__(self, other: object) -> bool:
+        """Two are equal if they know the same tokens, and these allow the same."""
+        return isinstance(other, Callers) and self._by_digest == other._by_digest
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def count(self) -> int | None:
