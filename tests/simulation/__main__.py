@@ -1,4 +1,4 @@
-"""Replay one seed: ``python -m tests.simulation SEED`` prints what happened, and what was broken."""
+"""Replay one seed: ``python -m tests.simulation SEED`` prints its trace and its violations."""
 
 from __future__ import annotations
 

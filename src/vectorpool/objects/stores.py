@@ -33,7 +33,7 @@ _KINDS: Final = "a directory, or a file://, s3://, gs:// or az:// URL"
 def open_bucket(settings: Settings) -> Bucket:
     """Return the bucket that ``settings.store`` names.
 
-    Raises Misconfigured for a store that cannot be understood, StoreRefused for a directory that cannot be used
+    Raises Misconfigured for a store's URL that cannot be parsed, StoreRefused for a directory that cannot be used
     and for S3 without credentials.
     """
     store = settings.store.strip()
@@ -46,12 +46,12 @@ def open_bucket(settings: Settings) -> Bucket:
     opener = _OPENERS.get(match[1].lower())
     if opener is None:
         raise Misconfigured(f"store = {_shown(store)!r} has the unknown scheme {match[1]}://. Use {_KINDS}.")
-    # A bucket's prefix may hold # and ?, which urlsplit would take for other parts of a URL.
+    # A bucket's prefix may hold # and ?, which urlsplit would parse as other parts of a URL.
     return opener(urlsplit(store.replace("#", "%23").replace("?", "%3F")), settings)
 
 
 def _shown(store: str) -> str:
-    """Return a store's URL without the credentials somebody may have put into it."""
+    """Return a store's URL without the credentials that it may contain."""
     return re.sub(r"//[^/@]*@", "//***@", store)
 
 
@@ -139,7 +139,7 @@ def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
         raise Misconfigured(
             f"s3_endpoint = {_shown(endpoint)!r} is not an http:// or https:// URL. Change VECTORPOOL_S3_ENDPOINT."
         )
-    # obstore wants the bucket in the host name where it is not in the path.
+    # obstore needs the bucket in the host name if it is not in the path.
     host = parts.netloc if path_style else f"{bucket}.{parts.netloc}"
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
@@ -161,7 +161,7 @@ def _s3_credentials(settings: Settings) -> tuple[S3CredentialProvider, str | Non
             "expires_at": None,
         }
         return lambda: credential, settings.s3_region
-    # boto3 takes half a second to import, and only S3 without explicit credentials needs it.
+    # boto3 is slow to import, and only S3 without explicit credentials needs it.
     session = importlib.import_module("vectorpool.objects.credentials").SessionCredentials()
     return session, settings.s3_region or session.region
 
