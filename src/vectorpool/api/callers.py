@@ -25,6 +25,7 @@ import msgspec
 
 from vectorpool.errors import Forbidden, InvalidId, Misconfigured, Unauthenticated
 from vectorpool.names import check_user_id, excerpt
+from vectorpool.spelling import meant
 
 MAX_FILE_BYTES: Final = 16 * 1024**2
 ALL_USERS: Final = "*"
@@ -181,7 +182,10 @@ def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:
     try:
         entry = msgspec.convert(table, _Entry)
     except msgspec.ValidationError as error:
-        raise Misconfigured(f"{where} is not valid: {error}. Give it sha256, users and admin.") from None
+        known = _Entry.__struct_fields__
+        unknown = next((key for key in table if key not in known), "") if isinstance(table, dict) else ""
+        hint = meant(unknown, known) if unknown else ""
+        raise Misconfigured(f"{where} is not valid: {error}.{hint} Give it sha256, users and admin.") from None
     if not _SHA256.fullmatch(entry.sha256):
         # Not repeated: it may be the token itself.
         raise Misconfigured(

@@ -1,7 +1,7 @@
 """The tokens file while the service runs: read again when it changes, and when an operator asks for it.
 
 A file that cannot be read, or cannot be meant, changes nothing: the tokens that were known stay, and the log says what
-is wrong. So a mistake locks nobody out, and a file that is caught half-written is read again when it is whole.
+is wrong. So a mistake locks no caller out, and a file that is caught half-written is read again when it is whole.
 """
 
 from __future__ import annotations
