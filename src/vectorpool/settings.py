@@ -225,7 +225,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     embedder_device: Annotated[str | None, _setting("sentence-transformers' device, such as cpu or cuda")] = None
     embedder_batch: Annotated[int, _setting("Texts embedded in one run of the model", ge=1, le=2048)] = 16
     embedder_threads: Annotated[int, _setting("Threads of the onnx model; 0 is one per core", ge=0, le=256)] = 0
-    embedder_queue: Annotated[int, _setting("Most texts waiting to be embedded, then 429", ge=1)] = 20_000
+    embedder_queue: Annotated[
+        int,
+        _setting(
+            "Most texts waiting to be embedded, then 429; a quarter as many of questions, beside it; one user has at "
+            "most half of either in several calls",
+            ge=1,
+        ),
+    ] = 20_000
     openai_url: Annotated[str, _setting("Base URL of an OpenAI-compatible endpoint")] = "https://api.openai.com/v1"
     openai_api_key: Annotated[str | None, _setting("API key of that endpoint")] = None
     openai_timeout_s: Annotated[float, _setting("Longest wait for one request to openai_url", gt=0, le=600)] = 30.0

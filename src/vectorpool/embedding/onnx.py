@@ -110,12 +110,12 @@ class OnnxEmbedder:
         self._queue = EmbeddingQueue(model, batch=self._settings.embedder_batch, limit=self._settings.embedder_queue)
         self._queue.start()
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[n, 384], each row of length 1."""
         assert self._queue is not None, "start() comes first"
         if not texts:
             return np.empty((0, DIMENSION), dtype=np.float32)
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, user_id)
 
     async def close(self) -> None:
         """Fail waiting calls, and wait until the run under way ends."""
