@@ -233,7 +233,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
         answer = await request.execute(namespace.user_id, command)

@@ -134,7 +134,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text]))
+        vectors = await context.within(self.embedder.embed([text], user_id))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -304,7 +304,7 @@ class _Run:
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch, self._user_id)))
             self._chunks += len(batch)
             self._report(path)
         return self._of.as_vectors(np.concatenate(parts))

@@ -32,6 +32,7 @@ from vectorpool.front.limits import LimitsStage
 from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
+from vectorpool.front.tokens_file import TokensFile
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -48,6 +49,7 @@ class Pipeline:
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
         limits = LimitsStage(LifetimeStage(short_path), settings.max_requests)
         self.identity = IdentityStage(limits, callers)
+        self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
         self.metering = MeteringStage(self.draining, sources)
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)

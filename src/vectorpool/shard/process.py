@@ -179,8 +179,8 @@ async def _main(descriptor: int) -> None:
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.
