@@ -273,7 +273,12 @@ class Connection(HttpToolsProtocol):
     def _take_forwarded(self) -> None:
         """Find the caller behind a trusted proxy, and count its request."""
         counted = None
-        if self._caller is None and (address := self._admission.forwarded_caller(self.headers)) is not None:
+        is_health = self.url.startswith(_HEALTH)
+        if (
+            self._caller is None
+            and not is_health
+            and (address := self._admission.forwarded_caller(self.headers)) is not None
+        ):
             self.scope["client"] = (address, 0)
             counted = group_of(address)
             try:
