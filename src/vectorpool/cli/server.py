@@ -28,7 +28,7 @@ from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
-    # Loaded while the shards start; see ``_serve``.
+    # Imported while the shards start; see ``_serve``.
     from vectorpool.front.pipeline import Pipeline
 
 _logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    # The format above has none of them, and the logger would look them up for every line.
+    # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
@@ -55,19 +55,19 @@ def serve(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does, and leaves signals to us while the service drains."""
+    """Prints its address once it listens, and leaves signals to ``_leave`` while the service drains."""
 
     announcement = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Listen, then print the address."""
         await super().startup(sockets)
         if self.started:
             click.echo(self.announcement)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals alone: ``_leave`` answers them, while the server goes on to refuse with 503."""
+        """Handle no signals: ``_leave`` does, while the server continues to refuse requests with 503."""
         yield
 
 
@@ -82,7 +82,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     connection = importlib.import_module("vectorpool.front.connection")
-    # The application is made while the parts open: most of that is the model's, outside of the interpreter.
+    # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
         asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
     )
@@ -104,7 +104,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=app.KEEP_ALIVE_S,
-                # Requests had their time before the listener is closed; what is left is idle connections.
+                # Requests had their time before the listener is closed; only idle connections are left.
                 timeout_graceful_shutdown=1,
             )
         )
@@ -128,9 +128,9 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
-    """Refuse new requests with 503, let those under way finish, commit, and only then close the listener.
+    """Refuse new requests with 503, finish those under way, commit, and only then close the listener.
 
-    Half of the budget belongs to requests at most, the rest to what was acknowledged and is not committed.
+    Requests get at most half of the time budget; the rest is for committing acknowledged writes.
     """
     started_s = SYSTEM.monotonic_s()
     unfinished = await front.draining.leave(settings.drain_s / 2)
@@ -146,7 +146,7 @@ def _ignore(*_: object) -> None:
 
 
 def announce(settings: Settings, callers: Callers, listener: socket.socket) -> str:
-    """Return what a person needs first: where the service listens, where things are, and a first request."""
+    """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"
@@ -168,7 +168,7 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; raise Misconfigured if that is taken or not this machine's."""
+    """Return a socket bound to an address; raise Misconfigured if the address is taken or not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -17,7 +17,7 @@ import importlib.util
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,9 @@ from typing import Any, Final
 import chromadb_rust_bindings as rust
 
 from vectorpool.engine.failures import as_broken
+from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import Operation
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
@@ -64,6 +66,7 @@ class Client:
     def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS) -> None:
         self._max_indexes = max_indexes
         self._directory = directory
+        self._repair = IndexRepair(directory)
         self._loaded: set[str] = set()
         # Loaded collections whose queue has operations that the client does not know.
         self._behind: set[str] = set()
@@ -81,6 +84,12 @@ class Client:
             self._changed.wait_for(lambda: not self._is_exclusive)
             self._is_closed = True
             self._client = None
+        self._repair.close()
+
+    @property
+    def unsettled(self) -> Container[str]:
+        """The collections whose vectors must not be read from the index files at present."""
+        return self._repair.unsettled
 
     # --- Databases -----------------------------------------------------------------------------------
 
@@ -224,6 +233,7 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation.ADD, batch.ids),
         )
 
     def upsert(self, *, collection_id: str, database: str, batch: Batch) -> None:
@@ -247,35 +257,40 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation[method.upper()], batch.ids, batch.embeddings),
         )
 
     def delete(self, *, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None = None) -> int:
         """Delete records by id and return how many ids were named; ids that are not there are skipped."""
-        return int(
-            self._call(
-                "delete",
-                collection_id,
-                ids,
-                None,
-                None,
-                limit,
-                DEFAULT_TENANT,
-                database,
-                loads=collection_id,
-                needs_newest=True,
-            )
+        deleted = self._call(
+            "delete",
+            *(collection_id, ids, None, None, limit, DEFAULT_TENANT, database),
+            loads=collection_id,
+            needs_newest=True,
+            change=Change(Operation.DELETE, ids or ()),
         )
+        return int(deleted)
 
     # --- Calls ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any, loads: str | None = None, needs_newest: bool = False) -> Any:
-        """Call the bindings. ``loads`` is the collection whose index the call loads.
+    def _call(
+        self,
+        method: str,
+        *arguments: Any,
+        loads: str | None = None,
+        needs_newest: bool = False,
+        change: Change | None = None,
+    ) -> Any:
+        """Call the bindings. The call loads the index of the collection ``loads``, and makes ``change`` to its records.
 
         ``needs_newest`` says that the answer depends on vectors that the fast path may have queued.
         """
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
-            return getattr(client, method)(*arguments)
+            if loads is None:
+                return getattr(client, method)(*arguments)
+            with self._repair.around(loads, change):
+                return getattr(client, method)(*arguments)
         except BaseException as error:
             broken = as_broken(error)
             if broken is not None:

@@ -55,7 +55,9 @@ class Records:
         # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
         files = threading.Lock()
         self._reader = (
-            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files) if options.fast_reads else None
+            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files, client.unsettled)
+            if options.fast_reads
+            else None
         )
         self._writer = FastWriter(directory, client, files) if options.fast_writes else None
 
