@@ -1,13 +1,11 @@
 """All settings of an instance; read once, in ``cli`` and ``app``, then passed down.
 
-A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table in docs/reference/settings.md is made
-from this module (``python -m vectorpool.settings``). A name ends with its unit.
+``vectorpool.configuration`` reads them, and describes them in a table. A name ends with its unit.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -266,66 +264,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 604_800.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"
-
-
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
-ENV_PREFIX = "VECTORPOOL_"
-
-
-class SettingInfo(msgspec.Struct, frozen=True):
-    """One row of the settings table."""
-
-    name: str
-    env: str
-    flag: str
-    default: Any
-    type: str
-    description: str
-
-
-def _type_name(hint: Any) -> str:
-    if hasattr(hint, "__metadata__"):
-        return _type_name(hint.__origin__)
-    args = getattr(hint, "__args__", None)
-    if args and all(isinstance(a, str) for a in args):
-        return " or ".join(args)
-    if args:
-        return " or ".join(_type_name(a) for a in args if a is not type(None))
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[hint.__name__]
-
-
-def describe_settings() -> list[SettingInfo]:
-    """Return every setting, in the order in which they are declared."""
-    hints = get_type_hints(Settings, include_extras=True)
-    rows = []
-    for field in msgspec.structs.fields(Settings):
-        hint = hints[field.name]
-        meta = next(m for m in hint.__metadata__ if m.description)
-        rows.append(
-            SettingInfo(
-                name=field.name,
-                env=ENV_PREFIX + field.name.upper(),
-                flag="--" + field.name.replace("_", "-"),
-                default=field.default,
-                type=_type_name(hint),
-                description=meta.description,
-            )
-        )
-    return rows
-
-
-def settings_table() -> str:
-    """Return the table of settings, in Markdown."""
-    lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
-    for row in describe_settings():
-        default = (
-            ""
-            if row.default is None
-            else f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
-        )
-        lines.append(f"| `{row.env}`<br>`{row.flag}` | {default} | {row.description} ({row.type}) |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(settings_table())  # noqa: T201 - this is what the module's command line is for

@@ -26,6 +26,7 @@ from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -50,9 +51,9 @@ def serve(settings: Settings) -> None:
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
-    admission = Admission(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
+    admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
         address.told(settings.address_file, listener),
@@ -132,7 +133,13 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
         for number in _LEAVE:
             asyncio.get_running_loop().add_signal_handler(number, leave)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-        await server.serve(sockets=[listener])
+        supervisor = Supervisor(SYSTEM)
+        # Bodies and texts pass through this process; what they took goes back to the system.
+        supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.stop(1.0)
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:

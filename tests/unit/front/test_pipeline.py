@@ -31,6 +31,7 @@ def test_the_stages_stand_in_their_order() -> None:
         "IdentityStage",
         "LimitsStage",
         "LifetimeStage",
+        "BodiesStage",
         "ShortPathStage",
         "HeadStage",
     ]
