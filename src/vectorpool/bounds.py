@@ -11,7 +11,8 @@ write, so a large value delays every user of the shard; some values end the proc
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import msgspec
 
@@ -109,6 +110,27 @@ INDEX_METADATA: Final = {
 CONFIGURATION_BYTES: Final = Most("bytes", 1024**2)
 # Numbers of an embedding. The setting max_dimension is this or less.
 DIMENSION: Final = Bound("dimension", 1, 65_536)
+
+
+def index_numbers(configuration: Any) -> Iterator[tuple[Bound, float]]:
+    """Yield every number of an index in a decoded configuration or schema, with its bound.
+
+    An embedding function's own configuration is opaque, so names in it mean nothing here.
+    """
+    nodes = [configuration]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, list):
+            nodes += node
+        elif isinstance(node, dict):
+            for name, value in node.items():
+                if name == "embedding_function":
+                    continue
+                bound = INDEX.get(name)
+                if bound is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
+                    yield bound, value
+                nodes.append(value)
+
 
 # --- Records ------------------------------------------------------------------------------------------
 

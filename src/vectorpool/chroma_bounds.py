@@ -151,33 +151,17 @@ def check_collection_metadata(metadata: Mapping[str, Any], *, of: str) -> None:
 
 
 def check_index(part: msgspec.Raw, *, of: str) -> None:
-    """Check every number of an index in a configuration or a schema; raise InvalidRequest, which names the range.
-
-    An embedding function's own configuration is opaque, so names in it mean nothing here. What is no object is left to
-    Chroma.
-    """
+    """Check every number of an index in a configuration or a schema; raise InvalidRequest, which names the range."""
     check_bytes(part, bounds.CONFIGURATION_BYTES, of=of)
     try:
         found = msgspec.json.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
-    nodes = [found]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, list):
-            nodes += node
-        if not isinstance(node, dict):
-            continue
-        keys = node.get("keys", node.get("key_overrides"))
-        if isinstance(keys, dict):
-            bounds.COLLECTION_KEYS.check(len(keys), of)
-        for name, value in node.items():
-            if name == "embedding_function":
-                continue
-            bound = bounds.INDEX.get(name)
-            if bound is not None and isinstance(value, (int, float)) and not isinstance(value, bool):
-                bound.check(value)
-            nodes.append(value)
+    keys = found.get("keys", found.get("key_overrides")) if isinstance(found, dict) else None
+    if isinstance(keys, dict):
+        bounds.COLLECTION_KEYS.check(len(keys), of)
+    for bound, value in bounds.index_numbers(found):
+        bound.check(value)
 
 
 # --- Filters ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from vectorpool.errors import DocumentNotFound, InvalidRequest
 from vectorpool.names import check_collection_name
 from vectorpool.vectorstore.avatars import collections_of
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
@@ -41,6 +42,7 @@ class DocumentWriter:
         info = known.get(command.collection)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
+            check_keys(writer.catalogue, info, command.metadatas)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)
