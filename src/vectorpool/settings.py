@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vectorpool import bounds
+
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
 EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
@@ -143,16 +145,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
-    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=65_536)] = 8192
+    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
-    hnsw_ef_construction: Annotated[int, _setting("HNSW build effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_ef_search: Annotated[int, _setting("HNSW search effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_max_neighbors: Annotated[int, _setting("HNSW links of each node of new collections", ge=2, le=1024)] = 16
+    hnsw_ef_construction: Annotated[
+        int, _setting("HNSW build effort of new collections", ge=1, le=int(bounds.EF_CONSTRUCTION.most))
+    ] = 100
+    hnsw_ef_search: Annotated[
+        int, _setting("HNSW search effort of new collections", ge=1, le=int(bounds.EF_SEARCH.most))
+    ] = 100
+    hnsw_max_neighbors: Annotated[
+        int,
+        _setting(
+            "HNSW links of each node of new collections",
+            ge=int(bounds.MAX_NEIGHBORS.least),
+            le=int(bounds.MAX_NEIGHBORS.most),
+        ),
+    ] = 16
     hnsw_sync_threshold: Annotated[
         int,
-        _setting("Additions that a new collection queues in SQLite before they are written to the HNSW files", ge=2),
+        _setting(
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
+            ge=2,
+            le=int(bounds.SYNC_THRESHOLD.most),
+        ),
     ] = 1000
 
     # Reading

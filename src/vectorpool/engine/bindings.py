@@ -25,10 +25,11 @@ from typing import Any, Final
 import chromadb_rust_bindings as rust
 
 from vectorpool.engine.failures import as_broken
+from vectorpool.engine.index_bounds import refusals
 from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
-from vectorpool.errors import BrokenReplica
+from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
 # As large as the cache of Chroma's server, and never full: an empty cache costs nothing.
@@ -65,6 +66,7 @@ class Client:
 
     def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS) -> None:
         self._max_indexes = max_indexes
+        self._refusals = refusals(directory)
         self._directory = directory
         self._repair = IndexRepair(directory)
         self._loaded: set[str] = set()
@@ -90,6 +92,15 @@ class Client:
     def unsettled(self) -> Container[str]:
         """The collections whose vectors must not be read from the index files at present."""
         return self._repair.unsettled
+
+    def refuses(self, collection_id: str) -> bool:
+        """Return whether an index that came with the directory is outside the table of bounds, and is never loaded."""
+        return collection_id in self._refusals
+
+    def check_index(self, collection_id: str) -> None:
+        """Raise InvalidRequest if ``refuses`` says so."""
+        if (error := self._refusals.get(collection_id)) is not None:
+            raise InvalidRequest(error.detail, extra=error.extra)
 
     # --- Databases -----------------------------------------------------------------------------------
 
@@ -285,6 +296,8 @@ class Client:
 
         ``needs_newest`` says that the answer depends on vectors that the fast path may have queued.
         """
+        if loads is not None:
+            self.check_index(loads)
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
             if loads is None:

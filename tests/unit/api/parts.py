@@ -50,7 +50,7 @@ class FakeRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         whole = b"".join([data async for data in body])
-        return await self.execute(user_id, decode_body(target, whole), context)
+        return await self.execute(user_id, decode_body(target, whole, Settings()), context)
 
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
