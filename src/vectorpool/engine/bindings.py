@@ -1,9 +1,5 @@
 """Chroma's Rust bindings: a client on one directory, called with keywords, replaced when it must be.
 
-``import chromadb`` takes 1.7 s and 66 MB; the bindings alone take 0.06 s. The bindings import ``chromadb.errors`` when
-they first raise, which would run the package's ``__init__`` in the middle of a request. ``import_lean`` puts a bare
-package in its place, so that submodules load and nothing else does.
-
 A client applies the queue of a collection once in its life. An index that leaves the client's cache and comes back is
 read from its files alone: without files a query fails with "Nothing found on disk", with files it leaves the newest
 records out. With a cache of 16 that began at 9 collections, because the cache is divided by hash. So no index leaves
@@ -13,10 +9,7 @@ queue again. The same happens when an index is needed whose queue was written by
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
-import types
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,18 +35,6 @@ MAX_COLLECTIONS: Final = 32
 # Writes that go through Chroma after a client was replaced because of fast writes. A caller that alternates between
 # writes and requests that only Chroma answers pays for a new client once in so many writes.
 FAST_WRITE_PAUSE: Final = 64
-
-
-def import_lean() -> None:
-    """Make ``chromadb`` an importable package without running its ``__init__``; for shard processes only."""
-    if "chromadb" in sys.modules:
-        return
-    spec = importlib.util.find_spec("chromadb")
-    assert spec is not None and spec.submodule_search_locations is not None
-    package = types.ModuleType("chromadb")
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = spec
-    sys.modules["chromadb"] = package
 
 
 class Client:

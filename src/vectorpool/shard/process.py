@@ -18,7 +18,7 @@ import uvloop
 
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
-from vectorpool.engine.bindings import import_lean
+from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
