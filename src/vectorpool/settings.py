@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from vectorpool import bounds
+
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
 EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
@@ -143,16 +145,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
-    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=65_536)] = 8192
+    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
-    hnsw_ef_construction: Annotated[int, _setting("HNSW build effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_ef_search: Annotated[int, _setting("HNSW search effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_max_neighbors: Annotated[int, _setting("HNSW links of each node of new collections", ge=2, le=1024)] = 16
+    hnsw_ef_construction: Annotated[
+        int, _setting("HNSW build effort of new collections", ge=1, le=int(bounds.EF_CONSTRUCTION.most))
+    ] = 100
+    hnsw_ef_search: Annotated[
+        int, _setting("HNSW search effort of new collections", ge=1, le=int(bounds.EF_SEARCH.most))
+    ] = 100
+    hnsw_max_neighbors: Annotated[
+        int,
+        _setting(
+            "HNSW links of each node of new collections",
+            ge=int(bounds.MAX_NEIGHBORS.least),
+            le=int(bounds.MAX_NEIGHBORS.most),
+        ),
+    ] = 16
     hnsw_sync_threshold: Annotated[
         int,
-        _setting("Additions that a new collection queues in SQLite before they are written to the HNSW files", ge=2),
+        _setting(
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
+            ge=2,
+            le=int(bounds.SYNC_THRESHOLD.most),
+        ),
     ] = 1000
 
     # Reading
@@ -180,7 +197,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes_under_way: Annotated[
         int,
         _setting(
-            "Most bytes of bodies that arrived and are not answered yet, on the instance; one user has half of it",
+            "Most bytes of request bodies that are under way on the instance; half of it for one user",
             ge=1024,
         ),
     ] = 512 * 1024**2
@@ -206,12 +223,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Connections
     max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
     max_connections_per_caller: Annotated[
-        int, _setting("Most connections at once of one address (of one /64 of IPv6)", ge=1, le=1_000_000)
+        int, _setting("Most connections at once from one address (one /64 network of IPv6)", ge=1, le=1_000_000)
     ] = 1024
     trusted_proxies: Annotated[
         str,
         _setting(
-            "Addresses or networks, separated by commas, whose X-Forwarded-For names the caller; others' is passed over"
+            "Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; that of others is ignored"
         ),
     ] = ""
     max_header_bytes: Annotated[
@@ -224,13 +241,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     transfer_timeout_s: Annotated[
         float,
         _setting(
-            "A connection is closed that passes less than transfer_bytes_per_s of a body or an answer for so long",
+            "Time below transfer_bytes_per_s, in a body or an answer, after which a connection is closed",
             gt=0,
             le=3600,
         ),
     ] = 20.0
     transfer_bytes_per_s: Annotated[
-        int, _setting("Least rate at which a caller sends a body and takes an answer", ge=1, le=1024**3)
+        int, _setting("Lowest rate at which a caller must send a body and receive an answer", ge=1, le=1024**3)
     ] = 1024
 
     # Text to vectors
@@ -241,7 +258,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     embedder_device: Annotated[str | None, _setting("sentence-transformers' device, such as cpu or cuda")] = None
     embedder_batch: Annotated[int, _setting("Texts embedded in one run of the model", ge=1, le=2048)] = 16
     embedder_threads: Annotated[int, _setting("Threads of the onnx model; 0 is one per core", ge=0, le=256)] = 0
-    embedder_queue: Annotated[int, _setting("Most texts waiting to be embedded, then 429", ge=1)] = 20_000
+    embedder_queue: Annotated[
+        int,
+        _setting(
+            "Most texts waiting to be embedded, then 429; a quarter as many of questions, beside it; one user has at "
+            "most half of either in several calls",
+            ge=1,
+        ),
+    ] = 20_000
     openai_url: Annotated[str, _setting("Base URL of an OpenAI-compatible endpoint")] = "https://api.openai.com/v1"
     openai_api_key: Annotated[str | None, _setting("API key of that endpoint")] = None
     openai_timeout_s: Annotated[float, _setting("Longest wait for one request to openai_url", gt=0, le=600)] = 30.0

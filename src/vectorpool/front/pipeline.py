@@ -36,6 +36,7 @@ from vectorpool.front.limits import LimitsStage
 from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
+from vectorpool.front.tokens_file import TokensFile
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -53,6 +54,7 @@ class Pipeline:
         self.bodies = BodiesStage(short_path, settings)
         limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests)
         self.identity = IdentityStage(limits, callers)
+        self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
         browsers = BrowsersStage(self.draining, settings, lambda: self.identity.callers.count is not None)
         self.metering = MeteringStage(browsers, sources)
