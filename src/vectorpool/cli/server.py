@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -59,6 +60,7 @@ def serve(settings: Settings) -> None:
         address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
+        check_openness(settings, callers, listener)
         runner.run(_serve(settings, callers, admission, listener))
 
 
@@ -167,6 +169,8 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
     url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
     tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
+    if callers.count is None and settings.insecure_open:
+        tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
     curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
@@ -180,6 +184,21 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
         f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
+
+
+def check_openness(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+    """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
+    if callers.count is not None:
+        return
+    if settings.insecure_open:
+        _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")
+        return
+    address = listener.getsockname()[0].partition("%")[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        raise Misconfigured(
+            f"On {settings.host} everyone who reaches the service could read and change every user's data, because no "
+            "tokens are asked for. Set --tokens-file, or --host 127.0.0.1, or say --insecure-open if that is meant."
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:
