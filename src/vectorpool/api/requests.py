@@ -1,8 +1,7 @@
 """The bodies of requests as msgspec structs, which also document them, and their decoding.
 
 An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
-number is known, and bounded, before any of them is decoded; then they are decoded in slices, with other tasks of the
-event loop between them.
+number is known, and bounded, before any of them is decoded. Large bodies pass through ``api.bodies``.
 """
 
 from __future__ import annotations
@@ -211,7 +210,7 @@ _UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
-def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
+def decode(body: bytes | memoryview | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
     """Return a JSON body as ``shape``; raise MalformedJson that says where it is not.
 
     ``place`` is prefixed to the place in messages, such as ``records[3]``.

@@ -35,6 +35,8 @@ Database = Annotated[
 CollectionId = Annotated[str, PathParameter(description="The collection's id, a UUID.")]
 CollectionName = Annotated[str, PathParameter(description="The collection's name.")]
 
+# A name of a tenant or a database, with whatever a client adds to it.
+_SMALL_BYTES: Final = 256 * 1024
 _UINT32: Final = re.compile(r"\+?[0-9]+")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{1,510})[a-zA-Z0-9]")
 
@@ -105,9 +107,12 @@ def check_content_type(content_type: str | None) -> None:
 
 
 async def small_body(request: Call, kind: type[T]) -> T:
-    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 415 or 422."""
+    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 413, 415 or 422."""
     check_content_type(request.headers.get("content-type"))
-    body: T = decode_json(await request.body(), kind)
+    raw = await request.body()
+    if len(raw) > _SMALL_BYTES:
+        raise ChromaRefusal("Failed to buffer the request body: length limit exceeded", status=413)
+    body: T = decode_json(raw, kind)
     return body
 
 
