@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 
 from vectorpool import commands
+from vectorpool.chroma_older import is_no_filter, todays_configuration
 from vectorpool.errors import ChromaRefusal
 
 Operation = Literal["create-collection", "update-collection", "add", "upsert", "update", "delete", "get", "query"]
@@ -43,6 +44,8 @@ class Target(msgspec.Struct, frozen=True):
     database: str
     collection_id: str = ""
     make_database: bool = False
+    # Whether a client before 1.0 sent it; see ``api.chroma.older_clients``.
+    is_older: bool = False
 
 
 class _CreateCollection(msgspec.Struct):
@@ -137,13 +140,19 @@ def _json(raw: msgspec.Raw) -> str | None:
     return None if text.strip() == "null" else text
 
 
+def _filter(target: Target, raw: msgspec.Raw) -> str | None:
+    """Return a filter as it came, or None where a client before 1.0 means none."""
+    text = _json(raw)
+    return None if target.is_older and is_no_filter(text) else text
+
+
 def _create_collection(target: Target, body: bytes | bytearray) -> commands.Command:
     asked: _CreateCollection = decode_json(body, _CreateCollection)
     return commands.ChromaCreateCollection(
         database=target.database,
         name=asked.name,
         metadata=None if asked.metadata is None else _collection_metadata(asked.metadata, "metadata"),
-        configuration=_json(asked.configuration),
+        configuration=todays_configuration(_json(asked.configuration)),
         schema=_json(asked.schema),
         get_or_create=asked.get_or_create,
         make_database=target.make_database,
@@ -198,8 +207,8 @@ def _delete(target: Target, body: bytes | bytearray) -> commands.Command:
         database=target.database,
         collection_id=target.collection_id,
         ids=asked.ids,
-        where=_json(asked.where),
-        where_document=_json(asked.where_document),
+        where=_filter(target, asked.where),
+        where_document=_filter(target, asked.where_document),
         limit=asked.limit,
     )
 
@@ -210,8 +219,8 @@ def _get(target: Target, body: bytes | bytearray) -> commands.Command:
         database=target.database,
         collection_id=target.collection_id,
         ids=asked.ids,
-        where=_json(asked.where),
-        where_document=_json(asked.where_document),
+        where=_filter(target, asked.where),
+        where_document=_filter(target, asked.where_document),
         limit=asked.limit,
         offset=asked.offset or 0,
         include=asked.include,
@@ -227,8 +236,8 @@ def _query(target: Target, body: bytes | bytearray) -> commands.Command:
         vectors=_joined(rows),
         n_results=10 if asked.n_results is None else asked.n_results,
         ids=asked.ids,
-        where=_json(asked.where),
-        where_document=_json(asked.where_document),
+        where=_filter(target, asked.where),
+        where_document=_filter(target, asked.where_document),
         include=asked.include,
     )
 
