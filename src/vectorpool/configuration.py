@@ -1,4 +1,9 @@
-"""Settings from where they stand: defaults, a TOML file, the environment and flags, merged and checked."""
+"""The settings as they are given: read from files, the environment and flags, checked, and described in a table.
+
+A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
+environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table in docs/reference/settings.md is made
+from this module (``python -m vectorpool.configuration``).
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,74 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 
 from vectorpool.environment import check_working_directory, is_of_kubernetes, local_path
 from vectorpool.errors import Misconfigured
-from vectorpool.settings import ENV_PREFIX, SECRETS, SettingInfo, Settings, describe_settings
+from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
+SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
+ENV_PREFIX = "VECTORPOOL_"
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
 _PATHS = ("replica_dir", "tokens_file", "address_file")
+
+
+class SettingInfo(msgspec.Struct, frozen=True):
+    """One row of the settings table."""
+
+    name: str
+    env: str
+    flag: str
+    default: Any
+    type: str
+    description: str
+
+
+def _type_name(hint: Any) -> str:
+    if hasattr(hint, "__metadata__"):
+        return _type_name(hint.__origin__)
+    args = getattr(hint, "__args__", None)
+    if args and all(isinstance(a, str) for a in args):
+        return " or ".join(args)
+    if args:
+        return " or ".join(_type_name(a) for a in args if a is not type(None))
+    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[hint.__name__]
+
+
+def describe_settings() -> list[SettingInfo]:
+    """Return every setting, in the order in which they are declared."""
+    hints = get_type_hints(Settings, include_extras=True)
+    rows = []
+    for field in msgspec.structs.fields(Settings):
+        hint = hints[field.name]
+        meta = next(m for m in hint.__metadata__ if m.description)
+        rows.append(
+            SettingInfo(
+                name=field.name,
+                env=ENV_PREFIX + field.name.upper(),
+                flag="--" + field.name.replace("_", "-"),
+                default=field.default,
+                type=_type_name(hint),
+                description=meta.description,
+            )
+        )
+    return rows
+
+
+def settings_table() -> str:
+    """Return the table of settings, in Markdown."""
+    lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
+    for row in describe_settings():
+        default = (
+            ""
+            if row.default is None
+            else f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
+        )
+        lines.append(f"| `{row.env}`<br>`{row.flag}` | {default} | {row.description} ({row.type}) |")
+    return "\n".join(lines)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -110,3 +172,7 @@ def _with_paths(settings: Settings) -> Settings:
     for name, path in changed.items():
         check_working_directory(name, path)
     return msgspec.structs.replace(settings, **changed)
+
+
+if __name__ == "__main__":
+    print(settings_table())  # noqa: T201 - this is what the module's command line is for

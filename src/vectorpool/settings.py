@@ -1,16 +1,16 @@
 """All settings of an instance; read once, in ``cli`` and ``app``, then passed down.
 
-A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table in docs/reference/settings.md is made
-from this module (``python -m vectorpool.settings``). A name ends with its unit.
+``vectorpool.configuration`` reads them, and describes them in a table. A name ends with its unit.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from vectorpool import bounds
 
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
@@ -152,16 +152,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
-    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=65_536)] = 8192
+    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
-    hnsw_ef_construction: Annotated[int, _setting("HNSW build effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_ef_search: Annotated[int, _setting("HNSW search effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_max_neighbors: Annotated[int, _setting("HNSW links of each node of new collections", ge=2, le=1024)] = 16
+    hnsw_ef_construction: Annotated[
+        int, _setting("HNSW build effort of new collections", ge=1, le=int(bounds.EF_CONSTRUCTION.most))
+    ] = 100
+    hnsw_ef_search: Annotated[
+        int, _setting("HNSW search effort of new collections", ge=1, le=int(bounds.EF_SEARCH.most))
+    ] = 100
+    hnsw_max_neighbors: Annotated[
+        int,
+        _setting(
+            "HNSW links of each node of new collections",
+            ge=int(bounds.MAX_NEIGHBORS.least),
+            le=int(bounds.MAX_NEIGHBORS.most),
+        ),
+    ] = 16
     hnsw_sync_threshold: Annotated[
         int,
-        _setting("Additions that a new collection queues in SQLite before they are written to the HNSW files", ge=2),
+        _setting(
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
+            ge=2,
+            le=int(bounds.SYNC_THRESHOLD.most),
+        ),
     ] = 1000
 
     # Reading
@@ -189,20 +204,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes_under_way: Annotated[
         int,
         _setting(
-            "Most bytes of bodies that arrived and are not answered yet, on the instance; one user has half of it",
+            "Most bytes of request bodies that are under way on the instance; half of it for one user",
             ge=1024,
         ),
     ] = 512 * 1024**2
 
+    # Browsers
+    allowed_hosts: Annotated[
+        str,
+        _setting(
+            "Without tokens: hosts, separated by commas, that requests may name besides this machine's own (localhost)"
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str, _setting("Origins of web pages that may call the service, separated by commas; * is every page")
+    ] = ""
+    insecure_open: Annotated[
+        bool,
+        _setting(
+            "Without tokens: listen on any address, and answer any host and any web page. Everyone who reaches the "
+            "service may read and change everything"
+        ),
+    ] = False
+
     # Connections
     max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
     max_connections_per_caller: Annotated[
-        int, _setting("Most connections at once of one address (of one /64 of IPv6)", ge=1, le=1_000_000)
+        int, _setting("Most connections at once from one address (one /64 network of IPv6)", ge=1, le=1_000_000)
     ] = 1024
     trusted_proxies: Annotated[
         str,
         _setting(
-            "Addresses or networks, separated by commas, whose X-Forwarded-For names the caller; others' is passed over"
+            "Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; that of others is ignored"
         ),
     ] = ""
     max_header_bytes: Annotated[
@@ -215,13 +248,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     transfer_timeout_s: Annotated[
         float,
         _setting(
-            "A connection is closed that passes less than transfer_bytes_per_s of a body or an answer for so long",
+            "Time below transfer_bytes_per_s, in a body or an answer, after which a connection is closed",
             gt=0,
             le=3600,
         ),
     ] = 20.0
     transfer_bytes_per_s: Annotated[
-        int, _setting("Least rate at which a caller sends a body and takes an answer", ge=1, le=1024**3)
+        int, _setting("Lowest rate at which a caller must send a body and receive an answer", ge=1, le=1024**3)
     ] = 1024
 
     # Text to vectors
@@ -273,66 +306,3 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 604_800.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"
-
-
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
-ENV_PREFIX = "VECTORPOOL_"
-
-
-class SettingInfo(msgspec.Struct, frozen=True):
-    """One row of the settings table."""
-
-    name: str
-    env: str
-    flag: str
-    default: Any
-    type: str
-    description: str
-
-
-def _type_name(hint: Any) -> str:
-    if hasattr(hint, "__metadata__"):
-        return _type_name(hint.__origin__)
-    args = getattr(hint, "__args__", None)
-    if args and all(isinstance(a, str) for a in args):
-        return " or ".join(args)
-    if args:
-        return " or ".join(_type_name(a) for a in args if a is not type(None))
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[hint.__name__]
-
-
-def describe_settings() -> list[SettingInfo]:
-    """Return every setting, in the order in which they are declared."""
-    hints = get_type_hints(Settings, include_extras=True)
-    rows = []
-    for field in msgspec.structs.fields(Settings):
-        hint = hints[field.name]
-        meta = next(m for m in hint.__metadata__ if m.description)
-        rows.append(
-            SettingInfo(
-                name=field.name,
-                env=ENV_PREFIX + field.name.upper(),
-                flag="--" + field.name.replace("_", "-"),
-                default=field.default,
-                type=_type_name(hint),
-                description=meta.description,
-            )
-        )
-    return rows
-
-
-def settings_table() -> str:
-    """Return the table of settings, in Markdown."""
-    lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
-    for row in describe_settings():
-        default = (
-            ""
-            if row.default is None
-            else f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
-        )
-        lines.append(f"| `{row.env}`<br>`{row.flag}` | {default} | {row.description} ({row.type}) |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(settings_table())  # noqa: T201 - this is what the module's command line is for

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
+from vectorpool import bounds
 from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
 from vectorpool.names import MAX_SEQ
@@ -62,11 +63,28 @@ class HnswBody(_Body, frozen=True):
     """The index of a new collection. A field that is left out has the server's default."""
 
     space: Annotated[Space | None, Meta(description="How distance is measured.")] = None
-    ef_construction: Annotated[int, Meta(ge=1, le=10_000, description="Effort when building.")] | None = None
-    ef_search: Annotated[int, Meta(ge=1, le=10_000, description="Effort when searching.")] | None = None
-    max_neighbors: Annotated[int, Meta(ge=2, le=1024, description="Links a node.")] | None = None
+    ef_construction: (
+        Annotated[int, Meta(ge=1, le=int(bounds.EF_CONSTRUCTION.most), description="Effort when building.")] | None
+    ) = None
+    ef_search: (
+        Annotated[int, Meta(ge=1, le=int(bounds.EF_SEARCH.most), description="Effort when searching.")] | None
+    ) = None
+    max_neighbors: (
+        Annotated[
+            int,
+            Meta(ge=int(bounds.MAX_NEIGHBORS.least), le=int(bounds.MAX_NEIGHBORS.most), description="Links a node."),
+        ]
+        | None
+    ) = None
     sync_threshold: (
-        Annotated[int, Meta(ge=2, le=1_000_000, description="Additions queued before they enter the HNSW files.")]
+        Annotated[
+            int,
+            Meta(
+                ge=2,
+                le=int(bounds.SYNC_THRESHOLD.most),
+                description="Additions queued before they enter the HNSW files.",
+            ),
+        ]
         | None
     ) = None
 

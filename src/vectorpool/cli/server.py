@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -26,6 +27,7 @@ from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -50,14 +52,15 @@ def serve(settings: Settings) -> None:
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
-    admission = Admission(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
+    admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
         address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
+        check_openness(settings, callers, listener)
         runner.run(_serve(settings, callers, admission, listener))
 
 
@@ -103,7 +106,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
             uvicorn.Config(
                 front,
                 http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
-                # There are no WebSockets here, and a connection that became one would pass the stages by.
+                # The service has no WebSockets, and a connection that became one would bypass the stages.
                 ws="none",
                 # The connection itself reads X-Forwarded-For, of trusted proxies only.
                 proxy_headers=False,
@@ -132,7 +135,13 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
         for number in _LEAVE:
             asyncio.get_running_loop().add_signal_handler(number, leave)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-        await server.serve(sockets=[listener])
+        supervisor = Supervisor(SYSTEM)
+        # Bodies and texts pass through this process; what they took goes back to the system.
+        supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.stop(1.0)
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
@@ -160,6 +169,8 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
     url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
     tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
+    if callers.count is None and settings.insecure_open:
+        tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
     curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
@@ -173,6 +184,21 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
         f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
+
+
+def check_openness(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+    """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
+    if callers.count is not None:
+        return
+    if settings.insecure_open:
+        _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")
+        return
+    address = listener.getsockname()[0].partition("%")[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        raise Misconfigured(
+            f"On {settings.host} everyone who reaches the service could read and change every user's data, because no "
+            "tokens are asked for. Set --tokens-file, or --host 127.0.0.1, or say --insecure-open if that is meant."
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:
