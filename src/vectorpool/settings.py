@@ -76,6 +76,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool,
         _setting("Tenants, default_database and avatar databases need no create request; off: exactly as with Chroma"),
     ] = True
+    older_clients: Annotated[
+        bool,
+        _setting(
+            "Show collections to Chroma's Python clients 0.5.16 to 0.6.3 as they read them; they are known by the "
+            "User-Agent of their HTTP library and no content type"
+        ),
+    ] = True
     allow_reset: Annotated[
         bool,
         _setting("Allow POST /api/v2/reset, which deletes the vectorstore of every user that its caller may access"),

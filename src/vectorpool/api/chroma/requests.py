@@ -14,6 +14,7 @@ from litestar.params import PathParameter
 from vectorpool import commands
 from vectorpool.answers import Answer
 from vectorpool.api.call import Call
+from vectorpool.api.chroma.older_clients import is_older
 from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Target
@@ -76,17 +77,31 @@ async def ask(request: Call, tenant: str, command: commands.Command, missing: st
         raise ChromaRefusal(missing, status=404) from error
 
 
+async def answer_body(request: Call, tenant: str, target: Target) -> Answer:
+    """Pass the request's body to the user's shard while it arrives, and return its answer."""
+    content_type = request.headers.get("content-type")
+    check_content_type(content_type)
+    older = is_older(request.service, request.headers.get("user-agent"), content_type)
+    return await pass_body(request.service, request.context, tenant, target, _body(request), is_older=older)
+
+
 async def ask_with_body(request: Call, tenant: str, target: Target, status: int = 200) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
-    check_content_type(request.headers.get("content-type"))
-    answer = await pass_body(request.service, request.context, tenant, target, _body(request))
-    return pass_on(answer, status)
+    return pass_on(await answer_body(request, tenant, target), status)
 
 
 async def pass_body(
-    service: Service, context: RequestContext, tenant: str, target: Target, body: AsyncIterator[bytes]
+    service: Service,
+    context: RequestContext,
+    tenant: str,
+    target: Target,
+    body: AsyncIterator[bytes],
+    *,
+    is_older: bool,
 ) -> Answer:
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
+    if is_older:
+        target = msgspec.structs.replace(target, is_older=True)
     try:
         return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
