@@ -1,4 +1,4 @@
-"""What documents are ingested with in tests that need no vectorstore: a small embedder and a shard in memory."""
+"""A small embedder and a shard in memory, for tests of ingestion that need no vectorstore."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HashingEmbedder:
 
     async def close(self) -> None: ...
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray:
         """Return unit vectors; raise the next of ``failures`` instead, if there is one."""
         await asyncio.sleep(0)
         if self.failures:
@@ -65,7 +65,7 @@ class MemoryShard:
         return {p: c for (u, a, p), c in sorted(self.ingested.items()) if (u, a) == (user_id, avatar_id)}
 
     async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
-        """Carry a command out after a round through its encoded form, as between processes."""
+        """Encode and decode a command, as between processes, and carry it out."""
         command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=WireCommand)
         if isinstance(command, ListIngested):
             return self._list(user_id, command)

@@ -1,4 +1,4 @@
-"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: the store alone, neither Chroma nor a model."""
+"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: with the store alone, no Chroma or model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vectorpool.vectorstore.compatibility import ENGINE
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Bucket]:
-    """Open the store, and say in a sentence if it does not answer."""
+    """Open the store; raise an error of one sentence if it does not answer."""
     bucket = open_bucket(settings)
     try:
         yield bucket

@@ -1,12 +1,13 @@
 """Documents to records: read, cut, embed, and send one command a document.
 
-One document is one command, hence one commit: a reader sees all of its chunks or none, and a stopped ingest goes on
-where it was. A document is skipped if the sidecar has its ETag and its recipe: embedder, format, chunker and their
-numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+One document is one command, hence one commit: a reader sees all of its chunks or none, and an interrupted
+ingest resumes after the last committed document. A document is skipped if the sidecar has its ETag and its recipe:
+embedder, format, chunker and their numbers. While one document commits, at most ``_AHEAD`` next ones are read and
+embedded.
 
-What is wrong with a document (its format, its size, an id) fails that document and no other; what was ingested from it
-before stays. What is wrong with the world (the store, the embedder, the shard) is tried again for a while, since the
-same command twice is the same as once, and then ends the ingest with that error; what was committed stays committed.
+A fault of one document (its format, its size, an id) fails only that document; records that were ingested from it
+before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
+safe because the commands are idempotent. Then the ingest ends with that error; committed documents stay committed.
 
 A document of more chunks than one command carries (max_records) fails: two commands would be two states.
 
@@ -29,7 +30,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
-from vectorpool.checks import MAX_RECORD_ID_BYTES
+from vectorpool.bounds import RECORD_ID_BYTES
 from vectorpool.commands import (
     Command,
     ForgetDocument,
@@ -64,12 +65,12 @@ from vectorpool.sources import SYSTEM, Sources
 T = TypeVar("T")
 
 _AHEAD: Final = 2
-# Texts handed to the embedder at once: enough to sort by length, few enough that ingests take turns.
+# Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
-# Bytes of a path in a record id, which has MAX_RECORD_ID_BYTES; the number of a chunk takes the rest.
-_LONGEST_IN_ID: Final = MAX_RECORD_ID_BYTES - 12
+# Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
+_LONGEST_IN_ID: Final = RECORD_ID_BYTES - 12
 
 
 class Router(Protocol):
@@ -81,7 +82,7 @@ class Router(Protocol):
 
 
 class _Prepared(msgspec.Struct, frozen=True):
-    """A document on its way: a command, or the outcome that it has already."""
+    """A prepared document: a command to send, or an outcome that is known already."""
 
     path: str
     command: IngestDocument | None = None
@@ -89,7 +90,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 class Ingestor:
-    """Schedule an avatar's documents into records, and questions into queries."""
+    """Converts an avatar's documents to records, and texts to queries."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Ingestor:
         settings: Settings,
         sources: Sources = SYSTEM,
     ) -> None:
-        """``embedder`` is started before the first call, and closed by its owner."""
+        """The caller starts ``embedder`` before the first call, and closes it."""
         self.library = library
         self.embedder = embedder
         self.router = router
@@ -116,11 +117,11 @@ class Ingestor:
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> IngestReport:
-        """Bring an avatar's records up to its documents, or only those of ``paths``.
+        """Make an avatar's records match its documents, or only the documents of ``paths``.
 
         Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
-        committed until then stays.
+        too. Raises the error that ends the whole ingest (see the module), and DeadlineExceeded at the deadline;
+        documents committed until then stay.
         """
         run = _Run(self, user_id, avatar_id, force, progress, context)
         return await run.execute(paths)
@@ -137,8 +138,8 @@ class Ingestor:
         include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
-        """Return the chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text]))
+        """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
+        vectors = await context.within(self.embedder.embed([text], user_id))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -151,19 +152,19 @@ class Ingestor:
         return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
-        """Delete what was ingested from a document: the JSON of answers.Deleted."""
+        """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""
         command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
         return await self.router.execute(user_id, command, context)
 
     def size(self) -> ChunkSize:
-        """Return how large chunks are: the settings, within what the embedder takes."""
+        """Return the size of chunks: the settings' size, reduced to the embedder's limit."""
         settings, embedder = self.settings, self.embedder
         return ChunkSize.fitting(
             settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
         )
 
     def recipe(self, entry: Format) -> str:
-        """Return how this ingestor makes records of a document; equal recipes and bytes give equal records."""
+        """Return the recipe by which this ingestor makes records; equal recipes and bytes give equal records."""
         return f"{self.embedder.name} {entry.name}/{entry.version} {self.size().recipe()}"
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
@@ -211,7 +212,7 @@ class _Run:
             documents = [await self._find(path) for path in sorted(set(paths))]
             gone = []
         self._total = len(documents) + len(gone)
-        # Closed here and not by the garbage collector, so that no preparation outlives its ingest.
+        # Closed here and not by the garbage collector, so that every preparation ends before its ingest.
         async with aclosing(self._prepared(documents)) as ready:
             async for prepared in ready:
                 await self._finish(prepared)
@@ -306,12 +307,12 @@ class _Run:
             )
 
     async def _embed(self, path: str, texts: list[str]) -> Vectors:
-        # Never more at once than the queue could hold alone, or it would refuse for ever.
+        # At most as many at once as the empty queue holds, or every attempt would be refused.
         window = max(1, min(_EMBED_WINDOW, self._of.settings.embedder_queue))
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch, self._user_id)))
             self._chunks += len(batch)
             self._report(path)
         return self._of.as_vectors(np.concatenate(parts))
@@ -323,7 +324,7 @@ class _Run:
             self._done(prepared.outcome)
             return
         if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
-            # The commit would make the avatar's collection, which only a document that is there may do.
+            # The commit would create the avatar's collection, and only an existing document may do that.
             self._done(found)
             return
         command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
@@ -341,14 +342,14 @@ class _Run:
 
     async def _forget(self, path: str, chunks: int) -> None:
         command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-        # Another caller, or an attempt whose outcome was unknown, may have forgotten it already.
+        # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
         with suppress(NotFound):
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
             self._commit = max(self._commit, answer.commit)
         self._done(DocumentOutcome(path, "removed", chunks))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``attempt`` returns; what may pass later is tried again, a bounded number of times."""
+        """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
         for number in range(1, _ATTEMPTS + 1):
             try:
                 return await self._context.within(attempt())
@@ -379,5 +380,5 @@ def _chunk_ids(path: str, count: int) -> list[str]:
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    # A record that is written again keeps metadata that is not mentioned; None takes an old heading away.
+    # An upsert keeps metadata keys that it does not name; None removes an old heading.
     return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}

@@ -38,7 +38,7 @@ _DELETES: Final = 16
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A source document: its path, bytes, the store's ETag and time (ms since 1970), and its content type."""
+    """A source document: its path, size in bytes, the store's ETag and time (ms since 1970), and its content type."""
 
     path: str
     size: int
@@ -69,7 +69,7 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 @contextmanager
 def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
-    """Say what the bucket's errors mean to a caller."""
+    """Raise the bucket's errors as errors for the caller."""
     try:
         yield
     except (BucketUnavailable, BucketDenied) as error:
@@ -77,7 +77,7 @@ def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
 
 
 class DocumentLibrary:
-    """Reads and writes source documents; see the module for what it never touches."""
+    """Reads and writes source documents, and nothing else in the bucket."""
 
     def __init__(self, bucket: Bucket, settings: Settings) -> None:
         self._bucket = bucket
@@ -99,7 +99,7 @@ class DocumentLibrary:
             return await self._bucket.put(key, data)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
-        """Return what is known of a document without reading it; raise DocumentNotFound."""
+        """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
         with _store_errors(self._bucket, "looking at a document"):
             try:
@@ -119,7 +119,7 @@ class DocumentLibrary:
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document; raise DocumentNotFound. What was ingested from it stays until it is forgotten."""
+        """Delete a document; raise DocumentNotFound. Its records stay until the document is forgotten."""
         await self.head(user_id, avatar_id, path)
         with _store_errors(self._bucket, "deleting a document"):
             await self._bucket.delete(document_key(user_id, avatar_id, path))
@@ -127,14 +127,14 @@ class DocumentLibrary:
     async def list_documents(
         self, user_id: str, avatar_id: str, *, limit: int = PAGE, after: str | None = None
     ) -> DocumentPage:
-        """Return at most ``limit`` documents by path, after path ``after``. An avatar without any has none."""
+        """Return at most ``limit`` documents by path, after path ``after``; none if the avatar is not there."""
         assert limit >= 1, "a page holds one document at least"
         prefix = documents_prefix(user_id, avatar_id)
         at = prefix + check_document_path(after) if after is not None else None
         found: list[Document] = []
         refused: dict[str, Refused] = {}
         while True:
-            # One more than is wanted says whether there is another page.
+            # One more than the limit shows whether there is another page.
             asked = limit + 1 - len(found)
             with _store_errors(self._bucket, "listing documents"):
                 infos = await self._bucket.list_objects(prefix, limit=asked, after=at)

@@ -1,8 +1,8 @@
 """Trees of files that others made, and one rule for them.
 
 An import, a plain directory that is adopted and a directory that serves as a store may hold what a stranger put there:
-a link to a file of the system, a pipe that blocks whoever opens it, a million files, a database whose triggers compute
-for ever. The rule: regular files only, no link followed, bounds before bytes, databases of a known schema alone, and a
+a link to a file of the system, a pipe that blocks the process that opens it, a million files, a database whose triggers
+never end. The rule: regular files only, no link followed, bounds before bytes, databases of a known schema alone, and a
 time bound on every statement.
 
 ``regular_files`` looks at a whole tree before anything of it is read. ``open_file`` opens one file of a tree so that

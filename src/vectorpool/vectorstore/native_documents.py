@@ -1,4 +1,4 @@
-"""Write commands for documents: the chunks of a document become records, and its row in the sidecar says which."""
+"""Write commands for documents: the chunks of a document become records, and a row of the sidecar lists them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidReque
 from vectorpool.names import check_collection_name
 from vectorpool.vectorstore.avatars import collections_of
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
 
 class DocumentWriter:
-    """Applies the writes for documents, over the writer of records.
+    """Applies the writes for documents, by the writer of records.
 
     ``tombstone`` returns the commit that deleted the vectorstore, if nothing was written since, or else 0.
     """
@@ -49,6 +50,7 @@ class DocumentWriter:
         self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
+            check_keys(writer.catalogue, info, command.metadatas)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)

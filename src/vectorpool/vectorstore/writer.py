@@ -1,7 +1,7 @@
 """Write commands: each is checked before it changes anything, then applied by the handlers of its protocol.
 
-``Writer.write`` raises a VectorpoolError if the command is refused, and then nothing has changed. If anything fails
-after the first effect it raises HalfApplied: the replica may not be used any more.
+``Writer.write`` raises a VectorpoolError if the command is refused, and then nothing has changed. After a failure
+behind the first effect it raises HalfApplied: the replica may not be used any more.
 """
 
 from __future__ import annotations
