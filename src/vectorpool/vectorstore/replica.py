@@ -101,7 +101,7 @@ class Replica:
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
-        self._protocol_reader = ProtocolReader(self._user_id, self._engine)
+        self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
         self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
 
     @property
