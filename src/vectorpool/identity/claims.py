@@ -23,6 +23,8 @@ LEEWAY_S: Final = 60
 MAX_IDS: Final = 1000
 MAX_LIMITS: Final = 32
 MAX_TOKEN_ID_CHARS: Final = 256
+# Of the caller's name, which goes with each of its requests to the shards.
+MAX_NAME_CHARS: Final = 64
 
 
 class ClaimNames(msgspec.Struct, frozen=True):
@@ -66,9 +68,10 @@ def read_claims(
     audiences: frozenset[str],
     now_s: float,
 ) -> Verified:
-    """Return what a token's claims allow. ``issuer`` is checked if it is given, ``audiences`` if they or the token's are.
+    """Return what a token's claims allow.
 
-    Raises Unauthenticated with a sentence that names the claim and repeats no value of it.
+    ``issuer`` is checked if it is given, ``audiences`` if they or the token's are. Raises Unauthenticated with a
+    sentence that names the claim and repeats no value of it.
     """
     expires_s = _time(claims, "exp")
     if expires_s is None:
@@ -78,7 +81,9 @@ def read_claims(
     for name in ("nbf", "iat"):
         begins_s = _time(claims, name)
         if begins_s is not None and begins_s > now_s + LEEWAY_S:
-            raise Unauthenticated(f"The token's {name} is in the future. Check the clocks of its issuer and of this host.")
+            raise Unauthenticated(
+                f"The token's {name} is in the future. Check the clocks of its issuer and of this host."
+            )
     if issuer is not None and claims.get("iss") != issuer:
         raise Unauthenticated("The token's iss is not this service's issuer. Send a token of the issuer that is set.")
     told = _texts(claims, names.audience, max_count=MAX_IDS)
@@ -97,13 +102,13 @@ def _caller(claims: Mapping[str, Any], names: ClaimNames) -> Caller:
     if access not in (None, "read", "write"):
         raise _invalid(names.access, 'must be "read" or "write"')
     is_admin = find(claims, names.admin)
-    if is_admin not in (None, True, False) or isinstance(is_admin, int) and not isinstance(is_admin, bool):
+    if is_admin is not None and not isinstance(is_admin, bool):
         raise _invalid(names.admin, "must be true or false")
     limits = find(claims, names.limits)
     if limits is not None:
         check_limits(limits, names.limits)
     return Caller(
-        name=subject if isinstance(subject, str) and subject else "jwt",
+        name=subject[:MAX_NAME_CHARS] if isinstance(subject, str) and subject else "jwt",
         users=_users(claims, names.users),
         is_admin=bool(is_admin),
         avatars=_ids(_texts(claims, names.avatars, max_count=MAX_IDS), check_avatar_id, names.avatars),

@@ -8,16 +8,13 @@ in ``COOLDOWN_S``. If it cannot be fetched, or holds no key that can be used, th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
-from vectorpool.environment import local_path
 from vectorpool.errors import Misconfigured, TokenKeysUnavailable
 from vectorpool.identity.signatures import PublicKey, public_key
 from vectorpool.sources import Sources
@@ -40,28 +37,6 @@ class _Document(msgspec.Struct):
 
 class Unusable(Exception):
     """The document cannot be fetched, or has no key that can be used. The text says why."""
-
-
-def check_location(location: str) -> bool:
-    """Return whether the location of a JWKS is a URL. Raises Misconfigured for one that anybody could answer."""
-    if "://" not in location:
-        return False
-    url = urlsplit(location)
-    if url.scheme == "https" and url.hostname:
-        return True
-    if url.scheme == "http" and url.hostname and _is_loopback(url.hostname):
-        return True
-    raise Misconfigured(
-        "token_jwks is neither an https:// URL nor a file. Keys that come unencrypted can be replaced on their way; use "
-        "https, or mount the keys as a file."
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def parse(content: bytes) -> dict[tuple[str | None, str], PublicKey]:
@@ -87,11 +62,11 @@ def parse(content: bytes) -> dict[tuple[str | None, str], PublicKey]:
 
 
 class ProviderKeys:
-    """The keys of one provider. Belongs to one event loop, but for the constructor."""
+    """The keys of one provider, of an ``https://`` URL or a path. Belongs to one event loop."""
 
     def __init__(self, location: str, refresh_s: float, sources: Sources) -> None:
-        self._is_url = check_location(location)
-        self._location = location if self._is_url else local_path("token_jwks", location)
+        self._is_url = "://" in location
+        self._location = location
         self._refresh_s = refresh_s
         self._sources = sources
         self._keys: dict[tuple[str | None, str], PublicKey] = {}
@@ -110,7 +85,9 @@ class ProviderKeys:
             await self._read()
         except Unusable as error:
             if not self._is_url:
-                raise Misconfigured(f"token_jwks = {self._location} cannot be used: {error}. Correct the file.") from None
+                raise Misconfigured(
+                    f"token_jwks = {self._location} cannot be used: {error}. Correct the file."
+                ) from None
             _logger.error("the keys of tokens cannot be fetched: %s; they are asked for again", error)
 
     async def watch(self, look_s: float) -> None:

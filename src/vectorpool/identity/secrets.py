@@ -1,8 +1,8 @@
 """Secrets of the settings: the keys that sign this service's own tokens, and the operators' key.
 
 A secret is given as it is, or as a file that holds it. Several signing keys stand in lines of their own (in a variable,
-separated by spaces), each as ``KEY-ID:SECRET``; one may have no id. The first one signs, and all of them verify. So a key
-rotates: put the new one first, and take the old one out when the last token that it signed has expired.
+separated by spaces), each as ``KEY-ID:SECRET``; one may have no id. The first one signs, and all of them verify. So a
+key rotates: put the new one first, and take the old one out when the last token that it signed has expired.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ async def pass_body(
     service: Service, context: RequestContext, tenant: str, target: Target, body: AsyncIterator[bytes]
 ) -> Answer:
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
+    if context.is_confined:
+        target = msgspec.structs.replace(target, confined=True)
     try:
         return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
