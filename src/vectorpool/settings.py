@@ -244,6 +244,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 512 * 1024**2
 
+    # Browsers
+    allowed_hosts: Annotated[
+        str,
+        _setting(
+            "Without tokens: hosts, separated by commas, that requests may name besides this machine's own (localhost)"
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str, _setting("Origins of web pages that may call the service, separated by commas; * is every page")
+    ] = ""
+    insecure_open: Annotated[
+        bool,
+        _setting(
+            "Without tokens: listen on any address, and answer any host and any web page. Everyone who reaches the "
+            "service may read and change everything"
+        ),
+    ] = False
+
     # Connections
     max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
     max_connections_per_caller: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Response, delete, get, head, post, put
@@ -58,8 +59,14 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-def _headers(etag: str, size: int) -> dict[str, str]:
-    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+def _headers(path: str, etag: str, size: int) -> dict[str, str]:
+    # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        "ETag": f'"{etag.strip(chr(34))}"',
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+    }
 
 
 class Documents(Controller):
@@ -121,10 +128,9 @@ class Documents(Controller):
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await request.context.within(
-            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
-        )
-        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+        name = _path(path)
+        body = await request.context.within(request.service.library.get(namespace.user_id, _avatar(namespace), name))
+        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
@@ -137,7 +143,9 @@ class Documents(Controller):
         document = await request.context.within(
             request.service.library.head(namespace.user_id, _avatar(namespace), name)
         )
-        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+        # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
+        nothing: Any = b""
+        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -61,6 +62,7 @@ def serve(settings: Settings) -> None:
         address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
+        check_openness(settings, callers, authority, listener)
         runner.run(_serve(settings, callers, authority, admission, listener))
 
 
@@ -174,6 +176,8 @@ def announce(settings: Settings, callers: Callers, authority: Authority, listene
     known = [f"{callers.count} known"] if callers.count is not None else []
     known += authority.describe()
     tokens = f"asked for; {', '.join(known)}" if known else "not asked for"
+    if not known and settings.insecure_open:
+        tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
     curl = "curl" if not known else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
@@ -187,6 +191,21 @@ def announce(settings: Settings, callers: Callers, authority: Authority, listene
         f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
+
+
+def check_openness(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> None:
+    """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
+    if callers.count is not None or authority.is_configured:
+        return
+    if settings.insecure_open:
+        _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")
+        return
+    address = listener.getsockname()[0].partition("%")[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        raise Misconfigured(
+            f"On {settings.host} everyone who reaches the service could read and change every user's data, because no "
+            "tokens are asked for. Set --tokens-file, or --host 127.0.0.1, or say --insecure-open if that is meant."
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

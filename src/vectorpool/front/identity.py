@@ -30,6 +30,11 @@ class IdentityStage:
         self.callers = callers
         self._authority = authority or Authority(Settings())
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether a request needs a token, but for the paths that are open."""
+        return self.callers.count is not None or self._authority.is_configured
+
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on with its caller, or refuse it."""
         segments = segments_of(scope)
@@ -49,7 +54,7 @@ class IdentityStage:
         await self._inner(scope, receive, send)
 
     async def _identify(self, scope: HTTPScope) -> Caller:
-        if self.callers.count is None and not self._authority.is_configured:
+        if not self.needs_token:
             return ANY_CALLER
         token = token_of(scope["headers"])
         return self.callers.find(token) or await self._authority.identify(token)

@@ -1,9 +1,9 @@
 """Trees of files that others made, and one rule for them: regular files only, no link followed, bounds before bytes.
 
 An import, a plain directory that is adopted and a directory that serves as a store may hold what a stranger put there:
-a link to a file of the system, a pipe that blocks whoever opens it, a million files. ``regular_files`` looks at a whole
-tree before anything of it is read. ``open_file`` opens one file of a tree so that neither it nor a directory above it
-can be a link, whatever changes meanwhile.
+a link to a file of the system, a pipe that blocks the process that opens it, a million files. ``regular_files`` looks
+at a whole tree before anything of it is read. ``open_file`` opens one file of a tree so that neither it nor a directory
+above it can be a link, even if it changes meanwhile.
 """
 
 from __future__ import annotations
