@@ -102,6 +102,8 @@ async def pass_body(
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
     if is_older:
         target = msgspec.structs.replace(target, is_older=True)
+    if context.is_confined:
+        target = msgspec.structs.replace(target, confined=True)
     try:
         return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
