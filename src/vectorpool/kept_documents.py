@@ -181,7 +181,7 @@ class KeptDocuments:
 
     async def _delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), _DELETES):
-            await asyncio.gather(*(self._bucket.delete(key) for key in keys[start : start + _DELETES]))
+            await asyncio.gather(*(self._bucket.delete_listed(key) for key in keys[start : start + _DELETES]))
 
 
 def _is_content(info: ObjectInfo) -> bool:

@@ -7,14 +7,17 @@ systems read and write beside us, and are escaped in local paths. Whatever could
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidId
 
 MAX_ID_BYTES: Final = 128
-MAX_DOCUMENT_PATH_BYTES: Final = 512
+# What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
+MAX_KEY_BYTES: Final = 1024
 MAX_SEQ: Final = 999_999_999_999
 MAX_BACKUP_NAME: Final = 64
 
@@ -29,6 +32,9 @@ KEPT_FOLDER: Final = "kept/"
 DAY_MS: Final = 24 * 3600 * 1000
 
 _USERS: Final = "users/"
+# The root of what belongs to no user.
+_OWN: Final = ".vectorpool/"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def excerpt(text: str) -> str:
@@ -59,19 +65,36 @@ def check_user_id(user_id: str) -> str:
     return _check_segment("user id", user_id, MAX_ID_BYTES)
 
 
+def split_user_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return (ids, refused) of the names found below ``users/``: other programs may have put any name there."""
+    ids, refused = list[str](), list[str]()
+    for name in found:
+        try:
+            ids.append(check_user_id(name))
+        except InvalidId:
+            refused.append(name)
+    return ids, refused
+
+
 def check_avatar_id(avatar_id: str) -> str:
     """Return ``avatar_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
     return _check_segment("avatar id", avatar_id, MAX_ID_BYTES)
 
 
 def check_document_path(path: str) -> str:
-    """Return a document's path if it is relative, clean and at most 512 bytes; raise InvalidId otherwise."""
-    if len(path) > MAX_DOCUMENT_PATH_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES:
-        raise InvalidId(
-            f"The document path {excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
-        )
+    """Return a document's path if every store can hold it and it stays below its prefix; raise InvalidId otherwise.
+
+    People name files in every script, so all else is taken: joiners, emoji, backslashes, spaces at either end.
+    """
+    if len(path) > MAX_KEY_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        raise InvalidId(f"The document path {excerpt(path)} is longer than {MAX_KEY_BYTES} bytes. Use a shorter one.")
     for segment in path.split("/"):
-        _check_segment("document path's segment", segment, MAX_DOCUMENT_PATH_BYTES)
+        if not segment:
+            raise InvalidId(f"The document path {excerpt(path)} has an empty segment. Name every part between slashes.")
+        if segment in (".", ".."):
+            raise InvalidId(f"The document path {excerpt(path)} has a segment {segment!r}. Use another name.")
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in path):
+        raise InvalidId(f"The document path {excerpt(path)} holds a control character or no UTF-8. Use text.")
     return path
 
 
@@ -152,8 +175,45 @@ def documents_prefix(user_id: str, avatar_id: str) -> str:
 
 
 def document_key(user_id: str, avatar_id: str, path: str) -> str:
-    """Return the key of one source document."""
-    return documents_prefix(user_id, avatar_id) + check_document_path(path)
+    """Return the key of one source document; raise InvalidId also for a path that the ids leave no room for."""
+    key = documents_prefix(user_id, avatar_id) + check_document_path(path)
+    if (over := len(key.encode()) - MAX_KEY_BYTES) > 0:
+        raise InvalidId(
+            f"The document path {excerpt(path)} is {over} bytes too long: with the ids of user and avatar it may have "
+            f"{MAX_KEY_BYTES}. Use a shorter one."
+        )
+    return key
+
+
+# --- Objects that belong to no user -------------------------------------------------------------------
+
+
+def revocations_prefix() -> str:
+    """Return the prefix of the ids of revoked tokens, which sort by the time at which the tokens expire."""
+    return f"{_OWN}revocations/"
+
+
+def revocation_key(token_id: str, expires_s: int) -> str:
+    """Return the key that revokes a token's id until a time, in seconds since 1970. It holds the id's SHA-256 alone."""
+    digest = hashlib.sha256(token_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}-{digest}"
+
+
+def revocations_after(expires_s: int) -> str:
+    """Return the text behind which the keys of tokens sort that expire at a time or later."""
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}"
+
+
+def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
+    """Return (time of expiry, SHA-256 of the token's id), or None for a foreign key."""
+    head, _, tail = key.rpartition("/")[2].partition("-")
+    if len(head) != 12 or not head.isascii() or not head.isdigit() or not _SHA256.fullmatch(tail):
+        return None
+    return int(head), bytes.fromhex(tail)
+
+
+def _twelve_digits(seconds: int) -> str:
+    return f"{min(max(seconds, 0), MAX_SEQ):012d}"
 
 
 # --- Kept documents: names end with the day on which they were kept, so that no name is used again later ---

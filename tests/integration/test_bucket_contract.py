@@ -94,6 +94,12 @@ async def test_a_copy_is_whole_and_replaces(bucket: Bucket) -> None:
     await bucket.put("from/a", b"new")
     assert (await bucket.head("to/b c")).size == len(data)
     await bucket.delete("from/a")
+    for key in ODD_KEYS:
+        await bucket.put(key, key.encode())
+        await bucket.copy(key, f"{key}+copy")
+        await bucket.delete(key)
+        assert (await bucket.get(f"{key}+copy")).data == key.encode()
+        await bucket.delete(f"{key}+copy")
     with pytest.raises(ObjectMissing):
         await bucket.copy("from/a", "to/d")
     with pytest.raises(ObjectMissing):

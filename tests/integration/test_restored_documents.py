@@ -150,7 +150,7 @@ async def test_an_avatar_that_comes_back_without_bytes_is_searched_all_the_same(
     report = await one.ingestor.ingest("42", "7")
     await one.router.execute("42", DeleteAvatar(avatar_id="7"), BACKGROUND)
     for name in ("first", "second"):
-        await one.library.discard("42", "7", f"{name}.txt")
+        await one.library.bucket.delete(f"users/42/avatars/7/vectorstore_data/{name}.txt")
     await one.library.discard_kept("42", "7")
     await _restore(one, report.commit)
     assert await Recovery(one.library, "42").run(one.router) == RecoveredDocuments(missing=2)

@@ -129,5 +129,8 @@ class Wire:
     async def delete(self, key: str) -> None:
         await self._send(lambda: self._far.delete(key))
 
+    async def delete_listed(self, key: str) -> None:
+        await self._send(lambda: self._far.delete_listed(key))
+
     async def close(self) -> None:
         pass

@@ -118,6 +118,10 @@ class FaultyBucket:
         self._enter("delete", key)
         await self.inner.delete(key)
 
+    async def delete_listed(self, key: str) -> None:
+        self._enter("delete", key)
+        await self.inner.delete_listed(key)
+
     async def close(self) -> None:
         await self.inner.close()
 

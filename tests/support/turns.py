@@ -83,6 +83,9 @@ class TurnBucket:
     async def delete(self, key: str) -> None:
         await self._call(lambda: self._inner.delete(key))
 
+    async def delete_listed(self, key: str) -> None:
+        await self._call(lambda: self._inner.delete_listed(key))
+
     async def close(self) -> None:
         await self._inner.close()
 

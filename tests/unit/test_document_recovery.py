@@ -161,7 +161,7 @@ async def test_content_that_expires_meanwhile_is_looked_for_once_more() -> None:
 
     world.bucket.get = removed_first  # type: ignore[method-assign]
     assert (await world.bring_back(row))[0] == done(written=1)
-    await world.library.discard("42", "7", "a.txt")
+    await world.bucket.delete(document_key("42", "7", "a.txt"))
     await world.bucket.delete(prefix + "999999")
     await world.bucket.put(kept.key, b"one")
     removals.clear()

@@ -10,11 +10,12 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import FORK_S, RESTORE_S
 from vectorpool.api.namespaces import UserId
-from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
+from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody
 from vectorpool.api.responses import pass_on, respond
 from vectorpool.documents.recovery import Recovery
 from vectorpool.errors import (
@@ -77,7 +78,7 @@ class History(Controller):
         Documents that were replaced or deleted since come back as well, as far as they are kept, to paths that are free
         or that hold what the service itself wrote. Of those whose bytes are not kept, the records stay.
         """
-        body = decode(await request.body(), RestoreBody)
+        body = await decode_bounded(await request.body(), RestoreBody, request.service.settings)
         request.context.allow(RESTORE_S)
         if sum(each is not None for each in (body.commit, body.time, body.backup)) != 1:
             raise InvalidRequest("Say what to restore: a commit, a time or a backup, and one of them only.")
@@ -113,7 +114,9 @@ class History(Controller):
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, by default the newest. It is kept until the name is deleted."""
         raw = await request.body()
-        body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
+        body = (
+            await decode_bounded(raw, CreateBackupBody, request.service.settings) if raw.strip() else CreateBackupBody()
+        )
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)
 
@@ -153,7 +156,7 @@ class History(Controller):
 
         The documents of the state are copied as well, as far as their bytes are there or kept, to paths that are free.
         """
-        body = decode(await request.body(), ForkBody)
+        body = await decode_bounded(await request.body(), ForkBody, request.service.settings)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
         answer = await request.execute(check_user_id(user_id), command)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.namespaces import Namespace, Ns
-from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
+from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
@@ -45,7 +47,8 @@ _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
 
 DocumentPath = Annotated[
-    PurePosixPath, PathParameter(description="The document's path: segments of printable text, at most 512 bytes.")
+    PurePosixPath,
+    PathParameter(description="The document's path: segments of text, at most 1,024 bytes with the ids before them."),
 ]
 PageSize = Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
 After = Annotated[str | None, QueryParameter(description="Return the documents after this path.")]
@@ -78,8 +81,14 @@ async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str
         )
 
 
-def _headers(etag: str, size: int) -> dict[str, str]:
-    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+def _headers(path: str, etag: str, size: int) -> dict[str, str]:
+    # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        "ETag": f'"{etag.strip(chr(34))}"',
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+    }
 
 
 class Documents(Controller):
@@ -101,7 +110,8 @@ class Documents(Controller):
         """List documents by path, including those that other programs put there, and those that are missing.
 
         A document is ``missing`` if a restore or fork brought its records and its bytes are not kept. Put it again, or
-        delete it.
+        delete it. ``refused`` names objects among them that no request can name. They are not ingested; rename them
+        where they are, or delete the avatar with ``documents=true``.
         """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
@@ -110,7 +120,7 @@ class Documents(Controller):
         # One more than is shown says whether there is another page.
         command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
         page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
-        if not page.documents and after is None:
+        if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
         return respond(page)
@@ -157,7 +167,7 @@ class Documents(Controller):
         except DocumentNotFound:
             await _refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
-        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
@@ -174,7 +184,9 @@ class Documents(Controller):
         except DocumentNotFound:
             await _refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
-        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+        # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
+        nothing: Any = b""
+        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",
@@ -226,7 +238,7 @@ class Documents(Controller):
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
         raw = await request.body()
         request.context.allow(INGEST_S)
-        body = decode(raw, IngestBody) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -263,7 +275,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = decode(await request.body(), PassageQueryBody)
+        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())
@@ -279,7 +291,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
         answer = await request.execute(namespace.user_id, command)

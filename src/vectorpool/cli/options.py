@@ -7,7 +7,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vectorpool.settings import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -24,6 +25,11 @@ STORE: Final = tuple(
 _KEEPING: Final = ("retention_s", "max_document_bytes")
 KEPT: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name in _KEEPING)
 DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in KEPT or row.name.startswith(_TEXT_PREFIXES))
+
+
+def read_settings(config: str | None) -> Settings:
+    """Return the settings of the environment and of a file, without flags. Raises Misconfigured."""
+    return load_settings(config=config)
 
 
 def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..., Any]]:

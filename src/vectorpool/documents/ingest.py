@@ -44,6 +44,7 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.records import chunk_ids, chunk_metadata
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status, failed
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
@@ -52,6 +53,7 @@ from vectorpool.errors import (
     DeadlineExceeded,
     DocumentNotFound,
     Draining,
+    InvalidId,
     InvalidRequest,
     LimitExceeded,
     NotFound,
@@ -138,7 +140,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text]))
+        vectors = await context.within(self.embedder.embed([text], user_id))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -204,7 +206,10 @@ class _Run:
         self._known = await self._list_ingested()
         documents: list[Document | DocumentOutcome]
         if paths is None:
-            documents = [d async for d in self._of.library.iterate(self._user_id, self._avatar_id)]
+            documents = []
+            async for page in self._of.library.pages(self._user_id, self._avatar_id):
+                documents += page.documents
+                documents += [failed(refused.name, InvalidId(refused.reason)) for refused in page.refused]
             gone = sorted(self._known.keys() - {d.path for d in documents})
         else:
             documents = [await self._find(path) for path in sorted(set(paths))]
@@ -295,10 +300,10 @@ class _Run:
             etag=body.etag,
             size=len(body.data),
             recipe=recipe,
-            ids=[f"{path}#{number:04d}" for number in range(len(chunks))],
+            ids=chunk_ids(path, len(chunks)),
             vectors=vectors,
             documents=[chunk.text for chunk in chunks],
-            metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
+            metadatas=[chunk_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
             digest=digest,
         )
         return _Prepared(path, command=command)
@@ -332,7 +337,7 @@ class _Run:
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch, self._user_id)))
             self._chunks += len(batch)
             self._report(path)
         return self._of.as_vectors(np.concatenate(parts))
@@ -344,7 +349,7 @@ class _Run:
             self._done(prepared.outcome)
             return
         if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
-            # The commit would make the avatar's collection, which only a document that is there may do.
+            # The commit would create the avatar's collection, and only an existing document may do that.
             self._done(found)
             return
         command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
@@ -393,8 +398,3 @@ class _Run:
     def _report(self, path: str) -> None:
         if self._progress is not None:
             self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
-
-
-def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    # An upsert keeps metadata keys that it does not name; None removes an old heading.
-    return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}
