@@ -24,6 +24,7 @@ from typing import Any, Final
 
 import chromadb_rust_bindings as rust
 
+from vectorpool.engine.deletions import Deletions
 from vectorpool.engine.failures import as_broken
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.errors import BrokenReplica
@@ -72,6 +73,8 @@ class Client:
         self._is_exclusive = False
         self._changed = threading.Condition()
         self._client: rust.Bindings | None = _open(directory)
+        # Told of all that is deleted or overwritten, whoever does it.
+        self.deletions = Deletions(directory)
         self._is_closed = False
 
     def close(self) -> None:
@@ -99,6 +102,7 @@ class Client:
     def delete_database(self, *, name: str) -> None:
         """Delete a database; the records of its collections would stay behind, so it must have none."""
         self._call("delete_database", name, DEFAULT_TENANT)
+        self.deletions.note()
 
     # --- Collections ---------------------------------------------------------------------------------
 
@@ -143,10 +147,12 @@ class Client:
     ) -> None:
         """Rename a collection, or replace its metadata or configuration."""
         self._call("update_collection", collection_id, name, metadata, configuration)
+        self.deletions.note()
 
     def delete_collection(self, *, database: str, name: str) -> None:
         """Delete a collection and its records."""
         self._call("delete_collection", name, DEFAULT_TENANT, database)
+        self.deletions.note(dropped=True)
 
     # --- Records -------------------------------------------------------------------------------------
 
@@ -227,12 +233,13 @@ class Client:
         )
 
     def upsert(self, *, collection_id: str, database: str, batch: Batch) -> None:
-        """Add or replace records; the metadata of replaced ones is merged."""
+        """Add or replace records; the metadata of replaced ones is merged. The caller notes what is overwritten."""
         self._change("upsert", collection_id, database, batch)
 
     def update(self, *, collection_id: str, database: str, batch: Batch) -> None:
         """Change parts of records; None leaves a part as it is, and ids that are not there are skipped."""
         self._change("update", collection_id, database, batch)
+        self.deletions.note()
 
     def _change(self, method: str, collection_id: str, database: str, batch: Batch) -> None:
         self._call(
@@ -251,7 +258,7 @@ class Client:
 
     def delete(self, *, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None = None) -> int:
         """Delete records by id and return how many ids were named; ids that are not there are skipped."""
-        return int(
+        deleted = int(
             self._call(
                 "delete",
                 collection_id,
@@ -265,6 +272,8 @@ class Client:
                 needs_newest=True,
             )
         )
+        self.deletions.note()
+        return deleted
 
     # --- Calls ---------------------------------------------------------------------------------------
 

@@ -240,6 +240,10 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                deletions = self._client.deletions
+                if operation is Operation.UPSERT and not deletions.is_known:
+                    if self.existing(collection_id, database, records.ids):
+                        deletions.note()
                 for inner in self._pace.slices(len(records.ids)):
                     call(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
