@@ -104,6 +104,13 @@ class Written(msgspec.Struct):
     written: int
 
 
+class DocumentWritten(msgspec.Struct):
+    """How many records a document became, and the id of the collection that holds them."""
+
+    written: int
+    collection_id: str
+
+
 class Deleted(msgspec.Struct):
     """How many records, collections or objects were deleted."""
 
@@ -122,10 +129,11 @@ class Ingested(msgspec.Struct):
     embedder: str | None = None
 
 
-class IngestedPage(msgspec.Struct):
-    """An avatar's ingested documents, by path."""
+class IngestedPage(msgspec.Struct, omit_defaults=True):
+    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name."""
 
     documents: list[Ingested]
+    collections: dict[str, str] = {}
 
 
 class Vectorstore(msgspec.Struct):
@@ -164,7 +172,7 @@ class Commit(msgspec.Struct):
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
     ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write.
+    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
     """
 
     commit: int
@@ -179,6 +187,7 @@ class Commit(msgspec.Struct):
     backups: list[str]
     damage: str | None
     migrated: bool = False
+    erased: bool = False
 
 
 class CommitPage(msgspec.Struct):

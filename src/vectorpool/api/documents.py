@@ -19,8 +19,8 @@ from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
-from vectorpool.documents.ingest import IngestReport
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
@@ -32,6 +32,7 @@ from vectorpool.errors import (
     InvalidRequest,
     LimitExceeded,
     MalformedJson,
+    NotFound,
     StoreUnavailable,
     UserNotFound,
 )
@@ -140,7 +141,7 @@ class Documents(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were."""
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested."""
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
@@ -153,7 +154,8 @@ class Documents(Controller):
         deleted, commit = 0, 0
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
-        except (UserNotFound, AvatarNotFound, CollectionNotFound):
+        except NotFound:
+            # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
             commit = answer.commit

@@ -84,13 +84,18 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: to_response}
 
 
-async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:
-    """Send an error as the whole response."""
-    if is_chromas(scope["path"]):
+def refusal_of(error: VectorpoolError, path: str) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of an error as the whole response to a decoded path."""
+    if is_chromas(path):
         media_type, body = "application/json", chroma_error(error)
     else:
-        media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, scope["path"])
-    headers = {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}
+        media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, path)
+    return {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}, body
+
+
+async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:
+    """Send an error as the whole response."""
+    headers, body = refusal_of(error, scope["path"])
     if error.retry_after_s is not None:
         # The caller's next attempt should reach another instance, not this connection.
         headers["connection"] = "close"

@@ -74,15 +74,16 @@ class Users(Controller):
         """
         check_user_id(user_id)
         request.context.allow(DELETE_S)
-        removed = 0
+        removed: int | None = None
         if and_documents:
+            removed = 0
             for avatar_id in await request.context.within(request.service.library.list_avatars(user_id)):
                 removed += await delete_documents(request, user_id, avatar_id)
         try:
-            answer = await request.execute(user_id, commands.DeleteVectorstore())
+            answer = await request.execute(user_id, commands.DeleteVectorstore(documents=removed))
         except UserNotFound:
             if not removed:
                 raise
             return respond(answers.Deleted(removed), commit=0)
         deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
-        return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)
+        return respond(answers.Deleted(deleted.deleted + (removed or 0)), commit=answer.commit)

@@ -1,4 +1,4 @@
-"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: the store alone, neither Chroma nor a model."""
+"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: with the store alone, no Chroma or model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vectorpool.vectorstore.compatibility import ENGINE
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Bucket]:
-    """Open the store, and say in a sentence if it does not answer."""
+    """Open the store; raise an error of one sentence if it does not answer."""
     bucket = open_bucket(settings)
     try:
         yield bucket
@@ -69,7 +69,7 @@ async def _log(settings: Settings, user_id: str, limit: int) -> int:
             continue
         when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = "deleted" if entry.tombstone else ", ".join(entry.summary.collections)
-        what = "migrated" if entry.summary.migrated else what
+        what = "migrated" if entry.summary.migrated else "erased" if entry.summary.erased else what
         table.add_row(
             str(entry.seq),
             when,

@@ -1,4 +1,4 @@
-"""The flags of settings, made from the settings themselves, and grouped by what a command needs."""
+"""The flags of settings, generated from the settings, and grouped by command."""
 
 from __future__ import annotations
 

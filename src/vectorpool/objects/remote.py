@@ -5,13 +5,13 @@ or the store's own form of it) in a single request, never a multipart upload, wh
 
 Retries. A call is repeated after 5xx, throttling, broken connections and S3's "try again" (409): a bounded number of
 times, with exponential backoff and jitter, within one time limit for all attempts. obstore itself repeats nothing, so
-that each answer is known here. A refusal after an attempt without an answer is BucketUnavailable, since that attempt
+that each answer is seen here. A refusal after an attempt without an answer is BucketUnavailable, since that attempt
 may still have its effect. ``create`` may meet its own earlier attempt and raise ObjectExists although it won. A caller
-that must know reads the object back. The commit log does, by the writer id.
+that needs the outcome reads the object back, as the commit log does by the writer id.
 
 Cancellation. A cancelled write may still happen: treat it as BucketUnavailable.
 
-Crash consistency. A PUT is all or nothing; nothing is left behind by a killed process.
+Crash consistency. A PUT is atomic, and a killed process leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 _EXCERPT: Final = 300
-# How S3, Azure and GCS say in a 404's body that the bucket itself is missing; a HEAD has no body and cannot.
+# Texts by which S3, Azure and GCS report a missing bucket in a 404's body. A HEAD's answer has no body.
 _NO_BUCKET: Final = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<", "The specified bucket does not exist")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([^<]{1,80})</Code>")
 _MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})</Message>")
-# Answers that ask for another attempt. S3 tells a client that was too slow with its body 400 RequestTimeout.
+# Statuses after which another attempt may help. S3 answers 400 RequestTimeout if a body arrives too slowly.
 _AGAIN_STATUS: Final = (408, 409, 425, 429)
 _AGAIN_CODES: Final = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
-# How Azure says, with the status of a conflict, that the key is taken.
+# Azure's codes for a taken key; the status (409) is that of any conflict.
 _TAKEN_CODES: Final = ("BlobAlreadyExists",)
 _FULL_CODES: Final = ("XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity")
 _FULL_STATUS: Final = 507
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
-# What reqwest and hyper say deep in obstore's messages, and what an operator reads.
+# Phrases of reqwest and hyper inside obstore's messages, and the text that an operator gets instead.
 _NETWORK: Final = (
     ("ConnectionRefused", "connection refused"),
     ("Connection refused", "connection refused"),
@@ -103,7 +103,7 @@ def retry_config() -> RetryConfig:
 
 
 def excerpt(error: BaseException) -> str:
-    """Return the telling part of one of obstore's messages: the store's own words, or what the network did."""
+    """Return the useful part of an obstore message: the store's own text, or the network's failure."""
     text = str(error)
     if code := _CODE.search(text):
         message = _MESSAGE.search(text)
@@ -117,7 +117,7 @@ def excerpt(error: BaseException) -> str:
 
 
 class _NoAnswer(BucketUnavailable):
-    """All attempts ended without a usable answer, or the time limit did."""
+    """All attempts ended without a usable answer, or the time limit was reached."""
 
 
 class RemoteBucket:
@@ -160,7 +160,7 @@ class RemoteBucket:
                 error = self._meaning(key, cause)
                 if not isinstance(error, _NoAnswer):
                     if writes and attempt and isinstance(error, BucketDenied):
-                        # An earlier attempt, which had no answer, may have its effect all the same.
+                        # An earlier attempt without an answer may still have its effect.
                         raise BucketUnavailable(f"{error} (after an attempt without an answer)") from cause
                     raise error from cause
                 pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt) * (0.5 + self._sources.random())
@@ -218,7 +218,7 @@ class RemoteBucket:
         except _NoAnswer:
             raise
         except (BucketUnavailable, BucketDenied):
-            # Stores refuse a range beyond the end (416) in words of their own; the object's size settles it.
+            # Stores refuse a range beyond the end (416) in different texts, so the object's size decides.
             info = await self.head(key)
             if info.size <= start:
                 return b""
@@ -232,7 +232,7 @@ class RemoteBucket:
         try:
             meta = await self._ask(key, lambda: obstore.head_async(self._store, path))
         except BucketDenied:
-            # The answer to a HEAD has no body. That to a GET has the store's own words.
+            # The answer to a HEAD has no body. The answer to a GET has the store's own text.
             await self._ask(key, lambda: self._get_range(path, 0, 1))
             raise
         return self._info(meta)
@@ -285,4 +285,4 @@ class RemoteBucket:
             return
 
     async def close(self) -> None:
-        """obstore gives its connections back when the store is no longer referenced."""
+        """Do nothing: obstore closes its connections when the store is no longer referenced."""

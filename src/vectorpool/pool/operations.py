@@ -1,6 +1,6 @@
-"""Operations on a whole vectorstore: where it is, opening and closing it, restoring and deleting it.
+"""Operations on a whole vectorstore: show its residency, open and close it, restore and delete it.
 
-Operations on the log alone are in ``log_operations``; what a slot holds uncommitted is committed before one.
+Operations on the log alone are in ``log_operations``; a slot's uncommitted writes are committed before each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.context import AS_SET
-from vectorpool.errors import Damaged, NewerEngine, PoolBusy
+from vectorpool.errors import Damaged, NewerEngine, PoolBusy, UserNotFound
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.log_operations import LogOperations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -36,13 +37,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Operations:
-    """Answers operations of one pool. ``describe`` returns where a user's vectorstore is."""
+    """Answers operations of one pool. ``describe`` returns the residency of a user's vectorstore."""
 
     def __init__(
         self,
         stores: StoreFactory,
         residency: Residency,
         writer: SlotWriter,
+        erasures: Erasures,
         settings: Settings,
         sources: Sources,
         describe: Callable[[str], answers.Residency],
@@ -50,6 +52,7 @@ class Operations:
         self._stores = stores
         self._residency = residency
         self._writer = writer
+        self._erasures = erasures
         self._settings = settings
         self._sources = sources
         self._describe = describe
@@ -97,6 +100,7 @@ class Operations:
         await self._flush(user_id)
         slot = self._residency.pin(user_id)
         try:
+            await self._erasures.erase(slot)
             while slot.store is not None and not await self._residency.evict(slot):
                 if self._sources.monotonic_s() >= deadline_s:
                     raise PoolBusy("The vectorstore is in use all the time, it was not evicted. Try again later.")
@@ -121,16 +125,20 @@ class Operations:
     async def _delete(self, user_id: str, command: DeleteVectorstore) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            deleted = await self._end(slot)
+            deleted = await self._end(slot, command)
         finally:
             self._residency.unpin(slot)
         return Answer(_encode(answers.Deleted(deleted=deleted)), 0)
 
-    async def _end(self, slot: Slot) -> int:
+    async def _end(self, slot: Slot, command: DeleteVectorstore) -> int:
         try:
-            # A user that does not exist is told so, and gets no tombstone.
             await self._residency.open(slot, create=False)
+        except UserNotFound:
+            # A user that does not exist gets no tombstone.
+            if not command.documents:
+                raise
+            return await self._stores.log(slot.user_id).end(seal=True)
         except (Damaged, NewerEngine):
-            # What cannot be opened can still be deleted.
+            # A vectorstore that cannot be opened can still be deleted.
             return await self._stores.make(slot.user_id).end()
         return await self._writer.end(slot)

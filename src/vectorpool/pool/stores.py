@@ -1,4 +1,4 @@
-"""Makes vectorstores: what every slot's store shares (bucket, warm tier, threads, template, directories)."""
+"""Makes vectorstores, over the resources that all slots share: bucket, warm tier, threads, template, directories."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLAIM_PAUSE_S = 0.1
 
 
 class StoreFactory:
-    """Owns a shard's part of the replica directory; what an earlier process left open there is removed."""
+    """Owns a shard's part of the replica directory; working directories of an earlier process there are removed."""
 
     def __init__(self, bucket: Bucket, settings: Settings, *, shard: int = 0, sources: Sources = SYSTEM) -> None:
         self.shard = shard
@@ -39,7 +39,7 @@ class StoreFactory:
         self._sources = sources
         self._root = open_dir(Path(settings.replica_dir), shard)
         self._lock = _claim(self._root)
-        # Whatever is here was not closed by us: a killed process may have wedged it. The log has it all.
+        # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir(parents=True)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
@@ -49,7 +49,7 @@ class StoreFactory:
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
         if installed_version() != TESTED_VERSION:
-            # What another version knows, a directory that it has just made says.
+            # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
 
     async def list_users(self) -> list[str]:
@@ -86,7 +86,7 @@ class StoreFactory:
         return Vectorstore(log, builder, self._workers, self._settings, self._sources)
 
     def close(self) -> None:
-        """Give the threads back and remove the working directories; warm objects stay."""
+        """End the threads and remove the working directories; warm objects stay."""
         self._workers.shutdown(wait=True)
         self.warm.close()
         shutil.rmtree(self._root, ignore_errors=True)
@@ -94,9 +94,9 @@ class StoreFactory:
 
 
 def _claim(root: Path) -> IO[bytes]:
-    """Lock a shard's directory for this process, so that no other removes or reads what is open in it.
+    """Lock a shard's directory for this process, so that no other process removes or reads its open directories.
 
-    A shard whose front process was killed still commits for ``drain_s``; a new one waits for it to leave.
+    A shard whose front process was killed still commits for ``drain_s``; a new shard waits until it ends.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     lock = root.with_name(root.name + ".lock").open("wb")

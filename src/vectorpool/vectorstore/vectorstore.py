@@ -1,15 +1,15 @@
-"""One user's vectorstore on this instance: a replica, the log behind it, and what is not committed yet.
+"""One user's vectorstore on this instance: a replica, its log, and the writes that are not committed yet.
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
-the replica is thrown away, built anew from the log, and the commands that were not committed are applied again
-(*rebase*), bounded times; what the newest state refuses then is refused to its caller. The replica of a lost or
-half-applied state is never repaired: deltas are applied only while a directory is built, never to an open one.
+the replica is thrown away and built anew from the log, and the commands that were not committed are applied again
+(*rebase*), a bounded number of times. If the newest state then refuses a command, its caller gets that refusal. A lost
+or half-applied replica is never repaired: deltas are applied only while a directory is built, never to an open one.
 
-Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before anything
-else is (``_settle``). Under write-through the callers were told that the outcome is unknown, so their commands are not
-applied again if the commit turns out lost; under write-back they were acknowledged, so they are.
+Unknown outcomes. If the store does not show whether a commit landed, its bytes are kept and offered again before any
+other commit (``_settle``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
+again if the commit is found to be lost. Under write-back the commands were acknowledged, so they are.
 
-Tasks. ``read`` may run many times at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
+Tasks. Many ``read`` calls may run at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
 one task at a time: the slot's writer.
 """
 
@@ -30,6 +30,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
+from vectorpool.vectorstore.erasure import ErasureSchedule
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
@@ -38,6 +39,7 @@ from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
+    apply_again,
     give_up,
     in_doubt,
     summarise,
@@ -63,20 +65,21 @@ class Vectorstore:
         self._sources = sources
         self._lock = ReadWriteLock()
         self._replica: Replica | None = None
-        # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
+        # Tickets that are applied and not committed; the first ``_offered`` of them are in ``_pending``.
         self._uncommitted: list[Ticket] = []
         self._pending: PendingCommit | None = None
         self._offered = 0
-        # The pending commit whose outcome could not be found out, if that is how its last offer ended.
+        # The pending commit if its last offer ended with an unknown outcome, else None.
         self._doubted: PendingCommit | None = None
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
-        # Whether commands that were not committed are applied again: they were acknowledged.
+        # Whether uncommitted commands are applied again, because they were acknowledged.
         self._replays = settings.durability == "write-back"
-        # Whether a write came. From then on the migration of an older state is committed when it is opened.
+        # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
+        self._erasures = ErasureSchedule(settings, sources)
 
-    # --- What the slot wants to know -----------------------------------------------------------------
+    # --- Properties for the slot ---------------------------------------------------------------------
 
     @property
     def commit_seq(self) -> int:
@@ -90,7 +93,7 @@ class Vectorstore:
 
     @property
     def is_absent(self) -> bool:
-        """Whether nothing is stored for the user (there may be an empty replica to write into)."""
+        """Whether nothing is stored for the user (an empty replica for the first write may exist)."""
         return self._absent and not self._uncommitted
 
     @property
@@ -109,8 +112,7 @@ class Vectorstore:
         if self._replica is None:
             await self._settle()
         if self._replica is None:
-            async with self._lock.exclusive():
-                await self._rebuild(create=create)
+            await self._rebuild(create=create)
 
     async def read(self, command: Read) -> Answer:
         """Answer a read from the replica as it is.
@@ -129,9 +131,9 @@ class Vectorstore:
             return Answer(await run_to_end(self._workers, replica.read, command) if body is None else body, seq)
 
     async def is_fresh_enough(self, reading: ReadOptions, arrived_s: float) -> bool:
-        """Ask, as the request or else the setting has it, whether the replica may answer a read.
+        """Return whether the replica may answer a read, by the consistency of the request or else of the setting.
 
-        ``arrived_s`` is when the read came: what was known to be newest since then need not be asked again.
+        ``arrived_s`` is when the read arrived (monotonic seconds): a later proof of freshness needs no new request.
         """
         if self._builder.at is not None:
             return True
@@ -147,30 +149,28 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
-            async with self._lock.exclusive():
-                await self._rebuild(create=True)
+            await self._rebuild(create=True)
 
     async def heal(self) -> None:
-        """Build the replica anew because Chroma stopped working on it, or a command was applied by half."""
+        """Build the replica anew because Chroma stopped working on it, or a command was half applied."""
         try:
             await self._settle()
-            async with self._lock.exclusive():
-                await self._rebuild(create=True, suspect=True)
+            await self._rebuild(create=True, suspect=True)
         except BaseException:
             await self.discard()
             raise
 
     async def discard(self) -> None:
-        """Close the replica and remove its directory; nothing is committed."""
+        """Close the replica and remove its directory, without a commit."""
         async with self._lock.exclusive():
             await self._drop_replica()
 
     # --- Write ---------------------------------------------------------------------------------------
 
     async def write(self, tickets: list[Ticket]) -> int:
-        """Apply writes in order, under write-through as one commit; return the commit they are in.
+        """Apply writes in order, under write-through as one commit; return the commit's number.
 
-        Each ticket gets its answer or its error; nothing is raised for what went wrong with the tickets.
+        Each ticket gets its answer or its error; a ticket's error is not raised here.
         """
         try:
             if self._replays:
@@ -184,7 +184,7 @@ class Vectorstore:
         return self.commit_seq
 
     async def commit(self) -> None:
-        """Commit what is not committed. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
+        """Commit uncommitted writes. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
         await self._settle()
         for attempt in range(MAX_REBASES):
             if not self._uncommitted:
@@ -196,7 +196,7 @@ class Vectorstore:
         raise too_many_conflicts()
 
     async def end(self) -> int:
-        """Delete the vectorstore: a tombstone ends the log, all else goes. Returns the objects deleted."""
+        """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
         self._pending, self._offered = None, 0
         await self.discard()
@@ -207,7 +207,7 @@ class Vectorstore:
     async def restore(self, seq: int) -> int:
         """Make the state of commit ``seq`` the newest, as a new commit; return that commit's number.
 
-        What is not committed yet is committed first, and so stays in the history. Raises CommitNotFound.
+        Uncommitted writes are committed first, and so stay in the history. Raises CommitNotFound.
         """
         await self.commit()
         position = await self._log.restore(seq)
@@ -215,9 +215,28 @@ class Vectorstore:
         return position.seq
 
     async def compact(self) -> None:
-        """Merge what the log's bound asks for. Harmless at any time; reads and writes go on."""
+        """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
         if self._replica is not None and not self.is_absent:
             await self._log.compact(self._replica.position)
+
+    def is_erasure_due(self, *, is_idle: bool) -> bool:
+        """Whether what was deleted should be removed from the files now; ``is_idle``: the vectorstore is not used."""
+        return self._migrates and not self.is_absent and self._erasures.is_due(self._replica, is_idle=is_idle)
+
+    async def erase(self) -> None:
+        """Commit the state without what was deleted, unless another commits first. Raises what a commit raises."""
+        self._erasures.begin()
+        await self.commit()
+        asked_s = self._sources.monotonic_s()
+        try:
+            built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
+        except LostRace:
+            return
+        async with self._lock.exclusive():
+            await self._drop_replica()
+            self._replica, self._absent = built.replica, built.is_absent
+        self._freshness.confirm(asked_s)
+        self._erasures.end(built.replica)
 
     # --- Inside --------------------------------------------------------------------------------------
 
@@ -230,12 +249,11 @@ class Vectorstore:
         return await self._log.is_newest(self._replica.position)
 
     async def _open_to_write(self) -> None:
-        """Build the replica; commit what opening an older state changed, so that no write's commit carries it."""
+        """Build the replica; commit the migration of an older state, so that no write's commit carries it."""
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
-            async with self._lock.exclusive():
-                await self._rebuild(create=True)
+            await self._rebuild(create=True)
 
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
@@ -244,14 +262,14 @@ class Vectorstore:
         try:
             body, effect = await self._run(self._replica.write, ticket.command)
         except HalfApplied as error:
-            # A broken replica may be the disk's fault and not the command's: that is tried once more.
+            # The disk, and not the command, may have broken the replica: the command is applied once more.
             ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
             ticket.broke_a_replica = True
             logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
             await self.heal()
             await self._apply(ticket)
         except VectorpoolError as error:
-            # Also when it applied to an older state: the refusal of the newest state is the answer.
+            # Also if an older state accepted the command: the refusal of the newest state is the answer.
             ticket.error = error
         else:
             ticket.body, ticket.effect, ticket.error = body, effect, None
@@ -259,7 +277,7 @@ class Vectorstore:
                 self._uncommitted.append(ticket)
 
     async def _apply_all(self, tickets: list[Ticket]) -> None:
-        """Apply tickets to one state: again, where a command that broke the replica had it built from a newer one."""
+        """Apply tickets to one state: all again if a command broke the replica and a newer state replaced it."""
         left = tickets
         while left:
             seq = self.commit_seq
@@ -270,8 +288,8 @@ class Vectorstore:
     async def _write_through(self, tickets: list[Ticket]) -> None:
         """Apply the tickets and commit; if another writer was quicker, apply them again to its state.
 
-        A refusal, or a write without effect, is an answer about the newest state too: where nothing was
-        committed that proves it, the log is asked, unless reads do not ask either.
+        A refusal, or a write without effect, must hold for the newest state too. If no commit proves that, the log is
+        asked, unless reads do not ask it either.
         """
         for attempt in range(MAX_REBASES):
             await self._open_to_write()
@@ -282,13 +300,12 @@ class Vectorstore:
             elif self._settings.consistency == "local" or await self._ask():
                 return
             else:
-                async with self._lock.exclusive():
-                    await self._rebuild(create=True)
+                await self._rebuild(create=True)
             await self._pause(attempt)
         raise too_many_conflicts()
 
     async def _commit_once(self) -> bool:
-        """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
+        """Offer the uncommitted writes as one commit; return False if the replica was built anew instead."""
         replica = self._replica
         assert replica is not None
         await self._prove_parent(replica.position)
@@ -306,7 +323,7 @@ class Vectorstore:
         asked_s = self._sources.monotonic_s()
         if not await self._offer(pending):
             return False
-        # The number was free after this: the commit was the newest then, whatever follows on it by now.
+        # The number was free after ``asked_s``: the commit was the newest then, even if others follow it now.
         self._freshness.confirm(asked_s)
         return True
 
@@ -328,8 +345,7 @@ class Vectorstore:
         """Build the replica anew; under write-through the writer applies its tickets again by itself."""
         if not self._replays:
             self._uncommitted.clear()
-        async with self._lock.exclusive():
-            await self._rebuild(create=True)
+        await self._rebuild(create=True)
 
     async def _offer(self, pending: PendingCommit) -> bool:
         """Offer a commit to the log; return False if another writer won and the replica was built anew."""
@@ -343,8 +359,8 @@ class Vectorstore:
             self._doubted = pending
             raise
         except BaseException:
-            # Nothing was written. What its callers are told is refused must not be offered again; what was acknowledged
-            # before, under write-back, must.
+            # Nothing was written. Under write-through the callers get a refusal, so the commit must not be offered
+            # again. Under write-back its writes were acknowledged, so it must be.
             if pending is not self._doubted and not self._replays:
                 self._pending, self._offered = None, 0
             raise
@@ -360,7 +376,7 @@ class Vectorstore:
             await self._offer(self._pending)
 
     async def _is_settled(self, tickets: list[Ticket]) -> bool:
-        """Resolve what is in doubt; if that fails, refuse the tickets: nothing of them was applied."""
+        """Resolve a commit in doubt; if that fails, refuse the tickets, none of which was applied."""
         try:
             await self._settle()
         except VectorpoolError as error:
@@ -370,47 +386,33 @@ class Vectorstore:
         return True
 
     async def _give_up(self, tickets: list[Ticket], error: Exception) -> None:
-        """Tell the callers, and leave no state behind that they were told does not exist."""
+        """Give the callers the error; drop the replica if it holds writes that will never be committed."""
         cause = give_up(tickets, error, acknowledged=self._uncommitted if self._replays else None)
         if not self._replays and not isinstance(cause, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Holds the lock."""
-        for _ in range(REBUILDS + len(self._uncommitted)):
-            await self._drop_replica()
-            try:
-                asked_s = self._sources.monotonic_s()
-                built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
-            except BrokenReplica:
-                if suspect:
-                    raise
-                suspect = True
-            except LostRace:
-                logger.warning("another instance committed before a salvage or migration did; it is built anew")
-            else:
-                self._replica, self._absent = built.replica, built.is_absent
-                self._freshness.confirm(asked_s)
-                if await self._reapply():
-                    return
+        """Discard the replica, build it from the log, apply again what was not committed; no read runs meanwhile."""
+        async with self._lock.exclusive():
+            for _ in range(REBUILDS + len(self._uncommitted)):
+                await self._drop_replica()
+                try:
+                    asked_s = self._sources.monotonic_s()
+                    built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
+                except BrokenReplica:
+                    if suspect:
+                        raise
+                    suspect = True
+                except LostRace:
+                    logger.warning("another instance committed before a salvage or migration did; it is built anew")
+                else:
+                    self._replica, self._absent = built.replica, built.is_absent
+                    self._freshness.confirm(asked_s)
+                    self._pending, self._offered = None, 0
+                    if await apply_again(self._uncommitted, built.replica, self._run):
+                        return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
-
-    async def _reapply(self) -> bool:
-        """Apply the uncommitted commands again; return False if one failed half-way (it is left out next time)."""
-        assert self._replica is not None
-        self._pending, self._offered = None, 0
-        for ticket in list(self._uncommitted):
-            try:
-                ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command, ticket.effect.made)
-            except (HalfApplied, VectorpoolError) as error:
-                cause = error.cause if isinstance(error, HalfApplied) else error
-                self._uncommitted.remove(ticket)
-                ticket.error = cause
-                logger.warning("a rebased command no longer applies: %s", cause.code)
-                if isinstance(error, HalfApplied):
-                    return False
-        return True
 
     async def _drop_replica(self) -> None:
         if self._replica is not None:
