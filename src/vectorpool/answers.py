@@ -52,11 +52,19 @@ class Avatar(msgspec.Struct):
     documents: int
 
 
-class AvatarPage(msgspec.Struct):
-    """Avatars by id, and how many there are in all."""
+class Refused(msgspec.Struct, frozen=True):
+    """A name that another program put into the bucket and that no request can use, fit to be shown, and why."""
+
+    name: str
+    reason: str
+
+
+class AvatarPage(msgspec.Struct, omit_defaults=True):
+    """Avatars by id, and how many there are in all. ``refused`` are those whose names are no avatar ids."""
 
     avatars: list[Avatar]
     total: int
+    refused: list[Refused] = []
 
 
 class Count(msgspec.Struct):

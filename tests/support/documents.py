@@ -33,7 +33,7 @@ class HashingEmbedder:
 
     async def close(self) -> None: ...
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray:
         """Return unit vectors; raise the next of ``failures`` instead, if there is one."""
         await asyncio.sleep(0)
         if self.failures:

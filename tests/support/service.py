@@ -28,10 +28,18 @@ def environment(**more: str) -> dict[str, str]:
 class Service:
     """One instance over a store and a replica directory, which stay after it unless a test deletes them."""
 
-    def __init__(self, root: Path, *flags: str, store: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *flags: str,
+        store: str | None = None,
+        env: dict[str, str] | None = None,
+        port: str | None = "0",
+    ) -> None:
+        """``port`` None leaves the port to flags and environment."""
         self.store = store or str(root / "store")
         self.replica_dir = root / "replicas"
-        self._flags = flags
+        self._flags = flags if port is None else ("--port", port, *flags)
         self._env = env or {}
         self._process: subprocess.Popen[str] | None = None
         self._errors: deque[str] = deque(maxlen=2000)
@@ -43,7 +51,7 @@ class Service:
     def start(self) -> Service:
         """Start the service, and return when it prints its address."""
         assert self._process is None, "it runs already"
-        places = ["--store", self.store, "--replica-dir", str(self.replica_dir), "--port", "0"]
+        places = ["--store", self.store, "--replica-dir", str(self.replica_dir)]
         self._process = process = subprocess.Popen(
             [COMMAND, "serve", *places, *self._flags],
             stdout=subprocess.PIPE,
@@ -63,7 +71,7 @@ class Service:
                 self.output.append(line)
                 if found := re.search(r"listens on (http://\S+)", line):
                     self.client.close()
-                    self.client = httpx.Client(base_url=found[1], timeout=60)
+                    self.client = httpx.Client(base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60)
                 if line.startswith("Try:"):
                     break
             else:

@@ -315,7 +315,7 @@ async def test_a_document_that_is_gone_makes_no_collection() -> None:
     world = World()
     await world.put("a.txt", "text")
 
-    async def embed(texts: list[str]) -> np.ndarray:
+    async def embed(texts: list[str], user_id: str = "") -> np.ndarray:
         await world.library.delete("42", "7", "a.txt")
         return np.zeros((len(texts), 64), dtype=np.float32)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vectorpool.configuration import SECRETS, describe_settings, load_settings
 from vectorpool.errors import Misconfigured
-from vectorpool.settings import SECRETS, Settings, describe_settings, load_settings
+from vectorpool.settings import Settings
 
 
 def test_every_setting_is_described() -> None:

@@ -42,7 +42,8 @@ _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
 
 DocumentPath = Annotated[
-    PurePosixPath, PathParameter(description="The document's path: segments of printable text, at most 512 bytes.")
+    PurePosixPath,
+    PathParameter(description="The document's path: segments of text, at most 1,024 bytes with the ids before them."),
 ]
 PageSize = Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
 After = Annotated[str | None, QueryParameter(description="Return the documents after this path.")]
@@ -77,11 +78,15 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there."""
+        """List documents by path, including those that other programs put there.
+
+        ``refused`` names objects among them that no request can name. They are not ingested; rename them where they
+        are, or delete the avatar with ``documents=true``.
+        """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
-        if not page.documents and after is None:
+        if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
         return respond(page)
@@ -233,7 +238,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
         answer = await request.execute(namespace.user_id, command)

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vectorpool.settings import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -12,19 +12,21 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvicorn
 import uvloop
 
 from vectorpool.api.callers import Callers, read_callers
+from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -32,9 +34,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+# Supervisors send one of these to end a process; some images name the third as their stop signal.
+_LEAVE: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises Misconfigured before anything is started."""
+    """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; SIGHUP reads the tokens file again.
+
+    Raises Misconfigured before anything is started.
+    """
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
@@ -43,11 +51,12 @@ def serve(settings: Settings) -> None:
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
-    admission = Admission(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
+    admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
+        address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(_serve(settings, callers, admission, listener))
@@ -72,7 +81,7 @@ class _Server(uvicorn.Server):
 
 async def _serve(settings: Settings, callers: Callers, admission: Admission, listener: socket.socket) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
@@ -90,11 +99,12 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
+        service.supervisor.start("tokens file", front.tokens.watch)
         server = _Server(
             uvicorn.Config(
                 front,
                 http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
-                # There are no WebSockets here, and a connection that became one would pass the stages by.
+                # The service has no WebSockets, and a connection that became one would bypass the stages.
                 ws="none",
                 # The connection itself reads X-Forwarded-For, of trusted proxies only.
                 proxy_headers=False,
@@ -115,9 +125,21 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
                 server.force_exit = True
             leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        def reload() -> None:
+            reloading.add(task := asyncio.create_task(front.tokens.reload()))
+            task.add_done_callback(reloading.discard)
+
+        reloading: set[asyncio.Task[None]] = set()
+        for number in _LEAVE:
             asyncio.get_running_loop().add_signal_handler(number, leave)
-        await server.serve(sockets=[listener])
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        supervisor = Supervisor(SYSTEM)
+        # Bodies and texts pass through this process; what they took goes back to the system.
+        supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.stop(1.0)
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
@@ -142,7 +164,7 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
     """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"
+    url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
     tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
     curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'

@@ -25,6 +25,7 @@ from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
 from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.unusable import unusable_because
 from vectorpool.sources import Sources
 
 _TRIES: Final = 8
@@ -95,7 +96,7 @@ async def _delete_all_else(bucket: Bucket, user_id: str, keep: str) -> int:
     garbage: list[tuple[str, bool]] = []
     for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
         obj = parse_object(info) if info.key.startswith(log) else None
-        if info.key.startswith(log) and info.key <= keep:
+        if obj is not None and info.key <= keep:
             # The tombstone, and later commits on it.
             continue
         if info.key.startswith(names.floors_prefix(user_id)):
@@ -143,5 +144,7 @@ async def _delete(bucket: Bucket, key: str, bury: bool) -> None:
     with store_errors(bucket, f"deleting {key}"):
         if bury:
             await bucket.put(key, GRAVE)
+        elif unusable_because(key):
+            await bucket.delete_listed(key)
         else:
             await bucket.delete(key)

@@ -19,6 +19,7 @@ and forgotten if it is gone: a deletion removes the bytes first and forgets then
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -29,6 +30,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
+from vectorpool.checks import MAX_RECORD_ID_BYTES
 from vectorpool.commands import (
     Command,
     ForgetDocument,
@@ -49,6 +51,7 @@ from vectorpool.errors import (
     CommitConflict,
     DeadlineExceeded,
     Draining,
+    InvalidId,
     InvalidRequest,
     LimitExceeded,
     NotFound,
@@ -66,6 +69,8 @@ _AHEAD: Final = 2
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
+# Bytes of a path in a record id, which has MAX_RECORD_ID_BYTES; the number of a chunk takes the rest.
+_LONGEST_IN_ID: Final = MAX_RECORD_ID_BYTES - 12
 
 
 class Router(Protocol):
@@ -134,7 +139,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text]))
+        vectors = await context.within(self.embedder.embed([text], user_id))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -198,7 +203,10 @@ class _Run:
         self._known = await self._list_ingested()
         documents: list[Document | DocumentOutcome]
         if paths is None:
-            documents = [d async for d in self._of.library.iterate(self._user_id, self._avatar_id)]
+            documents = []
+            async for page in self._of.library.pages(self._user_id, self._avatar_id):
+                documents += page.documents
+                documents += [failed(refused.name, InvalidId(refused.reason)) for refused in page.refused]
             gone = sorted(self._known.keys() - {d.path for d in documents})
         else:
             documents = [await self._find(path) for path in sorted(set(paths))]
@@ -269,7 +277,7 @@ class _Run:
             etag=body.etag,
             size=len(body.data),
             recipe=recipe,
-            ids=[f"{path}#{number:04d}" for number in range(len(chunks))],
+            ids=_chunk_ids(path, len(chunks)),
             vectors=vectors,
             documents=[chunk.text for chunk in chunks],
             metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
@@ -304,7 +312,7 @@ class _Run:
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch, self._user_id)))
             self._chunks += len(batch)
             self._report(path)
         return self._of.as_vectors(np.concatenate(parts))
@@ -316,7 +324,7 @@ class _Run:
             self._done(prepared.outcome)
             return
         if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
-            # The commit would make the avatar's collection, which only a document that is there may do.
+            # The commit would create the avatar's collection, and only an existing document may do that.
             self._done(found)
             return
         command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
@@ -334,7 +342,7 @@ class _Run:
 
     async def _forget(self, path: str, chunks: int) -> None:
         command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-        # Another caller, or an attempt whose outcome was unknown, may have forgotten it already.
+        # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
         with suppress(NotFound):
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
             self._commit = max(self._commit, answer.commit)
@@ -361,6 +369,14 @@ class _Run:
     def _report(self, path: str) -> None:
         if self._progress is not None:
             self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
+
+
+def _chunk_ids(path: str, count: int) -> list[str]:
+    """Return the ids of a document's chunks: its path and a number. A long path is cut, and its digest tells which."""
+    raw = path.encode()
+    if len(raw) > _LONGEST_IN_ID:
+        path = f"{raw[: _LONGEST_IN_ID - 33].decode(errors='ignore')}~{hashlib.sha256(raw).hexdigest()[:32]}"
+    return [f"{path}#{number:04d}" for number in range(count)]
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:

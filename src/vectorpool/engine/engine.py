@@ -14,7 +14,7 @@ from vectorpool.engine.catalogue import Catalogue, CollectionInfo
 from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.deletions import mark_empty
 from vectorpool.engine.failures import translate
-from vectorpool.engine.index_files import is_cut
+from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.errors import BrokenReplica, InternalError, NotFound
@@ -30,8 +30,8 @@ class Engine:
     """
 
     def __init__(self, directory: Path, options: EngineOptions) -> None:
-        if is_cut(directory):
-            raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
+        if is_unsound(directory):
+            raise BrokenReplica("A file of the vectorstore's index is shorter than it says, or its numbers are wrong.")
         self._client = Client(directory, options.max_indexes)
         try:
             self.catalogue = Catalogue(self._client)
@@ -57,9 +57,14 @@ class Engine:
 
         ``applied`` is called before the first effect and after each slice.
         """
-        count = self._client.count(collection_id=info.id, database=info.database)
-        applied()
-        self.records.delete(info.id, info.database, self.records.with_lists(info.id, info.database), applied)
+        count = 0
+        if self._client.refuses(info.id):
+            # Its index is never loaded, and nothing else needs to be.
+            applied()
+        else:
+            count = self._client.count(collection_id=info.id, database=info.database)
+            applied()
+            self.records.delete(info.id, info.database, self.records.with_lists(info.id, info.database), applied)
         self._client.delete_collection(database=info.database, name=info.name)
         # Deletions hold the interpreter lock; other threads run before the next one.
         time.sleep(YIELD_S)
@@ -81,6 +86,8 @@ class Engine:
     def _examine(self) -> None:
         for database in self.catalogue.database_names():
             for info in self.catalogue.collections(database):
+                if self._client.refuses(info.id):
+                    continue
                 where = {"collection_id": info.id, "database": database}
                 count = self._client.count(**where)
                 for offset in range(0, count, _EXAMINED_AT_ONCE):

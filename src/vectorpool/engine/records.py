@@ -238,6 +238,7 @@ class Records:
         ``batch.embeddings`` is float32[n, d]. ADD skips ids that are there; UPSERT replaces them and merges metadata.
         """
         assert operation in (Operation.ADD, Operation.UPSERT), "other operations have methods of their own"
+        self._client.check_index(collection_id)
         call = self._client.add if operation is Operation.ADD else self._client.upsert
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)

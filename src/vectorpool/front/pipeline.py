@@ -7,9 +7,10 @@
 5. ``IdentityStage``: the caller, 401 and 403.
 6. ``LimitsStage``: the number of requests under way, 429.
 7. ``LifetimeStage``: the deadline, and callers that are gone.
-8. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
-9. ``HeadStage``: HEAD below ``/api``, which the application has no routes for.
-10. The application.
+8. ``BodiesStage``: the bytes of bodies that are not answered yet, 429.
+9. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
+10. ``HeadStage``: HEAD below ``/api``, which the application has no routes for.
+11. The application.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from litestar.types import HTTPScope, LifeSpanScope, Receive, Scope, Send
 from vectorpool.api.callers import Callers
 from vectorpool.api.refusals import to_response
 from vectorpool.api.service import Service
+from vectorpool.front.bodies import BodiesStage
 from vectorpool.front.bounds import BoundsStage
 from vectorpool.front.draining import DrainingStage
 from vectorpool.front.head import HeadStage
@@ -32,6 +34,7 @@ from vectorpool.front.limits import LimitsStage
 from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
+from vectorpool.front.tokens_file import TokensFile
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -46,8 +49,10 @@ class Pipeline:
         self.app = app
         service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
-        limits = LimitsStage(LifetimeStage(short_path), settings.max_requests)
+        self.bodies = BodiesStage(short_path, settings)
+        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests)
         self.identity = IdentityStage(limits, callers)
+        self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
         self.metering = MeteringStage(self.draining, sources)
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)

@@ -166,6 +166,9 @@ class FaultyBucket:
     async def delete(self, key: str) -> None:
         await self._call("delete", key, lambda: self._inner.delete(key))
 
+    async def delete_listed(self, key: str) -> None:
+        await self._call("delete", key, lambda: self._inner.delete_listed(key))
+
     async def close(self) -> None:
         """Drop the delayed writes that have not landed, as a power cut would, and close the bucket below."""
         for task in list(self._pending):

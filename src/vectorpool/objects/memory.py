@@ -75,5 +75,8 @@ class MemoryBucket:
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
 
+    async def delete_listed(self, key: str) -> None:
+        self._objects.pop(key, None)
+
     async def close(self) -> None:
         """Do nothing. The objects stay readable, so that a test can open the same bucket again."""

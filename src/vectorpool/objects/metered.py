@@ -110,5 +110,8 @@ class MeteredBucket:
     async def delete(self, key: str) -> None:
         await self._count("delete", self._inner.delete(key))
 
+    async def delete_listed(self, key: str) -> None:
+        await self._count("delete", self._inner.delete_listed(key))
+
     async def close(self) -> None:
         await self._inner.close()

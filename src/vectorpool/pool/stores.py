@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,15 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
-from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
+from vectorpool.names import (
+    excerpt,
+    local_segment,
+    open_dir,
+    parse_slot_key,
+    split_user_ids,
+    users_prefix,
+    warm_dir,
+)
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
 from vectorpool.settings import Settings
@@ -24,6 +33,8 @@ from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
+
+logger = logging.getLogger(__name__)
 
 _CLAIM_ATTEMPTS = 120
 _CLAIM_PAUSE_S = 0.1
@@ -48,14 +59,24 @@ class StoreFactory:
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
+        self._has_told_refused = False
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
 
     async def list_users(self) -> list[str]:
-        """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
+        """Return the ids of all users that have anything in the bucket; log names that are no ids, once.
+
+        Raises StoreUnavailable.
+        """
         with store_errors(self._bucket, "listing the users"):
-            return await self._bucket.list_prefixes(users_prefix())
+            found = await self._bucket.list_prefixes(users_prefix())
+        ids, refused = split_user_ids(found)
+        if refused and not self._has_told_refused:
+            self._has_told_refused = True
+            shown = ", ".join(map(excerpt, refused[:10]))
+            logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
+        return ids
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""

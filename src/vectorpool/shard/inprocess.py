@@ -90,7 +90,7 @@ class InProcessRouter:
         whole = bytearray()
         async for data in body:
             whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole), context)
+        answer = await self.execute(user_id, await decoded(target, whole, self._settings), context)
         check_size(answer)
         return answer
 

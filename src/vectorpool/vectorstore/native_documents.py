@@ -16,6 +16,7 @@ from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidReque
 from vectorpool.names import check_collection_name
 from vectorpool.vectorstore.avatars import collections_of
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
@@ -49,6 +50,7 @@ class DocumentWriter:
         self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
+            check_keys(writer.catalogue, info, command.metadatas)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from vectorpool.checks import check_count
 from vectorpool.commands import (
     ChromaCountCollections,
     ChromaCountRecords,
@@ -30,8 +31,9 @@ AT_ONCE: Final = frozenset({ChromaCountRecords, ChromaGetRecords, ChromaQueryRec
 class ProtocolReader:
     """Answers Chroma's reads from one open engine. Safe to call from several threads."""
 
-    def __init__(self, user_id: str, engine: Engine) -> None:
+    def __init__(self, user_id: str, engine: Engine, max_results: int) -> None:
         self._tenant = user_id
+        self._max_results = max_results
         self._catalogue = engine.catalogue
         self._records = engine.records
         handlers = handlers_of(self)
@@ -120,11 +122,14 @@ class ProtocolReader:
 
     @handles(ChromaQueryRecords)
     def _query_records(self, command: ChromaQueryRecords, at_once: bool) -> Any:
+        wanted = self._results_of(command, at_once)
+        if wanted is None:
+            return None
         found = self._records.query(
             command.collection_id,
             command.database,
             rows_of(command.vectors),
-            command.n_results,
+            wanted,
             ids=command.ids,
             where=command.where,
             where_document=command.where_document,
@@ -132,3 +137,15 @@ class ProtocolReader:
             at_once=at_once,
         )
         return None if found is None else shapes.matches(found, command.include)
+
+    def _results_of(self, command: ChromaQueryRecords, at_once: bool) -> int | None:
+        """Return how many results a query gets; None if that cannot be told at once. Raises LimitExceeded.
+
+        Clients ask for more than there are, to get all. So only what a collection really holds counts.
+        """
+        if command.n_results <= self._max_results:
+            return command.n_results
+        count = self._records.count(command.collection_id, command.database, at_once=at_once)
+        if count is None:
+            return None
+        return check_count("results a query", max(count, 1), limit=self._max_results, limit_name="max_results")

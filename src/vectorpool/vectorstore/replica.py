@@ -118,7 +118,7 @@ class Replica:
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
-        self._protocol_reader = ProtocolReader(self._user_id, self._engine)
+        self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
         self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
 
     @property
@@ -156,20 +156,20 @@ class Replica:
         return self.position.seq if self.is_new() else 0
 
     def read(self, command: Read) -> bytes:
-        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
+        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is gone."""
         with self._in_place():
             body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         assert body is not None, "a read that may wait has an answer"
         return body
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises as ``read``."""
+        """Return the answer as JSON if that is short enough for an event loop, else None. Raises as ``read``."""
         with self._in_place():
             return self._read(command, at_once=True)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """Raise what the place of the replica, not the request, made fail in the block: see ``_failure_of_place``."""
+        """Raise the error of ``_failure_of_place`` if the replica's directory or disk made the block fail."""
         try:
             yield
         except Exception as error:
@@ -178,7 +178,7 @@ class Replica:
             raise
 
     def _failure_of_place(self, error: Exception) -> BrokenReplica | LocalDiskFailed | None:
-        """Return the error of a request that the directory or its disk made fail; None if ``error`` means more.
+        """Return the error of a request that the directory or its disk made fail; None if the cause is another.
 
         A failure in a directory that was removed or replaced is no answer. Chroma, SQLite and the system report it with
         different errors, so the directory itself is checked.

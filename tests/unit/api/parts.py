@@ -50,7 +50,7 @@ class FakeRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         whole = b"".join([data async for data in body])
-        return await self.execute(user_id, decode_body(target, whole), context)
+        return await self.execute(user_id, decode_body(target, whole, Settings()), context)
 
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
@@ -69,6 +69,7 @@ class LetterEmbedder:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.users: list[str] = []
 
     async def start(self) -> None:
         pass
@@ -76,8 +77,9 @@ class LetterEmbedder:
     async def close(self) -> None:
         pass
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
         self.asked.append(list(texts))
+        self.users.append(user_id)
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 

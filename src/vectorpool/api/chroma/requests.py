@@ -16,7 +16,8 @@ from vectorpool.answers import Answer
 from vectorpool.api.call import Call
 from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
-from vectorpool.chroma_bodies import Target, decode_json
+from vectorpool.chroma_bodies import Target
+from vectorpool.chroma_parts import decode_json
 from vectorpool.context import RequestContext
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, avatar_of_database, check_avatar_id, check_user_id
