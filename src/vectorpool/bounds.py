@@ -138,8 +138,9 @@ RECORD_ID_BYTES: Final = 512
 METADATA_KEYS: Final = Most("metadata keys", 256)
 METADATA_KEY_BYTES: Final = 256
 METADATA_LIST: Final = Most("values in one list of metadata", 4096)
-# Values of one record's metadata, members of lists included. Chroma takes 8 microseconds for each.
-METADATA_VALUES: Final = Most("metadata values", 8192)
+# Values of one record's metadata, members of lists included. Chroma writes them in one statement of SQLite, which takes
+# 5,461 of them: more ends the compactor of an open store for good.
+METADATA_VALUES: Final = Most("metadata values", 4352)
 # Different metadata keys of all records of a collection. They stand in the collection's schema, which Chroma reads and
 # writes with each call: 1,024 take 25 ms, 64,000 take 1.5 s.
 COLLECTION_KEYS: Final = Most("different metadata keys", 1024)

@@ -161,7 +161,9 @@ def check_index(part: msgspec.Raw, *, of: str) -> None:
     if isinstance(keys, dict):
         bounds.COLLECTION_KEYS.check(len(keys), of)
     for bound, value in bounds.index_numbers(found):
-        bound.check(value)
+        # Chroma's own parser refuses a negative one, by a status of its own, where the number must be whole.
+        if value >= 0 or bound is bounds.RESIZE_FACTOR:
+            bound.check(value)
 
 
 # --- Filters ------------------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
+SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key"})
 ENV_PREFIX = "VECTORPOOL_"
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
-_PATHS = ("replica_dir", "tokens_file", "address_file")
+_PATHS = ("replica_dir", "tokens_file", "token_secret_file", "admin_key_file", "address_file")
 
 
 class SettingInfo(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ systems read and write beside us, and are escaped in local paths. Whatever could
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,9 @@ CHROMA_DATABASE_FILE: Final = "chroma.sqlite3"
 SIDECAR_FILE: Final = "vectorpool.sqlite3"
 
 _USERS: Final = "users/"
+# The root of what belongs to no user.
+_OWN: Final = ".vectorpool/"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def excerpt(text: str) -> str:
@@ -176,6 +180,37 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
             f"{MAX_KEY_BYTES}. Use a shorter one."
         )
     return key
+
+
+# --- Objects that belong to no user -------------------------------------------------------------------
+
+
+def revocations_prefix() -> str:
+    """Return the prefix of the ids of revoked tokens, which sort by the time at which the tokens expire."""
+    return f"{_OWN}revocations/"
+
+
+def revocation_key(token_id: str, expires_s: int) -> str:
+    """Return the key that revokes a token's id until a time, in seconds since 1970. It holds the id's SHA-256 alone."""
+    digest = hashlib.sha256(token_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}-{digest}"
+
+
+def revocations_after(expires_s: int) -> str:
+    """Return the text behind which the keys of tokens sort that expire at a time or later."""
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}"
+
+
+def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
+    """Return (time of expiry, SHA-256 of the token's id), or None for a foreign key."""
+    head, _, tail = key.rpartition("/")[2].partition("-")
+    if len(head) != 12 or not head.isascii() or not head.isdigit() or not _SHA256.fullmatch(tail):
+        return None
+    return int(head), bytes.fromhex(tail)
+
+
+def _twelve_digits(seconds: int) -> str:
+    return f"{min(max(seconds, 0), MAX_SEQ):012d}"
 
 
 # --- Log objects: numbers name downwards, so that a listing shows the newest first -------------------

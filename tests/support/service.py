@@ -16,6 +16,8 @@ import httpx
 
 COMMAND = str(Path(sys.executable).with_name("vectorpool"))
 START_S = 60
+# Without a name of its own, a request of this HTTP library is taken for one of an older client of Chroma.
+NAMED = {"user-agent": "vectorpool-tests"}
 STOP_S = 30
 
 
@@ -44,7 +46,7 @@ class Service:
         self._process: subprocess.Popen[str] | None = None
         self._errors: deque[str] = deque(maxlen=2000)
         self.output: list[str] = []
-        self.client = httpx.Client(timeout=60)
+        self.client = httpx.Client(timeout=60, headers=NAMED)
 
     # --- The process ---------------------------------------------------------------------------------
 
@@ -71,7 +73,9 @@ class Service:
                 self.output.append(line)
                 if found := re.search(r"listens on (http://\S+)", line):
                     self.client.close()
-                    self.client = httpx.Client(base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60)
+                    self.client = httpx.Client(
+                        base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60, headers=NAMED
+                    )
                 if line.startswith("Try:"):
                     break
             else:

@@ -9,11 +9,12 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import FORK_S, RESTORE_S
 from vectorpool.api.namespaces import UserId
-from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
+from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody
 from vectorpool.api.responses import pass_on
 from vectorpool.errors import (
     BackupExists,
@@ -67,7 +68,7 @@ class History(Controller):
     )
     async def restore(self, request: Call, user_id: UserId) -> Response[Any]:
         """Make the state of an earlier commit the newest, as a new commit. The history stays whole."""
-        body = decode(await request.body(), RestoreBody)
+        body = await decode_bounded(await request.body(), RestoreBody, request.service.settings)
         request.context.allow(RESTORE_S)
         if (body.commit is None) == (body.time is None):
             raise InvalidRequest("Say what to restore: a commit, or a time, and not both.")
@@ -95,7 +96,9 @@ class History(Controller):
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, by default the newest. It is kept until the name is deleted."""
         raw = await request.body()
-        body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
+        body = (
+            await decode_bounded(raw, CreateBackupBody, request.service.settings) if raw.strip() else CreateBackupBody()
+        )
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)
 
@@ -130,7 +133,7 @@ class History(Controller):
     )
     async def fork(self, request: Call, user_id: UserId) -> Response[Any]:
         """Copy the state of a commit, by default the newest, to another user, who must not have a vectorstore."""
-        body = decode(await request.body(), ForkBody)
+        body = await decode_bounded(await request.body(), ForkBody, request.service.settings)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.namespaces import Namespace, Ns
-from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
+from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
@@ -58,8 +60,14 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-def _headers(etag: str, size: int) -> dict[str, str]:
-    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+def _headers(path: str, etag: str, size: int) -> dict[str, str]:
+    # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        "ETag": f'"{etag.strip(chr(34))}"',
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+    }
 
 
 class Documents(Controller):
@@ -121,10 +129,9 @@ class Documents(Controller):
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await request.context.within(
-            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
-        )
-        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+        name = _path(path)
+        body = await request.context.within(request.service.library.get(namespace.user_id, _avatar(namespace), name))
+        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
@@ -137,7 +144,9 @@ class Documents(Controller):
         document = await request.context.within(
             request.service.library.head(namespace.user_id, _avatar(namespace), name)
         )
-        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+        # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
+        nothing: Any = b""
+        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",
@@ -185,7 +194,7 @@ class Documents(Controller):
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
         raw = await request.body()
         request.context.allow(INGEST_S)
-        body = decode(raw, IngestBody) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -222,7 +231,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = decode(await request.body(), PassageQueryBody)
+        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())

@@ -115,20 +115,52 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
 @click.option("--user", "user_ids", multiple=True, metavar="ID", help="A user that it may touch; may be repeated.")
 @click.option("--every-user", is_flag=True, help="It may touch every user.")
 @click.option("--admin", "is_admin", is_flag=True, help="It may use /admin.")
-def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool) -> None:
+@click.option("--jwt", "is_jwt", is_flag=True, help="Sign a JSON web token instead, which no file has to list.")
+@click.option("--avatar", "avatar_ids", multiple=True, metavar="ID", help="With --jwt: only this avatar; repeatable.")
+@click.option("--access", type=click.Choice(["read", "write"]), help="With --jwt: may it write?  [default: read]")
+@click.option(
+    "--ttl", "ttl_s", type=click.IntRange(1), metavar="S", help="With --jwt: it expires after.  [default: 3600]"
+)
+@click.option("--config", metavar="FILE", help="With --jwt: a TOML file with settings.")
+def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool, is_jwt: bool, **of_jwt: Any) -> None:
     """Make a token for the caller NAME; print it, and the lines for the tokens file (--tokens-file).
 
     The token is printed on stderr and stored nowhere; the lines are printed on stdout and contain no secret. A service
-    reads the file when it starts.
+    reads the file when it starts, and again when it changes.
+
+    With --jwt the token is signed by the first secret of VECTORPOOL_TOKEN_SECRET or VECTORPOOL_TOKEN_SECRET_FILE, and
+    printed on stdout, alone; its id, which revokes it, is printed on stderr.
 
     \b
     vectorpool token alice --user 42 --user 43 >> tokens.toml
     vectorpool token operator --admin >> tokens.toml
     vectorpool token backend --every-user >> tokens.toml
+    vectorpool token app --jwt --user 42 --avatar 7 --access write --ttl 86400
     """
     if bool(user_ids) == every_user and (every_user or not is_admin):
         raise click.UsageError("Say what the token allows: --user, --every-user or --admin.")
-    importlib.import_module("vectorpool.cli.tokens").token(name, user_ids, every_user, is_admin)
+    module = importlib.import_module("vectorpool.cli.tokens")
+    if is_jwt:
+        module.signed_token(name, user_ids, every_user, is_admin, **of_jwt)
+        return
+    if any(of_jwt.values()):
+        raise click.UsageError("--avatar, --access, --ttl and --config go with --jwt.")
+    module.token(name, user_ids, every_user, is_admin)
+
+
+@main.command()
+@click.argument("token_id", metavar="ID")
+@click.option("--until", metavar="TIME", help="When the token expires, such as 2026-11-21T09:00:00Z.")
+@settings_options(STORE)
+def revoke(settings: Settings, token_id: str, until: str | None) -> None:
+    """Revoke the JSON web token of the id (jti) ID. Every instance refuses it within a minute.
+
+    Without --until the id stays in the list of revoked tokens for good.
+
+    \b
+    vectorpool revoke 5f0c2a6e-1f0e-4d0a-9b6e-0f5c1f7f3a11 --store s3://bucket/prefix
+    """
+    _work("tokens", "revoke", settings, token_id, until)
 
 
 @main.command()

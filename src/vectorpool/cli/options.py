@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -21,6 +22,11 @@ STORE: Final = tuple(
     if row.name.startswith(("s3_", "store")) or row.name in ("replica_dir", "log_level", "compact_amplification")
 )
 DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name.startswith(_TEXT_PREFIXES))
+
+
+def read_settings(config: str | None) -> Settings:
+    """Return the settings of the environment and of a file, without flags. Raises Misconfigured."""
+    return load_settings(config=config)
 
 
 def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..., Any]]:

@@ -47,6 +47,7 @@ from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
+from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -301,11 +302,12 @@ class CommitLog:
             raise self._exists()
         parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
         before = EMPTY.checksum()
-        if await asyncio.to_thread(adoption.is_clean, source_dir):
+        sizes = await asyncio.to_thread(adoption.survey, source_dir)
+        if await asyncio.to_thread(adoption.is_clean, source_dir, sizes):
             pending = await self._pack(parent, before, source_dir)
         else:
             async with self._scratch() as scratch:
-                await asyncio.to_thread(adoption.copy_directory, source_dir, scratch)
+                await asyncio.to_thread(copy_files, source_dir, sizes, scratch)
                 await asyncio.to_thread(adoption.settle, scratch)
                 pending = await self._pack(parent, before, scratch)
         try:

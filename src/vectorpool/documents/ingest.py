@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
-from vectorpool.checks import MAX_RECORD_ID_BYTES
+from vectorpool.bounds import RECORD_ID_BYTES
 from vectorpool.commands import (
     Command,
     ForgetDocument,
@@ -69,8 +69,8 @@ _AHEAD: Final = 2
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
-# Bytes of a path in a record id, which has MAX_RECORD_ID_BYTES; the number of a chunk takes the rest.
-_LONGEST_IN_ID: Final = MAX_RECORD_ID_BYTES - 12
+# Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
+_LONGEST_IN_ID: Final = RECORD_ID_BYTES - 12
 
 
 class Router(Protocol):

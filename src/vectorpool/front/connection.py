@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from vectorpool.api.refusals import refusal_bytes
 from vectorpool.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, TooManyConnections, VectorpoolError
 from vectorpool.front.admission import MAX_TURNED_AWAY, Admission, group_of
+from vectorpool.front.browsers import SAFE_HEADERS
 from vectorpool.settings import Settings
 
 # Requests that a caller may send ahead of their answers. Clients that do so at all send a few.
@@ -379,7 +380,7 @@ class Connection(HttpToolsProtocol):
         if not is_in_turn:
             self.transport.abort()
             return
-        self.transport.write(refusal_bytes(error, self._path(), self.server_state.default_headers))
+        self.transport.write(refusal_bytes(error, self._path(), [*self.server_state.default_headers, *SAFE_HEADERS]))
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)

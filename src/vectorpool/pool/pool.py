@@ -29,7 +29,7 @@ from vectorpool.errors import (
     CommitNotReached,
     Draining,
     InvalidRequest,
-    NotFound,
+    UserNotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.erasures import Erasures
@@ -147,7 +147,7 @@ class Pool:
                     raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
-                except NotFound as error:
+                except UserNotFound as error:
                     error.extra.setdefault("commit", store.commit_seq)
                     raise
                 except ReplicaClosed:

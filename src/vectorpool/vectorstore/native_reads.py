@@ -203,7 +203,6 @@ class NativeReader:
             ids=command.ids,
             where=as_json(command.where),
             where_document=as_json(command.where_document),
-            by_value=True,
             limit=command.limit,
             offset=command.offset,
             include=[part for part in command.include if part != "distances"],
@@ -228,7 +227,6 @@ class NativeReader:
             ids=command.ids,
             where=as_json(command.where),
             where_document=as_json(command.where_document),
-            by_value=True,
             include=command.include,
             at_once=at_once,
         )

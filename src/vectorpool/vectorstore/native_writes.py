@@ -240,7 +240,6 @@ class NativeWriter:
                 ids=command.ids,
                 where=as_json(command.where),
                 where_document=as_json(command.where_document),
-                by_value=True,
             )
             assert rows is not None
             found = rows.ids

@@ -22,12 +22,13 @@ from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.admission import learn_tables
 from vectorpool.engine.deletions import read_remains
 from vectorpool.engine.engine import Engine, create_empty, migrate
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, LocalDiskFailed
+from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -80,6 +81,11 @@ class Replica:
         self._stamps = FileTimes()
         with on_local_disk(directory):
             self._schema = read_schema(directory)
+            if self._schema is not None and self._schema.strangers:
+                raise Damaged(
+                    f"The database of the vectorstore holds {self._schema.strangers[0]}, which no version of Chroma "
+                    "makes. It is not opened. Restore an earlier commit, or export it and copy the collections."
+                )
             self.is_migrated = self._migrate()
             if self.is_schema_tested:
                 self.is_migrated |= take_over(directory, sources.now_ms())
@@ -327,6 +333,7 @@ class Template:
         """Store which migrations the installed Chroma applies to a new directory."""
         self._make()
         learn_migrations(self._directory)
+        learn_tables(self._directory)
 
     def copy_to(self, directory: Path) -> None:
         """Fill an empty directory. Several threads may call this, each for another directory."""

@@ -6,6 +6,7 @@ A released migration never changes; a change of the schema appends one. A file o
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 
 VERSION: Final = len(MIGRATIONS)
+
+TABLES: Final = frozenset(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", "\n".join(map("\n".join, MIGRATIONS))))
 
 # Where a SQLite file holds its user version: four bytes, the most significant first.
 _USER_VERSION_OFFSET: Final = 60

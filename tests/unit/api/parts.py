@@ -96,5 +96,5 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
 async def talk(app: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client that calls the application without a network."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://vectorpool") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from litestar.routes import HTTPRoute
 
 from tests.unit.api.parts import FakeRouter, application, talk
-from vectorpool.api.callers import Caller, Callers
+from vectorpool.api.callers import Callers
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.identity.caller import Caller
 
 ALICE = b"alices-secret"
 BOTH = b"another-secret"

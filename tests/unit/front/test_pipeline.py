@@ -26,6 +26,7 @@ def test_the_stages_stand_in_their_order() -> None:
     assert names == [
         "RequestIdStage",
         "MeteringStage",
+        "BrowsersStage",
         "DrainingStage",
         "BoundsStage",
         "IdentityStage",

@@ -105,7 +105,8 @@ class Tenants(Controller):
         try:
             return pass_on(await ask(request, tenant, command))
         except UserNotFound:
-            if not await has_tenant(request, tenant):
+            # A token that may only read creates nothing.
+            if not request.caller.may_write or not await has_tenant(request, tenant):
                 return reply([])
         await ask(
             request,
@@ -126,6 +127,9 @@ class Tenants(Controller):
                 raise
             # Chroma's own tenant has its database from the beginning, though nothing of it is stored yet.
             is_untouched = isinstance(error.__cause__, UserNotFound) and tenant == DEFAULT_TENANT
+            # A token that may only read creates nothing.
+            if not request.caller.may_write:
+                raise
             if not creates_database(request.service, database) and not (is_untouched and database == DEFAULT_DATABASE):
                 raise
         made = await ask(request, tenant, commands.ChromaCreateDatabase(database=database, exist_ok=True))
