@@ -92,6 +92,9 @@ async def test_a_stored_nul_is_mended_in_a_commit_of_its_own(made: Any, durabili
     bucket = await made(tmp_path)
     async with Instance(tmp_path, bucket, name="a", durability=durability) as instance:
         at = (await instance.history())[0].seq
+        await instance.log().export(tmp_path / "export before")
+        # Otherwise there is nothing to mend.
+        assert quick_check(tmp_path / "export before") != ["ok"]
         assert await found(instance, "after it") == ["nul"]
         assert await instance.commit() == at
         assert len(await instance.history()) == at
