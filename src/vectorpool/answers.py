@@ -216,7 +216,7 @@ class Commit(msgspec.Struct):
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
     ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write.
+    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
     """
 
     commit: int
@@ -231,6 +231,7 @@ class Commit(msgspec.Struct):
     backups: list[str]
     damage: str | None
     migrated: bool = False
+    erased: bool = False
 
 
 class CommitPage(msgspec.Struct):

@@ -347,4 +347,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
 
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

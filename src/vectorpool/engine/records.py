@@ -222,10 +222,17 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                if operation is Operation.UPSERT:
+                    self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
                     call(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
             applied()
+
+    def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
+        deletions = self._client.deletions
+        if not deletions.is_known and self.existing(collection_id, database, ids):
+            deletions.note()
 
     def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
         """Change parts of records in slices; ids that are not there are skipped."""

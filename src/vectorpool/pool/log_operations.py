@@ -128,6 +128,7 @@ def _commit(entry: CommitInfo, backups: list[str]) -> answers.Commit:
         collections=list(entry.summary.collections),
         restored_from=entry.restored_from,
         migrated=entry.summary.migrated,
+        erased=entry.summary.erased,
         tombstone=entry.tombstone,
         backups=backups,
         damage=entry.damage,
