@@ -28,6 +28,7 @@ from vectorpool.names import (
 )
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
+from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
@@ -51,6 +52,8 @@ class StoreFactory:
         self._sources = sources
         self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard)
+        for directory in (self._root.parent, warm_dir(Path(settings.replica_dir))):
+            make_private(directory)
         self._lock = _claim(self._root)
         # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
