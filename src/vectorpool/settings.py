@@ -342,6 +342,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
     ] = 8 * 1024**2
+    deletion_bound_s: Annotated[
+        float,
+        _setting(
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 600.0
     retention_s: Annotated[
         float,
         _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),

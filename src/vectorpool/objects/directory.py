@@ -57,7 +57,7 @@ _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARED_NAME: Final = "a directory and an object cannot share a name"
+_SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
 
 T = TypeVar("T")
 

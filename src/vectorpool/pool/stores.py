@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
@@ -90,6 +90,21 @@ class StoreFactory:
         """
         with store_errors(self._bucket, "deleting kept documents"):
             return await self._kept.remove_expired(user_id)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket of all users."""
+        return self._bucket
+
+    @property
+    def swept_file(self) -> Path:
+        """The file that says when this shard looked for deletions last; it stays as long as the cached objects."""
+        return warm_dir(Path(self._settings.replica_dir)) / f"shard-{self.shard}.swept"
+
+    @staticmethod
+    def remove_orphans(scratch: Path) -> None:
+        """Remove what processes that are no more left in the scratch directory. Blocking."""
+        remove_scratch_of_the_dead(scratch)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""
