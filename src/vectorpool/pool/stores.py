@@ -7,12 +7,14 @@ import itertools
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
@@ -22,7 +24,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 _CLAIM_ATTEMPTS = 120
@@ -48,6 +50,7 @@ class StoreFactory:
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
+        self._open_replica = partial(Replica, index_rows=IndexRows(settings.index_rows_bytes))
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
@@ -81,6 +84,7 @@ class StoreFactory:
             workers=self._workers,
             settings=self._settings,
             sources=self._sources,
+            open_replica=self._open_replica,
             at=at,
         )
         return Vectorstore(log, builder, self._workers, self._settings, self._sources)

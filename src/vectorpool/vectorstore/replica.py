@@ -22,6 +22,7 @@ from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.engine import Engine, create_empty, migrate
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, LocalDiskFailed
@@ -54,11 +55,22 @@ class ReplicaLost(Exception):
 class Replica:
     """One open working directory. Opening it raises BrokenReplica if Chroma fails, and NewerEngine before any change.
 
-    ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet.
+    ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet. ``index_rows``
+    keeps the vectors that are searched exactly, for all replicas of a shard.
     """
 
-    def __init__(self, user_id: str, directory: Path, position: Position, image: Image, settings: Settings) -> None:
+    def __init__(
+        self,
+        user_id: str,
+        directory: Path,
+        position: Position,
+        image: Image,
+        settings: Settings,
+        *,
+        index_rows: IndexRows | None = None,
+    ) -> None:
         self.directory = directory
+        self._index_rows = index_rows
         self.position = position
         self.image = image
         self._user_id = user_id
@@ -97,6 +109,7 @@ class Replica:
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
             max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
+            index_rows=self._index_rows,
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
