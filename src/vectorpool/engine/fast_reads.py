@@ -271,13 +271,14 @@ class FastReader:
             index = self._views.index(self._db, view, key, at_once=question.at_once) if question.needs_index else None
             answer = ask(_Reading(view, index, condition))
         except _DOUBTS as error:
-            if isinstance(error, Doubt) and self._stamp() == stamp:
+            is_changed = self._is_closed or self._stamp() != stamp
+            if isinstance(error, Doubt) and not is_changed:
                 raise
         else:
-            if self._stamp() == stamp:
+            is_changed = self._stamp() != stamp
+            if not is_changed:
                 return answer
         # The file changed meanwhile, or SQLite could not read it. What was read is forgotten, and the pages too.
-        is_changed = self._stamp() != stamp
         self._views.forget(key, seq)
         self._db.close()
         self._db = self._connect()
