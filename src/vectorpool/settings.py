@@ -225,11 +225,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact_bytes: Annotated[
         int,
         _setting(
-            "Vectors of a collection, in bytes, up to which a query without a filter is answered exactly and without "
-            "Chroma's index; 0 always asks Chroma",
+            "Vectors of a collection, in bytes, up to which every query is answered exactly and without Chroma's "
+            "index; 0 always asks Chroma",
             ge=0,
         ),
     ] = 16 * 1024**2
+    index_rows_bytes: Annotated[
+        int,
+        _setting(
+            "Most bytes of vectors kept in memory for exact queries, per shard; the least recently used are dropped, "
+            "and read again",
+            ge=0,
+        ),
+    ] = 256 * 1024**2
 
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True

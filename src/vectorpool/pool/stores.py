@@ -8,12 +8,14 @@ import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.kept_documents import Expiry, KeptDocuments
@@ -33,7 +35,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class StoreFactory:
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
         self._has_told_refused = False
+        self._open_replica = partial(Replica, index_rows=IndexRows(settings.index_rows_bytes))
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
@@ -130,6 +133,7 @@ class StoreFactory:
             workers=self._workers,
             settings=self._settings,
             sources=self._sources,
+            open_replica=self._open_replica,
             at=at,
         )
         return Vectorstore(log, builder, self._workers, self._settings, self._sources)
