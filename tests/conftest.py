@@ -1,6 +1,6 @@
 """Fixtures that every test may use: real object stores, started once a session. Lanes are in ``tests.support.lanes``.
 
-A store that cannot run here is skipped, and the summary says which stores the tests ran on.
+The tests of a store that cannot run here are skipped, and the summary names the stores that ran.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STORES = ("memory", "directory", "moto", "radosgw", pytest.param("minio", marks=
 _ran_on: dict[str, str] = {}
 
 
-# Before pytest itself looks at the marks.
+# This runs before pytest evaluates the marks.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     lanes.sort_into_lanes(config, items)
@@ -38,7 +38,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(autouse=True)
 def _network(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Nothing of a network, in the quick lane."""
+    """Block the network in the quick lane."""
     with lanes.without_network() if request.node.get_closest_marker("quick") else nullcontext():
         yield
 
@@ -56,7 +56,7 @@ def _skip(store: str, reason: str) -> None:
 
 @pytest.fixture(scope="session")
 def radosgw_server() -> Iterator[radosgw.Radosgw]:
-    """A real S3, shared by the session; kill or freeze one of your own instead (``Radosgw.start``)."""
+    """A real S3, shared by the session. A test that kills or freezes one starts its own (``Radosgw.start``)."""
     if missing := radosgw.missing_programs():
         _skip("radosgw", f"not installed: {', '.join(missing)}")
     server = radosgw.Radosgw.start()
@@ -67,7 +67,7 @@ def radosgw_server() -> Iterator[radosgw.Radosgw]:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[moto.Moto]:
-    """moto's S3, which runs everywhere."""
+    """moto's S3, which runs on every machine."""
     server = moto.Moto.start()
     _ran_on["moto"] = server.endpoint
     yield server

@@ -17,8 +17,19 @@ import click
 from vectorpool import errors
 from vectorpool.app import create_app
 from vectorpool.cli import main as command_line
-from vectorpool.errors import TryAgain, VectorpoolError
-from vectorpool.settings import Settings, settings_table
+from vectorpool.configuration import settings_table
+from vectorpool.errors import (
+    TryAgain,
+    VectorpoolError,
+    base,
+    configuration,
+    conflicts,
+    damage,
+    missing,
+    requests,
+    retries,
+)
+from vectorpool.settings import Settings
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -112,17 +123,17 @@ def _sentence(text: str) -> str:
 
 
 def problems_table() -> str:
-    """Return the table of problems in the order of the module, which follows what a caller does next."""
-    found: list[type[VectorpoolError]] = []
-    waiting: list[type[VectorpoolError]] = [VectorpoolError]
-    while waiting:
-        for cls in waiting.pop(0).__subclasses__():
-            if cls.__module__ == errors.__name__:
-                found.append(cls)
-                waiting.append(cls)
-    order = [value for value in vars(errors).values() if value in found]
+    """Return the table of problems by module, in the order of what a caller can do, and in each as it defines them."""
+    modules = [base, requests, missing, conflicts, retries, damage, configuration]
+    found = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, VectorpoolError) and value.__module__ == module.__name__
+    ]
+    assert {cls.__name__ for cls in found} == set(errors.__all__) - {"ErrorWire"}
     rows = []
-    for cls in order:
+    for cls in found[1:]:
         meaning = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
         again = "yes" if issubclass(cls, TryAgain) else ""
         rows.append(f"| `{cls.code}` | {cls.status} | {again} | {meaning} |")

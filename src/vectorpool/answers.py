@@ -52,11 +52,19 @@ class Avatar(msgspec.Struct):
     documents: int
 
 
-class AvatarPage(msgspec.Struct):
-    """Avatars by id, and how many there are in all."""
+class Refused(msgspec.Struct, frozen=True):
+    """A name that another program put into the bucket and that no request can use, fit to be shown, and why."""
+
+    name: str
+    reason: str
+
+
+class AvatarPage(msgspec.Struct, omit_defaults=True):
+    """Avatars by id, and how many there are in all. ``refused`` are those whose names are no avatar ids."""
 
     avatars: list[Avatar]
     total: int
+    refused: list[Refused] = []
 
 
 class Count(msgspec.Struct):
@@ -104,6 +112,13 @@ class Written(msgspec.Struct):
     written: int
 
 
+class DocumentWritten(msgspec.Struct):
+    """How many records a document became, and the id of the collection that holds them."""
+
+    written: int
+    collection_id: str
+
+
 class Deleted(msgspec.Struct):
     """How many records, collections or objects were deleted."""
 
@@ -122,10 +137,11 @@ class Ingested(msgspec.Struct):
     embedder: str | None = None
 
 
-class IngestedPage(msgspec.Struct):
-    """An avatar's ingested documents, by path."""
+class IngestedPage(msgspec.Struct, omit_defaults=True):
+    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name."""
 
     documents: list[Ingested]
+    collections: dict[str, str] = {}
 
 
 class Vectorstore(msgspec.Struct):

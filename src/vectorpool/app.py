@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 from litestar import Litestar
@@ -31,9 +32,11 @@ from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.supervision import Supervisor
 
 KEEP_ALIVE_S: Final = 75
 
@@ -67,7 +70,10 @@ async def open_service(
         await _all(probe(bucket, sources=sources), embedder.start(), started)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
-        yield Service(settings, router, embedder, library, ingestor)
+        supervisor = Supervisor(sources)
+        stack.push_async_callback(supervisor.stop, 1.0)
+        supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        yield Service(settings, router, embedder, library, ingestor, supervisor)
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -101,6 +107,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_service(settings) as opened:
             app.state.service = opened
+            opened.supervisor.start("tokens file", pipeline.tokens.watch)
             yield
 
     app = LeanLitestar(
@@ -123,4 +130,5 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             security=SECURITY,
         ),
     )
-    return Pipeline(app, settings, read_callers(settings.tokens_file) if callers is None else callers)
+    pipeline = Pipeline(app, settings, read_callers(settings.tokens_file) if callers is None else callers)
+    return pipeline

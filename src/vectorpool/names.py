@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidId
 
 MAX_ID_BYTES: Final = 128
-MAX_DOCUMENT_PATH_BYTES: Final = 512
+# What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
+MAX_KEY_BYTES: Final = 1024
 MAX_SEQ: Final = 999_999_999_999
 MAX_BACKUP_NAME: Final = 64
 
@@ -56,19 +58,36 @@ def check_user_id(user_id: str) -> str:
     return _check_segment("user id", user_id, MAX_ID_BYTES)
 
 
+def split_user_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return (ids, refused) of the names found below ``users/``: other programs may have put any name there."""
+    ids, refused = list[str](), list[str]()
+    for name in found:
+        try:
+            ids.append(check_user_id(name))
+        except InvalidId:
+            refused.append(name)
+    return ids, refused
+
+
 def check_avatar_id(avatar_id: str) -> str:
     """Return ``avatar_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
     return _check_segment("avatar id", avatar_id, MAX_ID_BYTES)
 
 
 def check_document_path(path: str) -> str:
-    """Return a document's path if it is relative, clean and at most 512 bytes; raise InvalidId otherwise."""
-    if len(path) > MAX_DOCUMENT_PATH_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_DOCUMENT_PATH_BYTES:
-        raise InvalidId(
-            f"The document path {excerpt(path)} is longer than {MAX_DOCUMENT_PATH_BYTES} bytes. Use a shorter one."
-        )
+    """Return a document's path if every store can hold it and it stays below its prefix; raise InvalidId otherwise.
+
+    People name files in every script, so all else is taken: joiners, emoji, backslashes, spaces at either end.
+    """
+    if len(path) > MAX_KEY_BYTES or len(path.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
+        raise InvalidId(f"The document path {excerpt(path)} is longer than {MAX_KEY_BYTES} bytes. Use a shorter one.")
     for segment in path.split("/"):
-        _check_segment("document path's segment", segment, MAX_DOCUMENT_PATH_BYTES)
+        if not segment:
+            raise InvalidId(f"The document path {excerpt(path)} has an empty segment. Name every part between slashes.")
+        if segment in (".", ".."):
+            raise InvalidId(f"The document path {excerpt(path)} has a segment {segment!r}. Use another name.")
+    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in path):
+        raise InvalidId(f"The document path {excerpt(path)} holds a control character or no UTF-8. Use text.")
     return path
 
 
@@ -149,8 +168,14 @@ def documents_prefix(user_id: str, avatar_id: str) -> str:
 
 
 def document_key(user_id: str, avatar_id: str, path: str) -> str:
-    """Return the key of one source document."""
-    return documents_prefix(user_id, avatar_id) + check_document_path(path)
+    """Return the key of one source document; raise InvalidId also for a path that the ids leave no room for."""
+    key = documents_prefix(user_id, avatar_id) + check_document_path(path)
+    if (over := len(key.encode()) - MAX_KEY_BYTES) > 0:
+        raise InvalidId(
+            f"The document path {excerpt(path)} is {over} bytes too long: with the ids of user and avatar it may have "
+            f"{MAX_KEY_BYTES}. Use a shorter one."
+        )
+    return key
 
 
 # --- Log objects: numbers name downwards, so that a listing shows the newest first -------------------

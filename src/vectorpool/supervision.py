@@ -4,7 +4,7 @@ A loop is a coroutine function that runs until it is cancelled. One exception mu
 or a periodic commit that silently stopped would be noticed days later. A task that failed ``DOWN_AFTER`` times in a row
 is *down*. The loops that requests depend on are *essential*: while one is down, the instance is not ready.
 
-One-shot work (a compaction, a commit of the schedule) is counted under a name with ``record``; it has no restart.
+Work that runs once (a compaction, a scheduled commit) is counted under a name with ``record``; it is not restarted.
 """
 
 from __future__ import annotations

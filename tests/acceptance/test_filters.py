@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Service
+from tests.support.service import Service, run_cli
 
 CLOCK = 1733262915.8748221
 COLLECTION = "/users/42/collections/notes"
@@ -29,11 +29,24 @@ def filled(tmp_path: Path, threshold: int) -> Any:
     service.close()
 
 
-def ids(service: Service, where: Any, **more: Any) -> set[str]:
-    """Return the ids that a get and a query find, which must be the same."""
-    got = service.ok("POST", f"{COLLECTION}/records/get", json={"where": where, **more}).json()["records"]
-    body = {"where": where, "embeddings": [[1.0, 1.0, 1.0]], "n_results": 10, **more}
-    found = service.ok("POST", f"{COLLECTION}/query", json=body).json()["results"][0]
+def raw(service: Service, user: str = "42") -> str:
+    """Return the path of the collection on Chroma's protocol."""
+    collections = f"/api/v2/tenants/{user}/databases/default_database/collections"
+    return f"{collections}/{service.ok('GET', f'{collections}/notes').json()['id']}"
+
+
+def ids(service: Service, where: Any, user: str = "42", **more: Any) -> set[str]:
+    """Return the ids that a get and a query find on both protocols, which must be the same."""
+    notes = f"/users/{user}/collections/notes"
+    got = service.ok("POST", f"{notes}/records/get", json={"where": where, **more}).json()["records"]
+    asked = {"where": where, "n_results": 10, **more}
+    found = service.ok("POST", f"{notes}/query", json={**asked, "embeddings": [[1.0, 1.0, 1.0]]}).json()["results"][0]
+    protocol = raw(service, user)
+    answer = service.ok("POST", f"{protocol}/get", json={"where": where, **more}).json()
+    # In the order of insertion on both.
+    assert answer["ids"] == [record["id"] for record in got]
+    results = service.ok("POST", f"{protocol}/query", json={**asked, "query_embeddings": [[1.0, 1.0, 1.0]]}).json()
+    assert results["ids"][0] == [match["id"] for match in found]
     assert {record["id"] for record in got} == {match["id"] for match in found}
     return {record["id"] for record in got}
 
@@ -79,6 +92,30 @@ def test_numbers_are_compared_by_value(filled: Service) -> None:
                 assert ids(filled, where, include=include) == expected, (change.__name__, where)
 
 
+@pytest.mark.parametrize("threshold", [3, 1000])
+def test_an_export_answers_as_the_vectorstore_does(filled: Service, tmp_path: Path) -> None:
+    """What another user imports from an export finds the same records."""
+    filled.ok("POST", "/admin/users/42/flush")
+    exported = str(tmp_path / "exported")
+    for arguments in (("export", "42", exported), ("import", exported, "--user", "43")):
+        done = run_cli(*arguments, "--store", filled.store)
+        assert done.returncode == 0, done.stderr
+    for where, expected in EXPECTED:
+        assert ids(filled, where, "43") == expected, where
+
+
+@pytest.mark.parametrize("threshold", [3, 1000])
+def test_a_deletion_by_filter_on_chromas_protocol(filled: Service) -> None:
+    """It takes what a get shows, up to its limit, warm and after a restart."""
+    assert filled.ok("POST", f"{raw(filled)}/delete", json={"where": {"n": 2.5}}).json() == {"deleted": 1}
+    _restarted(filled)
+    body = {"where": {"n": {"$gt": 2.5}}, "limit": 2}
+    assert filled.ok("POST", f"{raw(filled)}/delete", json=body).json() == {"deleted": 2}
+    assert filled.ok("POST", f"{raw(filled)}/delete", json={"where": {"ts": CLOCK}}).json() == {"deleted": 1}
+    assert filled.ok("GET", f"{raw(filled)}/count").json() == 4
+    assert ids(filled, {"n": {"$gte": 2}}) == {"r3", "r7"}
+
+
 @pytest.mark.parametrize("threshold", [3])
 def test_a_deletion_by_filter_takes_what_a_get_shows(filled: Service) -> None:
     """Deleting by 2.5 deletes the record of 2.5 and leaves that of 2."""
@@ -90,13 +127,11 @@ def test_a_deletion_by_filter_takes_what_a_get_shows(filled: Service) -> None:
 @pytest.mark.parametrize("threshold", [1000])
 def test_what_would_delete_or_hide_everything_is_refused(filled: Service) -> None:
     """A filter that joins nothing deletes nothing, and a document with a NUL is refused, on both protocols."""
-    found = filled.ok("GET", "/api/v2/tenants/42/databases/default_database/collections/notes").json()["id"]
-    raw = f"/api/v2/tenants/42/databases/default_database/collections/{found}"
     nul = {"ids": ["x"], "embeddings": [[1, 2, 3]], "documents": ["a\0b"]}
     for clause in ({"$and": []}, {"$or": []}, {"$and": [{"n": 2}, {"$or": []}]}):
-        assert filled.request("POST", f"{raw}/delete", json={"where": clause}).status_code == 400
+        assert filled.request("POST", f"{raw(filled)}/delete", json={"where": clause}).status_code == 400
         assert filled.request("DELETE", f"{COLLECTION}/records", json={"where": clause}).status_code == 400
-    assert filled.request("POST", f"{raw}/upsert", json=nul).status_code == 400
+    assert filled.request("POST", f"{raw(filled)}/upsert", json=nul).status_code == 400
     record = {"id": "x", "embedding": [1, 2, 3], "document": "a\0b"}
     assert filled.request("PUT", f"{COLLECTION}/records", json={"records": [record]}).status_code == 400
     assert filled.ok("GET", f"{COLLECTION}/count").json() == {"count": 8}

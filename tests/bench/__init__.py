@@ -1,6 +1,6 @@
-"""Benchmarks: how fast and how small, side by side with what one would do otherwise. ``python -m tests.bench``."""
+"""Benchmarks of speed and size, side by side with the alternatives. ``python -m tests.bench``."""
 
 import os
 
-# As the shards have it: numpy's own threads wait busily, and would be measured instead of a pool in this process.
+# As in the shards: numpy's own threads spin while they wait, and would distort measurements in this process.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

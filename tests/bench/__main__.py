@@ -2,7 +2,8 @@
 
 ``python -m tests.bench [names] [--json FILE] [--quick] [--write]``
 
-Every bench checks the answers it gets. Figures are medians of turns taken in alternation; nothing fails for being slow.
+Every bench checks the answers it gets. Figures are medians of turns in alternation. A bench never fails because of
+speed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.bench import (
     commit,
     cost,
     day,
+    hostile,
     memory,
     neighbour,
     path,
@@ -41,6 +43,7 @@ BENCHES = {
     "commit": commit.run,
     "cost": cost.run,
     "day": day.run,
+    "hostile": hostile.run,
     "memory": memory.run,
     "neighbour": neighbour.run,
     "path": path.run,

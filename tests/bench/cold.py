@@ -1,8 +1,8 @@
-"""First answer of a cold user: hydrate, open and query, against what a program would do without the log; and its parts.
+"""First answer of a cold user: hydrate, open and query, against programs without the log; and its parts.
 
-(b) downloads the plain directory file by file with boto3, by a client that is kept, opens it with Chroma's own client
-and asks. (c) gets the very objects that a hydrate reads, in parallel, and opens and asks a directory that is there
-already, with our own reader. What has to be imported is imported before; every answer is checked. All directories are
+(b) downloads the plain directory file by file with boto3, with a client that stays open, opens it with Chroma's own
+client and queries it. (c) gets the objects that a hydrate reads, in parallel, and opens and queries an existing
+directory with this service's reader. All imports happen before; every answer is checked. All directories are
 in the scratch directory's file system, which is named; the parts are measured on memory too, where containers have it.
 
 The parts run one after the other, so that they can be added up; the hydrate beside them overlaps them. 100,000 records
@@ -52,7 +52,7 @@ from vectorpool.vectorstore.replica import Replica
 
 T = TypeVar("T")
 MEMORY = Path("/dev/shm")
-# The first turn is for what only a first use costs (boto3's models, pages of the libraries): it is not counted.
+# The first turn has costs of a first use (boto3's models, pages of the libraries), so it is not counted.
 TURNS = 7
 _LARGE = "VECTORPOOL_BENCH_LARGE"
 
@@ -179,7 +179,7 @@ async def ask_served(service: Service, user_id: str, number: int) -> float:
 
 
 class _Clock:
-    """Adds up milliseconds by part."""
+    """Sums milliseconds by part."""
 
     def __init__(self) -> None:
         self.parts: dict[str, float] = {}
@@ -192,7 +192,7 @@ class _Clock:
 
 
 def _build(clock: _Clock, chain: Chain, bodies: list[bytes], directory: Path) -> None:
-    """Build the directory as simply as can be, oldest object first: every byte is unpacked, digested and written."""
+    """Build the directory in the simplest way, oldest object first: every byte is unpacked, digested and written."""
     for obj, data in zip(reversed(chain.objects), reversed(bodies), strict=True):
         with clock.of("header"):
             decoded = decode_header(obj.key, data, obj.size)
@@ -220,7 +220,7 @@ def _build(clock: _Clock, chain: Chain, bodies: list[bytes], directory: Path) ->
 
 
 async def _one_turn(clock: _Clock, bucket: Bucket, user_id: str, directory: Path, number: int) -> tuple[Chain, Image]:
-    # First, so that it does not go without the memory that the parts hold on to.
+    # First, so that the memory that the parts keep does not slow it down.
     with clock.of("hydrate"):
         hydrated = await hydrate(bucket, user_id, None, directory / "hydrated")
     assert hydrated is not None

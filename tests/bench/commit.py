@@ -1,9 +1,9 @@
-"""What a commit costs: requests, and bytes against uploading the changed files, or one zip of the whole directory.
+"""The cost of a commit: requests, and bytes, against uploads of the changed files or of a zip of the directory.
 
 Each kind of write is a phase on a user of its own, forked from the loaded one: lone upserts, calls of 100 of which one
-crosses the sync threshold, one call of 5,000, one deletion of half. A write must be exactly one create; what compaction
-adds in the background is counted for the phase, until the store has been quiet for a while, and told apart. Uploading
-is not done but computed from the real files before and after: every changed file, whole, in a PUT of its own.
+crosses the sync threshold, one call of 5,000, one deletion of half. A write must be exactly one create; the
+background compaction of the phase is counted until the store has been quiet for a while, and reported separately.
+Uploads are not made but computed from the real files before and after: every changed file, whole, in a PUT of its own.
 
 Excluded: hydrating, listing for collection, and the time that a commit takes, which depends on the store (see users).
 """
@@ -26,13 +26,13 @@ from vectorpool.names import parse_log_name
 from vectorpool.objects.bucket import Bucket
 
 LONE, HUNDREDS, BULK = 20, 11, 5000
-# Compaction has ended when the store was asked nothing for so long; waiting for that is bounded.
+# Compaction has ended when the store got no request for QUIET_S; the wait for that is bounded by SETTLE_S.
 QUIET_S, SETTLE_S = 0.5, 30.0
 TARGET = 0.02
 
 
 class Phase(msgspec.Struct):
-    """What one kind of write cost: bytes of each commit, all requests and bytes, and what uploading would have."""
+    """The cost of one kind of write: bytes of each commit, all requests and bytes, and those of the uploads."""
 
     commits: list[int]
     first_seq: int
@@ -42,7 +42,7 @@ class Phase(msgspec.Struct):
     received: int
 
     def background(self) -> str:
-        """Return what compaction added, for each commit."""
+        """Return the cost of compaction for each commit, as text."""
         count = len(self.commits)
         if self.requests == count:
             return "one create a commit; no compaction was due"
@@ -99,7 +99,7 @@ async def _image(bucket: Bucket, user_id: str, seq: int) -> Image:
 
 
 async def _uploads(bucket: Bucket, user_id: str, seq: int) -> tuple[int, int, int]:
-    """Return what commit ``seq`` would have been as uploads: (changed files, their bytes, bytes of the directory)."""
+    """Return the uploads that would stand for commit ``seq``: (changed files, their bytes, bytes of the directory)."""
     before, after = await _image(bucket, user_id, seq - 1), await _image(bucket, user_id, seq)
     changed = [state.size for path, state in after.files.items() if before.files.get(path) != state]
     return len(changed), sum(changed), after.size

@@ -1,12 +1,12 @@
-"""What object storage costs a month, for a million users on a hundred instances: a simulation over the real code.
+"""The monthly cost of object storage for a million users on a hundred instances: a simulation over the real code.
 
-``python -m tests.bench.cost --help`` lists what can be set; docs/cost.md says what the figures mean. The pools, the
+``python -m tests.bench.cost --help`` lists the parameters; docs/cost.md explains the figures. The pools, the
 vectorstores and the commit logs are the product's, time is virtual, the store is in memory, and files of Chroma's size
-stand in Chroma's place (``tests.bench.fleet``). Not in it: compute, traffic that leaves the region, failed requests.
+stand for Chroma's (``tests.bench.fleet``). Not in it: compute, traffic that leaves the region, failed requests.
 
-Scaled down, and by what: under *user* routing instances do not touch each other, so one of them is simulated, with one
-user in ``scale`` of its share and as many fewer slots and warm bytes. Under the others all instances are, with one user
-in ``wide_scale`` and as many fewer slots and bytes each. A second run at another scale shows what that changes.
+Scale: under *user* routing instances do not affect each other, so one of them is simulated, with one user in ``scale``
+of its share and slots and warm bytes divided by ``scale``. Under the other routings all instances are simulated,
+with users, slots and bytes divided by ``wide_scale``. A second run at another scale shows the effect of the scale.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from tests.bench.fleet.life import DAY_S, Figures, Fleet, Life, Routing
 from tests.bench.fleet.paged import BYTE_SCALE, PAGE_BYTES
 from tests.bench.fleet.week import WEEK_S, Week, live_weeks
 from tests.bench.ground import Line, Place
+from vectorpool.configuration import load_settings
 from vectorpool.objects.stores import open_bucket
 from vectorpool.pool.upkeep import _LOOKS_PER_INTERVAL
-from vectorpool.settings import Settings, load_settings
+from vectorpool.settings import Settings
 
 MONTH_S = DAY_S * 365 / 12
 GIB = 1024**3
@@ -39,12 +40,12 @@ CLASSES = {
     "head": "HEAD",
     "delete": "DELETE",
 }
-# What S3 lists in one answer, hence users of one request of a round.
+# Keys in one listing of S3, hence users in one request of a round.
 PAGE = 1000
 
 
 class Inputs(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked: the population, its habits, the instances, the prices in USD. Change any of it.
+    """The inputs: the population, its habits, the instances, the prices in USD. All can be changed.
 
     The prices are the public ones of S3 Standard in us-east-1 as of November 2026, in the same region as the instances:
     a thousand PUT or LIST, a thousand GET or HEAD, a GB-month; deletions and traffic within the region cost nothing.
@@ -76,7 +77,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     latencies: Latencies = Latencies()
 
     def fleet(self, routing: Routing) -> Fleet:
-        """Return what to simulate for a routing."""
+        """Return the fleet to simulate for a routing."""
         is_narrow = routing == "user"
         scale = self.scale if is_narrow else self.wide_scale
         slots = self.slots // scale
@@ -105,7 +106,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct):
-    """What a routing comes to. Shares are of reads, ``per_request`` of users' requests, USD a month of everybody."""
+    """The result of a routing. Shares are of reads, ``per_request`` is by user request, USD are a month of all."""
 
     routing: Routing
     requests: int
@@ -129,16 +130,16 @@ def by_class(requests: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def usd_of(inputs: Inputs, requests: dict[str, float]) -> float:
-    """Return what requests cost."""
+    """Return the price of requests, in USD."""
     dear, cheap = requests["PUT"] + requests["LIST"], requests["GET"] + requests["HEAD"]
     return (dear * inputs.usd_put + cheap * inputs.usd_get) / 1000
 
 
 def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, float]:
-    """Return what background work costs a month: the turns of users, and instances that look whose turn it is.
+    """Return the monthly cost of background work: the verifications, and the requests that find users which are due.
 
-    Each instance lists the users several times an interval, and asks about each once; who finds that it is its turn
-    takes it, so that this look is among the requests of the turn.
+    Each instance lists the users several times an interval, and asks about each user once. The instance that finds a
+    user due verifies the log, so its request is among those of the verification.
     """
     intervals = MONTH_S / settings.verify_interval_s
     instances = inputs.upkeep_instances or inputs.instances
@@ -147,17 +148,17 @@ def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, floa
     asked = {"get": turns * (instances - 1), "list_prefixes": listings}
     return {
         "verify, remove garbage": turns * usd_of(inputs, by_class(week.requests.items())),
-        "look whose turn it is": usd_of(inputs, by_class(asked.items())),
+        "find logs that are due": usd_of(inputs, by_class(asked.items())),
     }
 
 
 def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settings, week: Week) -> Outcome:
-    """Return what the figures of a simulation mean for the whole population in a month."""
+    """Return the figures of a simulation, extrapolated to the whole population and a month."""
     counts = figures.counts
     tiers = {tier: counts[f"reads: {tier}"] for tier in ("open", "behind", "warm", "cold")}
     reads, writes = sum(tiers.values()), counts["writes"]
     assert reads and writes, "nothing was simulated"
-    # Everybody was counted when answered; what was refused is not part of a request's cost.
+    # Only answered requests are counted; refused ones are not part of a request's cost.
     requests = reads + writes
     store = by_class((name, count.requests) for name, count in figures.store.items())
     monthly = inputs.users * inputs.requests_a_day * MONTH_S / DAY_S
@@ -194,7 +195,7 @@ def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
 def report(inputs: Inputs, outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table."""
     rows: list[tuple[str, list[str]]] = [("requests of users simulated", [f"{o.requests:,}" for o in outcomes])]
-    told = {"open": "open", "behind": "open, but behind another's commit", "warm": "warm", "cold": "cold"}
+    told = {"open": "open", "behind": "open, but behind another instance's commit", "warm": "warm", "cold": "cold"}
     for tier, name in told.items():
         shown = [
             f"{o.shares[tier]:.1%}" + (f" ({o.p50_ms[tier]:.0f} ms)" if tier in o.p50_ms else "") for o in outcomes
@@ -216,7 +217,7 @@ def report(inputs: Inputs, outcomes: list[Outcome]) -> str:
 
 
 async def run(place: Place) -> list[Line]:
-    """Simulate routing by user and at random, and each at a second scale. The loop is virtual, so it has a thread."""
+    """Simulate routing by user and at random, each at two scales. The loop is virtual, so it runs in a thread."""
     inputs = Inputs(hours=6, warm_up_hours=2, wide_minutes=3, wide_warm_up_minutes=5) if place.quick else Inputs()
     ours, theirs = await asyncio.to_thread(partial(simulate, inputs, ["user", "random"]))
     other = msgspec.structs.replace(inputs, scale=2 * inputs.scale, wide_scale=inputs.wide_scale // 2)

@@ -1,8 +1,8 @@
-"""A day of one user's life: what is written, by whom, and what is stored; against files, and a zip, at each save.
+"""A day of one user: bytes and requests of all writes, and stored bytes; against files, and a zip, at each save.
 
-Chroma, the vectorstore and the commit log are real, and so are all bytes; the bucket is in memory, and the clock is
-moved by hand, so that a day takes a minute and a week goes by at its end. Left out: time (see the other benches),
-other instances, and what the peers would read: they are charged for uploads alone, computed from the same directories.
+Chroma, the vectorstore and the commit log are real, and so are all bytes; the bucket is in memory, and the bench moves
+the clock, so that a day takes a minute and a week passes at its end. Excluded: time (see the other benches), other
+instances, and the reads of the peers: only their uploads are counted, computed from the same directories.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LATER_S = 8 * 86_400
 
 
 class HandClock(SystemSources):
-    """A clock that is moved by hand; nobody waits."""
+    """A clock that the bench moves; ``sleep`` does not wait."""
 
     def __init__(self) -> None:
         self.moved_s = 0.0
@@ -66,7 +66,7 @@ class HandClock(SystemSources):
 
 
 class SortedBucket(MeteredBucket):
-    """A metered bucket that also sums the bytes written by what they are: commit, base, merged, other."""
+    """A metered bucket that also sums the bytes written by kind: commit, base, merged, other."""
 
     def __init__(self, inner: Bucket) -> None:
         super().__init__(inner)
@@ -83,7 +83,7 @@ class SortedBucket(MeteredBucket):
 
 
 class Saves:
-    """What others would upload for each commit: the files that changed, or everything, in one zip."""
+    """The uploads of the peers for each commit: the changed files, or the whole directory as one zip."""
 
     def __init__(self) -> None:
         self.image: Image = EMPTY
@@ -93,7 +93,7 @@ class Saves:
         self.zips: list[float] = []
 
     def saw(self, pending: PendingCommit) -> None:
-        """Note a commit."""
+        """Count a commit."""
         changed = [state.size for path, state in pending.image.files.items() if self.image.files.get(path) != state]
         self.commits.append(len(pending.data))
         self.files += len(changed)
@@ -101,13 +101,13 @@ class Saves:
         self.image = pending.image
 
     def forget(self) -> None:
-        """Begin to count anew, from the state that was seen last."""
+        """Reset the counters; the last state stays the reference."""
         image = self.image
         self.__init__()  # type: ignore[misc]
         self.image = image
 
     def zip(self, directory: Path) -> None:
-        """Note how large a zip of the directory is, as a share of its bytes."""
+        """Measure the size of a zip of the directory, as a share of its bytes."""
         target = directory.with_suffix(".zip")
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
             for path in sorted(p for p in directory.rglob("*") if p.is_file()):
@@ -117,7 +117,7 @@ class Saves:
 
 
 class SeenLog(CommitLog):
-    """A commit log whose commits are noted."""
+    """A commit log whose commits are counted."""
 
     saves: Saves
 
@@ -128,7 +128,7 @@ class SeenLog(CommitLog):
 
 
 class Stores(StoreFactory):
-    """A store factory whose logs are seen."""
+    """A store factory with such logs."""
 
     def __init__(self, bucket: Bucket, settings: Settings, sources: HandClock) -> None:
         super().__init__(bucket, settings, sources=sources)
@@ -143,11 +143,11 @@ class Stores(StoreFactory):
 
 
 class Day:
-    """The user's vectorstore over a day. Record ``n`` always has the vector of number ``n``, so answers can be told."""
+    """The user's vectorstore over a day. Record ``n`` always has vector number ``n``, so answers can be checked."""
 
     def __init__(self, settings: Settings, singles: int) -> None:
         self.clock = HandClock()
-        # What the bench itself asks goes to the plain one, and is not counted.
+        # The bench's own requests go to the plain bucket, and are not counted.
         self.plain = MemoryBucket(sources=self.clock)
         self.bucket = SortedBucket(self.plain)
         self.stores = Stores(self.bucket, settings, self.clock)
@@ -160,7 +160,7 @@ class Day:
         self.store_seq = 0
 
     async def write(self, command: commands.Write) -> None:
-        """Write through, and compact when a pool would."""
+        """Write, and compact as a pool does."""
         before, ticket = self.store.commit_seq, Ticket(command)
         await self.store.write([ticket])
         assert ticket.error is None, ticket.error
@@ -178,7 +178,7 @@ class Day:
 
     async def ask(self) -> None:
         """Ask for one record as a strong read does, and check the answer."""
-        # A second after the write: what it proved is too old for a strong read, which asks.
+        # A second after the write, its proof is too old for a strong read, which asks the store.
         self.clock.moved_s += 1
         assert await self.store.is_fresh_enough(ReadOptions(), self.clock.monotonic_s())
         number = self._dice.choice(self._known)
@@ -193,7 +193,7 @@ class Day:
             await self.write(upsert(number, vectors(1, number, 1)))
 
     async def session(self) -> None:
-        """Open the vectorstore where nothing of it is, use it, load and delete some records, leave."""
+        """Open the vectorstore without local files, use it, load and delete some records, close it."""
         await asyncio.to_thread(self.stores.warm.drop, USER)
         self.store = self.stores.make(USER)
         await self.store.open(create=False)
@@ -211,7 +211,7 @@ class Day:
         await self.store.discard()
 
     async def begin(self) -> None:
-        """Have the records of the day before, and forget what they cost."""
+        """Write the records of the day before, and reset the counters."""
         await self.store.open(create=True)
         await self.write(commands.CreateCollection(name=COLLECTION))
         for _ in range(RECORDS // CALL):
@@ -237,7 +237,7 @@ class Day:
 
 
 async def _live_bytes(day: Day, directory: Path) -> int:
-    """Return the bytes of the newest state as one packed object; note its zip too. Fails if the state is another."""
+    """Return the bytes of the newest state as one packed object; measure its zip too. Fails if the state differs."""
     hydrated = await hydrate(day.plain, USER, None, directory)
     assert hydrated is not None and hydrated.image == day.stores.saves.image
     await asyncio.to_thread(day.stores.saves.zip, directory)
@@ -246,7 +246,7 @@ async def _live_bytes(day: Day, directory: Path) -> int:
 
 
 async def run(place: Place) -> list[Line]:
-    """Live a day, let a week go by, verify and remove garbage, and read the newest state from the store once more."""
+    """Run a day, let a week pass, verify, remove garbage, and read the newest state from the store once more."""
     singles = 120 if place.quick else 600
     day = Day(place.settings("day"), singles)
     await day.begin()
@@ -355,6 +355,6 @@ def _volume(day: Day, written: dict[str, int], freed: int, live: int, at_night: 
 
 
 def write_bound(commits: int, settings: Settings) -> float:
-    """Return the bound that the commit log states of bytes written for a byte committed; one base more for a floor."""
+    """Return the commit log's bound of bytes written for each byte committed, with one more base for a floor."""
     levels = math.floor(math.log(commits, settings.compact_fanout))
     return 1 + levels + 1 + 1 / (settings.compact_amplification - 1)

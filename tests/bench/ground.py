@@ -1,4 +1,4 @@
-"""What the benches share: seeded records, a user loaded through the product, one line of the table, the machine."""
+"""Shared parts of the benches: seeded records, a user loaded through the product, a line of the table, the machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Float32 = np.ndarray
 
 
 class Line(msgspec.Struct):
-    """One line of the table. ``ratio`` is ours by theirs; ``met`` is None where there is no target."""
+    """One line of the table. ``ratio`` is this service's figure by the peer's; ``met`` is None without a target."""
 
     bench: str
     what: str
@@ -46,7 +46,7 @@ class Line(msgspec.Struct):
 
 
 class Place(msgspec.Struct):
-    """Where a run happens: the S3, its bucket's URL, a scratch directory, and whether it is a quick one."""
+    """The place of a run: the S3, its bucket's URL, a scratch directory, and whether the run is quick."""
 
     server: S3Server
     store: str
@@ -60,7 +60,7 @@ class Place(msgspec.Struct):
 
 
 class WatchedBucket(MeteredBucket):
-    """A metered bucket that also remembers the commits that were created: (key, bytes)."""
+    """A metered bucket that also stores the created commits: (key, bytes)."""
 
     def __init__(self, inner: Bucket) -> None:
         super().__init__(inner)
@@ -122,7 +122,7 @@ async def router(settings: Settings, bucket: Bucket | None = None) -> AsyncItera
 
 
 async def load(place: Place, user_id: str, count: int) -> None:
-    """Have a user of ``count`` records in the store, written through the product in calls of 500."""
+    """Write a user of ``count`` records to the store, through the product in calls of 500."""
     if place.loaded.get(user_id) == count:
         return
     async with router(place.settings(f"load-{user_id}", drain_s=60.0)) as pool:
@@ -163,7 +163,7 @@ def size(count: float) -> str:
 
 
 def machine() -> str:
-    """Return what the figures were measured on."""
+    """Return a description of the machine, as text."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -181,5 +181,5 @@ def machine() -> str:
 
 
 def in_thread(function: Callable[[], T]) -> Callable[[], Awaitable[T]]:
-    """Return ``function`` as something to await."""
+    """Return an async function that runs ``function`` in a thread."""
     return lambda: asyncio.to_thread(function)

@@ -1,12 +1,12 @@
-"""Memory of one shard: per open slot, per warm user, and flat while many more users than slots come and go.
+"""Memory of one shard: by open slot, by warm user, and its growth while many more users than slots come and go.
 
-1,000 users, forked from one of 200 records, go through 100 slots in rounds, four at a time; each is hydrated, asked and
-evicted for the next. Round one downloads, the later ones build from the warm tier, so the start of round two is where a
-flat line must begin. The shard is a process of its own, as it is served; what is told is its proportional set size (its
-private memory and its share of what it shares), its descriptors and its threads, from the kernel. Excluded: the front,
-which holds nothing per user, and the page cache of the working directories.
+1,000 users, forked from one of 200 records, go through 100 slots in rounds, four at a time; each is hydrated, queried
+and evicted for the next. Round one downloads, the later ones build from the warm tier, so memory must be
+constant from the start of round two. The shard is a process of its own, as in a served instance. The figures, from the
+kernel, are its proportional set size (its private memory and its share of shared memory), descriptors and threads.
+Excluded: the front, which holds nothing per user, and the page cache of the working directories.
 
-``BENCH_CYCLES=10000`` is the long form: so many cycles of hydrate and evict instead of 3,000.
+``BENCH_CYCLES=10000`` is the long form: 10,000 cycles of hydrate and evict instead of 3,000.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLAT = 1.1
 
 
 class Held(msgspec.Struct):
-    """What the shard's process holds at one moment."""
+    """The memory, descriptors and threads of the shard's process at one moment."""
 
     pss_mib: float
     descriptors: int
@@ -42,7 +42,7 @@ class Held(msgspec.Struct):
 
 
 def held(pid: int) -> Held:
-    """Return what a process holds."""
+    """Return the memory, descriptors and threads of a process."""
     process = Path(f"/proc/{pid}")
     rollup = (process / "smaps_rollup").read_text().splitlines()
     pss_kib = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
@@ -72,14 +72,14 @@ async def _all(users: Iterable[str], work: object) -> None:
 
 
 class Shard:
-    """One shard with its pool, and what it is asked."""
+    """One shard with its pool, and requests to it."""
 
     def __init__(self, router: ShardRouter) -> None:
         self._router = router
         self._asked = 0
 
     async def ask(self, user_id: str) -> None:
-        """Ask a user's vectorstore, which is opened for it, and check the answer."""
+        """Query a user's vectorstore, which the pool opens, and check the answer."""
         self._asked += 1
         number = self._asked * 37 % RECORDS
         check_first((await self._router.execute(user_id, query(near(1, number)))).body, number)
@@ -89,14 +89,14 @@ class Shard:
         await self._router.execute(user_id, commands.Evict())
 
     async def held(self, open_slots: int) -> Held:
-        """Return what the shard holds while so many slots are open, after the evictions under way have ended."""
+        """Return the shard's figures while ``open_slots`` slots are open, after the evictions under way have ended."""
         for _ in range(500):
             view = await self._router.pool_view()
             if view.open_slots == open_slots:
                 break
             await asyncio.sleep(0.02)
         assert view.open_slots == open_slots, (view.open_slots, open_slots)
-        # What the shard does once things are quiet, such as giving memory back, is part of how it is.
+        # The figures include what an idle shard does, such as giving memory back.
         await asyncio.sleep(1.5)
         pid = self._router.clients[0].process_id
         assert pid is not None
@@ -119,7 +119,7 @@ async def run(place: Place) -> list[Line]:
 
 
 async def _measure(shard: Shard, users: list[str], slots: int, rounds: int) -> list[Line]:
-    # The first user brings in what any first use does: threads, pages of the libraries.
+    # The first user has costs of a first use: threads, pages of the libraries.
     await shard.ask(users[0])
     await shard.evict(users[0])
     none = await shard.held(0)

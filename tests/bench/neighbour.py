@@ -1,14 +1,14 @@
-"""A quiet user's queries while a neighbour loads 20,000 records: in one shard of ours, and in one ``chroma run``.
+"""A quiet user's queries while a neighbour loads 20,000 records: in one shard of this service and in ``chroma run``.
 
 The quiet user has 200 records and asks for the ten nearest, on one connection, 20 times a second at most (a slow
-answer delays the next question, so the slowest moments are asked less often, on both sides alike). The neighbour sends
+answer delays the next query, so slow moments have fewer queries, on both sides alike). The neighbour sends
 records of 384 dimensions in calls of 500, one after the other, over a connection of its own. Ours runs one shard, so
 that both are in the same process, writes through to the S3 and reads strongly; ``chroma run`` has two tenants and a
 local disk. Both get the same bytes, in Chroma's own protocol, in the same order: alone, then during the load. The
 first id of every answer is checked, and the number of records after the load.
 
-*Excluded.* The network, and cores of one's own: servers, S3 and client share this machine. The two loads are not
-interleaved, since a half-loaded server would be measured beside one at work; each side has one load.
+*Excluded.* The network, and separate cores: servers, S3 and client share this machine. The two loads are not
+interleaved, since a half-loaded server would compete with the other one; each side has one load.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Measured(msgspec.Struct):
         return self.records / self.load_s
 
     def told(self) -> str:
-        """Return what else was seen, for the note."""
+        """Return the other measurements, as text for the note."""
         thousands = self.records / 1000
         cpu = ", ".join(f"{name} {seconds / thousands:.2f}" for name, seconds in self.cpu_s.items())
         return (
@@ -78,7 +78,7 @@ def _quiet(side: Side) -> Iterator[Request]:
 
 
 async def _load(server: Server, path: str, bodies: list[bytes]) -> list[float]:
-    """Send the calls one after the other; return how long each took, in milliseconds."""
+    """Send the calls one after the other; return the milliseconds of each."""
     connection = await Connection.open(server)
     took = []
     try:
@@ -111,14 +111,14 @@ async def _measure(side: Side, bodies: list[bytes], *, tenant: bool) -> Measured
     found = int(await connection.must(get(server, f"{side.paths['loading']}/count")))
     connection.close()
     records = len(bodies) * CALL
-    # The 200 with which the user was created are among those that were loaded.
+    # The user's first 200 records are among the loaded ones.
     assert found == records, (server.name, found, records)
     cost = {name: after[name] - before[name] for name in after}
     return Measured(alone, during, load_s, records, calls_ms, cost)
 
 
 async def run(place: Place) -> list[Line]:
-    """Measure ours and Chroma's, one after the other; 5,000 records when quick."""
+    """Measure this service and Chroma, one after the other; 5,000 records when quick."""
     count = 5000 if place.quick else 20_000
     bodies = [
         chroma_records([f"record-{n}" for n in range(first, first + CALL)], first, vectors(1, first, CALL))

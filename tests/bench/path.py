@@ -1,8 +1,8 @@
-"""The path of a warm top-10 query in microseconds, part by part, as far as parts can be had by themselves.
+"""The path of a warm top-10 query in microseconds, part by part, as far as parts can be measured alone.
 
-Each part is run by itself some thousand times on one thread; the median counts. What only the whole has (the HTTP
-server, the event loops, turns between processes, the S3's answer to a strong read) is what the last lines have more
-than their parts. Excluded: embedding a text.
+Each part is run by itself some thousand times on one thread; the median counts. The rest (the HTTP
+server, the event loops, switches between processes, the S3's answer to a strong read) is the difference between the
+last lines and the sum of the parts. Excluded: embedding a text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _us(work: Callable[[], Any], turns: int) -> float:
 
 
 class _Recording:
-    """Stands for the router: keeps the command and answers nothing."""
+    """Stands for the router: keeps the command and returns an empty answer."""
 
     def __init__(self) -> None:
         self.command: commands.Command | None = None

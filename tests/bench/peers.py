@@ -1,12 +1,12 @@
-"""What the same user gets from other ways to keep vectors in object storage: one zip a save, LanceDB, pgvector.
+"""The same user with other ways to keep vectors in object storage: one zip for each save, LanceDB, pgvector.
 
 Zip: the plain directory, open in Chroma's own client; a save is the upsert, one zip of the directory (stored, because
-deflating vectors takes longer than it saves) and one PUT; a load is one GET, unzip, open and query. Both PUT and GET go
-through the same S3 client as ours. LanceDB: its asynchronous client on the same bucket, cosine, with the index that
+deflating vectors takes longer than it saves) and one PUT; a load is one GET, unzip, open and query. PUT and GET use the
+same S3 client as this service. LanceDB: its asynchronous client on the same bucket, cosine, with the index that
 answered best here (HNSW-SQ at 5,000 records, IVF-FLAT at 20,000, whose HNSW-SQ takes minutes to build); a save is a
-merge by id. Cold is a new connection, table opened and asked; ours
-is `vectorpool serve` with nothing of the user on its disk. The other lines are taken in this process. pgvector needs
-PostgreSQL's extension, which is looked for; a server of its own is no like for like, so only that is said.
+merge by id. Cold is a new connection that opens the table and queries it; for
+this service it is `vectorpool serve` without local files of the user. The other lines are measured in this process.
+For pgvector the bench only reports whether PostgreSQL has the extension, because a separate server is not comparable.
 
 Excluded: building LanceDB's index, its compaction, and conflicts of writers (one zip a save loses one of two).
 """
@@ -53,7 +53,7 @@ from vectorpool.objects.bucket import Bucket
 HOW_TO_INSTALL = "uv run --group bench python -m tests.bench peers"
 WHY_COLD = "it reads the ranges that one query needs, ours brings the whole vectorstore onto the instance"
 WHY_SAVE = "it writes the new row beside its index, which it leaves alone; ours is in Chroma's index and SQLite tables"
-# The first turn of each way is for what only a first use costs: it is not counted.
+# The first turn of each way has costs of a first use, so it is not counted.
 TURNS = 6
 
 
@@ -75,7 +75,7 @@ class _Zip:
         self._turn = 0
 
     async def prepare(self) -> None:
-        """Have the user's present state as a directory that Chroma's client has open, and as a zip."""
+        """Make the user's present state a directory that Chroma's client has open, and a zip."""
         directory = self._root / "saved"
         await hydrate(self._bucket, self._user_id, None, directory)
         self._client = chromadb.PersistentClient(str(directory))
@@ -98,7 +98,7 @@ class _Zip:
         await self._bucket.put(self._key, await in_thread(write)())
 
     async def answer(self, number: int) -> None:
-        """Load the directory and ask it."""
+        """Load the directory and query it."""
         self._turn += 1
         directory = self._root / f"loaded-{self._turn}"
         data = (await self._bucket.get(self._key)).data
@@ -117,7 +117,7 @@ class _Zip:
         await in_thread(ask)()
 
     def close(self) -> None:
-        """Remove what was written to disk."""
+        """Remove the local files."""
         shutil.rmtree(self._root, ignore_errors=True)
 
 
@@ -173,11 +173,11 @@ class _Lance:
         await merge.execute(self._rows(number, vectors(1, number, 1)))
 
     async def answer(self, number: int) -> None:
-        """Connect, open the table and ask it."""
+        """Connect, open the table and query it."""
         await self._ask(await self._open(), number)
 
     async def again(self, number: int) -> None:
-        """Ask the table that is open."""
+        """Query the open table."""
         await self._ask(self._table, number)
 
     async def _ask(self, table: Any, number: int) -> None:
@@ -230,7 +230,7 @@ async def _warm(
             await _take(zips, lambda n=number: zipped.save(n))
             if lance is not None:
                 await _take(lances, lambda n=number: lance.save(n))
-        # What was saved last is found, by each of them.
+        # Each of them finds the record that was saved last.
         check_first((await pool.execute(user_id, query(near(1, number)))).body, number)
     await zipped.answer(number)
     if lance is not None:
@@ -243,9 +243,9 @@ async def _warm(
 
 
 def _lines(what: str, ours: list[float], theirs: dict[str, list[float]], why: str) -> list[Line]:
-    """Return a line for each of the others that was measured; the first turn of each is not counted.
+    """Return a line for each peer that was measured; the first turn of each is not counted.
 
-    ``why`` is said where LanceDB is better.
+    ``why`` is the note where LanceDB is better.
     """
     lines = []
     for name, values in theirs.items():
@@ -265,7 +265,7 @@ def _lines(what: str, ours: list[float], theirs: dict[str, list[float]], why: st
 
 
 def _pgvector() -> Line:
-    """Say whether this machine's PostgreSQL has the extension."""
+    """Return a line that says whether this machine's PostgreSQL has the extension."""
     config = shutil.which("pg_config")
     found = ""
     if config:

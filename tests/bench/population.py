@@ -1,4 +1,4 @@
-"""Users of 200 records each on a server, ours or Chroma's: how they are made, what they are sent, what they must hold.
+"""Users of 200 records each on this service or Chroma's server: their creation, their requests, and the final check.
 
 Both servers get the same bytes, in Chroma's own protocol.
 """
@@ -42,7 +42,7 @@ def user(number: int) -> str:
 
 
 class Bodies:
-    """What is sent, made once: the same for both servers."""
+    """The request bodies, made once: the same for both servers."""
 
     def __init__(self) -> None:
         numbers = range(0, RECORDS, 3)
@@ -56,7 +56,7 @@ class Bodies:
 
 
 class Side:
-    """One server, where each user's collection is on it, and how many records were written to each."""
+    """One server, with the id of each user's collection and the number of records written to it."""
 
     def __init__(self, server: Server, bodies: Bodies) -> None:
         self.server = server
@@ -82,7 +82,7 @@ class Side:
         return collection
 
     def place(self, user_id: str, collection: str) -> None:
-        """Note the id of a user's collection."""
+        """Store the id of a user's collection."""
         self.paths[user_id] = f"/api/v2/tenants/{user_id}/databases/{DATABASE}/collections/{collection}"
 
     def query(self, user_id: str, rng: random.Random, kind: str = "") -> Request:
@@ -91,13 +91,13 @@ class Side:
         return Request(post(self.server, f"{self.paths[user_id]}/query", body), names, kind)
 
     def upsert(self, user_id: str, kind: str = "") -> Request:
-        """Return an upsert of one new record, which is remembered."""
+        """Return an upsert of one new record, and count it for the final check."""
         self._number += 1
         self.written.setdefault(user_id, []).append(self._number)
         return Request(post(self.server, f"{self.paths[user_id]}/upsert", self.bodies.upsert(self._number)), b"", kind)
 
     async def check(self, most: int = 200) -> None:
-        """Fail unless users hold what was loaded and written: their counts, and the newest record of each."""
+        """Fail unless the users have all records that were loaded and written: their counts, and the newest of each."""
         connection = await Connection.open(self.server)
         try:
             for user_id, numbers in list(self.written.items())[:most]:
@@ -112,7 +112,7 @@ class Side:
 
 
 async def fork(place: Place, users: range) -> None:
-    """Make the seed's vectorstore that of many other users: one self-contained commit each, as a fork makes it."""
+    """Fork the seed's vectorstore to many other users: one self-contained commit each."""
     bucket = bucket_of(place)
     directory = place.scratch / f"fork-{users.start}"
     try:

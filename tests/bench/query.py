@@ -1,8 +1,8 @@
 """Warm top-10 queries and gets of ten records over HTTP: ``vectorpool serve`` beside ``chroma run``.
 
 Both have the same 5,000 records and take turns. The load comes from this process over raw streams with requests built
-beforehand. What a request costs in CPU time is in the notes, for every process that takes part, since on a small
-machine the client's share is not nothing.
+beforehand. The CPU time of a request is in the notes, for every process that takes part, since on a small
+machine the client's share counts.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ QUERY, GET = "top-10 queries", "gets of ten records"
 
 
 class Target(msgspec.Struct):
-    """A server and its prebuilt requests, by what is asked."""
+    """A server and its prebuilt requests, by kind."""
 
     server: Server
     requests: dict[str, list[Request]]
 
     def feeds(self, kind: str, connections: int) -> list[Iterator[Request]]:
-        """Return what each connection sends: all of them over and over, from different ones on."""
+        """Return the requests of each connection: all of them in a cycle, with another start for each connection."""
         requests = self.requests[kind]
         firsts = (number * 5 % PROBES for number in range(connections))
         return [itertools.cycle(requests[first:] + requests[:first]) for first in firsts]
 
 
 def _target(server: Server, query: str, get: str, field: str) -> Target:
-    """``query`` and ``get`` are paths; ``field`` is what a query's embeddings are called."""
+    """``query`` and ``get`` are paths; ``field`` is the name of a query's embeddings."""
     requests: dict[str, list[Request]] = {QUERY: [], GET: []}
     for probe in range(PROBES):
         number = probe * 71 % (COUNT - 10)

@@ -1,7 +1,7 @@
 """The files and functions of the package that one request passes: ``python -m tests.bench.reach``.
 
 A served instance runs with a profile hook in each of its processes and threads. The hook notes each function of the
-package that is called while one warm request is answered. Fewer files mean fewer places to know for who reads the path.
+package that is called while one warm request is answered. Fewer files make the path easier to read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import vectorpool
 from tests.support.service import Service
 
 PACKAGE = Path(vectorpool.__file__).parent
-# What follows an answer (a commit's bookkeeping, for example) belongs to the request too.
+# Work after an answer (a commit's bookkeeping, for example) belongs to the request too.
 _AFTER_S = 0.3
 
 _HOOK = """
@@ -42,7 +42,7 @@ sys.setprofile(_profile)
 
 
 def measure(root: Path) -> dict[str, list[tuple[str, str]]]:
-    """Return for each kind of request the functions that it passes, as (file below the package, name)."""
+    """Return, for each kind of request, the functions that it passes, as (file below the package, name)."""
     (root / "hook").mkdir()
     (root / "hook" / "sitecustomize.py").write_text(_HOOK)
     (root / "switch").write_bytes(b"\0")

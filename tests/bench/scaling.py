@@ -1,14 +1,14 @@
-"""One, two and four instances on one bucket of the S3: what more of them give, and what sharing users costs.
+"""One, two and four instances on one bucket of the S3: throughput of more instances, and the cost of sharing.
 
 Each instance is ``vectorpool serve`` with one shard. Eight clients send a closed loop of top-10 queries and, one in
 four, upserts of a record that is new, to 40 users of 200 records, in Chroma's own protocol: each request to any
 instance (*random*), or all of a user's to one (*by user*, as a load balancer that hashes the user id does). Each
 query's first id is checked. At the end every acknowledged record is read through another instance than it was sent to.
 
-*Lost races* are creates that found their number taken: what the instances asked of the store, less the objects that
-are new in the logs. All is on one machine, whose cores instances, S3 and client share: on two cores four instances
-cannot answer more than one does, so what a request costs in CPU time is told beside the throughput. Compaction is
-thinned out, so that its own races are not counted with those of commits.
+*Lost races* are creates that found their number taken: the creates of all instances, less the new objects in the logs.
+All runs on one machine, whose cores instances, S3 and client share. On two cores four instances cannot answer more
+than one, so the CPU time of a request stands beside the throughput. Compaction is rare here, so that its own races are
+not counted with those of commits.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Routing = Literal["random", "by user"]
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """How many instances take requests, and who gets which."""
+    """The number of instances that take requests, and the routing."""
 
     instances: int
     routing: Routing
@@ -61,7 +61,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Turn(msgspec.Struct):
-    """What one turn measured. Milliseconds of each answer; CPU seconds by process; creates that lost."""
+    """The measurements of one turn: milliseconds of each answer; CPU seconds by process; creates that lost."""
 
     wall_s: float
     reads_ms: list[float]
@@ -78,7 +78,7 @@ class Turn(msgspec.Struct):
 
 
 class Fleet:
-    """The instances, the users on them, and what was acknowledged: (user, record, the instance that took it)."""
+    """The instances, the users on them, and the acknowledged writes: (user, record, the instance that took it)."""
 
     def __init__(self, servers: list[Server], bucket: Bucket, prefix: str) -> None:
         self.servers = servers
@@ -102,7 +102,7 @@ class Fleet:
         connection.close()
 
     async def touch(self, setting: Setting) -> None:
-        """Have each user open, and at its newest commit, where the setting sends it: the one before did elsewhere."""
+        """Open each user at its newest commit on this setting's instances, which may differ from the last ones."""
         dice = random.Random(setting.instances)
         connections = [await Connection.open(server) for server in self.servers]
         for user, path in enumerate(self.paths):
@@ -114,7 +114,7 @@ class Fleet:
     # --- A turn ------------------------------------------------------------------------------------
 
     async def turn(self, setting: Setting, seconds: float, seed: int) -> Turn:
-        """Have the clients send requests for so long; count what it cost."""
+        """Run the clients for ``seconds``; return the measurements."""
         before = await self._creates(), await self._objects()
         cpu, began = self._cpu(), time.perf_counter()
         taken = Turn(0.0, [], [], {})
@@ -142,7 +142,7 @@ class Fleet:
             body, expected = dice.choice(self._queries)
             found = await connections[at].must(post(self.servers[at], f"{self.paths[user]}/query", body))
             taken.reads_ms.append((time.perf_counter() - began) * 1000)
-            # Fresh records have vectors of their own, far from every question.
+            # New records have vectors that are far from every query.
             assert found.find(b'"record-') == found.find(expected) >= 0, (expected, found[:300])
         for connection in connections:
             connection.close()
@@ -151,7 +151,7 @@ class Fleet:
         number, self._next = self._next, self._next + 1
         body = self._upserts[number % len(self._upserts)].replace(b"########", b"%08d" % number, 1)
         status, answer = await connection.ask(post(self.servers[at], f"{self.paths[user]}/upsert", body))
-        # The one refusal that may be: others committed first, a dozen times in a row.
+        # The only refusal that is allowed: other writers committed first, twelve times in a row.
         assert status in (200, 409), (status, answer[:300])
         if status == 200:
             self.written.append((user, number, at))
@@ -177,13 +177,13 @@ class Fleet:
         for server in self.servers:
             spent = cpu_s(server)
             total["instances"] += spent["front"] + spent["shards"]
-        # Client and S3 are the same processes for all servers: counted once.
+        # Client and S3 are the same processes for all servers, so they are counted once.
         total["client"] = spent["client"]
         total["store"] = sum(seconds for name, seconds in spent.items() if name.startswith("store"))
         return dict(total)
 
     async def check(self) -> int:
-        """Read every acknowledged record through another instance than took it; return how many there were."""
+        """Read every acknowledged record through another instance than took it; return their number."""
         asked: dict[tuple[int, int], list[int]] = {}
         for user, number, at in self.written:
             asked.setdefault((user, (at + 1) % len(self.servers)), []).append(number)

@@ -1,4 +1,4 @@
-"""How long one user's bulk write stops everybody else in the process: the longest gap a ticking thread sees."""
+"""How long one user's bulk write blocks all others in the process: the longest gap that a ticking thread measures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LIMIT_MS = 50.0
 
 
 class Ticker:
-    """A thread that wants the interpreter every millisecond and notes how long it had to wait."""
+    """A thread that needs the interpreter lock every millisecond and measures how long it waits."""
 
     def __init__(self) -> None:
         self.gaps_ms: list[float] = []

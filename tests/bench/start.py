@@ -1,9 +1,9 @@
 """Start: from the process's start to the first 200 of /health/ready, and to the first answer to a cold user's query.
 
 Every turn has an empty replica directory, so the first answer hydrates its 500 records. CPU time is that of the front
-and its shards up to the first 200, read from the kernel: unlike the wall time, it does not depend on who else uses the
-cores. Bytecode lies beside a first turn that is not counted, as it does in the image; what an installation without any
-pays is a line of its own. Excluded: the time that the machine needs to read programs and libraries from its disk, which
+and its shards up to the first 200, read from the kernel: unlike the wall time, it does not depend on other users of the
+cores. A first turn, which is not counted, writes the bytecode, as the image has it; an installation without bytecode
+is a line of its own. Excluded: the time that the machine needs to read programs and libraries from its disk, which
 the first turn leaves in memory.
 """
 
@@ -30,7 +30,7 @@ from tests.support.store import free_port
 COUNT = 500
 USER = f"cold-{COUNT}"
 TARGET_S = 2.5
-# What the front and a shard load before they serve; what the model itself costs is no import, and not in it.
+# The imports of the front and of a shard before they serve. Loading the model is no import, and not included.
 IMPORTS = {
     "the front": (
         "import vectorpool.cli.server, vectorpool.app, vectorpool.embedding.onnx\n"
@@ -42,7 +42,7 @@ IMPORTS = {
 
 
 class Start(msgspec.Struct):
-    """What one turn measured, in seconds: wall time since the start of the process, and CPU time until it was ready."""
+    """The measurements of one turn, in seconds: wall time since the process's start, CPU time until it was ready."""
 
     ready_s: float
     answered_s: float
@@ -115,7 +115,7 @@ async def _turn(place: Place, shards: int, env: dict[str, str], number: int) -> 
 
 
 def _imports(code: str, env: dict[str, str]) -> tuple[float, str]:
-    """Return the milliseconds that imports take, as the interpreter tells, and the five packages that take the most."""
+    """Return the milliseconds of imports, as the interpreter reports them, and the five slowest packages."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         stderr=subprocess.PIPE,
@@ -150,7 +150,7 @@ def _line(what: str, turns: list[Start], *, target: bool) -> Line:
 
 
 async def run(place: Place) -> list[Line]:
-    """Measure 1 and 2 shards in alternation, an installation without bytecode, and what imports take."""
+    """Measure 1 and 2 shards in alternation, an installation without bytecode, and the imports."""
     await load(place, USER, COUNT)
     store = place.server.environ(place.store)
     compiled = store | {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(place.scratch / "bytecode")}

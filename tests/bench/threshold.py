@@ -1,7 +1,7 @@
-"""What ``sync_threshold`` costs, and how well the index's defaults find real MiniLM vectors.
+"""The cost of ``sync_threshold``, and the recall of the index's defaults on real MiniLM vectors.
 
-Until so many additions, vectors wait in SQLite's queue and every call reads it; at the threshold they enter the HNSW
-files. The rate "an hour" is one upsert a second: the common commits and the share of the one that crosses.
+Up to this number of additions, vectors wait in SQLite's queue and every call reads it; at the threshold they enter
+the HNSW files. The rate "an hour" is one upsert a second: the common commits and the share of the one that crosses.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ async def _recall(place: Place) -> list[Line]:
     async with router(place.settings("recall")) as pool:
         for ef in (10, 50, 100, 200):
             user_id = f"recall-{ef}"
-            # A threshold below the number of records: what is asked is the index and not the queue.
+            # A threshold below the number of records, so that queries use the index and not the queue.
             hnsw = commands.Hnsw(ef_search=ef, sync_threshold=100)
             await pool.execute(user_id, commands.CreateCollection(name=COLLECTION, hnsw=hnsw))
             for first in range(0, len(stored), 500):

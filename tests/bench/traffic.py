@@ -1,9 +1,9 @@
-"""Load over raw streams with requests built beforehand, and what it costs every process that takes part.
+"""Load over raw streams with requests built beforehand, and its CPU time in every process that takes part.
 
-An ordinary HTTP client costs more CPU time a request than the servers that it would measure here. So requests are bytes
-that exist before the clock runs, a connection is a pair of streams, and of an answer only what proves it right is
-looked at. CPU time is read from ``/proc``: user and system time of whole processes, so background work of a server
-during a turn is on its bill.
+An ordinary HTTP client takes more CPU time for a request than the servers that are measured here. So requests are bytes
+that are built before the clock starts, a connection is a pair of streams, and only the part of an answer that proves it
+right is read. CPU time is read from ``/proc``: user and system time of whole processes, so a server's background work
+during a turn is included.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Request(msgspec.Struct):
-    """Bytes to send, the record id that the answer must name first (b"": none at all), and what to count it under."""
+    """Bytes to send, the record id that the answer must name first (b"": none at all), and the kind of request."""
 
     data: bytes
     names: bytes = b""
@@ -36,7 +36,7 @@ class Request(msgspec.Struct):
 
 
 class Server(msgspec.Struct):
-    """Where a server listens, and the processes whose CPU time it costs, by what they are."""
+    """A server's address, and the processes whose CPU time is counted, by role."""
 
     name: str
     host: str
@@ -45,7 +45,7 @@ class Server(msgspec.Struct):
 
 
 class Turn(msgspec.Struct):
-    """What one turn measured: milliseconds of each answer by kind, and CPU seconds by process."""
+    """The measurements of one turn: milliseconds of each answer by kind, and CPU seconds by process."""
 
     wall_s: float
     took_ms: dict[str, list[float]]
@@ -53,7 +53,7 @@ class Turn(msgspec.Struct):
 
     @property
     def count(self) -> int:
-        """Answers."""
+        """The number of answers."""
         return sum(map(len, self.took_ms.values()))
 
     @property
@@ -116,7 +116,7 @@ def chroma_query(row: Float32) -> bytes:
     )
 
 
-# --- Schedule -------------------------------------------------------------------------------------------
+# --- Turns --------------------------------------------------------------------------------------------
 
 
 class Connection:
@@ -145,7 +145,7 @@ class Connection:
         return body
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -176,9 +176,10 @@ async def turn(
     every_s: float = 0.0,
     stop: asyncio.Event | None = None,
 ) -> Turn:
-    """Send what each feed gives over a connection of its own, in a closed loop; check every answer.
+    """Send the requests of each feed over a connection of its own, in a closed loop; check every answer.
 
-    It ends after ``seconds``, or when ``stop`` is set. With ``every_s``, a connection asks that often at most.
+    It ends after ``seconds``, or when ``stop`` is set. With ``every_s``, a connection sends at most one request in that
+    many seconds.
     """
     took: dict[str, list[float]] = {}
     before, began = cpu_s(server), time.perf_counter()
@@ -209,7 +210,7 @@ def median_rate(turns: Iterable[Turn]) -> float:
 
 
 def bill(turns: Iterable[Turn]) -> str:
-    """Return what a request cost, as text: CPU milliseconds by process."""
+    """Return the CPU milliseconds of a request by process, as text."""
     whole = joined(turns)
     return ", ".join(f"{name} {seconds * 1000 / max(whole.count, 1):.2f}" for name, seconds in whole.cpu_s.items())
 
@@ -218,7 +219,7 @@ def bill(turns: Iterable[Turn]) -> str:
 
 
 def cpu_s(server: Server) -> dict[str, float]:
-    """Return the CPU seconds so far of a server's processes, by what they are."""
+    """Return the CPU seconds so far of a server's processes, by role."""
     return {name: sum(map(_cpu_s, pids)) for name, pids in server.processes.items()}
 
 

@@ -1,16 +1,16 @@
 """Many users of 200 records each: ``vectorpool serve`` over the S3, beside ``chroma run`` with a tenant for each user.
 
-Both are sent the same bytes over HTTP, in Chroma's own protocol, over eight connections; a request's user is drawn at
-random. Ours runs with default settings unless a line says otherwise, writes through to the S3 and reads strongly;
-``chroma run`` writes to the local disk. Every query's first id is checked, and after the upserts each user's
+Both get the same bytes over HTTP, in Chroma's own protocol, over eight connections; a request's user is drawn at
+random. This service runs with default settings unless a line says otherwise, writes through to the S3 and reads
+strongly; ``chroma run`` writes to the local disk. Every query's first id is checked, and after the upserts each user's
 number of records and the newest of them.
 
 *The pool.* Users by a Zipf law (s = 1.1), one request in ten a write, through fewer slots than users, on an instance
-that has seen none of them. Which tier answers is not told by the service; the bench keeps the LRU of each shard as the
-pool does, by arrival, and at the end compares it with ``/admin/pool``. A user's first request is *cold*, one whose
-slot was given away since is *warm*, the others are *open*.
+that has seen none of them. The service does not report the tier of an answer; the bench keeps the LRU of each shard as
+the pool does, by arrival, and at the end compares it with ``/admin/pool``. A user's first request is *cold*, one whose
+slot was evicted since is *warm*, the others are *open*.
 
-*Excluded.* The users of ours are forks of one that was loaded through the service: one commit each, in its own log.
+*Excluded.* This service's users are forks of one that was loaded through it: one commit each, in a log of its own.
 ``chroma run`` with 500 and 5,000 tenants: it loads less than a thousand records a second, so 100,000 take two minutes.
 The network: everything is on one machine, whose cores servers, S3 and client share.
 """
@@ -48,7 +48,7 @@ from vectorpool.shard.protocol import shard_of
 
 CONNECTIONS = 8
 ZIPF = 1.1
-# On a busy machine the most users are left out beyond this: making them takes a minute.
+# On a busy machine, beyond this time, the largest number of users is skipped: making them takes a minute.
 ENOUGH_S = 200
 
 
@@ -72,7 +72,7 @@ def _upserts(side: Side, users: int) -> Iterator[Request]:
 async def _schedule(
     sides: dict[str, Iterator[Request]], servers: dict[str, Server], seconds: float, rounds: int
 ) -> dict[str, list[Turn]]:
-    """Let each side have its turns in alternation, after a short one that is not counted."""
+    """Run the sides in alternating turns, after a short one that is not counted."""
     taken: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, make in sides.items():
@@ -83,7 +83,7 @@ async def _schedule(
 
 
 def _answers_a_cpu_s(turns: list[Turn]) -> float:
-    """Return how many requests a CPU second of the server answers; the client's and the S3's are not counted."""
+    """Return the requests answered in a CPU second of the server; the client's and the S3's time is not counted."""
     whole = joined(turns)
     spent = sum(s for name, s in whole.cpu_s.items() if name != "client" and not name.startswith("store"))
     return whole.count / max(spent, 0.001)
@@ -127,7 +127,7 @@ async def _compare(place: Place, ours: Side, theirs: Side, rounds: int) -> list[
 
 
 async def _open_all(side: Side, users: range) -> None:
-    """Have each user's collection counted once, so that what is measured afterwards finds it open."""
+    """Count each user's collection once, so that the measurement finds it open."""
     waiting = iter(users)
 
     async def count() -> None:
@@ -160,7 +160,7 @@ class Slots:
         self._seen: set[str] = set()
 
     def use(self, user_id: str) -> str:
-        """Return the tier that answers a request of this user, and note the use."""
+        """Return the tier that answers a request of this user, and record the use."""
         slots = self._open[shard_of(user_id, len(self._open))]
         tier = "open" if user_id in slots else "warm" if user_id in self._seen else "cold"
         self._seen.add(user_id)

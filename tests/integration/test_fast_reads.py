@@ -82,20 +82,8 @@ def rows(*numbers: float) -> Any:
 
 
 def assert_same(both: Both, info: CollectionInfo, probe: list[float]) -> None:
-    """Compare everything that the fast path answers with what Chroma answers from the same files.
-
-    Chroma 1.5.9 sometimes leaves an embedding out of its index files when it writes them, and knows it in memory only
-    (``test_chroma_faults``). So where the distances differ, Chroma alone is opened again: the fast path's answer, which
-    it gave before, must be what Chroma then reads from its files.
-    """
-    ours = both.query(info, probe, both.chroma.count(info) + 1)
-    try:
-        _assert_near(both, info, probe, ours)
-    except AssertionError:
-        both.chroma.close()
-        both.chroma = PlainChroma(both.directory)
-        both.fast._known = both.chroma.catalogue.known_by_id
-        _assert_near(both, info, probe, ours)
+    """Compare everything that the fast path answers with what Chroma answers from the same files."""
+    _assert_near(both, info, probe, both.query(info, probe, both.chroma.count(info) + 1))
     _assert_records(both, info)
 
 

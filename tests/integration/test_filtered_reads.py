@@ -69,7 +69,7 @@ class Directory:
         plain = self.chroma.client.query
         self.chroma.client.query = lambda **_: counted.append(True)  # type: ignore[method-assign,assignment]
         try:
-            found = self.records.query(info.id, info.database, vectors, limit, **asked, by_value=True)
+            found = self.records.query(info.id, info.database, vectors, limit, **asked)
         finally:
             self.chroma.client.query = plain  # type: ignore[method-assign]
         assert found is not None and not counted
@@ -130,7 +130,7 @@ def test_gets_and_queries_are_chromas_but_for_order(directory: Directory) -> Non
         {"limit": 4, "offset": 199},
     ):
         include = ("documents", "metadatas", "uris", "embeddings")
-        ours = directory.records.get(info.id, info.database, include=include, **asked, by_value=True)  # type: ignore[arg-type]
+        ours = directory.records.get(info.id, info.database, include=include, **asked)  # type: ignore[arg-type]
         theirs = directory.chroma.get(info, include=include, **asked)
         assert ours is not None and ours.embeddings is not None and theirs.embeddings is not None
         for column in ("ids", "documents", "metadatas", "uris"):
@@ -157,7 +157,7 @@ def test_a_filter_that_is_too_large_is_refused_with_its_limit(directory: Directo
     info = directory.chroma.create("notes")
     where = json.dumps({"a": {"$in": list(range(MAX_VALUES + 1))}})
     with pytest.raises(LimitExceeded) as refused:
-        directory.records.get(info.id, info.database, where=where, by_value=True)
+        directory.records.get(info.id, info.database, where=where)
     assert refused.value.extra["limit"] == MAX_VALUES
 
 
@@ -171,9 +171,7 @@ def test_text_is_found_alike_by_scan_and_by_trigrams(directory: Directory) -> No
         directory.chroma.upsert(info, ids[part], batch, None, texts[part], None)
     assert directory.records.count(info.id, info.database) == 2800
     for needle in ("Straße", "straße", "STRASSE 1", "İst", "ist", "e 69", '"', "ß"):
-        found = directory.records.get(
-            info.id, info.database, where_document=json.dumps({"$contains": needle}), by_value=True
-        )
+        found = directory.records.get(info.id, info.database, where_document=json.dumps({"$contains": needle}))
         assert found is not None
         assert found.ids == [i for i, text in zip(ids, texts, strict=True) if needle in text]
     assert sqlite3.sqlite_version_info >= (3, 34), "the trigram index came with this version"

@@ -1,8 +1,8 @@
 """Filters of the fast path, beside Chroma itself: random filters over random records with values that are easy to miss.
 
-Two small models say what each side answers, record by record. They differ in numbers only, and those are the deliberate
-differences: Chroma cuts a float to an integer where it compares it with one, rounds an integer to a float where it
-compares it with one, and changes the digits of a float that it reads. Both sides have to answer as their model does.
+Two small models say what each side answers, record by record. They differ in numbers only
+(``tests.support.filter_models``), and those are the deliberate differences. Both sides have to answer as their model
+does.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import json
 import os
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.filter_models import Compare, as_chroma, by_value, satisfies
 from tests.support.plain_chroma import PlainChroma
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.filter_rows import Segment, matching
-from vectorpool.engine.filters import MAX_TERMS, MAX_VALUES, TooLarge, has_empty_join, read_filter, stored_float
+from vectorpool.engine.filters import MAX_TERMS, MAX_VALUES, TooLarge, has_empty_join, read_filter
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Batch
 from vectorpool.engine.tables import METADATA_SCOPE, Operation, segments_of
@@ -147,35 +148,6 @@ class World:
 
 # --- The two models ----------------------------------------------------------------------------------
 
-Compare = Callable[[Any, str, Any], bool]
-EXACT: dict[str, Callable[[Any, Any], bool]] = {
-    "$eq": lambda v, x: v == x,
-    "$gt": lambda v, x: v > x,
-    "$gte": lambda v, x: v >= x,
-    "$lt": lambda v, x: v < x,
-    "$lte": lambda v, x: v <= x,
-}
-
-
-def by_value(v: Any, operator: str, x: Any) -> bool:
-    """Compare numbers as the fast path does: by value, and the float that Chroma stores for x is x."""
-    if isinstance(v, float) and float(x) == x and v == stored_float(float(x)):
-        return operator in ("$eq", "$gte", "$lte")
-    return EXACT[operator](v, x)
-
-
-def as_chroma(v: Any, operator: str, x: Any) -> bool:
-    """Compare numbers as Chroma does."""
-    read = stored_float(x) if isinstance(x, float) else x
-    if isinstance(v, float):
-        return EXACT[operator](v, float(read))
-    return EXACT[operator](v, max(-I64, min(I64 - 1, int(read))))
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value is a number, which a boolean is not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
 
 def holds(metadata: dict[str, Any], where: dict[str, Any], compare: Compare) -> bool:
     """Return whether a record's metadata satisfies a filter."""
@@ -183,18 +155,7 @@ def holds(metadata: dict[str, Any], where: dict[str, Any], compare: Compare) -> 
     if name in ("$and", "$or"):
         return (all if name == "$and" else any)(holds(metadata, part, compare) for part in operand)
     ((operator, x),) = operand.items()
-    v = metadata.get(name)
-    if operator in ("$ne", "$nin", "$not_contains"):
-        positive = {"$ne": "$eq", "$nin": "$in", "$not_contains": "$contains"}[operator]
-        return not holds(metadata, {name: {positive: x}}, compare)
-    if operator == "$in":
-        return any(holds(metadata, {name: {"$eq": each}}, compare) for each in x)
-    if operator == "$contains":
-        same = [m for m in v if type(m) is type(x)] if isinstance(v, list) else []
-        return any(compare(m, "$eq", x) if is_number(m) else m == x for m in same)
-    if is_number(x):
-        return is_number(v) and compare(v, operator, x)
-    return type(v) is type(x) and bool(v == x)
+    return satisfies(metadata.get(name), operator, x, compare)
 
 
 def contains(text: str | None, where: dict[str, Any]) -> bool:

@@ -99,6 +99,45 @@ def _at(endpoint: str, **changes: object) -> Settings:
     )
 
 
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ('"s3://bucket/prefix"', "quotes"),
+        ("'.vectorpool/store'", "quotes"),
+        ('s3://bucket/prefix"', "quotes"),
+        ("s3:/bucket/prefix", "Write s3://bucket/prefix"),
+        ("s3:bucket", "Write s3://bucket"),
+        ("s3//bucket", "Write s3://bucket"),
+        ("S3:/bucket", "Write s3://bucket"),
+        ("file:/srv/store", "Write file:///srv/store"),
+        ("server:/export", "file://, s3://"),
+        ("C:\\store", "file://, s3://"),
+        ("$HOME/store", "variable"),
+        ("${STORE}", "variable"),
+        ("~no-such-user/store", "home is not known"),
+    ],
+)
+def test_a_mistyped_store_does_not_become_a_directory(
+    store: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was meant as a URL, or as another path, is refused with what to write, and nothing is created."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Misconfigured) as caught:
+        open_bucket(Settings(store=store))
+    assert said in caught.value.detail and "store = " in caught.value.detail
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~/x is a directory in the home, and a name with a colon can be written as ./name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for store, path in (("~/x", "x"), ("./s3:y", "s3:y")):
+        bucket = open_bucket(Settings(store=store))
+        await bucket.close()
+        assert (tmp_path / path).is_dir()
+
+
 async def test_a_gateway_that_dies_and_returns() -> None:
     """A killed store is unavailable, not empty; after its return what was acknowledged is there."""
     from tests.support import radosgw

@@ -233,7 +233,8 @@ async def test_ingesting_again_replaces_the_chunks(instance: Instance) -> None:
     await instance.do(_ingest("a1", "a2", "a3"))
     await instance.do(_ingest("b1", path="b.md"))
     before = await instance.commit()
-    assert await instance.do(_ingest("a2", "a4")) == {"written": 2}
+    collection_id = (await instance.do(ListIngested(avatar_id="7")))["collections"]["documents"]
+    assert await instance.do(_ingest("a2", "a4")) == {"written": 2, "collection_id": collection_id}
     assert await instance.commit() == before + 1
     records = await instance.records(collection="documents", avatar_id="7")
     assert set(records) == {"a2", "a4", "b1"}

@@ -9,12 +9,32 @@ from typing import Any
 
 import pytest
 
-from tests.support.instances import NOTES, Instance, upsert
+from tests.support.instances import NOTES, Instance, upsert, vectors
 from vectorpool.commands import (
+    ChromaAddRecords,
+    ChromaCountRecords,
+    ChromaCreateCollection,
+    ChromaCreateDatabase,
+    ChromaDeleteRecords,
+    ChromaGetRecords,
+    ChromaListCollections,
+    ChromaQueryRecords,
+    ChromaUpdateCollection,
+    ChromaUpdateRecords,
+    ChromaUpsertRecords,
+    CreateCollection,
+    DeleteRecords,
+    DescribeVectorstore,
     Evict,
     Flush,
+    ListCollections,
+    ModifyCollection,
+    QueryRecords,
+    UpdateRecords,
+    Write,
 )
 from vectorpool.errors import OutcomeUnknown, VectorpoolError
+from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
 
@@ -61,6 +81,88 @@ async def test_reads_heal_a_removed_directory(tmp_path: Path) -> None:
         shutil.rmtree(directory)
         reads = await asyncio.gather(*(instance.records() for _ in range(12)))
         assert all(set(read) == {f"r{n}" for n in range(20)} for read in reads)
+
+
+PROTOCOL = ChromaCreateCollection(database=DEFAULT_DATABASE, name="notes", get_or_create=True)
+
+
+def _protocol_writes(collection_id: str) -> dict[str, tuple[Write, int]]:
+    """Return a write of each kind of Chroma's protocol that changes ``a`` .. ``c``, and how many records it leaves."""
+    of = {"database": DEFAULT_DATABASE, "collection_id": collection_id}
+    values: dict[str, Any] = {"vectors": vectors(1), "documents": ["new"]}
+    return {
+        "add": (ChromaAddRecords(ids=["d"], **values, **of), 4),
+        "upsert": (ChromaUpsertRecords(ids=["d"], **values, **of), 4),
+        "update": (ChromaUpdateRecords(ids=["a"], documents=["new"], **of), 3),
+        "delete": (ChromaDeleteRecords(ids=["a"], **of), 2),
+        "rename": (ChromaUpdateCollection(**of, new_metadata={"a": 1}), 3),
+        "database": (ChromaCreateDatabase(database="other"), 3),
+    }
+
+
+@pytest.mark.parametrize("kind", ["add", "upsert", "update", "delete", "rename", "database"])
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "chroma"])
+async def test_a_protocol_write_into_a_removed_directory_works(tmp_path: Path, kind: str, fast: bool) -> None:
+    """Each write of Chroma's protocol is applied, at once, to a directory that is built again; nothing else changes."""
+    bucket = MemoryBucket()
+    async with Instance(tmp_path, bucket, fast_reads=fast, fast_writes=fast) as instance:
+        collection_id = (await instance.do(PROTOCOL))["id"]
+        await instance.do(upsert("a", "b", "c"))
+        write, left = _protocol_writes(collection_id)[kind]
+        (directory,) = instance.working_directories()
+        shutil.rmtree(directory)
+        await instance.do(write)
+        assert len(await instance.records()) == left
+        async with Instance(tmp_path, bucket, name="b") as other:
+            assert len(await other.records()) == left
+
+
+@pytest.mark.parametrize("fast", [True, False], ids=["fast", "chroma"])
+async def test_native_writes_into_a_removed_directory_work(tmp_path: Path, fast: bool) -> None:
+    """Each write of the native API is applied at once, and a refusal is that of the committed state."""
+    async with Instance(tmp_path, MemoryBucket(), fast_reads=fast, fast_writes=fast) as instance:
+        await instance.do(NOTES)
+        await instance.do(upsert("a", "b", "c"))
+        for write in (
+            upsert("d"),
+            UpdateRecords(collection="notes", ids=["a"], documents=["new"]),
+            DeleteRecords(collection="notes", ids=["b"]),
+            ModifyCollection(name="notes", new_metadata={"a": 1}),
+            CreateCollection(name="others"),
+        ):
+            (directory,) = instance.working_directories()
+            shutil.rmtree(directory)
+            await instance.do(write)
+        (directory,) = instance.working_directories()
+        shutil.rmtree(directory)
+        assert (await instance.refusal(CreateCollection(name="others"))).code == "collection-exists"
+        assert set(await instance.records()) == {"a", "c", "d"}
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+async def test_every_read_of_both_protocols_heals_a_removed_directory(tmp_path: Path, replaced: bool) -> None:
+    """No read answers from a directory that is gone or another one, and none fails because of it."""
+    async with Instance(tmp_path, MemoryBucket(), fast_reads=False) as instance:
+        collection_id = (await instance.do(PROTOCOL))["id"]
+        await instance.do(upsert("a", "b", "c"))
+        of = {"database": DEFAULT_DATABASE, "collection_id": collection_id}
+        for read in (
+            ListCollections(),
+            DescribeVectorstore(),
+            QueryRecords(collection="notes", vectors=vectors(1)),
+            ChromaListCollections(database=DEFAULT_DATABASE),
+            ChromaGetRecords(**of, include=("embeddings",)),
+            ChromaQueryRecords(**of, vectors=vectors(1)),
+            ChromaCountRecords(**of),
+        ):
+            expected = await instance.do(read)
+            (directory,) = instance.working_directories()
+            shutil.rmtree(directory)
+            if replaced:
+                directory.mkdir()
+            assert await instance.do(read) == expected
+            # One that needed no file did not heal it.
+            await instance.do(Evict())
 
 
 @pytest.mark.parametrize("durability", ["write-through", "write-back"])

@@ -24,6 +24,8 @@ WORDS = [
     "back\\slash",
     "new\nline",
 ]
+# Chroma stores another float for it.
+CLOCKS = [1733262915.8748221]
 KEYS = ["n", "s", "f", "b", "l", "any", "ключ"]
 
 # Eighths are exact in float32, and few: ties happen. The zero vector has no cosine distance.
@@ -33,7 +35,9 @@ vectors = st.lists(st.integers(-16, 16), min_size=DIMENSION, max_size=DIMENSION)
 wrong_vectors = st.lists(st.integers(1, 9), min_size=1, max_size=DIMENSION + 1)
 texts = st.sampled_from(["", "x", "y", "Z", "значение", "🎄", "a'b\"c%_"])
 integers = st.one_of(st.integers(-3, 3), st.sampled_from([2**53 + 1, 2**63 - 1, -(2**63)]))
-floats = st.one_of(st.integers(-6, 6).map(lambda half: half / 2), st.sampled_from([0.1, 1e300, -1e-300, 1 / 3]))
+floats = st.one_of(
+    st.integers(-6, 6).map(lambda half: half / 2), st.sampled_from([0.1, 1e300, -1e-300, 1 / 3, *CLOCKS])
+)
 scalars = st.one_of(texts, integers, floats, st.booleans())
 # Empty ones are left out: what a collection's schema learns from them is a deliberate difference.
 arrays = st.one_of(*(st.lists(kind, min_size=1, max_size=3) for kind in (texts, integers, floats, st.booleans())))
@@ -105,10 +109,18 @@ def is_uneven(body: dict[str, Any]) -> bool:
 
 
 @st.composite
+def crossed(draw: st.DrawFn) -> dict[str, Any]:
+    """A condition that compares floats with integers too, by value here and not so by the reference."""
+    operator = draw(st.sampled_from(["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin"]))
+    operand = draw(st.lists(floats, min_size=1, max_size=2) if "in" in operator else floats)
+    return {draw(st.sampled_from(["n", "f", "any"])): {operator: operand}}
+
+
+@st.composite
 def _condition(draw: st.DrawFn) -> dict[str, Any]:
     key = draw(st.sampled_from([*KEYS, "missing"]))
     values = _of_key.get(key, scalars) if key != "l" else scalars
-    kinds = ["plain", "one", "ordered", "listed", "contains", "document"]
+    kinds = ["plain", "one", "ordered", "listed", "contains", "document", "crossed"]
     kind = draw(st.sampled_from([*kinds, *kinds, *kinds, "odd"]))
     match kind:
         case "plain":
@@ -122,6 +134,8 @@ def _condition(draw: st.DrawFn) -> dict[str, Any]:
             return {key: {draw(st.sampled_from(["$in", "$nin"])): listed}}
         case "contains":
             return {key: {draw(st.sampled_from(["$contains", "$not_contains"])): draw(scalars)}}
+        case "crossed":
+            return draw(crossed())
         case "document":
             return {"#document": draw(_text_condition)}
     return draw(

@@ -192,6 +192,59 @@ def test_a_schema_learns_nothing_from_an_empty_array(sides: Sides, places: dict[
     assert learnt == [True, False]
 
 
+NUMBERED = {
+    "ids": ["two", "two-and-a-half", "huge", "largest", "clock"],
+    "embeddings": [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]],
+    "metadatas": [{"n": 2}, {"n": 2.5}, {"n": 1e308}, {"n": 2**63 - 1}, {"ts": 1733262915.8748221}],
+}
+BY_VALUE: list[tuple[dict[str, Any], set[str], set[str]]] = [
+    # A filter, what the reference finds, and what ours finds.
+    ({"n": 2.5}, {"two", "two-and-a-half"}, {"two-and-a-half"}),
+    ({"n": {"$ne": 2.5}}, {"huge", "largest", "clock"}, {"two", "huge", "largest", "clock"}),
+    ({"n": {"$in": [2.5]}}, {"two", "two-and-a-half"}, {"two-and-a-half"}),
+    ({"n": {"$nin": [2.5]}}, {"huge", "largest", "clock"}, {"two", "huge", "largest", "clock"}),
+    ({"n": {"$gte": 2.5}}, {"two", "two-and-a-half", "huge", "largest"}, {"two-and-a-half", "huge", "largest"}),
+    ({"n": {"$lt": 2.5}}, set(), {"two"}),
+    ({"n": 1e308}, {"huge", "largest"}, {"huge"}),
+]
+
+
+def test_numbers_are_compared_by_value(sides: Sides, places: dict[str, str]) -> None:
+    """2.5 is not 2 and 1e308 is no integer, in get, query and delete; the reference cuts floats to integers."""
+    for at, (where, theirs, own) in enumerate(BY_VALUE):
+        for side, expected in ((sides.reference, theirs), (sides.ours, own)):
+
+            def send(verb: str, body: Any, side: Side = side, name: str = f"numbered-{at}") -> Any:
+                answer = _send(side, f"POST <{name}>/{verb} {msgspec.json.encode(body).decode()}")
+                assert answer is not None and answer.status < 400, answer
+                return answer.body
+
+            _send(side, f'POST <B>/collections {{"name":"numbered-{at}"}}')
+            send("add", NUMBERED)
+            assert set(send("get", {"where": where})["ids"]) == expected, where
+            found = send("query", {"where": where, "query_embeddings": [[1, 2, 3]], "n_results": 9})["ids"][0]
+            assert set(found) == expected, where
+            assert send("delete", {"where": where}) == {"deleted": len(expected)}
+            assert set(send("get", {})["ids"]) == set(NUMBERED["ids"]) - expected
+
+
+def test_a_float_is_found_by_its_own_value(sides: Sides, places: dict[str, str]) -> None:
+    """Also where it was written without Chroma, which changes its digits; no float beside it is."""
+    assert _short(_send(sides.ours, 'POST <B>/collections {"name":"clocks"}')) == OK
+    for name, ts in (("first", "0.5"), ("second", "1733262915.8748221")):
+        line = f'POST <clocks>/upsert {{"ids":["{name}"],"embeddings":[[1,2,3]],"metadatas":[{{"ts":{ts}}}]}}'
+        assert _short(_send(sides.ours, line)) == OK
+    for condition, expected in (
+        ("1733262915.8748221", ["second"]),
+        ("1733262915.874822", []),
+        ("1733262915.8748224", []),
+        ('{"$gt":1733262915.8748221}', []),
+        ('{"$lte":1733262915.8748221}', ["first", "second"]),
+    ):
+        answer = _send(sides.ours, f'POST <clocks>/get {{"where":{{"ts":{condition}}}}}')
+        assert answer is not None and answer.body["ids"] == expected, condition
+
+
 @pytest.mark.parametrize("verb", ["add", "upsert", "update"])
 @pytest.mark.parametrize("ids", [["a", "b"], [""]], ids=["uneven", "empty"])
 def test_a_refused_write_teaches_no_dimension(sides: Sides, places: dict[str, str], verb: str, ids: list[str]) -> None:

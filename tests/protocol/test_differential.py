@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.protocol import generated
+from tests.protocol import by_value, generated
 from tests.protocol.comparing import Answer, without_cut_ties
 from tests.protocol.conftest import only_ours
 from tests.protocol.sides import API, ReferenceDropped, Server, Side, Sides, compared, told, without_words
@@ -39,6 +39,8 @@ NAMES = ["alpha", "beta", "gamma"]
 EVERYTHING = ["documents", "embeddings", "metadatas", "uris"]
 # Most histories are about the first collection, so that its records become many.
 chosen = st.sampled_from(["alpha"] * 6 + ["beta", "beta", "gamma"])
+# The paths of the requests in which filters on numbers differed on purpose.
+DIFFERED: list[str] = []
 # Something of every kind, so that the first filters have what to find.
 STORED = {
     "ids": ["a", "b", "c", "d", "e", "ключ"],
@@ -50,7 +52,7 @@ STORED = {
         None,
         {"n": -3, "s": "значение", "l": [True], "any": True, "ключ": "x"},
         {"n": 2**53 + 1, "f": 1 / 3, "l": [0.5, 1.0], "any": "x"},
-        {"s": "", "b": True, "l": [], "any": ["x"], "ключ": 2},
+        {"s": "", "b": True, "l": [], "any": ["x"], "ключ": 2, "f": 1733262915.8748221, "n": 2**63 - 1},
     ],
     "uris": ["u:a", None, None, "", None, "u:🎄"],
 }
@@ -59,9 +61,10 @@ STORED = {
 def agreed(sides: Sides, method: str, path: str, body: Any, places: dict[str, str]) -> Any:
     """Send a request to both, assert that the answers are one, and return the reference's body.
 
-    Open are the words of a refusal, and of a query which of several records at one distance still fit.
+    Open are the words of a refusal, and of a query which of several records at one distance still fit. Where a filter
+    on numbers differs on purpose, the reference is asked for the records that ours must find.
     """
-    reference, ours = sides.send(method, path, body, places=places)
+    reference, ours = _both(sides, method, path, body, places)
     if told_earlier(reference, ours):
         return reference.body
     pair = [without_words(each) for each in (reference, ours)]
@@ -70,6 +73,20 @@ def agreed(sides: Sides, method: str, path: str, body: Any, places: dict[str, st
     found = compared(method, path, *pair)
     assert not found, told(method, path, body, found)
     return reference.body
+
+
+def _both(sides: Sides, method: str, path: str, body: Any, places: dict[str, str]) -> tuple[Answer, Answer]:
+    try:
+        meant = by_value.for_reference(sides, path, body, places)
+    except httpx.TransportError as error:
+        raise ReferenceDropped(told(method, path, body, [repr(error)])) from error
+    if meant is None:
+        return sides.send(method, path, body, places=places)
+    DIFFERED.append(path)
+    try:
+        return by_value.post(sides.reference, path, meant, places), by_value.post(sides.ours, path, body, places)
+    except httpx.TransportError as error:
+        raise ReferenceDropped(told(method, path, meant, [repr(error)])) from error
 
 
 def told_earlier(reference: Answer, ours: Answer) -> bool:
@@ -131,6 +148,13 @@ class History(RuleBasedStateMachine):
         assume(not has_empty_join(json.dumps(body.get("where"))))
         assume(not has_empty_join(json.dumps(body.get("where_document"))))
         self.same("POST", f"<{name}>/delete", {**body, **({} if limit is None else {"limit": limit})})
+        self.same("POST", f"<{name}>/get", {"include": []})
+
+    @rule(name=chosen, where=generated.crossed(), query=generated.queries(), limit=generated.pages)
+    def numbers(self, name: str, where: dict[str, Any], query: dict[str, Any], limit: int | None) -> None:
+        self.same("POST", f"<{name}>/get", {"where": where})
+        self.same("POST", f"<{name}>/query", {**query, "where": where})
+        self.same("POST", f"<{name}>/delete", {"where": where, **({} if limit is None else {"limit": limit})})
         self.same("POST", f"<{name}>/get", {"include": []})
 
     @rule(name=chosen, bodies=st.lists(generated.gets(), min_size=1, max_size=4))
@@ -218,6 +242,37 @@ def test_filters(sides: Sides, stored: dict[str, str], name: str, body: dict[str
     """Every filter finds the same records on both servers, whether they wait in the queue or not."""
     agreed(sides, "POST", f"<{name}>/get", body, stored)
     agreed(sides, "POST", f"<{name}>/query", query, stored)
+
+
+NUMBERS: list[dict[str, Any]] = [
+    {"n": 2.5},
+    {"n": {"$ne": 2.5}},
+    {"n": {"$gte": 1.5}},
+    {"n": {"$lt": 1.5}},
+    {"n": {"$in": [1.5, 1e308]}},
+    {"n": {"$nin": [1.5, -3.5]}},
+    {"f": {"$gt": 1733262915.8748221}},
+    {"$and": [{"n": {"$gt": 0.5}}, {"$or": [{"any": 1.5}, {"#document": {"$contains": "e"}}]}]},
+]
+
+
+@only_ours
+@pytest.mark.parametrize("name", ["queued", "synced"])
+def test_numbers(sides: Sides, stored: dict[str, str], name: str) -> None:
+    """Filters that compare numbers by value find, ask and delete the records of the model, and nothing else differs."""
+    DIFFERED.clear()
+    for where in NUMBERS:
+        for more in ({}, {"limit": 2, "offset": 1, "include": EVERYTHING}, {"ids": ["a", "b", "ключ", "missing"]}):
+            agreed(sides, "POST", f"<{name}>/get", {"where": where, **more}, stored)
+        for more in ({}, {"ids": ["a", "b", "ключ"]}, {"n_results": 1, "include": ["distances", "embeddings"]}):
+            body = {"query_embeddings": [[1, 2, 3], [0, 1, 0]], "where": where, "include": ["distances"], **more}
+            agreed(sides, "POST", f"<{name}>/query", body, stored)
+        for limit in (1, None):
+            agreed(sides, "POST", f"<{name}>/delete", {"where": where, "limit": limit}, stored)
+            agreed(sides, "POST", f"<{name}>/get", {"include": EVERYTHING}, stored)
+        agreed(sides, "POST", f"<{name}>/add", STORED, stored)
+    differed = [path.rpartition("/")[2] for path in DIFFERED]
+    assert all(differed.count(verb) >= len(NUMBERS) // 2 for verb in ("get", "query", "delete")), differed
 
 
 @pytest.mark.long

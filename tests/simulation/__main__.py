@@ -1,10 +1,16 @@
-"""Replay one seed: ``python -m tests.simulation SEED`` prints what happened, and what was broken."""
+"""Replay one seed, or run many: ``python -m tests.simulation SEED [LAST]``.
+
+One seed prints its trace and its violation. A range prints the seeds that broke a promise, and how many ran.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 from tests.simulation.world import Violation, World
+
+_REPORT_EVERY: Final = 1000
 
 
 def main(seed: int) -> int:
@@ -23,7 +29,23 @@ def main(seed: int) -> int:
     return 0
 
 
+def run_range(first: int, last: int) -> int:
+    """Run the worlds ``first`` to ``last``; return 1 if a promise was broken in one."""
+    broken = 0
+    for seed in range(first, last + 1):
+        try:
+            World(seed).run()
+        except Violation as violation:
+            broken += 1
+            print(f"seed {seed}: {violation}", flush=True)
+        if (seed - first + 1) % _REPORT_EVERY == 0:
+            print(f"{seed - first + 1} worlds ran, {broken} broke a promise", flush=True)
+    print(f"worlds {first} to {last} ran, {broken} broke a promise")
+    return int(broken > 0)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.exit("Say which seed: python -m tests.simulation SEED")
-    sys.exit(main(int(sys.argv[1])))
+    seeds = sys.argv[1:]
+    if len(seeds) not in (1, 2) or not all(seed.isdigit() for seed in seeds):
+        sys.exit("Say which seed, or the first and the last one: python -m tests.simulation SEED [LAST]")
+    sys.exit(main(int(seeds[0])) if len(seeds) == 1 else run_range(int(seeds[0]), int(seeds[1])))

@@ -1,4 +1,4 @@
-"""Clients: they write and read through any instance, and hold each answer against what had been promised before."""
+"""Clients: they write and read through any instance, and check each answer against the promises made before."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 PATIENCE_S = 30.0
 NIGHT_S = 10_000.0
 NIGHTS = 0.03
-# Requests with a deadline.
+# The share of requests with a deadline.
 HURRIED = 0.1
 RECORDS = 5
 ALL = GetRecords(collection="c")
 
 
 class Client:
-    """One client: its requests come one after the other, unless one takes longer than its patience."""
+    """One client: its requests come one after the other, unless one takes longer than the client waits."""
 
     def __init__(self, world: World, name: str, hurried: float = HURRIED) -> None:
         self._hurried = hurried
         self._world = world
         self._name = name
         self._dice = random.Random(world.dice.getrandbits(64))
-        # The newest commit that an answer carried, for each user: what it has written, it wants to read.
+        # The newest commit that an answer carried, for each user: later reads require it.
         self._commits: dict[str, int] = {}
 
     async def live(self, actions: int) -> None:
-        """Send so many requests."""
+        """Send ``actions`` requests."""
         for _ in range(actions):
             world, dice = self._world, self._dice
-            # Now and then a night passes, so that commits grow old.
+            # A night passes at random, so that commits become old.
             await asyncio.sleep(NIGHT_S if dice.random() < NIGHTS else dice.expovariate(1 / world.plan.pause_s))
             instance, user = dice.choice(world.instances), dice.choice(world.users)
             what = dice.random()
@@ -77,7 +77,7 @@ class Client:
         return UpsertRecords(collection="c", ids=[record], documents=[token])
 
     def _context(self, instance: Instance, options: ReadOptions | None = None) -> RequestContext:
-        """Return the context of a request; some have a deadline, which may pass at any point of their way."""
+        """Return the context of a request; some have a deadline, which may pass at any step."""
         hurried = self._dice.random() < self._hurried
         timeout_s = self._dice.expovariate(1 / (10 * self._world.plan.faults.latency_s)) if hurried else None
         context = RequestContext(read=options or AS_SET, timeout_s=timeout_s, sources=instance.sources)
@@ -100,7 +100,7 @@ class Client:
         except OutcomeUnknown:
             world.note(f"{story}: outcome unknown")
             if context.remaining_s() != 0.0:
-                # A write that outlives its deadline is still being committed: the instance's own readers may see it.
+                # After its deadline a write may still be committed: the instance's own readers may see it.
                 truth.doubtful.add(token)
             return
         except VectorpoolError as error:

@@ -28,7 +28,7 @@ from vectorpool.vectorstore.vectorstore import Vectorstore
 
 
 class SimulatedStores:
-    """Makes vectorstores over fake replicas; the face of ``pool.stores.StoreFactory``."""
+    """Makes vectorstores over fake replicas, with the interface of ``pool.stores.StoreFactory``."""
 
     def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources, breaks: float, level: int) -> None:
         self._bucket = bucket
@@ -67,7 +67,7 @@ class SimulatedStores:
             return cast(Replica, FakeReplica(directory, position, image, breaks, self._engine))
 
         log = self.log(user_id)
-        # The virtual loop runs on its own thread what it is asked to run on workers.
+        # The virtual loop runs the work of worker threads in its own thread.
         workers = cast(Executor, None)
         builder = Builder(
             user_id,
@@ -87,7 +87,7 @@ class SimulatedStores:
 
 
 class Instance:
-    """A machine's process: its domain of the loop, its wire to the store, its pool. It can freeze and be killed."""
+    """A process of a machine: its domain of the loop, its wire to the store, its pool. It can be frozen and killed."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Instance:
         self.domain = loop.new_domain(name)
         self.wire = Wire(store, network, faults)
         self.sources = sources = VirtualSources(loop, random.Random(dice.getrandbits(64)))
-        # What a process before it left open here is swept, as the real factory does; warm objects stay.
+        # Working directories of an earlier process are removed, as the real factory does; warm objects stay.
         shutil.rmtree(machine / "open", ignore_errors=True)
         self.stores = SimulatedStores(self.wire, self.settings, sources, breaks=0.01, level=level)
         self.pool = Pool(cast(StoreFactory, self.stores), self.settings, sources)

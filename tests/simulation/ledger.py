@@ -1,12 +1,12 @@
-"""The store as an all-seeing witness: every effect on it is checked against the promises at the moment it happens.
+"""The store as a witness: every effect on it is checked against the promises when it happens.
 
 The witness follows each user's log commit by commit, in memory: it applies each delta to its own copy of the files,
-checks parent, hash and state checksum, and reads from the journal which writes the commit brought. So these hold after
+checks parent, hash and state checksum, and reads the commit's writes from the journal. So these hold after
 every effect, and not only at the end:
 
 - a number has one content, ever, is never free again, and follows on the number before it;
 - a commit keeps all that its parent had, in order, and no write is in the log twice;
-- a write that was refused never gets in; derived objects lead to the state of the commit for which they stand;
+- a write that was refused never gets into the log; derived objects give the state of the commit that they name;
 - after anything was deleted, the newest state and every retained one can still be built.
 """
 
@@ -27,7 +27,7 @@ from vectorpool.sources import Sources
 
 
 class Truth:
-    """What one user's log holds, followed commit by commit. ``lengths[seq]`` is how many writes are in it up to seq."""
+    """One user's log, followed commit by commit. ``lengths[seq]`` is the number of writes up to commit seq."""
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
@@ -41,22 +41,22 @@ class Truth:
         # The place of each write in the order of all, by its token.
         self.places: dict[str, int] = {}
         self.refused: set[str] = set()
-        # Writes whose callers were told that the outcome is unknown.
+        # Writes whose callers got ``outcome-unknown``.
         self.doubtful: set[str] = set()
-        # How many writes must be seen by a strong read that begins now.
+        # The number of writes that a strong read must see if it begins now.
         self.acknowledged = 0
         # For each record: (commit, whether it is there from then on).
         self.presence: dict[str, list[tuple[int, bool]]] = {}
 
     def seq_of(self, token: str) -> int | None:
-        """Return the commit that brought a write, or None."""
+        """Return the number of the commit with a write, or None."""
         place = self.places.get(token)
         if place is None:
             return None
         return next(seq for seq, length in enumerate(self.lengths) if length > place)
 
     def acknowledge(self, token: str) -> None:
-        """From now on every strong read sees this write."""
+        """Require that every later strong read sees this write."""
         self.acknowledged = max(self.acknowledged, self.places[token] + 1)
 
     def was(self, record: str, *, present: bool, since: int) -> bool:
@@ -75,14 +75,14 @@ class Ledger(MemoryBucket):
         self._retention_ms = retention_ms
         self._violated = violated
         self._contents: dict[str, bytes] = {}
-        # What may be put over a commit.
+        # The objects that may replace a commit.
         self._graves: dict[str, tuple[bytes, bytes]] = {}
         self._self_contained: set[str] = set()
         self.truths: dict[str, Truth] = {}
         self.log: Callable[[str], None] = lambda line: None
 
     def truth(self, user_id: str) -> Truth:
-        """Return what is known of a user's log."""
+        """Return the record of a user's log."""
         if user_id not in self.truths:
             self.truths[user_id] = Truth(user_id)
         return self.truths[user_id]

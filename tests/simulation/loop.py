@@ -1,8 +1,8 @@
 """A deterministic event loop with virtual time, shared by domains that can freeze and die.
 
-A domain is what a process, a machine or the network is in the world outside: its callbacks run in their own order,
-and at each step the seed chooses which domain goes on. Nobody waits: when nothing can run, time jumps to the next
-timer. Threads are steps of the domain that started them. The same seed gives the same steps; ``digest`` shows it.
+A domain stands for a process, a machine or the network: its callbacks run in their own order,
+and at each step the seed chooses the domain that runs. No real time passes: when nothing can run, time jumps to the
+next timer. Threads are steps of the domain that started them. The same seed gives the same steps; ``digest`` shows it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MAX_STEPS = 500_000
 
 
 class Deadlock(Exception):
-    """Somebody waits for something that nobody will do."""
+    """A task waits for an event that cannot happen any more."""
 
 
 _DOMAIN: contextvars.ContextVar[Domain] = contextvars.ContextVar("domain")
@@ -59,7 +59,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_exception_handler(lambda loop, context: None)
 
     def new_domain(self, name: str) -> Domain:
-        """Return a new domain."""
+        """Return a new domain with its own tasks."""
         domain = Domain(name, len(self.domains))
         self.domains.append(domain)
         return domain
@@ -100,7 +100,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         future = self.create_future()
 
         def work() -> None:
-            # As a thread that has begun, it runs to its end though nobody waits for it any more.
+            # Like a thread that has begun, it runs to its end although its caller has left.
             try:
                 result = func(*args)
             except BaseException as error:
@@ -117,7 +117,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return future
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass  # It is skipped when its time comes.
+        pass  # A cancelled timer is skipped when its time comes.
 
     def _queue(self, handle: asyncio.Handle) -> None:
         handle._context.get(_DOMAIN, self.world).ready.append(handle)  # type: ignore[attr-defined]
@@ -149,7 +149,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return able[0] if len(able) == 1 else able[int(self._dice.random() * len(able))]
 
     def _jump(self) -> None:
-        """Go to the next moment at which something can happen, and let it be ready."""
+        """Move the time to the next timer that can run, and make it ready."""
         moments = [d.frozen_until_s for d in self.domains if d.ready and not d.is_dead]
         if self._timers:
             moments.append(self._timers[0][0])

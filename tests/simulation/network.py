@@ -1,4 +1,4 @@
-"""Between an instance and the store: requests that travel, and arrive though their sender froze or died."""
+"""The network between an instance and the store: requests arrive although their sender froze or died."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VirtualSources:
         return self._start_ms + int(self._loop.time() * 1000)
 
     def monotonic_s(self) -> float:
-        # What happens one after the other has one time after the other, as with a real clock.
+        # Each call returns a later time, as with a real clock.
         self._asked += 1
         return self._loop.time() + self._asked * 1e-9
 
@@ -42,7 +42,7 @@ class VirtualSources:
 
 
 class Network:
-    """Every request is a task of the network's own domain: neither cancelled nor frozen with who sent it."""
+    """Every request is a task of the network's own domain: neither cancelled nor frozen with its sender."""
 
     def __init__(self, loop: VirtualLoop, sources: VirtualSources) -> None:
         self.loop = loop
@@ -52,7 +52,7 @@ class Network:
         self.is_down = False
 
     async def settle(self) -> None:
-        """Wait until nothing travels."""
+        """Wait until no request is under way."""
         while self.under_way:
             await asyncio.wait(list(self.under_way))
 
@@ -96,7 +96,7 @@ class Wire:
     def _arrived(self, task: asyncio.Task[T]) -> None:
         self._network.under_way.discard(task)  # type: ignore[arg-type]
         if not task.cancelled():
-            task.exception()  # Its sender may be dead; then nobody else looks at it.
+            task.exception()  # Its sender may be dead; then no other code reads the exception.
 
     async def settle(self) -> None:
         """Wait until every delayed write has landed."""

@@ -1,6 +1,6 @@
-"""Files in Chroma's place: a journal of what was applied, and pages that change with it, in the same directory.
+"""Files that stand for Chroma's: a journal of the applied writes, and pages that change with it, in one directory.
 
-The journal tells in which order which writes were applied, each by its token. As Chroma does, opening and reading
+The journal has the tokens of the applied writes, in order. As Chroma does, opening and reading
 dirty the files, so an open directory is never exactly the commit that it came from. Commands are the real ones; a
 write's token travels as its document, or as ``where`` of a deletion.
 """
@@ -30,14 +30,14 @@ PAGE_COUNT = 6
 LINE_BYTES = 240
 POISON = "poison"
 
-# It does not pack, so that objects have sizes that matter.
+# Incompressible, so that objects have realistic sizes.
 _NOISE = random.Random(0).randbytes(PAGE_COUNT * PAGE_BYTES)
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Line(msgspec.Struct, frozen=True, array_like=True):
-    """One applied write: what it did, to which record, and its token."""
+    """One applied write: its kind, its record, and its token."""
 
     what: str
     record: str
@@ -45,7 +45,7 @@ class Line(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a read of a fake replica answers: the tokens of all writes that it saw, in order."""
+    """The answer of a fake replica to a read: the tokens of all its writes, in order."""
 
     tokens: list[str]
 
@@ -69,7 +69,7 @@ def token_of(command: Write) -> str:
 
 
 class FakeEngine:
-    """An engine that knows migrations up to ``level``; level 0 has no schema and makes no stamps."""
+    """An engine with the migrations up to ``level``; level 0 has no schema and makes no stamps."""
 
     def __init__(self, level: int) -> None:
         self.level = level
@@ -87,9 +87,9 @@ class FakeEngine:
 
 
 class FakeReplica:
-    """One open working directory, with the face of ``vectorstore.replica.Replica``.
+    """One open working directory, with the interface of ``vectorstore.replica.Replica``.
 
-    ``breaks`` is asked at each read whether the replica stops working now, as Chroma sometimes does.
+    ``breaks`` returns, at each read, whether the replica stops working now, as Chroma sometimes does.
     """
 
     schema_state = "tested"
@@ -141,7 +141,7 @@ class FakeReplica:
         return self.image.size
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Answer nothing at once: what happens between threads is what the simulation is after."""
+        """Return None: the simulation examines reads in threads."""
         return None
 
     def read(self, command: Read) -> bytes:
@@ -181,7 +181,7 @@ class FakeReplica:
         self.is_migrated = False
 
     def examine(self) -> None:
-        """Nothing in such a replica can be wedged."""
+        """Do nothing: such a replica cannot be damaged."""
 
     def discard(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

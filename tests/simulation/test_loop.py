@@ -11,7 +11,7 @@ from tests.simulation.world import World
 
 
 def test_time_jumps_to_the_next_timer() -> None:
-    """A sleep of a day takes a day of virtual time and no other."""
+    """A sleep of a day takes a day of virtual time and no real time."""
     loop = VirtualLoop(1)
     loop.run_until_complete(asyncio.sleep(86_400))
     assert loop.time() == 86_400
@@ -39,7 +39,7 @@ def test_a_frozen_domain_stands_still_while_others_go_on() -> None:
 
 
 def test_a_dead_domain_never_runs_again() -> None:
-    """Whoever waits for a dead domain alone is told that nothing can happen any more."""
+    """A task that waits only for a dead domain gets Deadlock."""
     loop = VirtualLoop(1)
     domain = loop.new_domain("dead")
     domain.is_dead = True
@@ -58,7 +58,7 @@ def test_a_dead_domain_never_runs_again() -> None:
 
 
 def test_a_thread_is_a_step_of_the_domain_that_started_it() -> None:
-    """What a thread returns or raises comes back to its caller."""
+    """A thread's result or error reaches its caller."""
     loop = VirtualLoop(1)
 
     def fail() -> None:

@@ -1,6 +1,6 @@
 """The protocol broken on purpose, one rule at a time: the simulation must notice each within a bounded number of seeds.
 
-A simulation that cannot fail proves nothing. Each mutation is one that somebody could make by mistake.
+A simulation that cannot fail proves nothing. Each mutation is a plausible mistake.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Patch = pytest.MonkeyPatch
 
 
 def skip_the_read_back(patch: Patch) -> None:
-    """After a lost answer the writer takes the number for lost, and applies its commands again."""
+    """After a lost answer the writer treats the number as lost, and applies its commands again."""
 
     async def resolve(bucket: Any, user_id: str, pending: PendingCommit) -> str | None:
         raise LostRace(pending.seq)
@@ -36,7 +36,7 @@ def skip_the_read_back(patch: Patch) -> None:
 
 
 def take_exists_for_success(patch: Patch) -> None:
-    """A number that is taken is believed to be one's own."""
+    """A writer treats a number that is taken as its own."""
 
     async def resolve(bucket: Any, user_id: str, pending: PendingCommit) -> str | None:
         return ""
@@ -45,7 +45,7 @@ def take_exists_for_success(patch: Patch) -> None:
 
 
 def put_instead_of_create(patch: Patch) -> None:
-    """The condition is forgotten: the last writer of a number wins."""
+    """The create has no condition: the last writer of a number wins."""
 
     async def create(self: Wire, key: str, data: bytes) -> str:
         return await self.put(key, data)
@@ -54,7 +54,7 @@ def put_instead_of_create(patch: Patch) -> None:
 
 
 def skip_the_freshness_question(patch: Patch) -> None:
-    """A replica takes itself for fresh."""
+    """A replica counts as fresh without a request."""
 
     async def is_newest(self: CommitLog, position: Position) -> bool:
         return True
@@ -63,7 +63,7 @@ def skip_the_freshness_question(patch: Patch) -> None:
 
 
 def join_a_question_in_flight(patch: Patch) -> None:
-    """A reader uses the answer to a question that was asked before it came."""
+    """A reader uses the answer to a request that was sent before the read arrived."""
 
     async def is_newest(self: Freshness) -> bool:
         if self._current is None or self._current.done():
@@ -74,14 +74,14 @@ def join_a_question_in_flight(patch: Patch) -> None:
 
 
 def keep_the_directory_after_a_lost_race(patch: Patch) -> None:
-    """The loser keeps its directory, notes where the winner stands, and commits on top of that."""
+    """The loser keeps its directory, takes the winner's position, and commits on top of it."""
 
     async def start_over(self: Vectorstore) -> None:
         directory: Path = self._make_directory()
         hydrated = await self._log.hydrate(directory)
         assert hydrated is not None and self._replica is not None
         self._replica.advance(hydrated.position, hydrated.image)
-        # They are in the directory already, and the writer would apply them again.
+        # The writes are in the directory already, and the writer would apply them again.
         await self._offer(await self._run(self._commit_as_it_is))
 
     def commit_as_it_is(self: Vectorstore) -> PendingCommit:
@@ -107,7 +107,7 @@ def keep_the_directory_after_a_failed_write(patch: Patch) -> None:
 
 
 def offer_a_refused_commit_again(patch: Patch) -> None:
-    """A commit that the store refused, and whose callers were told so, is kept and offered by the next write."""
+    """A commit that the store refused, and whose callers got the refusal, is kept and offered by the next write."""
     real = Vectorstore._offer
 
     async def offer(self: Vectorstore, pending: PendingCommit) -> bool:
@@ -122,7 +122,7 @@ def offer_a_refused_commit_again(patch: Patch) -> None:
 
 
 def forget_a_commit_in_doubt(patch: Patch) -> None:
-    """What was told unknown is forgotten, and its commands are applied again by the next commit."""
+    """A commit of unknown outcome is forgotten, and the next commit applies its commands again."""
 
     async def settle(self: Vectorstore) -> None:
         self._pending, self._offered = None, 0
@@ -136,7 +136,7 @@ def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
 
 
 def hand_out_unconfirmed_refusals(patch: Patch) -> None:
-    """A refusal is told to its caller although the log could not be asked whether it is about the newest state."""
+    """A caller gets a refusal although the log could not be asked whether it holds for the newest state."""
     patch.setattr("vectorpool.vectorstore.ticket.unconfirmed", lambda refusal: refusal)
 
 
@@ -163,7 +163,7 @@ def remove_without_graves(patch: Patch) -> None:
     patch.setattr(Wire, "put", put)
 
 
-# Each with what makes its worlds more telling, if anything does.
+# Each with the changes of the plan that make its worlds show the mistake sooner.
 MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (skip_the_read_back, {}),
     (take_exists_for_success, {}),
@@ -186,7 +186,7 @@ SEEDS = 1_000
 def test_a_broken_protocol_is_noticed(
     mutate: Callable[[Patch], None], changes: dict[str, Any], monkeypatch: Patch
 ) -> None:
-    """Some world among the first thousand, mostly among the first few, shows that the rule was needed."""
+    """A world among the first thousand, mostly among the first few, breaks a promise."""
     mutate(monkeypatch)
     for seed in range(SEEDS):
         try:

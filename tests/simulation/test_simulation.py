@@ -1,4 +1,4 @@
-"""Thousands of seeded worlds: many instances on one bucket, whatever goes wrong, and nothing acknowledged is lost.
+"""Thousands of seeded worlds: many instances on one bucket, every kind of fault, and no acknowledged write is lost.
 
 A failure names its seed; ``uv run python -m tests.simulation SEED`` replays it with its trace.
 """

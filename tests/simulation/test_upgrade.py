@@ -1,8 +1,8 @@
 """Rolling upgrades: instances of two engine versions on one bucket, in seeded worlds with faults, freezes and kills.
 
 Every instance begins with the older engine, and one that is started again has the newer one. All promises of the other
-worlds hold. Besides: the older engine never opens a newer state, a log never goes back to an older one, and what a
-migration changes is a commit of its own, without a write in it.
+worlds hold. In addition, the older engine never opens a newer state, a log never goes back to an older one, and a
+migration is a commit of its own, without a write in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BLOCK = 50
 
 
 class UpgradedWorld(World):
-    """A world whose instances are upgraded one after the other. Commits are kept, so that each can be looked at."""
+    """A world whose instances are upgraded one after the other. Commits are retained, so that each can be checked."""
 
     def __init__(self, seed: int) -> None:
         dice = random.Random(seed)
@@ -31,13 +31,13 @@ class UpgradedWorld(World):
         self.migrations = 0
 
     def level_of(self, name: str) -> int:
-        """Start with the older engine; a restart upgrades, and the judge has the newer one."""
+        """Start with the older engine; a restart upgrades, and the instance of the final check has the newer one."""
         is_restart = any(note.endswith(f"{name} is killed and started again") for note in self.trace)
         return NEWER if is_restart or name == "judge" else OLDER
 
     async def _heal(self) -> None:
         await super()._heal()
-        # The upgrade ends: what still runs the older engine is replaced.
+        # The upgrade ends: instances of the older engine are replaced.
         for instance in list(self.instances):
             if instance.level == OLDER:
                 self.note(f"{instance.name} is killed and started again")
@@ -92,7 +92,7 @@ async def _leaves_it_open(self: Vectorstore) -> None:
     [(FakeEngine, "check", _opens_anything), (Vectorstore, "_open_to_write", _leaves_it_open)],
 )
 def test_a_broken_guard_is_noticed(of: type, name: str, broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the refusal, or without the commit of its own, some world breaks a promise."""
+    """Without the refusal, or without a separate commit of the migration, a world breaks a promise."""
     monkeypatch.setattr(of, name, broken)
     with pytest.raises(Violation):
         for seed in range(50):

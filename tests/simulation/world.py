@@ -1,8 +1,8 @@
-"""A world: instances, clients that write and read through any of them, and what goes wrong; all from one seed.
+"""A world: instances, clients that write and read through any of them, and faults; all from one seed.
 
 Everything between a client's request and the bytes in the store is the real code: pool, slots, vectorstores, commit
-logs. Clients judge each answer when it is given; the ledger judges each effect on the store; at the end, when all is
-healed and every late request has landed, a new instance reads everything.
+logs. Clients check each answer when it arrives; the ledger checks each effect on the store; at the end, when all
+faults are over and every late request has landed, a new instance reads everything.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from vectorpool.objects.faulty import Faults
 
 HOUR_S = 3600.0
 RETENTION_S = 2 * HOUR_S
-# How often somebody compacts or removes garbage in one history, besides what pools do on their own.
+# Compactions and garbage removals in one history, in addition to those of the pools.
 ROUNDS = 8
 POLLS = 12
 _SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
@@ -43,12 +43,12 @@ _CALM = Faults()
 
 
 class Violation(AssertionError):
-    """A promise was broken. The seed and the trace say how."""
+    """A promise was broken. The seed and the trace show how."""
 
 
 @dataclass
 class Plan:
-    """What a seed makes of a world."""
+    """The parameters of a world, drawn from its seed."""
 
     users: int
     instances: int
@@ -64,12 +64,12 @@ class Plan:
     pollers: int = 0
     compactors: int = 0
     removers: int = 0
-    # How often the store refuses an instance for a while. Drawn by no seed, so that seeds keep their histories.
+    # The number of times that the store refuses an instance for a while. Not drawn, so that seeds keep their histories.
     revocations: int = 0
 
     @staticmethod
     def draw(dice: random.Random) -> Plan:
-        """Draw a world. About a quarter is calm, so that what goes wrong without faults is seen too."""
+        """Draw a world. About a quarter is calm, so that failures without faults are found too."""
         harm = dice.choice([0.0, 0.04, 0.1, 0.2])
         latency_s = dice.choice([0.02, 0.2, 1.5])
         return Plan(
@@ -100,7 +100,7 @@ class Plan:
 
 @contextmanager
 def _small_bounds() -> Iterator[None]:
-    """Have bases come in histories as short as these."""
+    """Lower the bounds of compaction, so that short histories have bases."""
     before = plan.SLACK_BYTES, compaction.SLACK_BYTES, plan.BASE_EVERY
     plan.SLACK_BYTES = compaction.SLACK_BYTES = 8 * 1024  # type: ignore[misc]
     plan.BASE_EVERY = 10  # type: ignore[misc]
@@ -129,7 +129,7 @@ def _left(instance: Instance) -> list[asyncio.Task[None]]:
 
 
 class World:
-    """See the module. ``run`` once; ``violations`` says what was broken, ``trace`` what happened."""
+    """See the module. ``run`` once; ``violations`` lists the broken promises, ``trace`` all events."""
 
     def __init__(self, seed: int, **changes: Any) -> None:
         """Draw the world of a seed; ``changes`` replace parts of its plan."""
@@ -146,9 +146,9 @@ class World:
         self.users = [f"u{at}" for at in range(self.plan.users)]
         self.instances: list[Instance] = []
         self.tokens = itertools.count(1)
-        # Requests and background work under way, and the instance that does it.
+        # Requests and background work under way, each with its instance.
         self.served: dict[asyncio.Task[None], Instance] = {}
-        # What instances that write back acknowledged, to be kept as long as they live: instance, user, token.
+        # Acknowledged writes of write-back instances, which hold while the instance runs: (instance, user, token).
         self.promises: list[tuple[Instance, str, str]] = []
         self._wires: list[Wire] = []
         self.steps = 0
@@ -161,7 +161,7 @@ class World:
         self.trace.append(f"{self.loop.time():12.3f} {line}")
 
     def violated(self, what: str) -> None:
-        """Note that a promise was broken; the run ends."""
+        """Record a broken promise; the run ends."""
         self.note(f"VIOLATION: {what}")
         self.violations.append(what)
         self._broken.set()
@@ -169,7 +169,7 @@ class World:
     # --- The run -------------------------------------------------------------------------------------
 
     def run(self) -> World:
-        """Live through the whole history; raise Violation if a promise was broken."""
+        """Run the whole history; raise Violation if a promise was broken."""
         self._scratch = Path(tempfile.mkdtemp(prefix="vectorpool-simulation-", dir=_SCRATCH))
         try:
             with _small_bounds(), _silence():
@@ -243,10 +243,10 @@ class World:
         self._wires.append(self.instances[-1].wire)
 
     def level_of(self, name: str) -> int:
-        """Return the schema that the engine of an instance knows, which is started now; 0 where there is none."""
+        """Return the schema level of the engine of an instance that starts now; 0 for none."""
         return 0
 
-    # --- What goes wrong -----------------------------------------------------------------------------
+    # --- Faults --------------------------------------------------------------------------------------
 
     def _plan_interrupts(self) -> None:
         start = self.loop.steps
@@ -256,7 +256,7 @@ class World:
             self.loop.interrupts[start + step] = self._kill
 
     def _freeze(self, domain: Domain) -> None:
-        """Freeze the instance that would run now, in the middle of whatever it does."""
+        """Freeze the instance that would run now, in the middle of its work."""
         instance = self._instance_of(domain)
         if instance is None:
             # The network or a client is at work: try at the next step.
@@ -312,7 +312,7 @@ class World:
     # --- Background work of instances ----------------------------------------------------------------
 
     async def _compactor(self) -> None:
-        """Somebody compacts now and then, whether or not it is due there, from a commit that may be old."""
+        """Compact at random times, due or not, from a commit that may be old."""
         for _ in range(ROUNDS):
             await self._wait_a_while()
             instance, user = self.dice.choice(self.instances), self.dice.choice(self.users)
@@ -373,7 +373,7 @@ class World:
             instance.domain.frozen_until_s = 0.0
         while working := [task for task, instance in self.served.items() if not instance.is_dead]:
             await asyncio.wait(working)
-        # What goes on without its caller, who had no more time, ends too: writes, hydrates and evictions.
+        # Work that continues after its caller's deadline ends too: writes, hydrates and evictions.
         while left := [task for instance in self.instances if not instance.is_dead for task in _left(instance)]:
             await asyncio.wait(left)
         while self.network.under_way:
@@ -382,7 +382,7 @@ class World:
                 await wire.settle()
 
     async def _judge(self) -> None:
-        """Read everything through every instance and through a new one, and look at the whole log."""
+        """Read everything through every instance and through a new one, and check the whole log."""
         for instance in self.instances:
             if instance.writes_back:
                 for user in self.users:
@@ -403,7 +403,7 @@ class World:
 
     async def _see_all(self, client: Client, instance: Instance, user: str) -> None:
         seen = await client.read(instance, user)
-        # Counted afterwards: a commit whose outcome was unknown may have landed for this read.
+        # Counted after the read, because the read may have settled a commit of unknown outcome.
         if seen != (count := len(self.ledger.truth(user).lines)):
             self.violated(f"at the end {instance.name} shows {seen} writes of {user}, and the log holds {count}")
 
@@ -423,7 +423,7 @@ class World:
                 self.violated(f"at the end commit {seq} of {user} hydrates to another state")
 
     def _end(self) -> None:
-        """Let every task end, those of killed instances too, far from the store."""
+        """End every task, those of killed instances too, without an effect on the store."""
         self.network.is_down = True
         self.loop.release()
         for _ in range(50):

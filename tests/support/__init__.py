@@ -1,1 +1,1 @@
-"""The real parts that tests run against: object stores that start, die and come back."""
+"""The parts that tests run against, such as real object stores that tests start, kill and restart."""

@@ -14,19 +14,19 @@ import msgspec
 COMMAND = str(Path(sys.executable).with_name("chroma"))
 START_S = 60
 STOP_S = 10
-# Somebody else may take the port between asking for it and Chroma's listening on it.
+# Another program may take the port before Chroma listens on it.
 ATTEMPTS = 3
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on now."""
+    """Return a port of the loopback address on which no program listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 class ChromaServer:
-    """One reference server over a directory; ``reset`` is allowed on request, as the configuration file has it."""
+    """One reference server over a directory; ``allow_reset`` allows ``reset`` in its configuration file."""
 
     def __init__(self, root: Path, *, allow_reset: bool = False) -> None:
         self._root = root
@@ -35,7 +35,7 @@ class ChromaServer:
         self.client = httpx.Client(timeout=60)
 
     def start(self) -> ChromaServer:
-        """Start it, and return when it answers."""
+        """Start the server, and return when it answers."""
         assert self._process is None, "it runs already"
         self._root.mkdir(parents=True, exist_ok=True)
         for _ in range(ATTEMPTS):
@@ -65,7 +65,7 @@ class ChromaServer:
         end = time.monotonic() + START_S
         while time.monotonic() < end and process.poll() is None:
             try:
-                # Only Chroma answers this; another program that took the port does not pass for it.
+                # Only Chroma answers this, so another program on the port is not taken for it.
                 if "nanosecond heartbeat" in self.client.get("/api/v2/heartbeat").text and process.poll() is None:
                     return True
             except httpx.TransportError:
@@ -85,22 +85,22 @@ class ChromaServer:
             process.wait()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._end()
         self.client.close()
 
     @property
     def url(self) -> str:
-        """Where it listens, or listened last."""
+        """The server's URL, or its last one."""
         return str(self.client.base_url)
 
     @property
     def log(self) -> str:
-        """What it wrote."""
+        """The server's output."""
         path = self._root / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
     def errors(self) -> str:
-        """The same, under the name that the service's has."""
+        """The server's output, under the name that ``Service`` has for it."""
         return self.log

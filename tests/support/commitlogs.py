@@ -1,4 +1,4 @@
-"""What tests of the commit log share: a user whose directory is written and committed, and a bucket with faults."""
+"""Parts of the commit log's tests: a user whose directory is written and committed, and a bucket with faults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ USER = "42"
 
 
 class StillSources:
-    """Time stands until somebody sleeps; ids count up; dice show one half."""
+    """Time moves only in ``sleep``; ids count up; every random number is one half."""
 
     def __init__(self, prefix: str = "writer") -> None:
         self._ids = itertools.count(1)
@@ -45,7 +45,7 @@ class StillSources:
 
 
 class FaultyBucket:
-    """A bucket whose next calls of a method go wrong as scripted.
+    """A bucket whose next calls of a method fail as scripted.
 
     ``script["create"]`` is a queue of "lost" (the request never arrived), "done" (it took effect and the answer was
     lost), "denied", "ok", or a callable that is run before the call. Calls are counted in ``calls``.
@@ -119,7 +119,7 @@ class FaultyBucket:
 
 
 class Author:
-    """A user's directory, its log, and where it stands."""
+    """A user's directory, its log, and its position in the log."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Author:
         return await self.log.compact(self.position)
 
     async def hydrate(self, *, at: int | None = None) -> tuple[Path, Hydrated]:
-        """Hydrate into a new directory, with a log that knows nothing."""
+        """Hydrate into a new directory, with a new log object, which has no cache."""
         target = self.root / f"hydrated-{next(self._fresh)}"
         log = CommitLog(self.bucket, USER, settings=self.settings)
         hydrated = await log.hydrate(target, at=at)
@@ -187,7 +187,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 async def overwrite(bucket: Bucket, key: str, data: bytes) -> None:
-    """Replace an object's bytes, as no writer ever would."""
+    """Replace an object's bytes, which no writer of the product does."""
     with contextlib.suppress(KeyError):
         await bucket.delete(key)
     await bucket.put(key, data)

@@ -1,4 +1,4 @@
-"""What documents are ingested with in tests that need no vectorstore: a small embedder and a shard in memory."""
+"""A small embedder and a shard in memory, for tests of ingestion that need no vectorstore."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Deleted, Ingested, IngestedPage, Match, QueryResult, Written
+from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage, Match, QueryResult
 from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords, WireCommand
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
@@ -33,7 +33,7 @@ class HashingEmbedder:
 
     async def close(self) -> None: ...
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray:
         """Return unit vectors; raise the next of ``failures`` instead, if there is one."""
         await asyncio.sleep(0)
         if self.failures:
@@ -56,6 +56,7 @@ class MemoryShard:
         self.failures: list[VectorpoolError] = []
         self.answers_lost = 0
         self.waiting_for: asyncio.Event | None = None
+        self.waiting = 0
 
     def _answer(self, body: Any) -> Answer:
         return Answer(msgspec.json.encode(body), self.commit)
@@ -64,7 +65,7 @@ class MemoryShard:
         return {p: c for (u, a, p), c in sorted(self.ingested.items()) if (u, a) == (user_id, avatar_id)}
 
     async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
-        """Carry a command out after a round through its encoded form, as between processes."""
+        """Encode and decode a command, as between processes, and carry it out."""
         command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=WireCommand)
         if isinstance(command, ListIngested):
             return self._list(user_id, command)
@@ -72,6 +73,7 @@ class MemoryShard:
             return self._query(user_id, command)
         assert isinstance(command, IngestDocument | ForgetDocument)
         if self.waiting_for is not None:
+            self.waiting += 1
             await self.waiting_for.wait()
         if self.failures:
             raise self.failures.pop(0)
@@ -89,7 +91,7 @@ class MemoryShard:
             return self._answer(Deleted(replaced))
         self.ingested[key] = command
         self.writes.append(f"ingest {command.path}")
-        return self._answer(Written(len(command.ids)))
+        return self._answer(DocumentWritten(len(command.ids), f"id of {command.collection}"))
 
     def _list(self, user_id: str, command: ListIngested) -> Answer:
         found = self._of(user_id, command.avatar_id)

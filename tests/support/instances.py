@@ -35,7 +35,7 @@ USER = "42"
 
 
 class HastySources(SystemSources):
-    """The real clock, but nobody waits between attempts."""
+    """The real clock, without waits between attempts."""
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(0)
@@ -70,7 +70,7 @@ class HookedBucket(MeteredBucket):
 
 
 class Barrier:
-    """A place where a call stays until it is let go: ``reached`` says that it is there."""
+    """A point at which a call waits until it is released; ``reached`` is set when the call is there."""
 
     def __init__(self) -> None:
         self.reached = asyncio.Event()
@@ -82,7 +82,7 @@ class Barrier:
 
 
 class Instance:
-    """One pool over a bucket that outlives it. Use it as an async context manager."""
+    """One pool over a bucket that stays after it. Use it as an async context manager."""
 
     def __init__(self, root: Path, bucket: Bucket, *, name: str = "a", **options: Any) -> None:
         self.settings = Settings(**({"replica_dir": str(root / name), "workers": 4} | options))
@@ -99,12 +99,12 @@ class Instance:
             await self.drain()
 
     async def drain(self, budget_s: float = 20.0) -> Any:
-        """End it; return the pool's report."""
+        """Drain the pool; return its report."""
         self._drained = True
         return await self.pool.drain(budget_s)
 
     async def answer(self, command: Command, user: str = USER) -> Answer:
-        """Return the answer as it leaves the pool."""
+        """Return the pool's answer."""
         return await self.pool.execute(user, command)
 
     async def do(self, command: Command, user: str = USER) -> Any:
@@ -124,7 +124,7 @@ class Instance:
         return int((await self.do(Inspect(), user))["commit"])
 
     async def residency(self, user: str = USER) -> Any:
-        """Return where the vectorstore is."""
+        """Return the residency of the vectorstore."""
         return await self.do(Inspect(), user)
 
     def working_directories(self) -> list[Path]:

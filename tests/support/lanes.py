@@ -1,4 +1,4 @@
-"""Lanes: which marks a test bears by its folder, what a run leaves out, and what the quick lane may not touch."""
+"""Lanes: the marks of a test by its folder, the tests that a run skips, and the network block of the quick lane."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptance", "crash")
 # Under a minute on two cores: no network, no object store of its own, no process of the service.
 QUICK = frozenset({"unit", "property"})
-# Long, or in need of what a checkout does not bring. Such a test runs only if the expression of -m names its mark.
+# Long tests, and tests with requirements outside a checkout. They run only if the expression of -m names their mark.
 LEFT_OUT = ("long", "versions", "torch", "containers")
 SERVERS = frozenset({"radosgw_server", "moto_server", "minio_server"})
 
@@ -40,7 +40,7 @@ def is_unneeded(folder: Path, expression: str) -> bool:
 
 
 def sort_into_lanes(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark each test by its folder, and take those out of ``items`` that the run leaves out."""
+    """Mark each test by its folder, and remove those from ``items`` that the run leaves out."""
     kept, out = [], []
     for item in items:
         layer = layer_of(item.path)
@@ -59,7 +59,7 @@ def sort_into_lanes(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 @contextmanager
 def without_network() -> Iterator[None]:
-    """Refuse every socket of a network, and every look-up of a name; sockets between processes stay."""
+    """Refuse network sockets and look-ups of host names; sockets between processes stay."""
 
     def guarded(method: str) -> Any:
         real = getattr(socket.socket, method)

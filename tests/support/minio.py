@@ -17,7 +17,7 @@ class Minio(S3Server):
 
     @classmethod
     def start(cls) -> Minio:
-        """Start the container; whatever docker-py or testcontainers raises says why it cannot."""
+        """Start the container. The errors of docker-py and testcontainers are raised as they are."""
         from testcontainers.minio import MinioContainer
 
         container = MinioContainer()
@@ -38,7 +38,7 @@ class Minio(S3Server):
 
 
 def docker_runs() -> str | None:
-    """Return None if a Docker daemon answers, else why not."""
+    """Return None if a Docker daemon answers, else the reason."""
     import docker
 
     try:

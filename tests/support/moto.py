@@ -1,4 +1,4 @@
-"""The S3 that runs everywhere: moto's server, in a thread of this process."""
+"""moto's S3 server, in a thread of this process. It runs on every machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Moto(S3Server):
         return cls(endpoint=f"http://127.0.0.1:{port}", _server=server)
 
     def close(self) -> None:
-        """Stop the server; what it held is gone."""
+        """Stop the server; its objects are lost."""
         if self._server is not None:
             self._server.stop()
             self._server = None

@@ -1,8 +1,8 @@
 """Runs the tests that compare this service with Chroma, on the Chroma that is installed, which may be a later one.
 
 ``uv pip install --upgrade chromadb && uv run --no-sync python -m tests.support.newest_chroma [PYTEST ARGUMENTS]``; then
-``uv sync`` to go back. A failure is what an upgrade must change: the schema first, then the fast paths, which read and
-write Chroma's tables, then the answers on Chroma's own protocol.
+``uv sync`` to go back. Each failure shows what an upgrade must change: the schema first, then the fast paths, which
+read and write Chroma's tables, then the answers on Chroma's own protocol.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIFFERENTIAL = (
 
 
 def main(arguments: list[str]) -> int:
-    """Say which version runs, and run the tests; return pytest's exit code."""
+    """Print the version that runs, and run the tests; return pytest's exit code."""
     print(f"chromadb {installed_version()} is installed; this release is tested with {TESTED_VERSION}", flush=True)
     return int(pytest.main([*DIFFERENTIAL, *arguments]))
 

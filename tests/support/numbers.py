@@ -1,8 +1,8 @@
-"""How closely two computed numbers agree: the one figure for all tests that compare ours with another program's.
+"""The tolerance for computed numbers, in all tests that compare ours with those of another program.
 
 A distance is a sum of float32 products. The order of its terms, and whether a product is rounded before it is added,
-depend on the processor: OpenBLAS and hnswlib each choose code for it at run time. What is only stored and returned is
-no computed number, and is compared for equality.
+depend on the processor: OpenBLAS and hnswlib each choose code for it at run time. A number that is only stored and
+returned is not computed, and is compared for equality.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 # Relative to the number, and absolute in units of the largest term: 8 roundings of a float32. Enough for vectors of
 # some dozens of numbers, which is what the tests compare with other programs.
 TOLERANCE = 1e-6
-# Has OpenBLAS use its plainest code for this processor family, which rounds unlike what it chooses for a newer one.
+# Makes OpenBLAS use its simplest code for this processor family, whose rounding differs from that of newer code.
 PLAINEST_KERNEL = {"OPENBLAS_CORETYPE": "Prescott"}
 
 

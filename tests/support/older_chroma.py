@@ -1,4 +1,4 @@
-"""Makes a directory with whatever version of Chroma runs this file, and prints what that version says is in it.
+"""Makes a directory with the version of Chroma that runs this file, and prints the content as that version reads it.
 
 It runs in an environment of its own, where nothing of this project is installed: ``python older_chroma.py DIRECTORY``.
 """

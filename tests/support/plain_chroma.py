@@ -1,4 +1,4 @@
-"""Chroma on a directory, without the fast path: what tests compare with, and how they make a directory."""
+"""Chroma on a directory, without the fast path: the reference of tests, which also make directories with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PlainChroma:
         self._records = Records(directory, self.client, self.catalogue, PLAIN)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the directory."""
         self.client.close()
 
     def create(self, name: str, hnsw: dict[str, Any] | None = None) -> CollectionInfo:

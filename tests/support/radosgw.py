@@ -1,7 +1,7 @@
 """A real S3 on the loopback: Ceph's radosgw over one monitor and one OSD that keeps its objects in memory.
 
-Three processes and a temporary directory, up in a few seconds. ``kill`` and ``freeze`` treat only the gateway, as a
-store that dies or goes deaf; what was stored outlives both. Run by hand: ``python -m tests.support.radosgw``.
+Three processes and a temporary directory, up in a few seconds. ``kill`` and ``freeze`` act on the gateway only, like a
+store that dies or stops answering; stored objects survive both. Run by hand: ``python -m tests.support.radosgw``.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Radosgw(S3Server):
         return done.stdout
 
     def _watch(self) -> None:
-        """Start a shell that ends the daemons when this process is gone, however it went, and its pipe closes."""
+        """Start a shell that ends the daemons when its pipe closes, because this process ended in any way."""
         script = 'pids=""; while read -r pid; do pids="$pids $pid"; done; kill -9 $pids; rm -rf "$0"'
         self._watchdog = subprocess.Popen(
             ["/bin/sh", "-c", script, str(self.root)],
@@ -187,7 +187,7 @@ class Radosgw(S3Server):
         )
 
     def restart(self) -> None:
-        """Start the gateway (again) and return when it answers; everything that was stored is there."""
+        """Start the gateway (again) and return when it answers; all stored objects are still there."""
         if self._gateway is not None:
             self.kill()
         self._gateway = self._spawn("radosgw", "-n", "client.rgw")
@@ -229,12 +229,12 @@ class Radosgw(S3Server):
         self._gateway = None
 
     def freeze(self) -> None:
-        """Let the gateway accept connections and never answer, until ``thaw``."""
+        """Make the gateway accept connections and never answer, until ``thaw``."""
         assert self._gateway is not None
         self._gateway.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen gateway go on; it then carries out what it was sent meanwhile."""
+        """Continue a frozen gateway; it then carries out the requests that arrived meanwhile."""
         assert self._gateway is not None
         self._gateway.send_signal(signal.SIGCONT)
 
@@ -253,7 +253,7 @@ class Radosgw(S3Server):
             process.wait()
         self._cluster.clear()
         if self._watchdog is not None:
-            # Killed before its pipe closes: the numbers it knows may belong to others by now.
+            # Killed before its pipe closes: its process ids may belong to other processes by now.
             self._watchdog.kill()
             self._watchdog.wait()
             if self._watchdog.stdin is not None:
@@ -263,7 +263,7 @@ class Radosgw(S3Server):
 
 
 def main() -> None:
-    """Run one until Ctrl-C, and say how to reach it."""
+    """Run a gateway until Ctrl-C, and print how to reach it."""
     if missing := missing_programs():
         sys.exit(
             f"Not installed: {', '.join(missing)}. On Debian: apt-get install radosgw ceph-mon ceph-osd ceph-common"

@@ -1,4 +1,4 @@
-"""Directories whose schema is not this engine's: as an older or a later engine would leave them, or an unknown one."""
+"""Directories with another schema than this engine's: an older, a later or an unknown one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _change(directory: Path, *statements: str) -> None:
 
 
 def make_older(directory: Path) -> None:
-    """Take the newest migration of Chroma's metadata tables back, as the version before it had them."""
+    """Undo the newest migration of Chroma's metadata tables, so that they are those of the version before it."""
     _change(
         directory,
         "DROP TABLE embedding_metadata_array",
@@ -33,7 +33,7 @@ def make_older(directory: Path) -> None:
 
 
 def make_newer(directory: Path) -> None:
-    """Apply a migration that no engine knows yet."""
+    """Apply a migration that no engine has yet."""
     _change(
         directory,
         "ALTER TABLE collections ADD COLUMN invented TEXT",
@@ -42,14 +42,14 @@ def make_newer(directory: Path) -> None:
 
 
 def make_unknown(directory: Path) -> None:
-    """Add a table that does no harm, and that no test covers."""
+    """Add a harmless table that no test covers."""
     _change(directory, "CREATE TABLE harmless (x INTEGER)")
 
 
 async def commit_changed(
     bucket: Bucket, user_id: str, settings: Settings, scratch: Path, change: Callable[[Path], None]
 ) -> Position:
-    """Commit the newest state after ``change``, stamped by what the directory is then."""
+    """Commit the newest state after ``change``, with the stamp of the changed directory."""
     log = CommitLog(bucket, user_id, settings=settings)
     hydrated = await log.hydrate(scratch)
     assert hydrated is not None

@@ -1,4 +1,4 @@
-"""An S3 that answers as scripted: every error of a store, word for word, at the moment of a test's choice."""
+"""An S3 that answers as scripted: any error of a store, with its exact text, at a chosen request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CUT = (0, "cut")
 class ScriptedS3:
     """One bucket in memory behind HTTP. ``script`` holds answers for the next requests of a method.
 
-    An answer is a status and S3's code, ``DEAF`` (none ever comes) or ``CUT`` (the request takes effect, and the
+    An answer is a status and S3's code, ``DEAF`` (no answer) or ``CUT`` (the request takes effect, and the
     connection breaks). Requests without a script are answered as S3 answers them. Use it as an async context manager.
     """
 
@@ -55,11 +55,11 @@ class ScriptedS3:
         )
 
     def bucket(self, **options: object) -> Bucket:
-        """Return the product's bucket over it."""
+        """Return the product's bucket over this server."""
         return open_bucket(self.settings(**options))
 
     def plan(self, method: str, *answers: tuple[int, str]) -> None:
-        """Answer the next requests of a method so."""
+        """Answer the next requests of a method with ``answers``, in order."""
         self.script.setdefault(method, deque()).extend(answers)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

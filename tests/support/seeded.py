@@ -1,4 +1,4 @@
-"""Sources that a seed repeats: dice, ids and a clock that moves only when somebody sleeps."""
+"""Sources that repeat from a seed: random numbers, ids, and a clock that moves only in ``sleep``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 
 
 class SeededSources:
-    """Time, randomness and ids from one seed. ``sleep`` moves the clock and lets others run; it never waits."""
+    """Time, randomness and ids from one seed. ``sleep`` moves the clock and lets other tasks run; it never waits."""
 
     def __init__(self, seed: int = 0, *, start_ms: int = 1_700_000_000_000) -> None:
         self.seed = seed

@@ -1,4 +1,4 @@
-"""The product as it is served: ``vectorpool serve`` in a process of its own, on a free port, spoken to over HTTP."""
+"""The product as it is served: ``vectorpool serve`` in a process of its own, on a free port, used over HTTP."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ STOP_S = 30
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return this process's environment without settings of ours, and with ``more``."""
+    """Return this process's environment without this product's settings, and with ``more``."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("VECTORPOOL_")}
     return {**own, **more}
 
 
 class Service:
-    """One instance over a store and a replica directory that outlive it, unless they are deleted here."""
+    """One instance over a store and a replica directory, which stay after it unless a test deletes them."""
 
-    def __init__(self, root: Path, *flags: str, store: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *flags: str,
+        store: str | None = None,
+        env: dict[str, str] | None = None,
+        port: str | None = "0",
+    ) -> None:
+        """``port`` None leaves the port to flags and environment."""
         self.store = store or str(root / "store")
         self.replica_dir = root / "replicas"
-        self._flags = flags
+        self._flags = flags if port is None else ("--port", port, *flags)
         self._env = env or {}
         self._process: subprocess.Popen[str] | None = None
         self._errors: deque[str] = deque(maxlen=2000)
@@ -41,16 +49,16 @@ class Service:
     # --- The process ---------------------------------------------------------------------------------
 
     def start(self) -> Service:
-        """Start it, and return when it says where it listens."""
+        """Start the service, and return when it prints its address."""
         assert self._process is None, "it runs already"
-        places = ["--store", self.store, "--replica-dir", str(self.replica_dir), "--port", "0"]
+        places = ["--store", self.store, "--replica-dir", str(self.replica_dir)]
         self._process = process = subprocess.Popen(
             [COMMAND, "serve", *places, *self._flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=environment(**self._env),
-            # A group of its own: front and shards can be killed and frozen as one machine is.
+            # A process group of its own: front and shards can be killed and frozen together.
             start_new_session=True,
         )
         assert process.stdout is not None and process.stderr is not None
@@ -63,7 +71,7 @@ class Service:
                 self.output.append(line)
                 if found := re.search(r"listens on (http://\S+)", line):
                     self.client.close()
-                    self.client = httpx.Client(base_url=found[1], timeout=60)
+                    self.client = httpx.Client(base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60)
                 if line.startswith("Try:"):
                     break
             else:
@@ -86,22 +94,22 @@ class Service:
         return self.wait()
 
     def kill(self) -> int:
-        """Send SIGKILL to the front; its shards notice, commit what they hold and end."""
+        """Send SIGKILL to the front; its shards detect that, commit their writes and end."""
         assert self._process is not None, "it does not run"
         self._process.kill()
         return self.wait()
 
     def kill_all(self) -> None:
-        """SIGKILL front and shards at once, as a machine that goes away does."""
+        """Send SIGKILL to front and shards at once, like the failure of a machine."""
         self._signal_all(signal.SIGKILL)
         self.kill()
 
     def freeze(self) -> None:
-        """SIGSTOP front and shards at once, until ``thaw``: requests are accepted and not answered."""
+        """Send SIGSTOP to front and shards at once, until ``thaw``: requests are accepted and not answered."""
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let what is frozen go on, as if no time had passed."""
+        """Continue the frozen processes."""
         self._signal_all(signal.SIGCONT)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -115,7 +123,7 @@ class Service:
         return self.start()
 
     def close(self) -> None:
-        """End whatever runs, frozen or not."""
+        """Kill all processes that run, frozen or not."""
         if self._process is not None:
             self.kill_all()
         self.client.close()
@@ -126,7 +134,7 @@ class Service:
         self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
-        """Wait for the end of what was told to end, and return the exit code."""
+        """Wait for the end after ``terminate``, and return the exit code."""
         process, self._process = self._process, None
         assert process is not None, "it does not run"
         try:
@@ -138,23 +146,23 @@ class Service:
 
     @property
     def errors(self) -> str:
-        """What it wrote to stderr."""
+        """The service's stderr."""
         return "".join(self._errors)
 
     def delete_replicas(self) -> None:
-        """Delete every local byte; the store keeps what was committed."""
+        """Delete all local files; the store keeps the commits."""
         assert self._process is None, "stop it first"
         shutil.rmtree(self.replica_dir, ignore_errors=True)
 
     @property
     def url(self) -> str:
-        """Where it listens, or listened last."""
+        """The service's URL, or its last one."""
         return str(self.client.base_url)
 
     # --- Requests ------------------------------------------------------------------------------------
 
     def request(self, method: str, path: str, **arguments: object) -> httpx.Response:
-        """Send a request and return its response, whatever it says."""
+        """Send a request and return its response, of any status."""
         return self.client.request(method, path, **arguments)  # type: ignore[arg-type]
 
     def ok(self, method: str, path: str, **arguments: object) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""What every S3 of the tests has in common: where it is, its keys, and how to make a bucket in it."""
+"""The base of every S3 server of the tests: its endpoint, its keys, and the creation of buckets."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class S3Server:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on just now."""
+    """Return a TCP port of the loopback address on which no program listens now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

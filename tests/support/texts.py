@@ -1,4 +1,4 @@
-"""Text of real size as test input: what installed packages bring, and books written by a seed."""
+"""Text of real size as test input: texts of installed packages, and books generated from a seed."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _FACTS = (
     ("The king's portrait was painted over with a landscape of cows.", "What happened to the portrait of the king?"),
 )
 
-# In order of frequency, as Zipf counts.
+# By frequency, for Zipf's law.
 _WORDS = re.findall(
     r"\w+",
     """

@@ -1,7 +1,8 @@
-"""Threads in an order from a seed: one runs at a time, and gives way only at a lock, a condition, a sleep or a pause.
+"""Threads in an order from a seed: one runs at a time, and switches only at a lock, a condition, a sleep or a pause.
 
-``Schedule.threading`` stands in for the module ``threading`` in the code under test, so that its real locks are locked
-here. Time is virtual, and moves only when every thread waits. A wait that nothing can end is a Deadlock.
+``Schedule.threading`` stands in for the module ``threading`` in the code under test, so that its
+locks are those of the schedule. Time is virtual, and moves only when every thread waits. A wait that nothing can end is
+a Deadlock.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Schedule:
                 if chosen.error is not None:
                     raise chosen.error
         except BaseException:
-            # What is still under way ends at its next step, with all that it holds.
+            # The remaining threads end at their next step, and release their locks.
             self._is_abandoned = True
             for each in self._threads:
                 each.go.release()
@@ -99,7 +100,7 @@ class Schedule:
         return each.ready() or (each.deadline is not None and each.deadline <= self.now)
 
     def pause(self, ready: Callable[[], bool] | None = None, timeout_s: float | None = None) -> None:
-        """Give way; go on once ``ready``, or once the time is over. Outside of the run's threads this does nothing."""
+        """Switch; continue once ``ready`` is true or the time is over. Threads outside the run return at once."""
         if self._is_abandoned:
             raise _Abandoned
         thread = self._current
@@ -113,12 +114,12 @@ class Schedule:
             raise _Abandoned
 
     def sleep(self, seconds: float) -> None:
-        """Give way for a virtual time."""
+        """Switch, and continue after a virtual time."""
         self.pause(lambda: False, seconds)
 
 
 class Lock:
-    """A lock of the schedule; who gets it is drawn among those that wait."""
+    """A lock of the schedule; the next owner is drawn among the waiting threads."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -154,7 +155,7 @@ class _Waiter:
 
 
 class Condition(Lock):
-    """A condition with a lock of its own. A waiting thread goes on only when it is notified, or out of time."""
+    """A condition with a lock of its own. A waiting thread continues only when it is notified or its time is over."""
 
     def __init__(self, schedule: Schedule) -> None:
         super().__init__(schedule)

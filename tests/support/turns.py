@@ -1,6 +1,6 @@
-"""Interleavings from a seed: a bucket whose calls wait for their turn, so that any actor may freeze between any two.
+"""Interleavings from a seed: a bucket that runs one call at a time, so that any actor may freeze between two calls.
 
-Put below the fault-injecting twin, a request that was given up waits for its turn too, and lands at any later time.
+Below a ``FaultyBucket``, a delayed write also waits to be chosen, and lands at any later time.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class TurnBucket:
         return self._inner.url
 
     async def _turn(self) -> None:
-        # One call in eight is frozen: it goes on when nobody else can.
+        # One call in eight is frozen: it continues only when no other call can.
         frozen = self._dice.random() < 0.125
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((self._dice.random() + (1.0 if frozen else 0.0), future))
         await future
 
     async def run(self, *actors: Coroutine[Any, Any, T]) -> list[T | BaseException]:
-        """Run actors to their ends, one call of one of them at a time; return what each gave or raised."""
+        """Run actors to their ends, one call of one of them at a time; return the result or the error of each."""
         tasks = [asyncio.ensure_future(actor) for actor in actors]
         while True:
             for _ in range(_SPINS):
@@ -85,7 +85,7 @@ class TurnBucket:
 
 
 def without_threads() -> Any:
-    """Return a context in which ``asyncio.to_thread`` runs its function at once, so that a seed is one history."""
+    """Return a context in which ``asyncio.to_thread`` runs its function at once, so that a seed gives one history."""
 
     async def at_once(function: Callable[..., T], *args: Any, **named: Any) -> T:
         return function(*args, **named)

@@ -16,7 +16,7 @@ def _all() -> list[type[VectorpoolError]]:
     waiting = [VectorpoolError]
     while waiting:
         for cls in waiting.pop().__subclasses__():
-            if cls.__module__ == errors.__name__:
+            if cls.__module__.startswith(f"{errors.__name__}."):
                 found.append(cls)
                 waiting.append(cls)
     return found

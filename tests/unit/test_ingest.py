@@ -286,3 +286,39 @@ async def test_a_question_finds_the_passage_and_forgetting_removes_it() -> None:
     assert [match.id for match in result.results[0]] == ["train.txt#0000"]
     with pytest.raises(InvalidId):
         await world.ingestor.forget("42", "7", "../otter.txt")
+
+
+# --- What is deleted meanwhile -----------------------------------------------------------------------
+
+
+async def test_a_document_that_is_deleted_while_it_is_ingested_does_not_come_back() -> None:
+    """Whether its bytes go before the commit or during it, nothing of it is left, and the others are ingested."""
+    for first in (True, False):
+        world = World()
+        await world.put("a.txt", "what is deleted")
+        await world.put("b.txt", "what stays")
+        if not first:
+            await world.put("0.txt", "makes the collection")
+            await world.ingest(["0.txt"])
+        world.shard.waiting_for = asyncio.Event()
+        ingest = asyncio.create_task(world.ingest(["a.txt", "b.txt"]))
+        while not world.shard.waiting:
+            await asyncio.sleep(0)
+        await world.library.delete("42", "7", "a.txt")
+        world.shard.waiting_for.set()
+        assert statuses(await ingest) == {"a.txt": "removed", "b.txt": "ingested"}
+        assert ("42", "7", "a.txt") not in world.shard.ingested
+
+
+async def test_a_document_that_is_gone_makes_no_collection() -> None:
+    """Deleted while it was embedded: no command is sent that would create the avatar's collection."""
+    world = World()
+    await world.put("a.txt", "text")
+
+    async def embed(texts: list[str], user_id: str = "") -> np.ndarray:
+        await world.library.delete("42", "7", "a.txt")
+        return np.zeros((len(texts), 64), dtype=np.float32)
+
+    world.embedder.embed = embed  # type: ignore[method-assign, assignment]
+    assert statuses(await world.ingest()) == {"a.txt": "failed"}
+    assert world.shard.writes == []

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from vectorpool.configuration import SECRETS, describe_settings, load_settings
 from vectorpool.errors import Misconfigured
-from vectorpool.settings import SECRETS, Settings, describe_settings, load_settings
+from vectorpool.settings import Settings
 
 
 def test_every_setting_is_described() -> None:
@@ -112,6 +113,93 @@ def test_an_unknown_variable_is_refused() -> None:
     with pytest.raises(Misconfigured, match="VECTORPOOL_PROT"):
         load_settings(environ={"VECTORPOOL_PROT": "1"})
     load_settings(environ={"PORT": "1", "AWS_REGION": "x"})
+
+
+@pytest.mark.parametrize("variable", ["VECTORPOOL_PROT", "VECTORPOOL_TOKEN_FILE", "VECTORPOOL_DIMENSION"])
+def test_the_nearest_settings_are_named(variable: str, tmp_path: Path) -> None:
+    """The refusal of an unknown name says which setting is spelled like it, in the environment and in a file."""
+    meant = {"PROT": "PORT", "TOKEN_FILE": "TOKENS_FILE", "DIMENSION": "MAX_DIMENSION"}
+    name = meant[variable.removeprefix("VECTORPOOL_")]
+    with pytest.raises(Misconfigured, match=f"Did you mean VECTORPOOL_{name}"):
+        load_settings(environ={variable: "1"})
+    config = tmp_path / "c.toml"
+    config.write_text(f"{variable.removeprefix('VECTORPOOL_').lower().replace('_', '-')} = 1\n")
+    with pytest.raises(Misconfigured, match=f"Did you mean {name.lower()}"):
+        load_settings(environ={}, config=config)
+
+
+OF_KUBERNETES = {
+    "VECTORPOOL_SERVICE_HOST": "10.43.7.1",
+    "VECTORPOOL_SERVICE_PORT": "8000",
+    "VECTORPOOL_SERVICE_PORT_HTTP": "8000",
+    "VECTORPOOL_PORT": "tcp://10.43.7.1:8000",
+    "VECTORPOOL_PORT_8000_TCP": "tcp://10.43.7.1:8000",
+    "VECTORPOOL_PORT_8000_TCP_PROTO": "tcp",
+    "VECTORPOOL_PORT_8000_TCP_PORT": "8000",
+    "VECTORPOOL_PORT_8000_TCP_ADDR": "fd00::1",
+    "VECTORPOOL_STORE_SERVICE_HOST": "10.43.7.2",
+    "VECTORPOOL_STORE_PORT": "tcp://10.43.7.2:9000",
+}
+
+
+def test_variables_of_kubernetes_are_passed_over() -> None:
+    """What Kubernetes sets for a service of this name is no setting; with PORT, the port is still PORT's."""
+    assert load_settings(environ=OF_KUBERNETES) == Settings()
+    assert load_settings(environ={**OF_KUBERNETES, "PORT": "8080"}).port == 8080
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("VECTORPOOL_PORT", "http://10.43.7.1:8000"), ("VECTORPOOL_MY_PORT", "8000"), ("VECTORPOOL_SERVICE_HOST", "x y")],
+)
+def test_only_values_of_kubernetes_are_passed_over(variable: str, value: str) -> None:
+    """A variable that is only named like one of Kubernetes is a wrong setting."""
+    with pytest.raises(Misconfigured, match=variable):
+        load_settings(environ={variable: value})
+
+
+def test_the_platforms_port_gives_way_to_ours(tmp_path: Path) -> None:
+    """PORT beats the file and the default, VECTORPOOL_PORT beats PORT, a flag beats both; a wrong PORT is named."""
+    config = tmp_path / "c.toml"
+    config.write_text("port = 1001\n")
+    assert load_settings(environ={"PORT": "8080"}, config=config).port == 8080
+    for environ in ({"PORT": "8080", "VECTORPOOL_PORT": "1002"}, {"VECTORPOOL_PORT": "1002", "PORT": "8080"}):
+        assert load_settings(environ=environ).port == 1002
+        assert load_settings({"port": 1003}, environ=environ).port == 1003
+    with pytest.raises(Misconfigured, match=r"in the environment \(PORT\)"):
+        load_settings(environ={"PORT": "http"})
+
+
+def test_quotes_that_an_env_file_keeps_are_refused() -> None:
+    """A value in quotes is refused by its name, and a secret is not repeated."""
+    for name, value in [("STORE", '"s3://b/p"'), ("S3_REGION", "'eu-central-1'"), ("OPENAI_API_KEY", '"hunter2"')]:
+        with pytest.raises(Misconfigured, match="quotes") as caught:
+            load_settings(environ={f"VECTORPOOL_{name}": value})
+        assert name.lower() in caught.value.detail and "hunter2" not in caught.value.detail
+
+
+@pytest.mark.parametrize("name", ["store", "replica_dir", "tokens_file", "address_file"])
+def test_paths_are_those_that_were_meant(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home is expanded in every path; an unknown home, a variable and a control character are refused."""
+    monkeypatch.setenv("HOME", "/homes/me")
+    assert getattr(load_settings({name: "~/x"}, environ={}), name) == "/homes/me/x"
+    for path in ("~no-such-user/x", "$HOME/x", "${HOME}/x", "/a/\x00b", "/a\n/b"):
+        with pytest.raises(Misconfigured, match=name):
+            load_settings({name: path}, environ={})
+
+
+def test_a_working_directory_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is refused in one sentence where there is nothing that it is relative to."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    try:
+        with pytest.raises(Misconfigured, match="working directory is gone"):
+            load_settings(environ={})
+        load_settings({"store": "s3://bucket", "replica_dir": "/replicas"}, environ={})
+    finally:
+        monkeypatch.chdir(tmp_path)
 
 
 def test_a_wrong_file_is_refused(tmp_path: Path) -> None:

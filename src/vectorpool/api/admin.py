@@ -82,4 +82,6 @@ class Admin(Controller):
         request: Call,
     ) -> Response[Any]:
         """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
-        return respond(await request.context.within(request.service.router.pool_view()))
+        view = await request.context.within(request.service.router.pool_view())
+        view.tasks += request.service.supervisor.view()
+        return respond(view)

@@ -1,4 +1,4 @@
-"""Callers and the users that they may touch: the tokens file, read once at the start.
+"""Callers and the users that they may touch, as the tokens file says.
 
 The file is TOML, with a table for each token::
 
@@ -25,6 +25,7 @@ import msgspec
 
 from vectorpool.errors import Forbidden, InvalidId, Misconfigured, Unauthenticated
 from vectorpool.names import check_user_id, excerpt
+from vectorpool.spelling import meant
 
 MAX_FILE_BYTES: Final = 16 * 1024**2
 ALL_USERS: Final = "*"
@@ -64,6 +65,12 @@ class Callers:
 
     def __init__(self, by_digest: Mapping[bytes, Caller] | None) -> None:
         self._by_digest = by_digest
+
+    def __eq__(self, other: object) -> bool:
+        """Two are equal if they know the same tokens, and these allow the same."""
+        return isinstance(other, Callers) and self._by_digest == other._by_digest
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def count(self) -> int | None:
@@ -175,7 +182,10 @@ def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:
     try:
         entry = msgspec.convert(table, _Entry)
     except msgspec.ValidationError as error:
-        raise Misconfigured(f"{where} is not valid: {error}. Give it sha256, users and admin.") from None
+        known = _Entry.__struct_fields__
+        unknown = next((key for key in table if key not in known), "") if isinstance(table, dict) else ""
+        hint = meant(unknown, known) if unknown else ""
+        raise Misconfigured(f"{where} is not valid: {error}.{hint} Give it sha256, users and admin.") from None
     if not _SHA256.fullmatch(entry.sha256):
         # Not repeated: it may be the token itself.
         raise Misconfigured(

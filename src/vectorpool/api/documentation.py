@@ -27,8 +27,8 @@ from vectorpool import answers
 from vectorpool.api import requests, views
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
 from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
-from vectorpool.documents.ingest import DocumentOutcome, IngestReport
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.reports import DocumentOutcome, IngestReport
 from vectorpool.errors import (
     CommitNotReached,
     DeadlineExceeded,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Response, delete, get, head, post, put
@@ -19,8 +20,8 @@ from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
-from vectorpool.documents.ingest import IngestReport
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
@@ -32,6 +33,7 @@ from vectorpool.errors import (
     InvalidRequest,
     LimitExceeded,
     MalformedJson,
+    NotFound,
     StoreUnavailable,
     UserNotFound,
 )
@@ -41,7 +43,8 @@ _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
 
 DocumentPath = Annotated[
-    PurePosixPath, PathParameter(description="The document's path: segments of printable text, at most 512 bytes.")
+    PurePosixPath,
+    PathParameter(description="The document's path: segments of text, at most 1,024 bytes with the ids before them."),
 ]
 PageSize = Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
 After = Annotated[str | None, QueryParameter(description="Return the documents after this path.")]
@@ -56,8 +59,14 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-def _headers(etag: str, size: int) -> dict[str, str]:
-    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+def _headers(path: str, etag: str, size: int) -> dict[str, str]:
+    # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        "ETag": f'"{etag.strip(chr(34))}"',
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+    }
 
 
 class Documents(Controller):
@@ -76,11 +85,15 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there."""
+        """List documents by path, including those that other programs put there.
+
+        ``refused`` names objects among them that no request can name. They are not ingested; rename them where they
+        are, or delete the avatar with ``documents=true``.
+        """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
-        if not page.documents and after is None:
+        if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
         return respond(page)
@@ -115,10 +128,9 @@ class Documents(Controller):
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await request.context.within(
-            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
-        )
-        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+        name = _path(path)
+        body = await request.context.within(request.service.library.get(namespace.user_id, _avatar(namespace), name))
+        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
@@ -131,7 +143,9 @@ class Documents(Controller):
         document = await request.context.within(
             request.service.library.head(namespace.user_id, _avatar(namespace), name)
         )
-        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+        # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
+        nothing: Any = b""
+        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",
@@ -140,7 +154,7 @@ class Documents(Controller):
         operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were."""
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested."""
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
@@ -153,7 +167,8 @@ class Documents(Controller):
         deleted, commit = 0, 0
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
-        except (UserNotFound, AvatarNotFound, CollectionNotFound):
+        except NotFound:
+            # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
             commit = answer.commit
@@ -231,7 +246,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
         answer = await request.execute(namespace.user_id, command)

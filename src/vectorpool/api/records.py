@@ -73,7 +73,7 @@ class _Records(msgspec.Struct):
     vectors: commands.Vectors | None
 
 
-async def _read_records(request: Call, *, update: bool) -> _Records:
+async def _read_records(request: Call, user_id: str, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
     settings = request.service.settings
     raw = decode(await request.body(), RawWriteRecordsBody).records
@@ -106,7 +106,7 @@ async def _read_records(request: Call, *, update: bool) -> _Records:
     documents = [body.document for body in bodies]
     uris = [body.uri for body in bodies]
     names = [f"record {excerpt(an_id)}" for an_id in ids]
-    vectors = await embed_missing(rows, documents, names, request.service.embedder, request.context)
+    vectors = await embed_missing(rows, documents, names, request.service.embedder, request.context, user_id=user_id)
     return _Records(ids, _column(documents), _column(metadatas), _column(uris), vectors)
 
 
@@ -149,7 +149,9 @@ async def query_in(raw: bytes, namespace: Namespace, service: Service, context: 
     command = commands.QueryRecords(
         avatar_id=namespace.avatar_id,
         collection=name,
-        vectors=await for_query(body.texts, body.embeddings, service.embedder, settings, context),
+        vectors=await for_query(
+            body.texts, body.embeddings, service.embedder, settings, context, user_id=namespace.user_id
+        ),
         n_results=body.n_results,
         ids=ids,
         where=where,
@@ -181,7 +183,7 @@ class Records(Controller):
     async def add_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, in one commit; an id that is there already refuses the whole call."""
         check_collection_name(name)
-        records = await _read_records(request, update=False)
+        records = await _read_records(request, namespace.user_id, update=False)
         command = commands.AddRecords(avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records))
         return pass_on(await request.execute(namespace.user_id, command), 201)
 
@@ -193,7 +195,7 @@ class Records(Controller):
     async def upsert_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, or replace those that are there, in one commit; metadata is merged."""
         check_collection_name(name)
-        records = await _read_records(request, update=False)
+        records = await _read_records(request, namespace.user_id, update=False)
         command = commands.UpsertRecords(
             avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
         )
@@ -212,7 +214,7 @@ class Records(Controller):
         A new document is embedded anew; a metadata key of null is deleted.
         """
         check_collection_name(name)
-        records = await _read_records(request, update=True)
+        records = await _read_records(request, namespace.user_id, update=True)
         if not any((records.documents, records.metadatas, records.uris, records.vectors)):
             raise InvalidRequest("The records change nothing. Give a document, an embedding, metadata or a uri.")
         command = commands.UpdateRecords(

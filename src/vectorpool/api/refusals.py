@@ -7,6 +7,8 @@ problem. Only this module chooses between them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -84,13 +86,28 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: to_response}
 
 
-async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:
-    """Send an error as the whole response."""
-    if is_chromas(scope["path"]):
+def refusal_of(error: VectorpoolError, path: str) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of an error as the whole response to a decoded path."""
+    if is_chromas(path):
         media_type, body = "application/json", chroma_error(error)
     else:
-        media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, scope["path"])
-    headers = {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}
+        media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, path)
+    return {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}, body
+
+
+def refusal_bytes(error: VectorpoolError, path: str, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return an error as a whole HTTP response that ends its connection, with further header fields."""
+    headers, body = refusal_of(error, path)
+    status = HTTPStatus(error.status)
+    lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode()), b"connection: close"]
+    lines += [name + b": " + value for name, value in fields]
+    lines += [f"{name.lower()}: {value}".encode("latin-1") for name, value in headers.items()]
+    return b"\r\n".join([*lines, b"", body])
+
+
+async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:
+    """Send an error as the whole response."""
+    headers, body = refusal_of(error, scope["path"])
     if error.retry_after_s is not None:
         # The caller's next attempt should reach another instance, not this connection.
         headers["connection"] = "close"

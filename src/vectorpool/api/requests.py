@@ -7,6 +7,7 @@ event loop between them.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
 from vectorpool.names import MAX_SEQ
 from vectorpool.settings import Space
+from vectorpool.spelling import meant
 
 T = TypeVar("T")
 
@@ -205,6 +207,7 @@ class PassageQueryBody(_Body, frozen=True):
     where_document: WhereDocumentBody | None = None
 
 
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
@@ -223,12 +226,32 @@ def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
         reason, _, where = str(error).partition(" - at ")
         where = where.strip("`").removeprefix("$").removeprefix(".")
         where = ".".join(part for part in (place, where) if part).replace(".[", "[")
-        raise MalformedJson(f"{where or 'The body'}: {_short(reason)}. /schema shows the shape.") from None
+        hint = ""
+        if unknown := _UNKNOWN.search(reason):
+            known = _fields_of(shape)
+            hint = meant(unknown[1], known) or f" Known are {', '.join(known)}."
+        raise MalformedJson(f"{where or 'The body'}: {_short(reason)}.{hint} /schema shows the shape.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not body:
             raise MalformedJson("The body is empty. Send JSON; /schema shows the shape.") from None
         raise MalformedJson(f"The body is not valid JSON: {_short(str(error))}. Send JSON in UTF-8.") from None
     return decoded
+
+
+def _fields_of(shape: Any) -> list[str]:
+    """Return the names of a struct's fields, and of those of the structs in it, its own first."""
+    found: dict[str, None] = {}
+    left = [msgspec.inspect.type_info(shape)]
+    while left:
+        match left.pop(0):
+            case msgspec.inspect.StructType(fields=fields):
+                found.update(dict.fromkeys(field.encode_name for field in fields))
+                left += [field.type for field in fields]
+            case msgspec.inspect.UnionType(types=types):
+                left += types
+            case msgspec.inspect.ListType(item_type=item):
+                left.append(item)
+    return list(found)
 
 
 def _short(reason: str) -> str:

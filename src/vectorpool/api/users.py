@@ -9,7 +9,7 @@ from litestar import Controller, Response, delete, get
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.avatars import AndDocuments, delete_documents
+from vectorpool.api.avatars import AndDocuments
 from vectorpool.api.call import Call
 from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
@@ -74,15 +74,15 @@ class Users(Controller):
         """
         check_user_id(user_id)
         request.context.allow(DELETE_S)
-        removed = 0
+        removed: int | None = None
         if and_documents:
-            for avatar_id in await request.context.within(request.service.library.list_avatars(user_id)):
-                removed += await delete_documents(request, user_id, avatar_id)
+            with request.context.limit(changes=True):
+                removed = await request.service.library.delete_of_user(user_id)
         try:
-            answer = await request.execute(user_id, commands.DeleteVectorstore())
+            answer = await request.execute(user_id, commands.DeleteVectorstore(documents=removed))
         except UserNotFound:
             if not removed:
                 raise
             return respond(answers.Deleted(removed), commit=0)
         deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
-        return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)
+        return respond(answers.Deleted(deleted.deleted + (removed or 0)), commit=answer.commit)

@@ -1,8 +1,8 @@
-"""The command line: what each command is called and takes. The work is in the modules beside this one.
+"""The command line: the name and the parameters of each command. The work is in the other modules of this package.
 
-Those load the web framework, models or Chroma, so a command's module is imported when the command runs, and
-``vectorpool --help`` stays quick. A failure that is reported on purpose is one sentence on stderr, without a
-traceback: exit code 2 for what the configuration must change, 1 for the rest.
+Those modules load the web framework, models or Chroma. So a command's module is imported only when the command runs,
+and ``vectorpool --help`` stays quick. An expected failure is one sentence on stderr, without a
+traceback. The exit code is 2 if the configuration must change, else 1.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vectorpool.settings import Settings
 
 
 class _Commands(click.Group):
-    """Commands in the order of their telling, and errors as sentences."""
+    """Lists commands in the order of their declaration, and prints errors as sentences."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -85,8 +85,8 @@ def serve(settings: Settings) -> None:
 def ingest(settings: Settings, folder: Path, user_id: str, avatar_id: str, force: bool) -> None:
     """Upload the changed files of FOLDER and make records of them.
 
-    Works on the store itself, also while a service serves the same user: the commit log decides who comes first.
-    Hidden files are left out. Exit code 1 if a document failed; the others are ingested all the same.
+    Works on the store itself, also while a service serves the same user: the commit log orders the writes of both.
+    Hidden files are skipped. Exit code 1 if a document failed; the others are ingested.
 
     \b
     vectorpool ingest ./docs --user 42 --avatar 7
@@ -118,8 +118,8 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
 def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool) -> None:
     """Make a token for the caller NAME; print it, and the lines for the tokens file (--tokens-file).
 
-    The token goes to stderr and is kept nowhere; the lines go to stdout and hold no secret. A service reads the file
-    when it starts.
+    The token is printed on stderr and stored nowhere; the lines are printed on stdout and contain no secret. A service
+    reads the file when it starts.
 
     \b
     vectorpool token alice --user 42 --user 43 >> tokens.toml
@@ -180,7 +180,7 @@ def scrub(settings: Settings, user_ids: tuple[str, ...], everyone: bool) -> None
 @click.option("--time", metavar="TIME", help="Go back to a time, such as 2026-11-21T09:00:00Z.")
 @settings_options(STORE)
 def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> None:
-    """Make the state of an earlier commit the newest, as a new commit. Nothing of the history is lost.
+    """Make the state of an earlier commit the newest, as a new commit. The history stays.
 
     \b
     vectorpool restore 42 --commit 17
@@ -198,7 +198,7 @@ def restore(settings: Settings, user_id: str, commit: int | None, time: str | No
 @click.option("--delete", "forget", is_flag=True, help="Delete the backup instead of creating it.")
 @settings_options(STORE)
 def backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> None:
-    """Name a commit, and so keep it from garbage removal; without NAME, list the backups.
+    """Name a commit, which protects it from garbage removal; without NAME, list the backups.
 
     \b
     vectorpool backup 42
@@ -218,7 +218,7 @@ def backup(settings: Settings, user_id: str, name: str | None, commit: int | Non
 @click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to fork; the newest if left out.")
 @settings_options(STORE)
 def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> None:
-    """Make a user's vectorstore that of another user, who has none yet.
+    """Copy a user's vectorstore to another user, who has none yet.
 
     \b
     vectorpool fork 42 43
@@ -234,7 +234,7 @@ def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | No
 def export(settings: Settings, user_id: str, directory: Path, at: int | None) -> None:
     """Write a user's vectorstore to DIR, as a plain Chroma directory.
 
-    It opens with chromadb.PersistentClient(DIR, database="avatar-7"). DIR must be empty or not there.
+    It opens with chromadb.PersistentClient(DIR, database="avatar-7"). DIR must be empty or missing.
 
     \b
     vectorpool export 42 ./chroma-of-42
@@ -247,7 +247,7 @@ def export(settings: Settings, user_id: str, directory: Path, at: int | None) ->
 @_USER
 @settings_options(STORE)
 def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
-    """Make a plain Chroma directory a user's vectorstore; the directory is not touched.
+    """Make a plain Chroma directory a user's vectorstore; the directory is not changed.
 
     The user must have none yet.
 

@@ -1,4 +1,4 @@
-"""``vectorpool restore``, ``backup`` and ``fork``: the commit log alone; a running service notices by itself."""
+"""``vectorpool restore``, ``backup`` and ``fork``: on the commit log alone; a running service takes the change in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vectorpool.vectorstore.compatibility import ENGINE
 
 
 def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> int:
-    """Append the state of an earlier commit."""
+    """Append the state of an earlier commit as a new commit; return the exit code."""
     return run(_restore(settings, check_user_id(user_id), commit, None if time is None else _time_ms(time)))
 
 
@@ -39,7 +39,7 @@ async def _restore(settings: Settings, user_id: str, commit: int | None, time_ms
 
 
 def backup(settings: Settings, user_id: str, name: str | None, commit: int | None, forget: bool) -> int:
-    """Create, delete or list backups."""
+    """Create, delete or list backups; return the exit code."""
     if name is not None:
         check_backup_name(name)
     return run(_backup(settings, check_user_id(user_id), name, commit, forget))
@@ -64,7 +64,7 @@ async def _backup(settings: Settings, user_id: str, name: str | None, commit: in
 
 
 def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> int:
-    """Give a user's vectorstore to another user too."""
+    """Copy a user's vectorstore to another user; return the exit code."""
     return run(_fork(settings, check_user_id(user_id), check_user_id(target_user_id), commit))
 
 

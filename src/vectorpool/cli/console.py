@@ -1,4 +1,4 @@
-"""What the commands print with: answers on stdout, which can be piped, and progress on stderr."""
+"""Output of the commands: answers on stdout, which can be piped, and progress on stderr."""
 
 from __future__ import annotations
 

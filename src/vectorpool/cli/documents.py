@@ -1,7 +1,7 @@
 """``vectorpool ingest`` and ``query``: an instance of its own for one command, over the same store.
 
-Its replicas live in a temporary directory. Beside a running service this is correct, because the commit log decides
-which of two writers comes first, and the other one takes that commit in before its own.
+Its replicas live in a temporary directory. This is correct beside a running service: the commit log orders
+the commits of both, and each takes in the other's commit before its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from vectorpool.app import open_service
 from vectorpool.cli.console import err, out, progress_bar, run
 from vectorpool.commands import ReadOptions
 from vectorpool.context import RequestContext
-from vectorpool.documents.ingest import IngestProgress, IngestReport
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.reports import IngestProgress, IngestReport
 from vectorpool.errors import InvalidId, InvalidRequest
 from vectorpool.names import check_avatar_id, check_document_path, check_user_id
 from vectorpool.settings import Settings
@@ -103,7 +103,7 @@ async def _upload(
     """Upload a file unless the library has the same bytes; return whether it did."""
     data = await asyncio.to_thread(file.read_bytes)
     if known is not None and known.size == len(data):
-        # Many stores use the MD5 of the bytes as the ETag; where it is none, look at the bytes themselves.
+        # Many stores use the MD5 of the bytes as the ETag; for other ETags, compare the bytes themselves.
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if known.etag.strip('"') == digest:
             return False

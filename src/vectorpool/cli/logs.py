@@ -1,4 +1,4 @@
-"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: the store alone, neither Chroma nor a model."""
+"""``vectorpool users``, ``log``, ``scrub``, ``export`` and ``import``: with the store alone, no Chroma or model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from pathlib import Path
 from rich.filesize import decimal
 from rich.table import Table
 
-from vectorpool.cli.console import out, progress_bar, run, spinner
+from vectorpool.cli.console import err, out, progress_bar, run, spinner
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.errors import InvalidRequest, StoreRefused, StoreUnavailable, UserNotFound
-from vectorpool.names import check_user_id, users_prefix
+from vectorpool.names import check_user_id, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable
 from vectorpool.objects.stores import open_bucket
+from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.compatibility import ENGINE
 
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[Bucket]:
-    """Open the store, and say in a sentence if it does not answer."""
+    """Open the store; raise an error of one sentence if it does not answer."""
     bucket = open_bucket(settings)
     try:
         yield bucket
@@ -44,9 +45,17 @@ def users(settings: Settings) -> int:
 
 async def _users(settings: Settings) -> int:
     async with open_store(settings) as bucket:
-        for user_id in await bucket.list_prefixes(users_prefix()):
+        for user_id in await list_user_ids(bucket):
             out.print(user_id, markup=False)
     return 0
+
+
+async def list_user_ids(bucket: Bucket) -> list[str]:
+    """Return the ids of all users; names that are no ids are told on stderr."""
+    ids, refused = split_user_ids(await bucket.list_prefixes(users_prefix()))
+    for name in refused:
+        err.print(f"{users_prefix()}{printable(name)}: not a user id; passed over", markup=False)
+    return ids
 
 
 # --- log ---------------------------------------------------------------------------------------------
@@ -94,7 +103,7 @@ def scrub(settings: Settings, user_ids: tuple[str, ...]) -> int:
 async def _scrub(settings: Settings, user_ids: list[str]) -> int:
     damaged = 0
     async with open_store(settings) as bucket:
-        chosen = user_ids or await bucket.list_prefixes(users_prefix())
+        chosen = user_ids or await list_user_ids(bucket)
         with progress_bar() as bar:
             task = bar.add_task("Scrubbing", total=len(chosen), note="")
             for user_id in chosen:

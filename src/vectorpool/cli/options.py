@@ -1,4 +1,4 @@
-"""The flags of settings, made from the settings themselves, and grouped by what a command needs."""
+"""The flags of settings, generated from the settings, and grouped by command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vectorpool.settings import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -4,93 +4,86 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ipaddress
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vectorpool.api.callers import Callers, read_callers
+from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
+from vectorpool.front.admission import Admission
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
-    # Loaded while the shards start; see ``_serve``.
+    # Imported while the shards start; see ``_serve``.
     from vectorpool.front.pipeline import Pipeline
 
 _logger = logging.getLogger(__name__)
 
+# Supervisors send one of these to end a process; some images name the third as their stop signal.
+_LEAVE: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises Misconfigured before anything is started."""
+    """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; SIGHUP reads the tokens file again.
+
+    Raises Misconfigured before anything is started.
+    """
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    # The format above has none of them, and the logger would look them up for every line.
+    # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
+    admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
+        address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, callers, listener))
+        check_openness(settings, callers, listener)
+        runner.run(_serve(settings, callers, admission, listener))
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does, and leaves signals to us while the service drains."""
+    """Prints its address once it listens, and leaves signals to ``_leave`` while the service drains."""
 
     announcement = ""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then say so."""
+        """Listen, then print the address."""
         await super().startup(sockets)
         if self.started:
             click.echo(self.announcement)
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Leave signals alone: ``_leave`` answers them, while the server goes on to refuse with 503."""
+        """Handle no signals: ``_leave`` does, while the server continues to refuse requests with 503."""
         yield
 
 
-# What the parser refuses never reaches the application. The text is that of ``api.problems``, which is not loaded yet.
-_UNPARSABLE: Final = (
-    b'{"type":"https://vectorpool.dev/problems/invalid-request","title":"The request is not valid","status":400,'
-    b'"detail":"This is not HTTP, or its path or headers are longer than 64 KiB. Ids belong in less.",'
-    b'"instance":"","code":"invalid-request"}'
-)
-
-
-class _Protocol(HttpToolsProtocol):
-    """Answers what is not HTTP, or has a path of megabytes, with a problem too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Send the problem and close the connection."""
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (len(_UNPARSABLE), _UNPARSABLE)
-        )
-        self.transport.close()
-
-
-async def _serve(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+async def _serve(settings: Settings, callers: Callers, admission: Admission, listener: socket.socket) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
@@ -98,7 +91,8 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
     started.add_done_callback(lambda task: task.cancelled() or task.exception())
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
-    # The application is made while the parts open: most of that is the model's, outside of the interpreter.
+    connection = importlib.import_module("vectorpool.front.connection")
+    # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
         asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
     )
@@ -107,16 +101,21 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
+        service.supervisor.start("tokens file", front.tokens.watch)
         server = _Server(
             uvicorn.Config(
                 front,
-                http=_Protocol,
+                http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
+                # The service has no WebSockets, and a connection that became one would bypass the stages.
+                ws="none",
+                # The connection itself reads X-Forwarded-For, of trusted proxies only.
+                proxy_headers=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=app.KEEP_ALIVE_S,
-                # Requests had their time before the listener is closed; what is left is idle connections.
+                # Requests had their time before the listener is closed; only idle connections are left.
                 timeout_graceful_shutdown=1,
             )
         )
@@ -128,15 +127,27 @@ async def _serve(settings: Settings, callers: Callers, listener: socket.socket) 
                 server.force_exit = True
             leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        def reload() -> None:
+            reloading.add(task := asyncio.create_task(front.tokens.reload()))
+            task.add_done_callback(reloading.discard)
+
+        reloading: set[asyncio.Task[None]] = set()
+        for number in _LEAVE:
             asyncio.get_running_loop().add_signal_handler(number, leave)
-        await server.serve(sockets=[listener])
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        supervisor = Supervisor(SYSTEM)
+        # Bodies and texts pass through this process; what they took goes back to the system.
+        supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.stop(1.0)
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
-    """Refuse new requests with 503, let those under way finish, commit, and only then close the listener.
+    """Refuse new requests with 503, finish those under way, commit, and only then close the listener.
 
-    Half of the budget belongs to requests at most, the rest to what was acknowledged and is not committed.
+    Requests get at most half of the time budget; the rest is for committing acknowledged writes.
     """
     started_s = SYSTEM.monotonic_s()
     unfinished = await front.draining.leave(settings.drain_s / 2)
@@ -152,12 +163,14 @@ def _ignore(*_: object) -> None:
 
 
 def announce(settings: Settings, callers: Callers, listener: socket.socket) -> str:
-    """Return what a person needs first: where the service listens, where things are, and a first request."""
+    """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"
+    url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
     tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
+    if callers.count is None and settings.insecure_open:
+        tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
     curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
@@ -173,8 +186,23 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
     )
 
 
+def check_openness(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+    """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
+    if callers.count is not None:
+        return
+    if settings.insecure_open:
+        _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")
+        return
+    address = listener.getsockname()[0].partition("%")[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        raise Misconfigured(
+            f"On {settings.host} everyone who reaches the service could read and change every user's data, because no "
+            "tokens are asked for. Set --tokens-file, or --host 127.0.0.1, or say --insecure-open if that is meant."
+        )
+
+
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address; raise Misconfigured if that is taken or not this machine's."""
+    """Return a socket bound to an address; raise Misconfigured if the address is taken or not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -1,11 +1,11 @@
-"""``vectorpool token``: a fresh token, and the lines of the tokens file that let it in."""
+"""``vectorpool token``: a new token, and its lines of the tokens file."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
-# Not ``vectorpool.sources``: what a seed can replay is no secret.
+# Not ``vectorpool.sources``: a value that a seed can replay is no secret.
 import secrets
 
 import click
@@ -25,8 +25,8 @@ def token(name: str, user_ids: tuple[str, ...], everybody: bool, is_admin: bool)
 
 
 def toml_table(name: str, fresh: str, user_ids: tuple[str, ...], *, everybody: bool, is_admin: bool) -> str:
-    """Return the table of a token in TOML. Raises Misconfigured or InvalidId if a name cannot be."""
-    # TOML reads JSON's text where that is left as it is: escaped, it would have halves of characters.
+    """Return the table of a token in TOML. Raises Misconfigured or InvalidId for a bad name or user id."""
+    # TOML reads JSON's strings only without escapes: JSON escapes some characters as two halves.
     users = json.dumps(ALL_USERS if everybody else [check_user_id(user) for user in user_ids], ensure_ascii=False)
     lines = [f"[tokens.{check_token_name(name)}]", f'sha256 = "{hashlib.sha256(fresh.encode()).hexdigest()}"']
     lines.append(f"users = {users}")

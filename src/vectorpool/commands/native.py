@@ -162,7 +162,11 @@ class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-documen
 
     ``recipe`` says how chunks were made of the bytes (embedder, format, chunker and its numbers), as text; the
     same ETag and recipe give the same records. The collection is created if it is not there. Answers
-    answers.Written.
+    answers.DocumentWritten.
+
+    ``seen`` is the newest commit that the sender knew when it began, and ``collection_id`` the collection that it saw
+    then. If the vectorstore was deleted since, or the collection, the command is refused: what was deleted does not
+    come back. None means that the sender has no such expectation.
     """
 
     avatar_id: str
@@ -175,6 +179,8 @@ class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-documen
     vectors: Vectors
     documents: list[str]
     metadatas: list[Metadata]
+    seen: int | None = None
+    collection_id: str | None = None
 
 
 class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-document"):
@@ -266,6 +272,12 @@ class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):
 
 
 class DeleteVectorstore(Operation, frozen=True, kw_only=True, tag="delete-vectorstore"):
-    """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted."""
+    """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted.
+
+    ``documents`` is how many source documents the caller deleted before, or None if they stay. If there were some, the
+    tombstone is written also where there is no log: else an ingest under way would begin one.
+    """
 
     is_change: ClassVar[bool] = True
+
+    documents: int | None = None

@@ -25,6 +25,7 @@ from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
 from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat, OutcomeUnknown, StoreUnavailable
 from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.unusable import unusable_because
 from vectorpool.sources import Sources
 
 _TRIES: Final = 8
@@ -60,16 +61,17 @@ async def newest_header(bucket: Bucket, user_id: str) -> Decoded | None:
     raise CommitConflict(f"The log of user {user_id} keeps changing while it is read. Send the request again.")
 
 
-async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float) -> int:
+async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *, seal: bool = False) -> int:
     """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted.
 
+    An empty log gets a tombstone only with ``seal``.
     ``budget_s`` is the time limit of the append. Raises StoreUnavailable if nothing was written, OutcomeUnknown if that
     is not known, or if the tombstone is durable and something is left over.
     """
     keep: str | None = None
     for _ in range(_TRIES):
         obj = await newest_object(bucket, user_id)
-        if obj is None and not await has_plain_directory(bucket, user_id):
+        if obj is None and not seal and not await has_plain_directory(bucket, user_id):
             return 0
         try:
             keep = await _append_tombstone(bucket, user_id, obj, sources, budget_s)
@@ -94,7 +96,7 @@ async def _delete_all_else(bucket: Bucket, user_id: str, keep: str) -> int:
     garbage: list[tuple[str, bool]] = []
     for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
         obj = parse_object(info) if info.key.startswith(log) else None
-        if info.key.startswith(log) and info.key <= keep:
+        if obj is not None and info.key <= keep:
             # The tombstone, and later commits on it.
             continue
         if info.key.startswith(names.floors_prefix(user_id)):
@@ -142,5 +144,7 @@ async def _delete(bucket: Bucket, key: str, bury: bool) -> None:
     with store_errors(bucket, f"deleting {key}"):
         if bury:
             await bucket.put(key, GRAVE)
+        elif unusable_because(key):
+            await bucket.delete_listed(key)
         else:
             await bucket.delete(key)

@@ -28,6 +28,7 @@ from vectorpool.errors import BrokenLog, CommitNotFound, CorruptObject
 from vectorpool.objects.bucket import Bucket
 
 PAGE: Final = 1000
+CUT_TO_A_GRAVE: Final = "it has the length of a grave, and no commit follows it"
 _LOOKS: Final = 4
 
 
@@ -189,7 +190,7 @@ async def _hydrate_once(
     if at is None and listing.graves and (highest := max(listing.graves)) > listing.newest:
         # A grave always has a commit above it: a floor, or a tombstone. This is a commit that was cut to that length.
         key = names.log_prefix(user_id) + names.commit_name(highest)
-        raise corrupt(key, "it has the length of a grave, and no commit follows it")
+        raise corrupt(key, CUT_TO_A_GRAVE)
     if found is None:
         if at is None and not listing.objects:
             return None

@@ -274,14 +274,17 @@ class CommitLog:
         """Return what ``verify`` found last, here or on another instance; None if it never ran."""
         return await verification.load(self._bucket, self._user_id)
 
-    async def end(self) -> int:
+    async def end(self, *, seal: bool = False) -> int:
         """Delete the vectorstore: append a tombstone, then delete all else below ``vectorstore/``, backups too.
 
+        ``seal`` appends the tombstone also where there is no log yet, so that no writer that knew of none begins one.
         Returns how many objects were deleted; 0 if there was nothing. Later commits go on above the tombstone; the
         numbers of deleted commits stay taken, by graves of 16 bytes.
         Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
         """
-        deleted = await ending.end(self._bucket, self._user_id, self._sources, self._settings.store_timeout_s)
+        deleted = await ending.end(
+            self._bucket, self._user_id, self._sources, self._settings.store_timeout_s, seal=seal
+        )
         if self._warm is not None:
             await asyncio.to_thread(self._warm.drop, self._user_id)
         return deleted

@@ -1,8 +1,8 @@
 """Scrub: read a whole log, upwards, and check every invariant that its bytes can show.
 
 1. Every object is whole: prelude, header, every frame unpacked and hashed, and its name agrees with its header.
-2. The numbers have no gap but graves. Each commit names its parent's hash and state. An object above a gap needs
-   nothing below it, or nothing needs it.
+2. The numbers have no gap but graves, and a commit stands above every grave. Each commit names its parent's hash and
+   state. An object above a gap needs nothing below it, or nothing needs it.
 3. Each commit leads from its parent's state to the state that it claims, block by block.
 4. Each base holds exactly the state of its number, each merged delta exactly the blocks that changed since its start.
 5. The newest number can be hydrated. If not, the newest number that can is found.
@@ -31,7 +31,7 @@ from vectorpool.commitlog import tags
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.fetch import PART_BYTES, WINDOW, OpenObject, Reader, Vanished
 from vectorpool.commitlog.format import Decoded, FileEntry, digest
-from vectorpool.commitlog.hydrate import list_log, open_chain
+from vectorpool.commitlog.hydrate import CUT_TO_A_GRAVE, list_log, open_chain
 from vectorpool.commitlog.image import DIGEST_BYTES, block_digests
 from vectorpool.commitlog.outcomes import Problem, ScrubReport, Tag
 from vectorpool.commitlog.plan import Listing, LogObject, chain
@@ -149,6 +149,8 @@ class _Scrubber:
             if above != below + 1:
                 missing = names.log_prefix(self._user_id) + names.commit_name(above - 1)
                 self.problems.append(Problem(missing, above - 1, f"the commits {below + 1} to {above - 1} are missing"))
+        for seq in sorted(seq for seq in listing.graves if seq > listing.newest):
+            self.problems.append(Problem(names.log_prefix(self._user_id) + names.commit_name(seq), seq, CUT_TO_A_GRAVE))
 
     async def _read(self, obj: LogObject) -> _Contents:
         stream = await self._reader.open(obj, PART_BYTES, WINDOW)

@@ -1,14 +1,15 @@
 """Source files to records: the library in the bucket, formats, chunks, ingestion.
 
 Promises: only ``users/<u>/avatars/<a>/vectorstore_data/`` is read and written; a document is one command and so one
-atomic change; an unchanged document costs nothing; one bad document fails alone. Knows vectorstores only through a
-Router that executes commands, and models only through an Embedder.
+atomic change; an unchanged document costs nothing; one bad document fails alone. It uses vectorstores
+only through a Router that executes commands, and models only through an Embedder.
 """
 
 from __future__ import annotations
 
-from vectorpool.documents.ingest import Ingestor, IngestProgress, IngestReport, Router
+from vectorpool.documents.ingest import Ingestor, Router
 from vectorpool.documents.library import Document, DocumentLibrary, DocumentPage
+from vectorpool.documents.reports import IngestProgress, IngestReport
 
 __all__ = [
     "Document",

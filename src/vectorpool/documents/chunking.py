@@ -1,4 +1,4 @@
-"""Text to chunks: pieces that a model can embed whole, cut where a reader would cut.
+"""Text to chunks: pieces within a model's token limit, cut at the ends of paragraphs, sentences or words.
 
 Promises, for any text and any tokenizer:
 
@@ -6,11 +6,11 @@ Promises, for any text and any tokenizer:
 - no chunk has more tokens than the limit, counted on the chunk's own text, unless it is a single character;
 - a chunk never crosses a section, so never a Markdown heading;
 - the same text, tokenizer and numbers give the same chunks;
-- the time is linear in the text, also for one line or one word of megabytes.
+- the time is linear in the length of the text, even if one line or one word has megabytes.
 
-How: the text is tokenized once, in pieces of bounded size. A chunk then takes as many tokens as fit and is cut back to
-the last paragraph's end in its second half, else the last sentence's end in its second half, else the last word's end,
-else in the middle of a word. The next chunk begins a few sentences or words earlier: the overlap.
+Method: the text is tokenized once, in pieces of bounded size. A chunk then takes as many tokens as fit and is cut back
+to the last end of a paragraph in its second half, or else of a sentence in its second half, or else of a word. Without
+any of them it is cut inside a word. The next chunk begins a few sentences or words earlier: the overlap.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import numpy.typing as npt
 from vectorpool.documents.formats import Section
 from vectorpool.embedding import Tokenizer
 
-# Part of a recipe: raise it when the same text gives other chunks.
+# Part of a recipe: raise it when a change of the code makes the same text give other chunks.
 VERSION: Final = 1
 
 # Characters tokenized in one piece, and pieces in one call.
 _PIECE: Final = 16_384
 _PIECES_A_CALL: Final = 64
-# A token of prose is 4 to 5 characters. An endless word is one token however long it is, so characters count too.
+# A token of prose is 4 to 5 characters. A very long word may be a single token, so characters are bounded too.
 _CHARACTERS_A_TOKEN: Final = 12
 _SHRINK: Final = 0.85
 
@@ -53,20 +53,20 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class ChunkSize(msgspec.Struct, frozen=True):
-    """Most tokens of a chunk, special ones not counted, and how many of them may repeat the chunk before."""
+    """Most tokens of a chunk, without special ones, and the most of them that repeat the end of the chunk before."""
 
     tokens: int
     overlap: int
 
     @classmethod
     def fitting(cls, chunk_tokens: int, overlap_tokens: int, tokenizer: Tokenizer, max_tokens: int) -> ChunkSize:
-        """Return the wanted size, made smaller where the model would otherwise cut a chunk off."""
+        """Return the size that was asked for, made smaller if the model would truncate such a chunk."""
         tokens = max(1, min(chunk_tokens, max_tokens - tokenizer.special_tokens))
-        # Half of a chunk at least is new, so that the number of chunks stays within twice the least.
+        # At least half of a chunk is new text, so there are at most twice as many chunks as without an overlap.
         return cls(tokens, min(overlap_tokens, tokens // 2))
 
     def recipe(self) -> str:
-        """Return what a stored recipe says about chunking."""
+        """Return the part of a stored recipe that describes chunking."""
         return f"chunks/{VERSION} tokens={self.tokens} overlap={self.overlap}"
 
 
@@ -124,7 +124,7 @@ class _SectionChunker:
             end = self._end(start, covered, self._max_characters)
             if self._count(start, end) > self._size.tokens:
                 # The chunk's own text has more tokens than its part of the whole: a word was cut, or the tokenizer
-                # looks across words. Rare, so it is simply made smaller, and gives up its overlap.
+                # looks across words. That is rare, so the chunk is made smaller and loses its overlap.
                 start, end = covered, self._shrink(covered)
             chunk = self._chunk(start, end)
             if chunk is not None:

@@ -25,14 +25,14 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class Extract(msgspec.Struct, frozen=True):
-    """A document's text and its sections, in order and disjoint. What no section holds is not ingested."""
+    """A document's text and its sections, in order and disjoint. Text outside all sections is not ingested."""
 
     text: str
     sections: tuple[Section, ...]
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A way to read documents. ``extract`` raises UnsupportedFormat with a sentence about the bytes."""
+    """A way to read documents. ``extract`` raises UnsupportedFormat, whose text says what is wrong with the bytes."""
 
     name: str
     version: int
@@ -42,7 +42,7 @@ class Format(msgspec.Struct, frozen=True):
 
 
 def decode_text(data: bytes) -> str:
-    """Return UTF-8 text, without a byte order mark; raise UnsupportedFormat if it is something else."""
+    """Return UTF-8 text, without a byte order mark; raise UnsupportedFormat for any other bytes."""
     if (at := data.find(b"\0")) >= 0 or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UnsupportedFormat(
             f"The document is not text: byte {max(at, 0)} is none that UTF-8 text holds. Upload a text file, as UTF-8."
@@ -96,7 +96,7 @@ class _Heading(msgspec.Struct, frozen=True):
 
 
 def _is_paragraph(line: str) -> bool:
-    """Say whether a line could be the text of a heading that a line of dashes underlines."""
+    """Return whether a line could be the text of a heading that a line of dashes underlines."""
     text = line.strip()
     return bool(text) and not line.startswith(("    ", "\t")) and text[0] not in "#>|-*+=`~"
 
@@ -139,8 +139,8 @@ def _headings(lines: list[str], first: int, offset: int) -> list[_Heading]:
 def extract_markdown(data: bytes) -> Extract:
     """Return Markdown as it stands, without front matter, with a section for each heading that has text below it.
 
-    A section begins with its heading's line. A heading directly followed by another joins the section of that one,
-    so that no chunk is a bare title.
+    A section begins with its heading's line. A heading directly followed by another belongs to the section of
+    that next heading, so that no chunk is a bare title.
     """
     text = decode_text(data)
     lines = _LINE.findall(text)
@@ -170,7 +170,7 @@ FORMATS: Final = (
     Format("text", 1, (".txt", ".text", ".rst", ".log"), ("text/plain",), extract_text),
 )
 
-# Suffixes without a format of ours, so that documents are served with the type that they have.
+# Suffixes without a format here. Documents are served with these types.
 _OTHER_CONTENT_TYPES: Final = {
     ".rst": "text/x-rst",
     ".pdf": "application/pdf",

@@ -1,29 +1,36 @@
 """Documents to records: read, cut, embed, and send one command a document.
 
-One document is one command, hence one commit: a reader sees all of its chunks or none, and a stopped ingest goes on
-where it was. A document is skipped if the sidecar has its ETag and its recipe: embedder, format, chunker and their
-numbers. While one document commits, the next ones are read and embedded, at most ``_AHEAD`` of them.
+One document is one command, hence one commit: a reader sees all of its chunks or none, and an interrupted
+ingest resumes after the last committed document. A document is skipped if the sidecar has its ETag and its recipe:
+embedder, format, chunker and their numbers. While one document commits, at most ``_AHEAD`` next ones are read and
+embedded.
 
-What is wrong with a document (its format, its size, an id) fails that document and no other; what was ingested from it
-before stays. What is wrong with the world (the store, the embedder, the shard) is tried again for a while, since the
-same command twice is the same as once, and then ends the ingest with that error; what was committed stays committed.
+A fault of one document (its format, its size, an id) fails only that document; records that were ingested from it
+before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
+safe because the commands are idempotent. Then the ingest ends with that error; committed documents stay committed.
 
 A document of more chunks than one command carries (max_records) fails: two commands would be two states.
+
+What is deleted meanwhile does not come back. A command names the newest commit and the collection that the ingest knew,
+and is refused if either was deleted since; that ends the ingest. A document is looked for once more after its commit,
+and forgotten if it is gone: a deletion removes the bytes first and forgets then, so one of the two sees the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Ingested, IngestedPage
+from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
+from vectorpool.bounds import RECORD_ID_BYTES
 from vectorpool.commands import (
     Command,
     ForgetDocument,
@@ -37,31 +44,33 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, failed
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
     CommitConflict,
     DeadlineExceeded,
     Draining,
+    InvalidId,
     InvalidRequest,
     LimitExceeded,
     NotFound,
     TryAgain,
     UserNotFound,
-    VectorpoolError,
 )
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
-Status = Literal["ingested", "unchanged", "removed", "failed"]
 T = TypeVar("T")
 
 _AHEAD: Final = 2
-# Texts handed to the embedder at once: enough to sort by length, few enough that ingests take turns.
+# Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
+# Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
+_LONGEST_IN_ID: Final = RECORD_ID_BYTES - 12
 
 
 class Router(Protocol):
@@ -72,41 +81,8 @@ class Router(Protocol):
         ...
 
 
-class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one document; ``reason`` says why it failed, ``code`` is the error's."""
-
-    path: str
-    status: Status
-    chunks: int = 0
-    reason: str | None = None
-    code: str | None = None
-
-
-class IngestReport(msgspec.Struct, frozen=True):
-    """Every document looked at, by path, and the newest commit seen (0: none)."""
-
-    documents: list[DocumentOutcome]
-    commit: int
-
-    def count(self, status: Status) -> int:
-        """Return how many documents came to this."""
-        return sum(outcome.status == status for outcome in self.documents)
-
-
-class IngestProgress(msgspec.Struct, frozen=True):
-    """How far an ingest is: documents that are done, and chunks embedded so far. ``path`` was worked on last."""
-
-    documents_done: int
-    documents_total: int
-    chunks_embedded: int
-    path: str
-
-
-ProgressCallback = Callable[[IngestProgress], None]
-
-
 class _Prepared(msgspec.Struct, frozen=True):
-    """A document on its way: a command, or the outcome that it has already."""
+    """A prepared document: a command to send, or an outcome that is known already."""
 
     path: str
     command: IngestDocument | None = None
@@ -114,7 +90,7 @@ class _Prepared(msgspec.Struct, frozen=True):
 
 
 class Ingestor:
-    """Schedule an avatar's documents into records, and questions into queries."""
+    """Converts an avatar's documents to records, and texts to queries."""
 
     def __init__(
         self,
@@ -124,7 +100,7 @@ class Ingestor:
         settings: Settings,
         sources: Sources = SYSTEM,
     ) -> None:
-        """``embedder`` is started before the first call, and closed by its owner."""
+        """The caller starts ``embedder`` before the first call, and closes it."""
         self.library = library
         self.embedder = embedder
         self.router = router
@@ -141,11 +117,11 @@ class Ingestor:
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> IngestReport:
-        """Bring an avatar's records up to its documents, or only those of ``paths``.
+        """Make an avatar's records match its documents, or only the documents of ``paths``.
 
         Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises what ends the whole ingest (see the module), and DeadlineExceeded at the deadline; what was
-        committed until then stays.
+        too. Raises the error that ends the whole ingest (see the module), and DeadlineExceeded at the deadline;
+        documents committed until then stay.
         """
         run = _Run(self, user_id, avatar_id, force, progress, context)
         return await run.execute(paths)
@@ -162,8 +138,8 @@ class Ingestor:
         include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
-        """Return the chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text]))
+        """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
+        vectors = await context.within(self.embedder.embed([text], user_id))
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -176,19 +152,19 @@ class Ingestor:
         return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
-        """Delete what was ingested from a document: the JSON of answers.Deleted."""
+        """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""
         command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
         return await self.router.execute(user_id, command, context)
 
     def size(self) -> ChunkSize:
-        """Return how large chunks are: the settings, within what the embedder takes."""
+        """Return the size of chunks: the settings' size, reduced to the embedder's limit."""
         settings, embedder = self.settings, self.embedder
         return ChunkSize.fitting(
             settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
         )
 
     def recipe(self, entry: Format) -> str:
-        """Return how this ingestor makes records of a document; equal recipes and bytes give equal records."""
+        """Return the recipe by which this ingestor makes records; equal recipes and bytes give equal records."""
         return f"{self.embedder.name} {entry.name}/{entry.version} {self.size().recipe()}"
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
@@ -216,6 +192,8 @@ class _Run:
         self._progress = progress
         self._context = context
         self._known: dict[str, Ingested] = {}
+        self._seen: int | None = None
+        self._collection_id: str | None = None
         self._outcomes: list[DocumentOutcome] = []
         self._commit = 0
         self._total = 0
@@ -225,39 +203,40 @@ class _Run:
         self._known = await self._list_ingested()
         documents: list[Document | DocumentOutcome]
         if paths is None:
-            documents = [d async for d in self._of.library.iterate(self._user_id, self._avatar_id)]
+            documents = []
+            async for page in self._of.library.pages(self._user_id, self._avatar_id):
+                documents += page.documents
+                documents += [failed(refused.name, InvalidId(refused.reason)) for refused in page.refused]
             gone = sorted(self._known.keys() - {d.path for d in documents})
         else:
             documents = [await self._find(path) for path in sorted(set(paths))]
             gone = []
         self._total = len(documents) + len(gone)
-        # Closed here and not by the garbage collector, so that no preparation outlives its ingest.
+        # Closed here and not by the garbage collector, so that every preparation ends before its ingest.
         async with aclosing(self._prepared(documents)) as ready:
             async for prepared in ready:
                 await self._finish(prepared)
         for path in gone:
-            command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-            # Somebody else, or an attempt whose outcome was unknown, may have forgotten it already.
-            with suppress(NotFound):
-                answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
-                self._commit = max(self._commit, answer.commit)
-            self._done(DocumentOutcome(path, "removed", self._known[path].chunks))
+            await self._forget(path, self._known[path].chunks)
         return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
 
     async def _list_ingested(self) -> dict[str, Ingested]:
         command = ListIngested(avatar_id=self._avatar_id)
         try:
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
-        except (AvatarNotFound, UserNotFound):
+        except (AvatarNotFound, UserNotFound) as error:
+            self._seen = error.extra.get("commit")
             return {}
-        self._commit = answer.commit
-        return {entry.path: entry for entry in msgspec.json.decode(answer.body, type=IngestedPage).documents}
+        self._commit = self._seen = answer.commit
+        page = msgspec.json.decode(answer.body, type=IngestedPage)
+        self._collection_id = page.collections.get(self._of.settings.documents_collection)
+        return {entry.path: entry for entry in page.documents}
 
     async def _find(self, path: str) -> Document | DocumentOutcome:
         try:
             return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
         except (InvalidRequest, NotFound) as error:
-            return _failed(path, error)
+            return failed(path, error)
 
     async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncGenerator[_Prepared, None]:
         """Yield documents in order, ready to send, while at most ``_AHEAD`` of those after them are prepared."""
@@ -290,7 +269,7 @@ class _Run:
             self._check_chunks(path, chunks)
             vectors = await self._embed(path, [chunk.text for chunk in chunks])
         except (InvalidRequest, NotFound) as error:
-            return _Prepared(path, outcome=_failed(path, error))
+            return _Prepared(path, outcome=failed(path, error))
         command = IngestDocument(
             avatar_id=self._avatar_id,
             collection=self._of.settings.documents_collection,
@@ -298,7 +277,7 @@ class _Run:
             etag=body.etag,
             size=len(body.data),
             recipe=recipe,
-            ids=[f"{path}#{number:04d}" for number in range(len(chunks))],
+            ids=_chunk_ids(path, len(chunks)),
             vectors=vectors,
             documents=[chunk.text for chunk in chunks],
             metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
@@ -328,12 +307,12 @@ class _Run:
             )
 
     async def _embed(self, path: str, texts: list[str]) -> Vectors:
-        # Never more at once than the queue could hold alone, or it would refuse for ever.
+        # At most as many at once as the empty queue holds, or every attempt would be refused.
         window = max(1, min(_EMBED_WINDOW, self._of.settings.embedder_queue))
         parts = [np.empty((0, self._of.embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._of.embedder.embed, batch)))
+            parts.append(await self._persist(partial(self._of.embedder.embed, batch, self._user_id)))
             self._chunks += len(batch)
             self._report(path)
         return self._of.as_vectors(np.concatenate(parts))
@@ -344,16 +323,33 @@ class _Run:
             assert prepared.outcome is not None
             self._done(prepared.outcome)
             return
+        if self._collection_id is None and isinstance(found := await self._find(command.path), DocumentOutcome):
+            # The commit would create the avatar's collection, and only an existing document may do that.
+            self._done(found)
+            return
+        command = msgspec.structs.replace(command, seen=self._seen, collection_id=self._collection_id)
         try:
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
         except InvalidRequest as error:
-            self._done(_failed(prepared.path, error))
+            self._done(failed(prepared.path, error))
             return
         self._commit = max(self._commit, answer.commit)
-        self._done(DocumentOutcome(prepared.path, "ingested", len(command.ids)))
+        self._collection_id = msgspec.json.decode(answer.body, type=DocumentWritten).collection_id
+        if isinstance(await self._find(command.path), DocumentOutcome):
+            await self._forget(command.path, len(command.ids))
+        else:
+            self._done(DocumentOutcome(command.path, "ingested", len(command.ids)))
+
+    async def _forget(self, path: str, chunks: int) -> None:
+        command = ForgetDocument(avatar_id=self._avatar_id, path=path)
+        # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
+        with suppress(NotFound):
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
+            self._commit = max(self._commit, answer.commit)
+        self._done(DocumentOutcome(path, "removed", chunks))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Return what ``attempt`` returns; what may pass later is tried again, a bounded number of times."""
+        """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
         for number in range(1, _ATTEMPTS + 1):
             try:
                 return await self._context.within(attempt())
@@ -375,10 +371,14 @@ class _Run:
             self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
 
 
-def _failed(path: str, error: VectorpoolError) -> DocumentOutcome:
-    return DocumentOutcome(path, "failed", reason=error.detail, code=error.code)
+def _chunk_ids(path: str, count: int) -> list[str]:
+    """Return the ids of a document's chunks: its path and a number. A long path is cut, and its digest tells which."""
+    raw = path.encode()
+    if len(raw) > _LONGEST_IN_ID:
+        path = f"{raw[: _LONGEST_IN_ID - 33].decode(errors='ignore')}~{hashlib.sha256(raw).hexdigest()[:32]}"
+    return [f"{path}#{number:04d}" for number in range(count)]
 
 
 def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    # A record that is written again keeps metadata that is not mentioned; None takes an old heading away.
+    # An upsert keeps metadata keys that it does not name; None removes an old heading.
     return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}

@@ -1,17 +1,21 @@
 """The source documents of avatars, in the bucket: bytes below ``users/<u>/avatars/<a>/vectorstore_data/``.
 
 Other programs put documents there too, so a listing shows what is there, and nothing here keeps a list of its own.
-Objects whose names are no document paths (directory markers, control characters) are passed over. Nothing outside
-that prefix is read or written; ``names`` refuses what could leave it.
+Objects whose names are no document paths (empty segments, ``..``, control characters) are listed as refused, and are
+deleted with their avatar. Directory markers, which end with a slash, are no documents. Nothing outside that prefix is
+read or written; ``names`` refuses what could leave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 
+from vectorpool.answers import Refused
 from vectorpool.documents.formats import content_type_of
 from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded
 from vectorpool.names import (
@@ -20,17 +24,21 @@ from vectorpool.names import (
     check_document_path,
     document_key,
     documents_prefix,
+    split_user_ids,
     users_prefix,
 )
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
 from vectorpool.objects.refusals import unavailable
+from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 
-PAGE = 1000
+PAGE: Final = 1000
+# Objects deleted at the same time.
+_DELETES: Final = 16
 
 
 class Document(msgspec.Struct, frozen=True):
-    """A source document: its path, bytes, the store's ETag and time (ms since 1970), and its content type."""
+    """A source document: its path, size in bytes, the store's ETag and time (ms since 1970), and its content type."""
 
     path: str
     size: int
@@ -39,11 +47,16 @@ class Document(msgspec.Struct, frozen=True):
     content_type: str
 
 
-class DocumentPage(msgspec.Struct, frozen=True):
-    """Documents by path. ``next_after`` asks for the next page, or is None on the last."""
+class DocumentPage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Documents by path. ``next_after`` asks for the next page, or is None on the last.
+
+    ``refused`` are objects among them that no request can name, at most 1,000 a page: rename them where they are, or
+    delete the avatar with its documents.
+    """
 
     documents: list[Document]
     next_after: str | None
+    refused: list[Refused] = []
 
 
 class DocumentBody(msgspec.Struct, frozen=True):
@@ -56,7 +69,7 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 @contextmanager
 def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
-    """Say what the bucket's errors mean to a caller."""
+    """Raise the bucket's errors as errors for the caller."""
     try:
         yield
     except (BucketUnavailable, BucketDenied) as error:
@@ -64,7 +77,7 @@ def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
 
 
 class DocumentLibrary:
-    """Reads and writes source documents; see the module for what it never touches."""
+    """Reads and writes source documents, and nothing else in the bucket."""
 
     def __init__(self, bucket: Bucket, settings: Settings) -> None:
         self._bucket = bucket
@@ -86,7 +99,7 @@ class DocumentLibrary:
             return await self._bucket.put(key, data)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
-        """Return what is known of a document without reading it; raise DocumentNotFound."""
+        """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
         with _store_errors(self._bucket, "looking at a document"):
             try:
@@ -106,7 +119,7 @@ class DocumentLibrary:
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document; raise DocumentNotFound. What was ingested from it stays until it is forgotten."""
+        """Delete a document; raise DocumentNotFound. Its records stay until the document is forgotten."""
         await self.head(user_id, avatar_id, path)
         with _store_errors(self._bucket, "deleting a document"):
             await self._bucket.delete(document_key(user_id, avatar_id, path))
@@ -114,46 +127,94 @@ class DocumentLibrary:
     async def list_documents(
         self, user_id: str, avatar_id: str, *, limit: int = PAGE, after: str | None = None
     ) -> DocumentPage:
-        """Return at most ``limit`` documents by path, after path ``after``. An avatar without any has none."""
+        """Return at most ``limit`` documents by path, after path ``after``; none if the avatar is not there."""
         assert limit >= 1, "a page holds one document at least"
         prefix = documents_prefix(user_id, avatar_id)
         at = prefix + check_document_path(after) if after is not None else None
         found: list[Document] = []
+        refused: dict[str, Refused] = {}
         while True:
-            # One more than is wanted says whether there is another page.
+            # One more than the limit shows whether there is another page.
             asked = limit + 1 - len(found)
             with _store_errors(self._bucket, "listing documents"):
                 infos = await self._bucket.list_objects(prefix, limit=asked, after=at)
             for info in infos:
                 path = info.key.removeprefix(prefix)
-                if _is_document(path):
+                if path.endswith("/") or not path:
+                    continue
+                if (reason := _refusal(check_document_path, path)) is None:
                     found.append(_document(path, info))
+                elif len(refused) < PAGE:
+                    refused[path] = Refused(printable(path), reason)
             if len(found) > limit:
-                return DocumentPage(found[:limit], found[limit - 1].path)
+                last = found[limit - 1].path
+                # Those after the page's last document are the next page's.
+                return DocumentPage(found[:limit], last, [refused[path] for path in refused if path < last])
             if len(infos) < asked:
-                return DocumentPage(found, None)
+                return DocumentPage(found, None, list(refused.values()))
             at = infos[-1].key
+
+    async def delete_all(self, user_id: str, avatar_id: str) -> int:
+        """Delete everything below an avatar's prefix, whatever its name; return how many documents there were."""
+        return await self._delete_below(documents_prefix(user_id, avatar_id), lambda key: True)
+
+    async def delete_of_user(self, user_id: str) -> int:
+        """Delete the documents of every avatar, also of those whose names are refused; return how many there were."""
+        avatar_ids, refused = await self.scan_avatars(user_id)
+        deleted = 0
+        for avatar_id in avatar_ids:
+            deleted += await self.delete_all(user_id, avatar_id)
+        if refused:
+            prefix = avatars_prefix(user_id)
+            deleted += await self._delete_below(prefix, lambda key: _is_below_documents(key.removeprefix(prefix)))
+        return deleted
+
+    async def _delete_below(self, prefix: str, is_meant: Callable[[str], bool]) -> int:
+        deleted, after = 0, None
+        while True:
+            with _store_errors(self._bucket, "listing documents"):
+                infos = await self._bucket.list_objects(prefix, limit=PAGE, after=after)
+            keys = [info.key for info in infos if is_meant(info.key)]
+            for start in range(0, len(keys), _DELETES):
+                with _store_errors(self._bucket, "deleting a document"):
+                    await asyncio.gather(*map(self._bucket.delete_listed, keys[start : start + _DELETES]))
+            deleted += sum(not key.endswith("/") for key in keys)
+            if len(infos) < PAGE:
+                return deleted
+            after = infos[-1].key
 
     async def iterate(self, user_id: str, avatar_id: str) -> AsyncIterator[Document]:
         """Yield every document of an avatar by path, a page in memory at a time."""
+        async for page in self.pages(user_id, avatar_id):
+            for document in page.documents:
+                yield document
+
+    async def pages(self, user_id: str, avatar_id: str) -> AsyncIterator[DocumentPage]:
+        """Yield every page of an avatar's documents, with what is refused among them."""
         after: str | None = None
         while True:
             page = await self.list_documents(user_id, avatar_id, after=after)
-            for document in page.documents:
-                yield document
+            yield page
             if (after := page.next_after) is None:
                 return
 
     async def list_users(self) -> list[str]:
         """Return the ids of the users that have anything in the bucket, documents or a vectorstore, sorted."""
         with _store_errors(self._bucket, "listing the users"):
-            return sorted(await self._bucket.list_prefixes(users_prefix()))
+            found = await self._bucket.list_prefixes(users_prefix())
+        return sorted(split_user_ids(found)[0])
 
     async def list_avatars(self, user_id: str) -> list[str]:
         """Return the ids of the avatars that have anything in the bucket, sorted."""
+        return (await self.scan_avatars(user_id))[0]
+
+    async def scan_avatars(self, user_id: str) -> tuple[list[str], list[Refused]]:
+        """Return the ids of the avatars that have anything in the bucket, and the names there that are no ids."""
         with _store_errors(self._bucket, "listing avatars"):
             names = await self._bucket.list_prefixes(avatars_prefix(user_id))
-        return [name for name in names if _is_avatar(name)]
+        reasons = {name: _refusal(check_avatar_id, name) for name in names}
+        ids = [name for name, reason in reasons.items() if reason is None]
+        return ids, [Refused(printable(name), reason) for name, reason in reasons.items() if reason is not None]
 
 
 def _document(path: str, info: ObjectInfo) -> Document:
@@ -164,17 +225,15 @@ def _missing(avatar_id: str, path: str) -> DocumentNotFound:
     return DocumentNotFound(f"Avatar {avatar_id!r} has no document {path!r}. List its documents to see their paths.")
 
 
-def _is_document(path: str) -> bool:
+def _refusal(check: Callable[[str], str], name: str) -> str | None:
+    """Return why a name is refused, or None."""
     try:
-        check_document_path(path)
-    except InvalidId:
-        return False
-    return True
+        check(name)
+    except InvalidId as error:
+        return error.detail
+    return None
 
 
-def _is_avatar(name: str) -> bool:
-    try:
-        check_avatar_id(name)
-    except InvalidId:
-        return False
-    return True
+def _is_below_documents(path: str) -> bool:
+    """Whether a path below the avatars lies in an avatar's documents, whatever the avatar is called."""
+    return path.partition("/")[2].startswith("vectorstore_data/")

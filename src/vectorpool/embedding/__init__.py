@@ -1,8 +1,8 @@
 """Text to vectors: one interface, three providers, batching off the event loop.
 
 Promises: an embedder has a stable name, which is stored with what it embedded; ``embed`` keeps the order of its
-texts; waiting is bounded, and a query does not wait behind a long ingest. May not know what a vectorstore is. The
-only package that knows onnxruntime, tokenizers and sentence-transformers; importing it loads none of them, because
+texts; waiting is bounded, and a query does not wait behind a long ingest. Nothing here depends on vectorstores. The
+only package that imports onnxruntime, tokenizers and sentence-transformers; importing it loads none of them, because
 ``open_embedder`` imports a provider's module when that provider is chosen.
 """
 

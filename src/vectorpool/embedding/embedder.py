@@ -1,4 +1,4 @@
-"""The interface of an embedder, and of the tokenizer that measures text for it."""
+"""The interface of an embedder, and of the tokenizer that counts tokens for it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    # numpy takes a quarter of a second to import, and the command line's help must not pay for it.
+    # numpy takes a quarter of a second to import, and the command line's help does not need it.
     import numpy as np
     import numpy.typing as npt
 
 
 class Tokenizer(Protocol):
-    """Measures text the way the model does. Safe to call from any thread."""
+    """Counts tokens as the model does. Safe to call from any thread."""
 
     @property
     def special_tokens(self) -> int:
-        """How many tokens the model adds to each text; they count towards ``max_tokens``."""
+        """The number of tokens that the model adds to each text; they count towards ``max_tokens``."""
         ...
 
     def spans(self, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
@@ -29,15 +29,15 @@ class Tokenizer(Protocol):
 
 
 class Embedder(Protocol):
-    """Schedule text into vectors.
+    """Converts text to vectors.
 
     ``name`` is stable, such as ``onnx:all-MiniLM-L6-v2-int8``: vectors of two embedders are comparable if, and only
-    if, their names are equal. ``dimension`` is known once ``start`` returned.
+    if, their names are equal. ``dimension`` is available after ``start`` returned.
     """
 
     @property
     def name(self) -> str:
-        """Who makes these vectors; stored with collections."""
+        """The embedder's stable name, which is stored with collections."""
         ...
 
     @property
@@ -47,26 +47,27 @@ class Embedder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Text beyond so many tokens, special ones included, does not change the vector."""
+        """The number of tokens, special ones included, beyond which text does not change the vector."""
         ...
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What measures text for this model, for chunking; there once ``start`` returned."""
+        """The model's tokenizer, for chunking; available after ``start`` returned."""
         ...
 
     async def start(self) -> None:
         """Load the model, or ask the endpoint once; raise Misconfigured if that cannot work."""
         ...
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[len(texts), dimension], C-contiguous and finite, in the order of the texts.
 
-        Raises QueueFull if too many texts wait already, LimitExceeded for more texts than could ever wait,
+        Users take turns; texts for no user (the command line's) are one user's. Raises QueueFull if too many texts
+        wait already, of all users or of this one, LimitExceeded if the texts alone exceed the queue's bound,
         EmbedderUnavailable if an endpoint does not answer, Draining after ``close``.
         """
         ...
 
     async def close(self) -> None:
-        """Fail what waits with Draining, end the run that is under way, give threads and connections back."""
+        """Fail waiting calls with Draining, finish the run under way, end threads and close connections."""
         ...

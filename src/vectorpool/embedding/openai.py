@@ -1,11 +1,11 @@
-"""Any endpoint that speaks OpenAI's ``POST {url}/embeddings``.
+"""Any endpoint with OpenAI's ``POST {url}/embeddings``.
 
-Requests leave from the queue's threads, ``_CONNECTIONS`` at a time, over kept-alive connections. 408, 409, 429, 5xx,
-time-outs and broken connections are tried again, a bounded number of times, after a wait that doubles, has jitter,
-and is at least what Retry-After says; a longer Retry-After than ``_LONGEST_WAIT_S`` is handed to the caller instead.
+The queue's threads send requests, ``_CONNECTIONS`` at a time, over kept-alive connections. 408, 409, 429, 5xx,
+time-outs and broken connections are repeated, a bounded number of times, after a wait that doubles, has jitter,
+and is at least what Retry-After says; a longer Retry-After than ``_LONGEST_WAIT_S`` is returned to the caller instead.
 The key goes into one header and nowhere else: no message, log line or error carries it.
 
-Text is measured with the shipped word pieces, which count about as an endpoint's own tokenizer does on prose.
+Tokens are counted with the shipped word pieces; on prose the counts are close to those of the endpoint's tokenizer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_TOKENS = 8191
 _CONNECTIONS = 4
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 20.0
-# 2,048 vectors of 8,192 numbers as JSON text are about 350 MB; no batch of ours comes near a tenth of it.
+# 2,048 vectors of 8,192 numbers as JSON text are about 350 MB; a batch of this service needs less than a tenth of it.
 _MAX_ANSWER_BYTES = 64 * 1024**2
 _AGAIN = frozenset({408, 409, 429})
 
@@ -47,7 +47,7 @@ class _Answer(msgspec.Struct):
 
 
 class _Failed(Exception):
-    """An attempt that may be repeated. ``wait_s`` is what the endpoint asked for."""
+    """An attempt that may be repeated. ``wait_s`` is the endpoint's Retry-After, in seconds."""
 
     def __init__(self, reason: str, wait_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -67,7 +67,7 @@ class OpenAiEndpoint:
         self._retries = settings.openai_retries
         self._sources = sources
         self._closing = threading.Event()
-        # Whether a caller still waits for what the calling thread asks.
+        # Whether a caller still waits for the request of the calling thread.
         self.is_wanted: Callable[[], bool] = lambda: True
         headers = {"user-agent": f"vectorpool/{__version__}"}
         if self._key:
@@ -80,12 +80,12 @@ class OpenAiEndpoint:
         )
 
     def close(self) -> None:
-        """Cut waits short and give the connections back."""
+        """End waits between attempts and close the connections."""
         self._closing.set()
         self._client.close()
 
     def interrupt(self) -> None:
-        """Cut waits between attempts short."""
+        """End waits between attempts."""
         self._closing.set()
 
     def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
@@ -110,7 +110,7 @@ class OpenAiEndpoint:
         raise AssertionError("the loop returns or raises")
 
     def _ask(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        # Endpoints refuse the empty string, and a blank document is no fault of the caller's.
+        # Endpoints refuse the empty string, but an empty text is valid here.
         body = {"model": self._model, "input": [text or " " for text in texts], "encoding_format": "float"}
         deadline_s = self._sources.monotonic_s() + self._timeout_s
         try:
@@ -129,7 +129,7 @@ class OpenAiEndpoint:
         return self._vectors(answer, len(texts))
 
     def _read(self, response: httpx.Response, deadline_s: float) -> bytes:
-        """Return the body; bounded in bytes, and in time even if it trickles."""
+        """Return the body; bounded in bytes, and in time even if it arrives slowly."""
         parts = bytearray()
         for part in response.iter_bytes():
             parts += part
@@ -179,7 +179,7 @@ class OpenAiEndpoint:
             raise self._nonsense(f"{len(rows)} embeddings for {count} texts")
         if len({len(row.embedding) for row in rows}) != 1 or not rows[0].embedding:
             raise self._nonsense("embeddings of different or no dimension")
-        # What is too large for float32 becomes infinite, and is refused below by name.
+        # A number too large for float32 becomes infinite, and the check below refuses it.
         with np.errstate(over="ignore"):
             vectors = np.array([row.embedding for row in rows], dtype=np.float64).astype(np.float32)
         if not np.isfinite(vectors).all():
@@ -194,7 +194,7 @@ class OpenAiEndpoint:
         )
 
     def _clean(self, text: str) -> str:
-        """Return what an endpoint said, on one line and without the key, should it repeat it."""
+        """Return an endpoint's text on one line, with the key removed."""
         if self._key:
             text = text.replace(self._key, "***")
         return " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -214,7 +214,7 @@ class OpenAiEmbedder:
         self.tokenizer = Tokens(load_word_pieces())
 
     async def start(self) -> None:
-        """Embed one word, to learn the dimension and to find a wrong key or URL now rather than later."""
+        """Embed one word, to find the dimension and to detect a wrong key or URL at the start."""
         try:
             self.dimension = (await asyncio.to_thread(self._endpoint, ["dimension"])).shape[1]
         except (EmbedderUnavailable, InvalidRequest) as error:
@@ -235,15 +235,15 @@ class OpenAiEmbedder:
             )
         return vectors
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[n, dimension], as the endpoint makes them."""
         assert self._queue is not None, "start() comes first"
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, user_id)
 
     async def close(self) -> None:
-        """Fail what waits, and let the requests under way end."""
+        """Fail waiting calls, and wait until the requests under way end."""
         self._endpoint.interrupt()
         if self._queue is not None:
             await self._queue.close()

@@ -23,7 +23,7 @@ from vectorpool.sources import Sources
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
-# Of a model that states no limit. Chunks are shorter anyway; see the setting chunk_tokens.
+# The limit of a model that states none. Chunks are shorter anyway; see the setting chunk_tokens.
 _UNSTATED_MAX_TOKENS = 512
 
 
@@ -80,15 +80,15 @@ class SentenceTransformersEmbedder:
                 "that is there."
             ) from error
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[n, dimension], as the model makes them."""
         assert self._queue is not None, "start() comes first"
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, user_id)
 
     async def close(self) -> None:
-        """Fail what waits, and let the run under way end."""
+        """Fail waiting calls, and wait until the run under way ends."""
         if self._queue is not None:
             await self._queue.close()
 

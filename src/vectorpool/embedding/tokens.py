@@ -16,7 +16,7 @@ _ENCODE_BATCH = 64
 
 
 def load_word_pieces() -> tokenizers.Tokenizer:
-    """Return all-MiniLM-L6-v2's word pieces, without the padding and truncation that the file asks for."""
+    """Return all-MiniLM-L6-v2's word pieces, without the padding and truncation that the file specifies."""
     tokenizer = tokenizers.Tokenizer.from_file(str(WORD_PIECES))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -24,10 +24,10 @@ def load_word_pieces() -> tokenizers.Tokenizer:
 
 
 class Tokens:
-    """Counts tokens and says where they are. Never truncates."""
+    """Counts tokens and returns their positions. Never truncates."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, special_tokens: int | None = None) -> None:
-        """Measure with ``tokenizer``, which must not be reconfigured afterwards."""
+        """Count with ``tokenizer``, which must not be reconfigured afterwards."""
         self._tokenizer = tokenizer
         self.special_tokens = tokenizer.num_special_tokens_to_add(False) if special_tokens is None else special_tokens
 

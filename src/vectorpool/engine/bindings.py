@@ -1,9 +1,5 @@
 """Chroma's Rust bindings: a client on one directory, called with keywords, replaced when it must be.
 
-``import chromadb`` takes 1.7 s and 66 MB; the bindings alone take 0.06 s. The bindings import ``chromadb.errors`` when
-they first raise, which would run the package's ``__init__`` in the middle of a request. ``import_lean`` puts a bare
-package in its place, so that submodules load and nothing else does.
-
 A client applies the queue of a collection once in its life. An index that leaves the client's cache and comes back is
 read from its files alone: without files a query fails with "Nothing found on disk", with files it leaves the newest
 records out. With a cache of 16 that began at 9 collections, because the cache is divided by hash. So no index leaves
@@ -13,11 +9,8 @@ queue again. The same happens when an index is needed whose queue was written by
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +19,9 @@ import chromadb_rust_bindings as rust
 
 from vectorpool.engine.failures import as_broken
 from vectorpool.engine.index_bounds import refusals
+from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import Operation
 from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
@@ -42,18 +37,6 @@ MAX_COLLECTIONS: Final = 32
 FAST_WRITE_PAUSE: Final = 64
 
 
-def import_lean() -> None:
-    """Make ``chromadb`` an importable package without running its ``__init__``; for shard processes only."""
-    if "chromadb" in sys.modules:
-        return
-    spec = importlib.util.find_spec("chromadb")
-    assert spec is not None and spec.submodule_search_locations is not None
-    package = types.ModuleType("chromadb")
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = spec
-    sys.modules["chromadb"] = package
-
-
 class Client:
     """Chroma on one directory, with at most ``max_indexes`` indexes loaded, and at most ``MAX_COLLECTIONS``.
 
@@ -66,6 +49,7 @@ class Client:
         self._max_indexes = max_indexes
         self._refusals = refusals(directory)
         self._directory = directory
+        self._repair = IndexRepair(directory)
         self._loaded: set[str] = set()
         # Loaded collections whose queue has operations that the client does not know.
         self._behind: set[str] = set()
@@ -83,6 +67,12 @@ class Client:
             self._changed.wait_for(lambda: not self._is_exclusive)
             self._is_closed = True
             self._client = None
+        self._repair.close()
+
+    @property
+    def unsettled(self) -> Container[str]:
+        """The collections whose vectors must not be read from the index files at present."""
+        return self._repair.unsettled
 
     def refuses(self, collection_id: str) -> bool:
         """Return whether an index that came with the directory is outside the table of bounds, and is never loaded."""
@@ -235,6 +225,7 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation.ADD, batch.ids),
         )
 
     def upsert(self, *, collection_id: str, database: str, batch: Batch) -> None:
@@ -258,29 +249,31 @@ class Client:
             database,
             loads=collection_id,
             needs_newest=True,
+            change=Change(Operation[method.upper()], batch.ids, batch.embeddings),
         )
 
     def delete(self, *, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None = None) -> int:
         """Delete records by id and return how many ids were named; ids that are not there are skipped."""
-        return int(
-            self._call(
-                "delete",
-                collection_id,
-                ids,
-                None,
-                None,
-                limit,
-                DEFAULT_TENANT,
-                database,
-                loads=collection_id,
-                needs_newest=True,
-            )
+        deleted = self._call(
+            "delete",
+            *(collection_id, ids, None, None, limit, DEFAULT_TENANT, database),
+            loads=collection_id,
+            needs_newest=True,
+            change=Change(Operation.DELETE, ids or ()),
         )
+        return int(deleted)
 
     # --- Calls ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, *arguments: Any, loads: str | None = None, needs_newest: bool = False) -> Any:
-        """Call the bindings. ``loads`` is the collection whose index the call loads.
+    def _call(
+        self,
+        method: str,
+        *arguments: Any,
+        loads: str | None = None,
+        needs_newest: bool = False,
+        change: Change | None = None,
+    ) -> Any:
+        """Call the bindings. The call loads the index of the collection ``loads``, and makes ``change`` to its records.
 
         ``needs_newest`` says that the answer depends on vectors that the fast path may have queued.
         """
@@ -288,7 +281,10 @@ class Client:
             self.check_index(loads)
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
-            return getattr(client, method)(*arguments)
+            if loads is None:
+                return getattr(client, method)(*arguments)
+            with self._repair.around(loads, change):
+                return getattr(client, method)(*arguments)
         except BaseException as error:
             broken = as_broken(error)
             if broken is not None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,13 +31,7 @@ from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
 from vectorpool.engine.record_columns import read_columns
 from vectorpool.engine.rows import Float32, Rows
-from vectorpool.engine.tables import (
-    METADATA_SCOPE,
-    OF_COLLECTION,
-    VECTOR_SCOPE,
-    noted_parameters,
-    position_of,
-)
+from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 from vectorpool.errors import VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
 
@@ -95,7 +89,7 @@ class FastReader:
     """Reads one open Chroma directory. Many threads may ask; one at a time is served.
 
     ``known`` returns a collection by database and id; ``max_bytes`` bounds the vectors of one collection. ``files`` is
-    held while a read is served.
+    held while a read is served. ``unsettled`` holds the collections whose index files Chroma may be writing.
     """
 
     def __init__(
@@ -104,8 +98,10 @@ class FastReader:
         known: Callable[[str, str], CollectionInfo | None],
         max_bytes: int,
         files: threading.Lock,
+        unsettled: Container[str] = (),
     ) -> None:
         self._directory = directory
+        self._unsettled = unsettled
         self._known = known
         self._max_bytes = max_bytes
         self._files = files
@@ -304,16 +300,20 @@ class FastReader:
         if view.is_indexed:
             return
         persisted = position_of(self._db, view.vector_segment)
-        if at_once and (view.index is None or persisted > view.seq):
+        is_loaded = view.index is None or persisted > view.seq
+        # After the position was read: files that belong to it are settled, or the collection is not.
+        if is_loaded and (at_once or key[0] in self._unsettled):
             raise _Doubt
         index, view.index = view.index, None
-        if is_loaded := index is None or persisted > view.seq:
-            # Counted before they are read: to read all vectors only to leave them would be half of a cold answer.
+        if is_loaded:
+            # Counted first: to read all vectors only to leave them would be half of a cold answer.
             view.is_too_large = self._count(view) * view.dimension * 4 > self._max_bytes
             if view.is_too_large:
                 raise _Doubt
             # The queue may have lost what the HNSW files have taken in.
             index, view.seq = self._load(view, key), persisted
+            if key[0] in self._unsettled:
+                raise _Doubt
         assert index is not None
         sql = (
             "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "

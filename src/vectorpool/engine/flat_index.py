@@ -15,11 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vectorpool.engine.rows import Float32
+from vectorpool.engine.rows import Float32, unit
 from vectorpool.engine.tables import Operation
 
-# hnswlib divides by the norm plus this, so that a vector of zeros stays one.
-_TINY: Final = np.float32(1e-30)
 # How far the quick form of a squared distance may be off, in units of the squared lengths that it subtracts.
 _ROUNDING: Final = 4e-6
 _SMALLEST: Final = 16
@@ -169,11 +167,6 @@ def _highest(scores: Float32, limit: int) -> NDArray[np.intp]:
     if limit >= len(scores):
         return np.arange(len(scores))
     return np.argpartition(scores, len(scores) - limit)[len(scores) - limit :]
-
-
-def unit(vector: Float32) -> Float32:
-    """Return float32[dimension] of length 1, or of length 0 if it was."""
-    return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + _TINY), np.float32)
 
 
 def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:

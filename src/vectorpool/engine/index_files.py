@@ -14,8 +14,10 @@ is a loss; any other failure to read one (too many descriptors, a bad disk) is r
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import struct
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vectorpool.bounds import DIMENSION, MAX_NEIGHBORS, SYNC_THRESHOLD
-from vectorpool.engine.rows import Float32
+from vectorpool.engine.rows import Float32, unit
 
 MAX_METADATA_BYTES: Final = 1024**3
 _HEADER: Final = struct.Struct("<i6QiIQQQdQ")
@@ -35,6 +37,9 @@ _MAX_ELEMENT_BYTES: Final = 4 + 4 * 2 * int(MAX_NEIGHBORS.most) + 4 * int(DIMENS
 _ROOM: Final = 4
 _SPARE_ELEMENTS: Final = 4 * int(SYNC_THRESHOLD.most)
 _NORM_TOLERANCE: Final = 1e-3
+# Differences up to these come of normalising a vector in float32: of a coordinate, and of the norm, relative.
+_COORDINATE_ROUNDING: Final = 1e-6
+_NORM_ROUNDING: Final = 1e-5
 
 
 class _OldMetadata:
@@ -123,6 +128,52 @@ def read_vectors(
     if (elements["flags"][chosen, 2] & _DELETED).any():
         return None
     return list(labels), np.ascontiguousarray(elements["vector"][chosen])
+
+
+def write_vectors(
+    directory: Path, vectors: Mapping[str, Float32], *, dimension: int, max_neighbors: int, cosine: bool
+) -> int:
+    """Write the vectors, float32[dimension] each, of records that the files have with others; return how many.
+
+    A record without a label or an element is passed over, and an element whose vector is as it should be is not
+    written. Raises OSError.
+    """
+    labels = read_labels(directory)
+    wanted = {labels[record_id]: vector for record_id, vector in vectors.items() if record_id in labels}
+    layout = _element(directory, dimension, max_neighbors)
+    elements = _load(directory / "data_level0.bin", layout)
+    norms = _load(directory / "length.bin", np.dtype("<f4"))
+    if not wanted or not len(elements):
+        return 0
+    places = np.flatnonzero(np.isin(elements["label"], np.fromiter(wanted, np.uint64, len(wanted))))
+    stale: list[tuple[int, Float32, np.float32]] = []
+    for place in places.tolist():
+        vector = wanted[int(elements["label"][place])]
+        stored, norm = elements["vector"][place], np.float32(np.linalg.norm(vector))
+        if not cosine:
+            is_stale = not np.array_equal(stored, vector)
+        else:
+            vector = unit(vector)
+            is_stale = not np.allclose(stored, vector, rtol=0, atol=_COORDINATE_ROUNDING) or (
+                place < len(norms) and not np.isclose(norms[place], norm, rtol=_NORM_ROUNDING, atol=0)
+            )
+        if is_stale:
+            stale.append((place, vector, norm))
+    if stale:
+        at = layout.fields["vector"][1] if layout.fields else 0
+        _overwrite(
+            directory / "data_level0.bin", [(place * layout.itemsize + at, vector) for place, vector, _ in stale]
+        )
+        if cosine:
+            _overwrite(directory / "length.bin", [(place * 4, norm) for place, _, norm in stale if place < len(norms)])
+    return len(stale)
+
+
+def _overwrite(path: Path, pieces: Iterable[tuple[int, Float32 | np.float32]]) -> None:
+    with path.open("r+b", buffering=0) as file:
+        for offset, numbers in pieces:
+            if os.pwrite(file.fileno(), numbers.astype("<f4").tobytes(), offset) != 4 * numbers.size:
+                raise OSError(f"{path.name} was written in part")
 
 
 def is_unsound(directory: Path) -> bool:

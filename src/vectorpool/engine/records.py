@@ -55,7 +55,9 @@ class Records:
         # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
         files = threading.Lock()
         self._reader = (
-            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files) if options.fast_reads else None
+            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files, client.unsettled)
+            if options.fast_reads
+            else None
         )
         self._writer = FastWriter(directory, client, files) if options.fast_writes else None
 
@@ -87,14 +89,10 @@ class Records:
         limit: int | None = None,
         offset: int = 0,
         include: Sequence[str] = (),
-        by_value: bool = False,
         at_once: bool = False,
     ) -> Rows | None:
-        """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long.
-
-        ``by_value``: filters compare numbers by their values, and are answered here; else they mean what Chroma says.
-        """
-        condition, is_ours = _condition(where, where_document) if by_value else (None, not (where or where_document))
+        """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
+        condition, is_ours = self._condition(where, where_document)
         if self._reader is not None and is_ours:
             rows = self._reader.get(
                 collection_id,
@@ -147,14 +145,13 @@ class Records:
         where: str | None = None,
         where_document: str | None = None,
         include: Sequence[str] = (),
-        by_value: bool = False,
         at_once: bool = False,
     ) -> list[Rows] | None:
         """Return for each row of ``embeddings`` (float32[n, d]) its nearest records, nearest first.
 
-        Filters are JSON; ``by_value`` as in ``get``. ``at_once``: None if that would take long.
+        Filters are JSON. ``at_once``: None if that would take long.
         """
-        condition, is_ours = _condition(where, where_document) if by_value else (None, not (where or where_document))
+        condition, is_ours = self._condition(where, where_document)
         if self._reader is not None and is_ours:
             found = self._reader.query(
                 collection_id,
@@ -226,6 +223,22 @@ class Records:
         """Raise what the bindings raise if there is no such collection; they check a filter before they look for it."""
         self._client.count(collection_id=collection_id, database=database)
 
+    def _condition(self, where: str | None, where_document: str | None) -> tuple[Condition | None, bool]:
+        """Return the condition of two filters, None without any, and whether the fast path evaluates it."""
+        if self._reader is None:
+            return None, False
+        if where is None and where_document is None:
+            return None, True
+        try:
+            condition = read_filter(where, where_document)
+        except TooLarge as error:
+            what, count, limit = error.args
+            raise LimitExceeded(
+                f"The filter has {count} {what} or more; at most {limit} are allowed. Split the call.",
+                extra={"limit": limit, "limit_name": f"filter {what}", "count": count},
+            ) from error
+        return condition, condition is not None
+
     # --- Writes --------------------------------------------------------------------------------------
 
     def put(
@@ -279,21 +292,6 @@ class Records:
             rows = zip(got.ids, got.metadatas, strict=True)
             found += [i for i, metadata in rows if metadata and any(isinstance(v, list) for v in metadata.values())]
         return found
-
-
-def _condition(where: str | None, where_document: str | None) -> tuple[Condition | None, bool]:
-    """Return the condition of two filters, None without any, and whether the fast path evaluates it."""
-    if where is None and where_document is None:
-        return None, True
-    try:
-        condition = read_filter(where, where_document)
-    except TooLarge as error:
-        what, count, limit = error.args
-        raise LimitExceeded(
-            f"The filter has {count} {what} or more; at most {limit} are allowed. Split the call.",
-            extra={"limit": limit, "limit_name": f"filter {what}", "count": count},
-        ) from error
-    return condition, condition is not None
 
 
 def _rows_of(got: Any, at: int, n_results: int) -> Rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Float32: TypeAlias = NDArray[np.float32]
 Metadatas: TypeAlias = Sequence[dict[str, Any] | None] | None
 Texts: TypeAlias = Sequence[str | None] | None
+
+# hnswlib divides by the norm plus this, so that a vector of zeros stays one.
+_TINY: Final = np.float32(1e-30)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -44,3 +47,8 @@ class Batch(msgspec.Struct, frozen=True):
             return None if column is None else column[of]
 
         return Batch(self.ids[of], cut(self.embeddings), cut(self.metadatas), cut(self.documents), cut(self.uris))
+
+
+def unit(vector: Float32) -> Float32:
+    """Return float32[dimension] of length 1, or of length 0 if it was."""
+    return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + _TINY), np.float32)

@@ -51,6 +51,22 @@ class LimitExceeded(InvalidRequest):
     status = 413
 
 
+class HeadersTooLarge(InvalidRequest):
+    """The request's headers take more bytes, or are more, than the service reads. The connection is closed."""
+
+    code = "headers-too-large"
+    title = "The request's headers are too large"
+    status = 431
+
+
+class RequestTooSlow(InvalidRequest):
+    """The headers or the body of the request did not arrive in time. The connection is closed."""
+
+    code = "request-too-slow"
+    title = "The request did not arrive in time"
+    status = 408
+
+
 class MalformedJson(InvalidRequest):
     """A request body that is not JSON, or not of the documented shape."""
 
@@ -82,6 +98,14 @@ class UnsupportedFormat(InvalidRequest):
     code = "unsupported-format"
     title = "The document's format is not supported"
     status = 415
+
+
+class HostRefused(VectorpoolError):
+    """Without tokens: the request names a host that is not this machine's, or a page of another site sends it."""
+
+    code = "host-refused"
+    title = "The request may come from a web page of another site"
+    status = 403
 
 
 class Unauthenticated(VectorpoolError):

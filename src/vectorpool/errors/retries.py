@@ -29,6 +29,14 @@ class QueueFull(TryAgain):
     status = 429
 
 
+class TooManyConnections(TryAgain):
+    """The caller, or all callers together, have as many connections as the instance allows."""
+
+    code = "too-many-connections"
+    title = "Too many connections are open"
+    status = 429
+
+
 class Draining(TryAgain):
     """The instance is shutting down and takes no new work."""
 

@@ -2,12 +2,14 @@
 
 The application's router joins repeated slashes and sees a path that is already decoded. Without this stage,
 ``DELETE /users//collections`` would be about a user called "collections", and ``%2F`` in an id would name another
-route.
+route. The HTTP server replaces bytes that are not UTF-8 by one and the same character. Without this stage, ``J%F6rg``
+and ``J%E4rg`` would be one user.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from litestar.types import HTTPScope, Receive, Send
 
@@ -31,15 +33,34 @@ class BoundsStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         segments = segments_of(scope)
-        if segments and segments[0] in _SCOPED:
-            try:
+        try:
+            check_utf8(scope)
+            if segments and segments[0] in _SCOPED:
                 check_path(scope, segments)
                 if (options := read_options_of(scope["headers"], scope["query_string"])) is not None:
                     context_of(scope).read = options
-            except InvalidRequest as error:
-                await send_refusal(error, scope, send)
-                return
+        except InvalidRequest as error:
+            await send_refusal(error, scope, send)
+            return
         await self._inner(scope, receive, send)
+
+
+def check_utf8(scope: HTTPScope) -> None:
+    """Raise InvalidId if the decoded path is not UTF-8, InvalidRequest if the decoded query is not."""
+    if not _is_utf8(scope.get("raw_path") or b""):
+        raise InvalidId("The path holds bytes that are not UTF-8. Write each id in UTF-8, then percent-encode it.")
+    if not _is_utf8(scope["query_string"]):
+        raise InvalidRequest("The query holds bytes that are not UTF-8. Write it in UTF-8, then percent-encode it.")
+
+
+def _is_utf8(raw: bytes) -> bool:
+    if raw.isascii() and b"%" not in raw:
+        return True
+    try:
+        unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_path(scope: HTTPScope, segments: list[str]) -> None:

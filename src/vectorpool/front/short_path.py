@@ -29,7 +29,7 @@ from vectorpool.front.stages import Stage, context_of
 Read: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
 # Answers a request that was recognised, from its body.
 Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awaitable[Answer]]
-# Schedule an exception into the response that the application would give.
+# Converts an exception to the response that the application gives for it.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
 _COMMIT: Final = COMMIT_HEADER.lower().encode()

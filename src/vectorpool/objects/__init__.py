@@ -1,5 +1,5 @@
-"""The bucket: one interface, its stores, its wrappers. The only package that knows obstore and boto3.
+"""The bucket: one interface, its stores, its wrappers. The only package that imports obstore and boto3.
 
-Promises: ``create`` is atomic and exactly one caller wins; a listing is in key order; every call is bounded in
-retries and time; what goes wrong is one of the errors below. May not know what a commit is.
+Promises: ``create`` is atomic and exactly one caller wins; a listing is in key order; every call has a
+bound on its retries and its time; every failure is one of the errors of ``bucket``. Nothing here depends on commits.
 """

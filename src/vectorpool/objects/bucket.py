@@ -1,4 +1,4 @@
-"""The interface of a bucket, and what can go wrong with it.
+"""The interface of a bucket, and its errors.
 
 ``create`` is the one primitive on which the commit log's safety rests: it writes an object only if the key is
 free, and of any number of concurrent callers exactly one returns normally.
@@ -10,9 +10,14 @@ from typing import Protocol
 
 import msgspec
 
+from vectorpool.names import MAX_KEY_BYTES
+
 
 class ObjectInfo(msgspec.Struct, frozen=True):
-    """One object of a listing. ``modified_ms`` is the store's clock, milliseconds since 1970."""
+    """One object of a listing. ``modified_ms`` is the store's clock, milliseconds since 1970.
+
+    Other programs may have made the object, so its key may be one that only ``delete_listed`` takes: see ``unusable``.
+    """
 
     key: str
     size: int
@@ -28,11 +33,11 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class ObjectMissing(Exception):
-    """There is no object of this key."""
+    """No object has this key."""
 
 
 class ObjectExists(Exception):
-    """The key is taken. After a retried create it may be taken by the caller's own first attempt."""
+    """The key is taken. After a retried create, the object may be the caller's own first attempt."""
 
 
 class BucketUnavailable(Exception):
@@ -42,7 +47,7 @@ class BucketUnavailable(Exception):
 class BucketDenied(Exception):
     """The store refuses: credentials, permissions, or a bucket that is not there. A retry does not help.
 
-    Nothing happened, and nothing will: a store raises BucketUnavailable if an earlier attempt may have its effect.
+    The call has no effect, now or later. If an earlier attempt may have an effect, a store raises BucketUnavailable.
     """
 
 
@@ -51,17 +56,17 @@ class BucketFull(BucketDenied):
 
 
 class BucketMissing(BucketDenied):
-    """The bucket itself is not there."""
+    """The bucket itself does not exist."""
 
 
 def check_key(key: str) -> str:
     """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
 
-    Callers build keys with ``vectorpool.names``, which refuses bad ids with an error for their senders; this is
-    the wall behind it, the same for every store: 1 to 1,024 bytes of non-empty segments, none of them ``.``
-    or ``..``, and no control characters.
+    ``vectorpool.names`` builds keys and refuses bad ids with an error for the caller. This is a second check, the
+    same for every store: 1 to 1,024 bytes of non-empty segments, none of them ``.`` or ``..``, and no control
+    characters.
     """
-    if not key or len(key.encode("utf-8", "surrogatepass")) > 1024:
+    if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise ValueError(f"an object key has 1 to 1,024 bytes, not {len(key)} characters")
     for segment in key.split("/"):
         if segment in ("", ".", ".."):
@@ -81,7 +86,7 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_range(start: int, end: int) -> None:
-    """Raise ValueError unless ``0 <= start < end``: stores disagree about empty ranges, so none is asked for."""
+    """Raise ValueError unless ``0 <= start < end``: stores disagree about empty ranges, so they are refused here."""
     if not 0 <= start < end:
         raise ValueError(f"a range needs 0 <= start < end, not {start} to {end}")
 
@@ -90,13 +95,13 @@ class Bucket(Protocol):
     """A flat, key-ordered set of immutable byte strings. Keys are relative to the bucket's own prefix.
 
     Key order is the order of the keys' UTF-8 bytes. A prefix is empty or ends with a slash. A call may raise
-    BucketUnavailable or BucketDenied besides what its line names, and ValueError for a key that no caller of
-    ``vectorpool.names`` can build.
+    BucketUnavailable or BucketDenied besides the errors that its docstring names, and ValueError for a key that
+    ``vectorpool.names`` cannot build.
     """
 
     @property
     def url(self) -> str:
-        """Where the bucket is, without secrets; for messages."""
+        """The bucket's URL without secrets, for messages."""
         ...
 
     async def get(self, key: str) -> Body:
@@ -111,15 +116,21 @@ class Bucket(Protocol):
         ...
 
     async def head(self, key: str) -> ObjectInfo:
-        """Return what is known of an object without its bytes; raise ObjectMissing."""
+        """Return an object's size in bytes, ETag and time without reading it; raise ObjectMissing."""
         ...
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
-        """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``."""
+        """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``.
+
+        Keys that other programs made are shown as they are, and ``after`` may be such a key.
+        """
         ...
 
     async def list_prefixes(self, prefix: str) -> list[str]:
-        """Return the names of the "directories" directly below ``prefix``, sorted, without slashes."""
+        """Return the names of the "directories" directly below ``prefix``, sorted, without slashes.
+
+        A name that another program made may be empty, ``.``, or hold a control character.
+        """
         ...
 
     async def create(self, key: str, data: bytes) -> str:
@@ -131,9 +142,13 @@ class Bucket(Protocol):
         ...
 
     async def delete(self, key: str) -> None:
-        """Delete an object; it is no error if it is not there."""
+        """Delete an object; a missing object is no error."""
+        ...
+
+    async def delete_listed(self, key: str) -> None:
+        """Delete an object that a listing showed, whatever its key; it is no error if it is not there."""
         ...
 
     async def close(self) -> None:
-        """Give connections and threads back."""
+        """Close connections and end threads."""
         ...

@@ -1,8 +1,8 @@
 """AWS credentials as every AWS tool finds them: boto3's chain of environment, profiles, SSO and roles.
 
-``import boto3`` costs a start 0.06 to 0.3 s and every process 8 MB, so ``opening`` imports this module only for an
-s3:// bucket without explicit credentials, and the chain's first link, keys in the environment, is read here without
-boto3 where nothing else could have a say.
+``import boto3`` takes 0.06 to 0.3 s at start and 8 MB in each process. So ``stores`` imports this module only for an
+s3:// bucket without explicit credentials, and keys in the environment, the first link of the chain, are read here
+without boto3 unless another source could take precedence.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from obstore.store import S3Credential
 
-# botocore renews temporary credentials in their last 15 minutes, when it is asked; so it is asked this often.
+# botocore renews temporary credentials in their last 15 minutes, but only during a call. This is the interval of calls.
 REFRESH_S: Final = 300
-# With one of these, what the keys in the environment mean is for botocore to say.
+# If one of these is set, only botocore can say which keys apply.
 _ELSEWHERE: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_CREDENTIAL_EXPIRATION")
 
 
@@ -57,19 +57,19 @@ class SessionCredentials:
 
 
 def static_credentials(environ: Mapping[str, str]) -> S3Credential | None:
-    """Return the keys in the environment, or None where boto3 might find others, let them expire, or know a region."""
+    """Return the keys in the environment, or None if boto3 might find other keys, an expiry or a region."""
     key, secret = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
     if not key or not secret or any(environ.get(name) for name in _ELSEWHERE):
         return None
     if not environ.get("AWS_DEFAULT_REGION") and _config_file(environ).exists():
         return None
-    # The older name goes first, as it does in botocore.
+    # The older name takes precedence, as in botocore.
     token = environ.get("AWS_SECURITY_TOKEN") or environ.get("AWS_SESSION_TOKEN") or None
     return {"access_key_id": key, "secret_access_key": secret, "token": token, "expires_at": None}
 
 
 def _config_file(environ: Mapping[str, str]) -> Path:
-    # Path.expanduser raises for a user without a home, such as a container's; this one leaves the ~ where it is.
+    # Path.expanduser raises for a user without a home, as in containers; os.path.expanduser keeps the ~.
     return Path(os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config"))  # noqa: PTH111 - see above
 
 

@@ -1,8 +1,8 @@
-"""The fault-injecting twin: a wrapper that fails as networks and stores do, driven by injected sources.
+"""A wrapper that injects the faults of networks and stores, drawn from injected sources.
 
 It is part of the product so that every layer above can be tested against it. With a seeded ``Sources``, one
-seed is one history. Of the faults, the one that matters most is *the write happened, the answer was lost*; the
-one that is forgotten most is *the write happens later*, after its writer gave it up.
+seed is one history. The most important fault is *the write happened, the answer was lost*. The next is
+*the write happens later*, after its writer gave it up.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
 
     # The connection is refused or reset before the request has any effect.
     before: Chance = 0.0
-    # The store refuses, for want of a permission, before the request has any effect.
+    # The store refuses because a permission is missing, before the request has any effect.
     denied: Chance = 0.0
     # 503 Slow Down, or another 5xx that says truthfully that nothing happened.
     throttled: Chance = 0.0
-    # Writes only: the caller is told nothing, and the write lands up to ``delay_s`` later.
+    # Writes only: the caller gets no answer, and the write lands up to ``delay_s`` later.
     delayed: Chance = 0.0
     # The effect happens, then the connection breaks.
     after: Chance = 0.0
-    # Reads of bytes only: the body ends early, and nothing below noticed.
+    # Reads of bytes only: the body ends early, and the layers below do not detect it.
     truncated: Chance = 0.0
-    # Every call waits up to so long before it begins.
+    # The longest wait before each call.
     latency_s: float = 0.0
     delay_s: float = 0.0
     # Only these operations fail; None: all of them.
@@ -66,7 +66,7 @@ class FaultyBucket:
 
     @property
     def pending(self) -> int:
-        """How many delayed writes have not landed yet."""
+        """The number of delayed writes that have not landed yet."""
         return len(self._pending)
 
     def _draw(self, operation: str) -> str | None:
@@ -84,7 +84,7 @@ class FaultyBucket:
         if operation in _BODIES:
             kinds.append(("truncated", faults.truncated))
         for kind, chance in kinds:
-            # Chances of 0 draw no number, so that a history does not change with a fault that it never meets.
+            # Chances of 0 draw no number, so that a history does not depend on faults that are switched off.
             if chance > 0 and self._sources.random() < chance:
                 return kind
         return None
@@ -165,6 +165,9 @@ class FaultyBucket:
 
     async def delete(self, key: str) -> None:
         await self._call("delete", key, lambda: self._inner.delete(key))
+
+    async def delete_listed(self, key: str) -> None:
+        await self._call("delete", key, lambda: self._inner.delete_listed(key))
 
     async def close(self) -> None:
         """Drop the delayed writes that have not landed, as a power cut would, and close the bucket below."""

@@ -1,6 +1,6 @@
-"""A bucket in this process's memory: for tests, simulations and a quick look. It ends with the process.
+"""A bucket in this process's memory: for tests, simulations and trials. It ends with the process.
 
-Nothing in it waits, so a call is atomic as far as the event loop goes: ``create`` has exactly one winner.
+No call waits, so each call is atomic on the event loop, and ``create`` has exactly one winner.
 """
 
 from __future__ import annotations
@@ -75,5 +75,8 @@ class MemoryBucket:
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
 
+    async def delete_listed(self, key: str) -> None:
+        self._objects.pop(key, None)
+
     async def close(self) -> None:
-        """Nothing to give back; the objects stay readable, so that a test can open the same bucket again."""
+        """Do nothing. The objects stay readable, so that a test can open the same bucket again."""

@@ -21,9 +21,9 @@ OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes"
 
 
 class OperationCount(msgspec.Struct):
-    """What one operation has cost so far.
+    """Counters of one operation since the start.
 
-    ``errors`` are answers that were refused or never came; a missing or taken key is an answer like any other.
+    ``errors`` counts refusals and calls without an answer; a missing or taken key is no error.
     """
 
     requests: int = 0
@@ -33,7 +33,7 @@ class OperationCount(msgspec.Struct):
 
 
 class MeteredBucket:
-    """Another bucket, and counters of what is asked of it."""
+    """Another bucket, with counters of the calls to it."""
 
     def __init__(self, inner: Bucket, sources: Sources = SYSTEM) -> None:
         self._inner = inner
@@ -59,7 +59,7 @@ class MeteredBucket:
         )
 
     def traffic(self) -> StoreTraffic:
-        """Return the counters in the words of the admin API; operations that were never asked for are left out."""
+        """Return the counters as the admin API's struct, without the operations that were never called."""
         total = self.total()
         return StoreTraffic(
             requests={name: count.requests for name, count in self._counts.items() if count.requests},
@@ -109,6 +109,9 @@ class MeteredBucket:
 
     async def delete(self, key: str) -> None:
         await self._count("delete", self._inner.delete(key))
+
+    async def delete_listed(self, key: str) -> None:
+        await self._count("delete", self._inner.delete_listed(key))
 
     async def close(self) -> None:
         await self._inner.close()

@@ -1,8 +1,8 @@
-"""The question every instance asks its bucket before it serves: may I use you, and do you keep create's promise?
+"""The check of the bucket before an instance serves: may it be read and written, and is ``create`` conditional?
 
 The commit log is safe only on a store whose ``create`` lets one writer win, so a store that ignores the
-condition is refused at start. What is wrong with a store is said in one sentence that names what to change. The
-probe writes outside ``users/``, below a key of its own that it deletes again.
+condition is refused at start. The error is one sentence that says what to change. The
+probe writes outside ``users/``, at a key of its own, and deletes the object again.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ async def _probe(bucket: Bucket, key: str) -> None:
     except (StoreRefused, ObjectMissing):
         await _forget(bucket, key)
         raise
-    # A store that stopped answering is not asked to delete: the refusal would wait for it.
+    # No delete is sent to a store that stopped answering: the refusal would wait for it.
     await _forget(bucket, key)
 
 
 async def _ask_twice(bucket: Bucket, key: str) -> None:
     first, second = b"first " + key.encode(), b"second " + key.encode()
-    # A retried request may meet its own first attempt; the key is ours alone, so it is not another's.
+    # A retried request may find its own first attempt. No other process uses this key.
     with contextlib.suppress(ObjectExists):
         await bucket.create(key, first)
     try:

@@ -1,4 +1,4 @@
-"""What a bucket's errors mean to a caller, and to an operator: the store's own words, in the class of the answer."""
+"""A bucket's errors as the errors of an answer, and as lines of the log; both keep the store's own text."""
 
 from __future__ import annotations
 

@@ -13,45 +13,59 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from vectorpool.environment import check_quotes, check_working_directory, local_path
 from vectorpool.errors import Misconfigured, StoreRefused
 from vectorpool.objects.bucket import Bucket, BucketDenied, check_prefix
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.remote import RemoteBucket, client_options, retry_config
+from vectorpool.objects.s3_keys import S3Keys
 from vectorpool.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, S3Config, S3Credential, S3CredentialProvider
+    from obstore.store import ObjectStore, S3Config, S3Credential
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+# A URL that lost a slash, or its colon: "s3:/b", "s3:b", "s3//b". A directory of such a name is given as "./s3:b".
+_NEARLY_A_URL: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):(?!//)[/\\]*(.*)|^(file|s3|gs|az)//+(.*)", re.IGNORECASE)
 _KINDS: Final = "a directory, or a file://, s3://, gs:// or az:// URL"
 
 
 def open_bucket(settings: Settings) -> Bucket:
     """Return the bucket that ``settings.store`` names.
 
-    Raises Misconfigured for a store that cannot be understood, StoreRefused for a directory that cannot be used
+    Raises Misconfigured for a store's URL that cannot be parsed, StoreRefused for a directory that cannot be used
     and for S3 without credentials.
     """
     store = settings.store.strip()
     if not store:
         raise Misconfigured(f"store is empty. Set VECTORPOOL_STORE or --store to {_KINDS}.")
+    check_quotes("store", store)
     match = _SCHEME.match(store)
     if match is None:
         return _open_directory(store, settings)
     opener = _OPENERS.get(match[1].lower())
     if opener is None:
         raise Misconfigured(f"store = {_shown(store)!r} has the unknown scheme {match[1]}://. Use {_KINDS}.")
-    # A bucket's prefix may hold # and ?, which urlsplit would take for other parts of a URL.
+    # A bucket's prefix may hold # and ?, which urlsplit would parse as other parts of a URL.
     return opener(urlsplit(store.replace("#", "%23").replace("?", "%3F")), settings)
 
 
 def _shown(store: str) -> str:
-    """Return a store's URL without the credentials somebody may have put into it."""
+    """Return a store's URL without the credentials that it may contain."""
     return re.sub(r"//[^/@]*@", "//***@", store)
 
 
 def _open_directory(path: str, settings: Settings) -> Bucket:
+    if (nearly := _NEARLY_A_URL.match(path)) is not None:
+        scheme, rest = (nearly[1], nearly[2]) if nearly[1] else (nearly[3], nearly[4])
+        slashes = ":///" if scheme.lower() == "file" else "://"
+        url = f"{scheme.lower()}{slashes}{rest}" if scheme.lower() in _OPENERS else _KINDS
+        raise Misconfigured(
+            f"store = {_shown(path)!r} is nearly a URL. Write {url}; a directory of that name is ./{_shown(path)}."
+        )
+    path = local_path("store", path)
+    check_working_directory("store", path)
     try:
         return DirectoryBucket(path, fsync=settings.store_fsync)
     except BucketDenied as error:
@@ -89,9 +103,9 @@ def _bucket_and_prefix(url: SplitResult) -> tuple[str, str, str]:
     return url.netloc, prefix + "/" if prefix else "", shown
 
 
-def _remote(store: ObjectStore, shown: str, prefix: str, settings: Settings) -> Bucket:
+def _remote(store: ObjectStore, shown: str, prefix: str, settings: Settings, keys: S3Keys | None = None) -> Bucket:
     return RemoteBucket(
-        store, url=shown, prefix=prefix, timeout_s=settings.store_timeout_s, retries=settings.store_retries
+        store, url=shown, prefix=prefix, timeout_s=settings.store_timeout_s, retries=settings.store_retries, keys=keys
     )
 
 
@@ -117,7 +131,15 @@ def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
         retry_config=retry_config(),
         credential_provider=provider,
     )
-    return _remote(store, shown, prefix, settings)
+    keys = S3Keys(
+        bucket,
+        region=region,
+        endpoint=endpoint,
+        path_style=path_style,
+        credentials=provider,
+        timeout_s=settings.store_timeout_s,
+    )
+    return _remote(store, shown, prefix, settings, keys)
 
 
 def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
@@ -126,12 +148,12 @@ def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
         raise Misconfigured(
             f"s3_endpoint = {_shown(endpoint)!r} is not an http:// or https:// URL. Change VECTORPOOL_S3_ENDPOINT."
         )
-    # obstore wants the bucket in the host name where it is not in the path.
+    # obstore needs the bucket in the host name if it is not in the path.
     host = parts.netloc if path_style else f"{bucket}.{parts.netloc}"
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
-def _s3_credentials(settings: Settings) -> tuple[S3CredentialProvider, str | None]:
+def _s3_credentials(settings: Settings) -> tuple[Callable[[], S3Credential], str | None]:
     """Return a credential provider for obstore, and the region if one is known.
 
     Explicit keys go through a provider too: given as configuration, obstore would join them with a session
@@ -148,7 +170,7 @@ def _s3_credentials(settings: Settings) -> tuple[S3CredentialProvider, str | Non
             "expires_at": None,
         }
         return lambda: credential, settings.s3_region
-    # boto3 takes half a second to import, and only S3 without explicit credentials needs it.
+    # boto3 is slow to import, and only S3 without explicit credentials needs it.
     session = importlib.import_module("vectorpool.objects.credentials").SessionCredentials()
     return session, settings.s3_region or session.region
 

@@ -1,4 +1,4 @@
-"""The C library's allocator: made to give memory back, by the processes themselves and so wherever they run.
+"""The C library's allocator, which each process sets so that freed memory returns to the system.
 
 Chroma allocates from some ten threads, and each opened vectorstore is freed in another order than it was made. With
 glibc's defaults (eight arenas a core, trimmed at their tops only) what is freed stays with the process, and a shard
@@ -12,7 +12,7 @@ rounds, in MiB of proportional set size with the slots open, and after all were 
     jemalloc 5.3                                127  115
     mimalloc 2.0                                125  111
 
-What cannot be set on another C library is left as it is: nothing here is needed for an answer to be right.
+With another C library, the settings that it lacks are skipped: they save memory, and no answer depends on them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from vectorpool.sources import Sources
 
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
-# Other threads may have to wait for memory meanwhile, so it is done rarely, and only after work. An idle shard's own
-# ticking uses a tenth of this.
+# Other threads may wait for memory while free pages are given back, so that is done rarely, and only after work. The
+# timers of an idle shard use a tenth of this CPU time.
 TRIM_EVERY_S: Final = 5.0
 TRIM_AFTER_CPU_S: Final = 0.05
 
 
 def _function(name: str) -> Callable[..., int] | None:
-    """Return a function of the C library, or None where it has no such thing."""
+    """Return a function of the C library, or None if it has no such function."""
     try:
         function: Callable[..., int] = getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
@@ -43,9 +43,9 @@ def _function(name: str) -> Callable[..., int] | None:
 
 
 def limit_arenas() -> bool:
-    """Have all threads that start from now on share two arenas; return whether it was done.
+    """Make all threads that start from now on share two arenas; return whether that was done.
 
-    Call it before the first of them. A number that the environment sets stays.
+    Call it before the first thread starts. A number that the environment sets stays.
     """
     if "MALLOC_ARENA_MAX" in os.environ or "malloc.arena_max" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
@@ -54,7 +54,7 @@ def limit_arenas() -> bool:
 
 
 async def give_back(sources: Sources) -> None:
-    """Give free pages back to the system, until cancelled: every few seconds in which the process did something."""
+    """Give free pages back to the system every few seconds if the process used CPU time, until cancelled."""
     malloc_trim = _function("malloc_trim")
     used_s = _cpu_s()
     while malloc_trim is not None:

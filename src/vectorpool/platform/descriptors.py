@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 # An open vectorstore with one loaded index, counted after reads and writes, and each further index.
 _SLOT: Final = 17
 _INDEX: Final = 4
-# A slot has at least so many further indexes, so that few collections do not load each other's away.
+# The fewest further indexes of a slot, so that a few collections do not evict each other's indexes.
 _FEWEST_INDEXES: Final = 3
 # Connections to the store, the warm tier, the listener, and what a hydrate has open.
 _RESERVE: Final = 96
@@ -40,7 +40,7 @@ def allow_most() -> int | None:
 
 
 def fit(settings: Settings, limit: int | None) -> Settings:
-    """Return the settings with as many open slots as ``limit`` descriptors allow in one process.
+    """Return the settings with as many open slots and connections as ``limit`` descriptors allow in one process.
 
     Raises Misconfigured if they do not suffice for one slot.
     """
@@ -52,6 +52,11 @@ def fit(settings: Settings, limit: int | None) -> Settings:
             f"A process may open {limit} files, and one open vectorstore needs "
             f"{_RESERVE + _SLOT + _INDEX * _FEWEST_INDEXES}. Raise the limit (ulimit -n, or LimitNOFILE)."
         )
+    # A connection that cannot be accepted would wait without a word; one beyond the setting is refused.
+    connections = limit - _RESERVE
+    if connections < settings.max_connections:
+        _log.warning("the front may open %d files, enough for %d connections (max_connections)", limit, connections)
+        settings = msgspec.structs.replace(settings, max_connections=connections)
     if most >= settings.open_slots:
         return settings
     _log.warning(
@@ -65,7 +70,7 @@ def fit(settings: Settings, limit: int | None) -> Settings:
 
 
 def indexes_of_a_slot(open_slots: int) -> int:
-    """Return how many indexes each of so many open slots may have loaded at once, by this process's limit."""
+    """Return how many indexes each of ``open_slots`` slots may have loaded at once, by this process's limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         soft = 2**31

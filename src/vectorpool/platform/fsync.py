@@ -5,8 +5,8 @@ one: the log is the truth, and a directory that a killed instance left behind is
 disk, inside a write that holds the interpreter lock. Measured, a one-record upsert on a shared disk: 6.7 to 9.9 ms with
 fsync, 5.5 of them CPU time; 2.8 to 3.3 ms without, nearly all of it CPU time.
 
-Chroma has no setting for it. So the kernel is told, thread by thread, to answer ``fsync`` and ``fdatasync`` with
-success and do nothing (a seccomp filter, see prctl(2) and seccomp(2)). Threads that such a thread starts, as Chroma's
+Chroma has no setting for it. So a filter, set in each such thread, makes the kernel answer ``fsync`` and ``fdatasync``
+with success and do nothing (see prctl(2) and seccomp(2)). Threads that such a thread starts, as Chroma's
 are, inherit the filter; no other thread of the process does, so the store's own fsync (``store_fsync``) stays.
 Where the kernel or a container's policy refuses the filter, fsync stays and writes are slower.
 """
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 _PR_SET_SECCOMP: Final = 22
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _MODE_FILTER: Final = 2
-# Loads of struct seccomp_data, comparison, return: classic BPF, with what the two first fields are at.
+# Loads of struct seccomp_data, comparison, return: classic BPF; then the offsets of the first two fields.
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _NUMBER_AT, _ARCHITECTURE_AT = 0, 4
 _ALLOW: Final = 0x7FFF0000
 _SUCCEED: Final = 0x00050000
-# By machine: the kernel's name of the architecture, and the numbers of fsync and fdatasync.
+# By machine: the kernel's code of the architecture, and the numbers of fsync and fdatasync.
 _CALLS: Final = {"x86_64": (0xC000003E, 74, 75), "aarch64": (0xC00000B7, 82, 83)}
 
 
@@ -44,7 +44,7 @@ class _Program(ctypes.Structure):
 def skip_fsync() -> bool:
     """Skip fsync in this thread, and in the threads that it starts from now on; return whether it is skipped.
 
-    There is no way back for the thread.
+    A thread cannot undo it.
     """
     calls = _CALLS.get(platform.machine())
     if sys.platform != "linux" or calls is None:

@@ -1,6 +1,6 @@
-"""What a failure on the local disk looks like: to Python, to SQLite, and to Chroma, which often does not say.
+"""Failures of the local disk, as Python, SQLite and Chroma report them; Chroma often omits the cause.
 
-A replica is a copy of what the log holds, so a full or failing disk is no damage and no defect. The error is
+A replica is a copy of the log's state, so a full or failing disk is no damage and no defect. The error is
 ``LocalDiskFailed``, which says what to do, and nothing is salvaged because of it.
 """
 
@@ -16,24 +16,24 @@ from typing import Final
 from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError, LocalDiskFailed, VectorpoolError
 
 _ERRNOS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-# In the words of SQLite, of the system, and of Rust.
+# The messages of SQLite, of the system, and of Rust.
 _WORDS: Final = ("database or disk is full", "disk I/O error", "No space left on device", "(os error 28)")
 # Chroma reports some failed writes without their cause. With less room than this, the disk is the cause.
 _NO_ROOM_BYTES: Final = 16 * 1024**2
 
 
 def as_disk_failure(error: BaseException, directory: Path) -> LocalDiskFailed | None:
-    """Return the error of an operation in ``directory`` that the local disk made fail; None if ``error`` means more."""
+    """Return LocalDiskFailed if the disk of ``directory`` caused ``error``; None if the cause is another."""
     if isinstance(error, LocalDiskFailed):
         return error
     if isinstance(error, VectorpoolError) and not _is_opaque(error):
         return None
     cause: BaseException | None = error
-    # An error of a panic may be among its own causes.
+    # A panic's error may be among its own causes.
     seen: list[BaseException] = []
     while cause is not None and cause not in seen:
-        if _tells_of_the_disk(cause):
-            return _failed(str(getattr(cause, "strerror", None) or _words_of(cause)))
+        if _is_disk_error(cause):
+            return _failed(str(getattr(cause, "strerror", None) or _message_in(cause)))
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, VectorpoolError) and _has_no_room(directory):
@@ -48,14 +48,14 @@ def _is_opaque(error: VectorpoolError) -> bool:
     )
 
 
-def _tells_of_the_disk(error: BaseException) -> bool:
+def _is_disk_error(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _ERRNOS:
         return True
     # shutil reports what it could not copy as text.
     return any(words in str(error) for words in _WORDS)
 
 
-def _words_of(error: BaseException) -> str:
+def _message_in(error: BaseException) -> str:
     text = str(error)
     return next(words for words in _WORDS if words in text)
 
@@ -79,7 +79,7 @@ def _failed(why: str) -> LocalDiskFailed:
 
 @contextmanager
 def on_local_disk(directory: Path) -> Iterator[None]:
-    """Raise LocalDiskFailed for an error of the block that the disk of ``directory`` made."""
+    """Raise LocalDiskFailed if the disk of ``directory`` caused an error of the block."""
     try:
         yield
     except Exception as error:

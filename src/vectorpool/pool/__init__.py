@@ -1,6 +1,6 @@
-"""Slots and the bounded LRU of them: which vectorstores are open on this instance, and who may use them.
+"""Slots and their bounded LRU: the vectorstores that are open in this process, and the requests that use them.
 
 Invariants: at most ``open_slots`` vectorstores are open; one slot a user, and one writer task a slot changes its
-vectorstore; a slot in use is never evicted; every queue and wait is bounded and refuses by type; nothing waits
-inside a lock (there is none: a pool belongs to one event loop). May not know how commands cross processes.
+vectorstore; a slot in use is never evicted; every queue and wait is bounded and has an error of its own; there are no
+locks, because a pool belongs to one event loop. Nothing here depends on how commands cross processes.
 """

@@ -1,7 +1,7 @@
 """Operations on the log alone: they need no open vectorstore.
 
-A fork or a backup is of what is committed: what a slot holds uncommitted (write-back) is committed first, by
-the pool. Restoring is a job of the slot's writer, because the replica must follow.
+A fork or a backup takes committed states, so the pool first commits a slot's uncommitted writes (write-back).
+A restore is a job of the slot's writer, because the replica must be rebuilt.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class LogOperations:
         return Answer(_encode(answers.Forked(user_id=command.target_user_id, commit=position.seq)), position.seq)
 
 
-# One object an operation is made, so the handlers are found once.
+# Each operation makes an object of the class, so the handlers are collected once.
 _HANDLERS: Final = handled_by(LogOperations)
 
 

@@ -1,6 +1,6 @@
-"""Operations on a whole vectorstore: where it is, opening and closing it, restoring and deleting it.
+"""Operations on a whole vectorstore: show its residency, open and close it, restore and delete it.
 
-Operations on the log alone are in ``log_operations``; what a slot holds uncommitted is committed before one.
+Operations on the log alone are in ``log_operations``; a slot's uncommitted writes are committed before each of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.context import AS_SET
-from vectorpool.errors import Damaged, NewerEngine, PoolBusy
+from vectorpool.errors import Damaged, NewerEngine, PoolBusy, UserNotFound
 from vectorpool.pool.log_operations import LogOperations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -36,7 +36,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Operations:
-    """Answers operations of one pool. ``describe`` returns where a user's vectorstore is."""
+    """Answers operations of one pool. ``describe`` returns the residency of a user's vectorstore."""
 
     def __init__(
         self,
@@ -121,16 +121,20 @@ class Operations:
     async def _delete(self, user_id: str, command: DeleteVectorstore) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            deleted = await self._end(slot)
+            deleted = await self._end(slot, command)
         finally:
             self._residency.unpin(slot)
         return Answer(_encode(answers.Deleted(deleted=deleted)), 0)
 
-    async def _end(self, slot: Slot) -> int:
+    async def _end(self, slot: Slot, command: DeleteVectorstore) -> int:
         try:
-            # A user that does not exist is told so, and gets no tombstone.
             await self._residency.open(slot, create=False)
+        except UserNotFound:
+            # A user that does not exist gets no tombstone.
+            if not command.documents:
+                raise
+            return await self._stores.log(slot.user_id).end(seal=True)
         except (Damaged, NewerEngine):
-            # What cannot be opened can still be deleted.
+            # A vectorstore that cannot be opened can still be deleted.
             return await self._stores.make(slot.user_id).end()
         return await self._writer.end(slot)

@@ -1,7 +1,7 @@
-"""The pool of one shard: it answers commands from the vectorstores that are open, and opens those that are not.
+"""The pool of one shard: it answers commands from open vectorstores, and opens closed ones.
 
 Reads lease a slot and run side by side. Everything that changes a vectorstore is a job for its slot's writer task
-(``writer``). Which slots are open is ``residency``'s business, and what happens in the background ``upkeep``'s.
+(``writer``). ``residency`` decides which slots are open, and ``upkeep`` runs the background work.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from vectorpool.errors import (
     CommitNotReached,
     Draining,
     InvalidRequest,
+    NotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.operations import Operations
@@ -51,7 +52,7 @@ _TICK = "pool tick"
 
 
 class DrainReport(msgspec.Struct):
-    """What could not be finished or committed when a pool was drained."""
+    """The requests that did not finish and the vectorstores that were not committed when a pool was drained."""
 
     unfinished: int = 0
     uncommitted: list[str] = []
@@ -93,8 +94,8 @@ class Pool:
     async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
         """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the context's deadline.
 
-        If the caller's task is cancelled, a read stops, and a write that has not begun is taken from the queue. What
-        has begun goes on to its end: a write, an operation that changes the log, a hydrate.
+        If the caller's task is cancelled, a read stops, and a write that has not begun leaves the queue. A write, an
+        operation that changes the log and a hydrate run to their end once they have begun.
         """
         if self._draining:
             raise Draining("The instance is shutting down. Send the request to another one.")
@@ -115,7 +116,7 @@ class Pool:
         if isinstance(command, Write):
             return await self._write(user_id, command, context)
         if command.is_change:
-            # It may not stop half-way, so it has a task of its own.
+            # The operation may not stop half-way, so it has a task of its own.
             work = asyncio.create_task(self._operations.execute(user_id, command))
             self._requests.add(work)
             work.add_done_callback(self._end_change)
@@ -126,7 +127,7 @@ class Pool:
     def _end_change(self, work: asyncio.Task[Any]) -> None:
         self._requests.discard(work)
         if not work.cancelled() and (error := work.exception()) is not None:
-            # The caller has the error too, unless it left.
+            # The caller gets the error too, unless it was cancelled.
             logger.debug("an operation failed: %s", error)
 
     async def _read(self, user_id: str, command: Read, options: ReadOptions) -> Answer:
@@ -137,11 +138,14 @@ class Pool:
             for last in (False, False, True):
                 if not await store.is_fresh_enough(options, arrived_s):
                     await self._writer.catch_up(slot)
-                # A write that failed meanwhile may have closed the replica: then the read below says so.
+                # A write that failed meanwhile may have closed the replica; then the read below raises ReplicaClosed.
                 if options.at is None and 0 < store.commit_seq < options.min_commit:
                     raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
+                except NotFound as error:
+                    error.extra.setdefault("commit", store.commit_seq)
+                    raise
                 except ReplicaClosed:
                     await self._writer.catch_up(slot)
                 except BrokenReplica:
@@ -171,7 +175,7 @@ class Pool:
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
-        """Run an action for one slot; its failure is counted and must not keep other slots from theirs."""
+        """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
         try:
             action()
         except Exception as error:
@@ -196,7 +200,7 @@ class Pool:
     # --- Figures and the end -------------------------------------------------------------------------
 
     def residency(self, key: str) -> answers.Residency:
-        """Return where a user's vectorstore is, without touching it."""
+        """Return the residency of a user's vectorstore, without opening it."""
         user_id, at = parse_slot_key(key)
         slot = self._residency.slots.get(key)
         warm_bytes = self._warm.user_bytes(user_id)
@@ -235,13 +239,13 @@ class Pool:
         return self._supervisor.view()
 
     async def drain(self, budget_s: float) -> DrainReport:
-        """Take no new work, finish what is under way, commit what is dirty, close; within the budget."""
+        """Refuse new work, finish work under way, commit dirty vectorstores and close, within ``budget_s`` seconds."""
         self._draining = True
         report = DrainReport()
         deadline_s = self._sources.monotonic_s() + budget_s
         await self._supervisor.stop(budget_s / 4, [_TICK])
         if self._requests:
-            # Half of the time at most for work under way: the other half belongs to what is acknowledged.
+            # Work under way gets at most half of the time; the other half is for committing acknowledged writes.
             _, pending = await asyncio.wait(set(self._requests), timeout=budget_s / 2)
             report.unfinished = len(pending)
         dirty = [s for s in self._residency.slots.values() if s.store is not None and s.store.is_dirty]
@@ -253,7 +257,7 @@ class Pool:
         for slot, _ in flushes:
             if slot.store is not None and slot.store.is_dirty:
                 report.uncommitted.append(slot.user_id)
-        # A write whose caller left has begun all the same, and ends before its vectorstore is closed.
+        # A write that has begun continues without its caller, and ends before its vectorstore is closed.
         if writers := [slot.writer for slot in self._residency.slots.values() if slot.writer is not None]:
             await asyncio.wait(writers, timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._upkeep.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))

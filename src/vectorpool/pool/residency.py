@@ -1,7 +1,8 @@
 """Which slots may be open: the LRU, its bounds in slots and bytes, hydration and eviction.
 
-A request *leases* a slot: it is pinned, hydrated if it is cold (everybody who comes meanwhile waits for the
-same hydration), and used. Unpinned slots stay open in an LRU, whose end is evicted when a slot is needed.
+A request *leases* a slot: it is pinned, hydrated if it is cold (all requests that arrive meanwhile wait for
+the same hydrate), and used. Unpinned slots stay open in an LRU; when a slot is needed, the least recently used one is
+evicted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
 
-# How long everybody gets the same error for a vectorstore that cannot be opened, before it is tried again.
+# How long every request gets the same error for a vectorstore that cannot be opened, until the next attempt.
 BROKEN_RETRY_S = 5.0
 
 
@@ -35,13 +36,13 @@ class Residency:
         self._settings = settings
         self._sources = sources
         self.slots: dict[str, Slot] = {}
-        # Open, unpinned slots in the order of their last use. Never more than there are slots.
+        # Open, unpinned slots in the order of their last use. At most as many as there are slots.
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
         self._evictions: set[asyncio.Task[None]] = set()
         self._hydrates: set[asyncio.Task[None]] = set()
-        # Hydrates that wait for a free slot. Such a one ends when no request waits for it any more.
+        # Hydrates that wait for a free slot. One ends when no request waits for it any more.
         self._queued: dict[Slot, asyncio.Task[None]] = {}
 
     # --- Figures -------------------------------------------------------------------------------------
@@ -64,7 +65,7 @@ class Residency:
 
     @asynccontextmanager
     async def lease(self, user_id: str, *, create: bool) -> AsyncIterator[tuple[Slot, Vectorstore]]:
-        """Pin the user's slot, open it if need be, and yield it with its vectorstore.
+        """Pin the user's slot, open it if it is cold, and yield it with its vectorstore.
 
         Raises UserNotFound (without ``create``), PoolBusy, StoreUnavailable, Damaged.
         """
@@ -86,7 +87,7 @@ class Residency:
         return slot
 
     def unpin(self, slot: Slot) -> None:
-        """Give a pin back. An idle slot may be evicted; one without a vectorstore behind it is at once."""
+        """Release a pin. A slot without pins may be evicted; one without a stored vectorstore is evicted at once."""
         slot.pins -= 1
         assert slot.pins >= 0
         if slot.pins:
@@ -119,7 +120,7 @@ class Residency:
                     return store
                 case Hydrating(done):
                     if (error := await asyncio.shield(done)) is not None:
-                        # No slot, or no store: a caller that waited for it would only wait for the same again.
+                        # There is no slot or no store: another wait would end the same way.
                         raise error
                 case Evicting(_, done):
                     await asyncio.wait([done])
@@ -143,7 +144,7 @@ class Residency:
     def _end_hydrate(self, task: asyncio.Task[None]) -> None:
         self._hydrates.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The requests that wait for it have the error, unless all of them left.
+            # The requests that wait for it get the error, unless all of them were cancelled.
             logger.debug("a hydrate failed: %s", error)
 
     async def _hydrate(self, slot: Slot, done: asyncio.Future[TryAgain | None], *, create: bool) -> None:
@@ -202,7 +203,7 @@ class Residency:
     # --- Eviction ------------------------------------------------------------------------------------
 
     def evictable(self, idle_s: float) -> list[Slot]:
-        """Return the slots that were not used for so long, and one more if the bound in bytes is exceeded."""
+        """Return the slots unused for ``idle_s`` seconds, and one more if the bound in bytes is exceeded."""
         now_s = self._sources.monotonic_s()
         idle = [slot for slot in self._idle.values() if now_s - slot.last_use_s >= idle_s]
         if not idle and self.open_bytes() > self._settings.open_bytes and self._taken > 1:
@@ -212,7 +213,7 @@ class Residency:
         return idle
 
     async def evict(self, slot: Slot) -> bool:
-        """Evict a slot that only the caller has pinned; return whether it is cold now."""
+        """Evict a slot that only this caller has pinned; return whether it is cold now."""
         if slot.pins <= 1 and isinstance(slot.state, Ready):
             await asyncio.shield(self.start_eviction(slot))
         return isinstance(slot.state, Cold)
@@ -236,7 +237,7 @@ class Residency:
                 await self._commit(store)
             await store.discard()
         except Exception as error:
-            # What was acknowledged is still in the working directory: keep it, and try again later.
+            # The working directory holds acknowledged writes: keep it, and try again later.
             level = logging.WARNING if isinstance(error, VectorpoolError) else logging.ERROR
             logger.log(level, "a vectorstore cannot be evicted yet: %s", error)
             slot.become(Ready(store))
@@ -252,10 +253,10 @@ class Residency:
             self._room.call_next()
 
     async def _commit(self, store: Vectorstore) -> None:
-        """Commit what a vectorstore holds before it is closed.
+        """Commit a vectorstore's uncommitted writes before it is closed.
 
-        Under write-through nothing that waits was acknowledged: at most a commit of unknown outcome is left, and a
-        store that does not answer, or refuses, must not keep the place from others.
+        Under write-through every acknowledged write is committed, and at most a commit of unknown outcome is left. So
+        the slot is freed even if the store does not answer or refuses.
         """
         if self._settings.durability == "write-back":
             await store.commit()
@@ -278,7 +279,7 @@ async def _open(store: Vectorstore, *, create: bool) -> None:
     try:
         await store.open(create=create)
     except OSError as error:
-        # The log is in the bucket, so nothing is lost: what fails is the place for its working copy.
+        # The log is in the bucket, so nothing is lost: only the disk for the working copy failed.
         raise LocalDiskFailed(
             f"The working copy cannot be written to the local disk ({error.strerror or error}). Give the replica "
             "directory more room, or lower the bounds on local bytes."

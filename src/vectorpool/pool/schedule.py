@@ -1,8 +1,8 @@
 """When the log of each user is due for verification, in 8 bytes a user.
 
-The schedule is a hint: an entry that is forgotten, or was never known, costs one look at the store. A user is known by
-32 bits of a hash, in an entry that other bits choose. So about one user in a billion is taken for another, and waits
-until that one is due.
+The schedule is a hint: a missing entry costs one request to the store. An entry holds 32 bits of the user id's hash;
+other bits choose the entry. So about one user in a billion is confused with another, and is verified when the other
+one is due.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from array import array
 from typing import Final
 
 _FEWEST: Final = 1024
-# 8 MiB; half a million users leave every second entry empty, and a million are still mostly remembered.
+# 8 MiB; half a million users fill half of the entries, and most of a million users fit.
 _MOST: Final = 2**20
 # Entries next to each other in which a user may be found.
 _NEIGHBOURS: Final = 8
@@ -19,19 +19,19 @@ _MASK: Final = 2**32 - 1
 
 
 class Schedule:
-    """When users are due, in whole seconds since 1970, in a table of bounded size. Belongs to one thread."""
+    """The due time of each user, in whole seconds since 1970, in a table of bounded size. Belongs to one thread."""
 
     def __init__(self) -> None:
         self._entries = array("Q", bytes(8 * _FEWEST))
 
     def make_room(self, users: int) -> None:
-        """Have room for so many users, as far as the bound allows; a table that is too small is forgotten."""
+        """Make room for ``users`` users, within the bound; a table that is too small is replaced by an empty one."""
         entries = min(1 << max(2 * users - 1, 0).bit_length(), _MOST)
         if entries > len(self._entries):
             self._entries = array("Q", bytes(8 * entries))
 
     def is_due(self, user_id: str, now_s: float) -> bool:
-        """Whether a user is due; True for a user that is not known."""
+        """Return whether a user is due; True for a user without an entry."""
         mark, entries = self._find(user_id)
         for at in entries:
             due = self._entries[at]
@@ -40,7 +40,7 @@ class Schedule:
         return True
 
     def remember(self, user_id: str, at_s: float) -> None:
-        """Note when a user is due next; if there is no room, the earliest neighbour is forgotten."""
+        """Store when a user is due next; if there is no room, the neighbour that is due first loses its entry."""
         mark, entries = self._find(user_id)
         chosen = entries[0]
         for at in entries:

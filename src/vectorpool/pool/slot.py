@@ -29,14 +29,14 @@ class WriteJob:
 
 @dataclass(slots=True)
 class FlushJob:
-    """Commit what is not committed."""
+    """Commit uncommitted writes."""
 
     done: asyncio.Future[None] = field(default_factory=_future)
 
 
 @dataclass(slots=True)
 class CatchUpJob:
-    """Take in what other instances committed."""
+    """Take in other instances' commits."""
 
     done: asyncio.Future[None] = field(default_factory=_future)
 
@@ -50,7 +50,7 @@ class HealJob:
 
 @dataclass(slots=True)
 class RestoreJob:
-    """Make the state of commit ``seq`` the newest; answers the number of the commit that does."""
+    """Make the state of commit ``seq`` the newest; the result is the number of the new commit."""
 
     seq: int
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -58,7 +58,7 @@ class RestoreJob:
 
 @dataclass(slots=True)
 class EndJob:
-    """Delete the vectorstore; answers the number of objects deleted."""
+    """Delete the vectorstore; the result is the number of objects deleted."""
 
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -67,7 +67,7 @@ Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | RestoreJob | EndJo
 
 
 class Slot:
-    """One user's place. The pool alone changes it."""
+    """One user's place in the pool. Only the pool changes it."""
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
@@ -77,7 +77,7 @@ class Slot:
         self.jobs: deque[Job] = deque()
         self.queued_bytes = 0
         self.writer: asyncio.Task[None] | None = None
-        # Catch-ups that have not started serve everybody who asks meanwhile.
+        # A catch-up that has not started serves every request that asks for one meanwhile.
         self.catch_up: CatchUpJob | None = None
         self.heal: HealJob | None = None
         self.last_use_s = 0.0

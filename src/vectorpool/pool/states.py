@@ -27,7 +27,7 @@ class Cold:
 
 @dataclass(frozen=True, slots=True)
 class Hydrating:
-    """A replica is being built; ``done`` ends when the state changes, with an error that is everybody's."""
+    """A replica is being built; ``done`` ends when the state changes, with the error that all waiting requests get."""
 
     done: asyncio.Future[TryAgain | None]
 
@@ -56,7 +56,7 @@ class Evicting:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Could not be opened; ``error`` is everybody's answer until ``until_s`` (monotonic seconds)."""
+    """Could not be opened; ``error`` is the answer to every request until ``until_s`` (monotonic seconds)."""
 
     error: VectorpoolError
     until_s: float
@@ -69,14 +69,14 @@ _FOLLOWS: dict[type, tuple[type, ...]] = {
     Hydrating: (Ready, Cold, Broken),
     Ready: (Committing, Evicting),
     Committing: (Ready,),
-    # Back to Ready when what is dirty could not be committed: it must not be thrown away.
+    # Back to Ready if dirty writes could not be committed: they must not be lost.
     Evicting: (Cold, Ready),
     Broken: (Cold,),
 }
 
 
 def check_transition(before: State, after: State) -> State:
-    """Return ``after`` if it may follow ``before``; anything else is a defect of ours."""
+    """Return ``after`` if it may follow ``before``; anything else is a defect of this program."""
     assert type(after) in _FOLLOWS[type(before)], f"{type(before).__name__} -> {type(after).__name__}"
     return after
 

@@ -1,9 +1,10 @@
-"""Makes vectorstores: what every slot's store shares (bucket, warm tier, threads, template, directories)."""
+"""Makes vectorstores, over the resources that all slots share: bucket, warm tier, threads, template, directories."""
 
 from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,15 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
-from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
+from vectorpool.names import (
+    excerpt,
+    local_segment,
+    open_dir,
+    parse_slot_key,
+    split_user_ids,
+    users_prefix,
+    warm_dir,
+)
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
 from vectorpool.settings import Settings
@@ -25,12 +34,14 @@ from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
+logger = logging.getLogger(__name__)
+
 _CLAIM_ATTEMPTS = 120
 _CLAIM_PAUSE_S = 0.1
 
 
 class StoreFactory:
-    """Owns a shard's part of the replica directory; what an earlier process left open there is removed."""
+    """Owns a shard's part of the replica directory; working directories of an earlier process there are removed."""
 
     def __init__(self, bucket: Bucket, settings: Settings, *, shard: int = 0, sources: Sources = SYSTEM) -> None:
         self.shard = shard
@@ -39,7 +50,7 @@ class StoreFactory:
         self._sources = sources
         self._root = open_dir(Path(settings.replica_dir), shard)
         self._lock = _claim(self._root)
-        # Whatever is here was not closed by us: a killed process may have wedged it. The log has it all.
+        # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir(parents=True)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
@@ -48,14 +59,24 @@ class StoreFactory:
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
+        self._has_told_refused = False
         if installed_version() != TESTED_VERSION:
-            # What another version knows, a directory that it has just made says.
+            # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
 
     async def list_users(self) -> list[str]:
-        """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
+        """Return the ids of all users that have anything in the bucket; log names that are no ids, once.
+
+        Raises StoreUnavailable.
+        """
         with store_errors(self._bucket, "listing the users"):
-            return await self._bucket.list_prefixes(users_prefix())
+            found = await self._bucket.list_prefixes(users_prefix())
+        ids, refused = split_user_ids(found)
+        if refused and not self._has_told_refused:
+            self._has_told_refused = True
+            shown = ", ".join(map(excerpt, refused[:10]))
+            logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
+        return ids
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""
@@ -86,7 +107,7 @@ class StoreFactory:
         return Vectorstore(log, builder, self._workers, self._settings, self._sources)
 
     def close(self) -> None:
-        """Give the threads back and remove the working directories; warm objects stay."""
+        """End the threads and remove the working directories; warm objects stay."""
         self._workers.shutdown(wait=True)
         self.warm.close()
         shutil.rmtree(self._root, ignore_errors=True)
@@ -94,9 +115,9 @@ class StoreFactory:
 
 
 def _claim(root: Path) -> IO[bytes]:
-    """Lock a shard's directory for this process, so that no other removes or reads what is open in it.
+    """Lock a shard's directory for this process, so that no other process removes or reads its open directories.
 
-    A shard whose front process was killed still commits for ``drain_s``; a new one waits for it to leave.
+    A shard whose front process was killed still commits for ``drain_s``; a new shard waits until it ends.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     lock = root.with_name(root.name + ".lock").open("wb")

@@ -3,11 +3,11 @@
 One log at a time, and rounds at a bounded rate of bytes, so that upkeep takes little of a shard. Nothing here is
 needed for safety: a log that is not compacted is only slower to hydrate, one that keeps its garbage only larger.
 
-Instances share the rounds without speaking to each other. Each walks the users whose turn has come in an order of its
-own, at times of its own, and looks at ``verified.json`` before it reads a log, so that the first instance does the
-work. There is no claim: two do the same work only if they begin a log within the time that its verification takes,
-which costs less than a claim for every log would. When a log is due again is remembered (``turns``): an instance
-asks once an interval about each user, and once more after it started.
+Instances share the rounds without communication. Each visits the users that are due in a random order, at random times,
+and reads ``verified.json`` before it reads a log, so that the first instance does the work. Logs are not claimed: two
+instances verify the same log only if both begin within the time that its verification takes, which costs less than a
+claim for every log. The ``schedule`` holds when each log is due again: an instance asks the store about each user once
+an interval, and once more after it started.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ logger = logging.getLogger(__name__)
 
 _ROUNDS = "verification rounds"
 _COMPACTION = "compaction"
-# An instance begins its first round some time within this: many that start together must not read together.
+# An instance begins its first round at a random time within this, so that instances that start together spread.
 _FIRST_ROUND_S = 600.0
-# How often within the interval the users are listed, for new ones and for those whose turn it is; in the mean.
+# The mean number of times within the interval that users are listed, to find new users and users that are due.
 _LOOKS_PER_INTERVAL = 10
-# So many users are gone through in memory before others have a turn of the event loop.
+# Number of users examined in memory before the event loop runs other tasks.
 _USERS_AT_ONCE = 1000
-# A call of remove_garbage deletes a thousand objects; more calls than this wait for the log's next turn.
+# One call of remove_garbage deletes up to a thousand objects. After this many calls, the rest waits for the next round.
 _REMOVALS = 10
 
 
 class Upkeep:
-    """The background tasks of one pool. ``owns`` tells which users are this shard's. Belongs to one event loop."""
+    """The background tasks of one pool. ``owns`` returns whether a user is this shard's. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Upkeep:
             self._supervisor.start(_ROUNDS, self._go_round)
 
     async def stop(self, timeout_s: float) -> None:
-        """End the rounds, and wait for compactions: what their threads read should not be removed under them."""
+        """End the rounds, and wait at most ``timeout_s`` seconds for compactions, whose threads still read files."""
         await self._supervisor.stop(timeout_s, [_ROUNDS])
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
@@ -76,8 +76,8 @@ class Upkeep:
     # --- After commits -------------------------------------------------------------------------------
 
     def committed(self, key: str, store: Vectorstore, before: int) -> None:
-        """Compact later, if commits were made since ``before``: the log knows whether anything is due."""
-        # Not only every so many commits: one that crosses the sync threshold is as large as the whole index.
+        """Compact in the background if commits were made since commit ``before`` and the log's plan asks for it."""
+        # After every commit, not at intervals: one that crosses the sync threshold is as large as the whole index.
         if store.commit_seq != before and key not in self._compacting:
             self._compacting.add(key)
             task = asyncio.create_task(self._compact(key, store))
@@ -89,7 +89,7 @@ class Upkeep:
             async with self._one_at_a_time:
                 await store.compact()
         except Exception as error:
-            # The log is whole without it; a later commit tries again.
+            # The log is complete without it; a later commit tries again.
             logger.warning("a compaction failed: %s", error, exc_info=not isinstance(error, VectorpoolError))
             self._supervisor.record(_COMPACTION, error)
         else:
@@ -106,21 +106,21 @@ class Upkeep:
             try:
                 await self._round()
             except VectorpoolError as error:
-                # The store did not answer, for example. Any other failure is the supervisor's.
+                # The store did not answer, for example. The supervisor handles any other failure.
                 logger.warning("a round of verification ended early: %s", error)
-            # Instances that started together drift apart, so that they do not come to the same few logs at once.
+            # By the random factor, instances that started together drift apart and rarely verify the same log at once.
             await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
 
     async def _round(self) -> None:
         users = await self._users_that_are_due()
         while users:
-            # In an order of its own, or instances would verify the same logs at the same time.
+            # In a random order, or instances would verify the same logs at the same time.
             at = int(self._sources.random() * len(users))
             users[at], users[-1] = users[-1], users[at]
-            await self._look_after(users.pop())
+            await self._verify(users.pop())
 
     async def _users_that_are_due(self) -> list[str]:
-        """Return this shard's users whose turn has come, as far as is known here."""
+        """Return this shard's users that are due by this instance's schedule."""
         listed, mine = await self._stores.list_users(), list[str]()
         for at in range(0, len(listed), _USERS_AT_ONCE):
             mine += [user_id for user_id in listed[at : at + _USERS_AT_ONCE] if self._owns(user_id)]
@@ -132,7 +132,7 @@ class Upkeep:
             await self._sources.sleep(0)
         return come
 
-    async def _look_after(self, user_id: str) -> None:
+    async def _verify(self, user_id: str) -> None:
         log = self._stores.log(user_id)
         interval_ms = int(self._settings.verify_interval_s * 1000)
         try:
@@ -143,19 +143,19 @@ class Upkeep:
             async with self._one_at_a_time:
                 report = await log.verify()
         except UserNotFound:
-            # Documents without a vectorstore, for example: there may be a log an interval later.
+            # Documents without a vectorstore, for example: a log may exist one interval later.
             self._schedule.remember(user_id, (self._sources.now_ms() + interval_ms) / 1000)
             return
         except VectorpoolError as error:
             logger.warning("a log could not be verified: %s", error)
             return
         self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
-        self._tell(user_id, report)
+        self._log_damage(user_id, report)
         await self._remove_garbage(log)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
 
     @staticmethod
-    def _tell(user_id: str, report: ScrubReport) -> None:
+    def _log_damage(user_id: str, report: ScrubReport) -> None:
         if not report.ok:
             logger.error(
                 "a log is damaged: %d problems, newest commit %d, newest intact commit %d; see vectorpool scrub",
@@ -166,7 +166,7 @@ class Upkeep:
             logger.debug("damaged: %s", user_id)
 
     async def _remove_garbage(self, log: CommitLog) -> None:
-        """Remove garbage from a log until nothing is left to do, or nothing more can be done now."""
+        """Remove garbage from a log until none is left, or no more can be removed now."""
         try:
             for _ in range(_REMOVALS):
                 async with self._one_at_a_time:

@@ -1,4 +1,4 @@
-"""The waiting room: a bounded, first-come queue for slots that are all taken."""
+"""The waiting room: a bounded first-in, first-out queue of callers that wait for a slot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vectorpool.errors import PoolBusy
 
 
 class WaitingRoom:
-    """``enter`` waits until ``call_next`` is called for it. Belongs to one event loop."""
+    """Each ``enter`` waits until a ``call_next`` releases it. Belongs to one event loop."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
@@ -19,9 +19,9 @@ class WaitingRoom:
         return len(self._queue)
 
     async def enter(self, wait_s: float) -> None:
-        """Wait to be called. Raises PoolBusy at once if the room is full, or after ``wait_s`` seconds.
+        """Wait until released. Raises PoolBusy at once if the room is full, or after ``wait_s`` seconds.
 
-        A caller that is called and cannot use the slot calls the next one with ``call_next``.
+        A caller that is released and cannot use the slot releases the next one with ``call_next``.
         """
         if len(self._queue) >= self._limit:
             raise PoolBusy(f"Every slot is in use and {self._limit} requests wait already. Send the request later.")
@@ -43,7 +43,7 @@ class WaitingRoom:
                 self._queue.remove(call)
 
     def call_next(self) -> None:
-        """Call the caller that has waited longest."""
+        """Release the caller that has waited longest."""
         while self._queue:
             call = self._queue.popleft()
             if not call.done():

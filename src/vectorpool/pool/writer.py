@@ -1,4 +1,4 @@
-"""The writer of a slot: one task at a time that does every job which changes the user's vectorstore.
+"""The writer of a slot: one task at a time, which runs every job that changes the user's vectorstore.
 
 Writes that wait together become one commit (group commit). So a slow user delays no other user, and a lone write
 costs one apply and one PUT. The queue is bounded in jobs and in bytes.
@@ -24,12 +24,12 @@ from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
 
-# Writes of one user that become one commit. Bounds how long the first of them waits for the last.
+# The most writes that become one commit. This bounds how long the first of them waits for the last.
 MAX_GROUP = 64
 
 
 class SlotWriter:
-    """Queues jobs on slots and runs their writer tasks. ``committed`` is told after each group of writes."""
+    """Queues jobs on slots and runs their writer tasks. ``committed`` is called after each group of writes."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class SlotWriter:
     async def write(self, slot: Slot, command: Write, context: RequestContext) -> Answer:
         """Apply a command in a pinned slot. Raises QueueFull, and what the command raises.
 
-        At the deadline, and if the caller is cancelled, a write that still waits is taken from the queue. One that has
-        begun goes on, and the deadline raises OutcomeUnknown.
+        At the deadline, and if the caller is cancelled, a write that still waits leaves the queue. A write that has
+        begun continues, and the deadline raises OutcomeUnknown.
         """
         size = _size_of(command)
         limit, limit_bytes = self._settings.user_queue, self._settings.user_queue_bytes
@@ -76,10 +76,10 @@ class SlotWriter:
             raise
 
     async def _make_room(self, slot: Slot) -> None:
-        """Let a slot become one that holds acknowledged writes. Raises StoreUnavailable.
+        """Wait until a slot may hold acknowledged writes that are not committed. Raises StoreUnavailable.
 
         Such a slot cannot be closed while the store refuses its commit, so a quarter of the slots, at least one, is
-        kept free of them: one that is dirty for longest is committed first.
+        kept free of them: the slot that is dirty for longest is committed first.
         """
         most = max(1, self._settings.open_slots - max(1, self._settings.open_slots // 4))
         while slot.dirty_since_s is None:
@@ -98,7 +98,7 @@ class SlotWriter:
                 ) from error
 
     async def flush(self, slot: Slot) -> None:
-        """Commit what a pinned slot holds uncommitted, and what waits in its queue."""
+        """Commit a pinned slot's uncommitted writes, and the writes in its queue."""
         if slot.jobs or (slot.store is not None and slot.store.is_dirty):
             await self.flush_later(slot).done
 
@@ -124,7 +124,7 @@ class SlotWriter:
         await asyncio.shield(slot.heal.done)
 
     async def restore(self, slot: Slot, seq: int) -> int:
-        """Make the state of a commit the newest one; return the number of the commit that does."""
+        """Make the state of commit ``seq`` the newest; return the number of the new commit."""
         job = RestoreJob(seq)
         self._enqueue(slot, job)
         return await job.done
@@ -163,7 +163,7 @@ class SlotWriter:
                 finally:
                     slot.become(Ready(store))
         except Exception as error:
-            # A defect of ours. Without this, callers of the jobs that are left would wait for ever.
+            # A defect of this program. Without this, callers of the remaining jobs would wait for ever.
             logger.exception("the writer of a vectorstore failed")
             while slot.jobs:
                 _fail(_take_job(slot), error)
@@ -222,7 +222,7 @@ def _take_job(slot: Slot) -> Job:
 
 
 def _withdraw(slot: Slot, job: WriteJob) -> bool:
-    """Take a write from the queue; return False if it is not there any more, because it has begun."""
+    """Take a write from the queue; return False if it has begun and so is not in the queue any more."""
     if job not in slot.jobs:
         return False
     slot.jobs.remove(job)

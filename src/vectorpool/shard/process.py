@@ -18,7 +18,7 @@ import uvloop
 
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
-from vectorpool.engine.bindings import import_lean
+from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
@@ -182,8 +182,8 @@ async def _main(descriptor: int) -> None:
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.

@@ -1,6 +1,6 @@
 """Avatars and their collections, as the native API names them, over the engine's catalogue.
 
-An avatar is a database named after it; ``avatar_id`` None means the user's own collections.
+Each avatar has a database with a name made of its id; ``avatar_id`` None means the user's own collections.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def check_avatar(catalogue: Catalogue, avatar_id: str) -> None:
 
 
 def ensure_database(catalogue: Catalogue, avatar_id: str | None) -> None:
-    """Create the database of an avatar, or the user's own, if it is not there."""
+    """Create the database of an avatar, or the user's own, if it is missing."""
     name = database_name(avatar_id)
     if not catalogue.has_database(name):
         catalogue.create_database(name)
@@ -44,9 +44,9 @@ def collection_of(catalogue: Catalogue, avatar_id: str | None, name: str) -> Col
 def known_collection(
     catalogue: Catalogue, avatar_id: str | None, name: str, *, at_once: bool = False
 ) -> CollectionInfo | None:
-    """Return one collection as it was since the last write that may have changed it; raise CollectionNotFound.
+    """Return one collection, cached until a write that may change it; raise CollectionNotFound.
 
-    ``at_once``: None if Chroma would have to be asked.
+    With ``at_once``, return None if that needs a call of Chroma.
     """
     if at_once:
         return catalogue.remembered(database_name(avatar_id), name)

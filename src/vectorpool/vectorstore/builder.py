@@ -2,11 +2,11 @@
 
 A replica that was just built, but whose Chroma does not work, is salvaged. The log's bytes are checked before they are
 opened, so a directory that Chroma cannot open or answer from was wedged when it was committed. It is examined, and a
-salvaged one put in its place; the result is committed like any other change, as the commit after the wedged one, which
+salvaged one takes its place; the result is committed like any other change, as the commit after the wedged one, which
 stays in the history.
 
-A replica whose schema the open changed, because an older engine wrote it, is *migrated*. A read does not commit that. A
-store that is written to asks for it: the migration becomes a commit of its own before the first write is applied.
+A replica whose schema the open changed, because an older engine wrote it, is *migrated*. A read does not commit that.
+Before the first write is applied, the migration is committed as a commit of its own.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from vectorpool.vectorstore.ticket import in_doubt
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Attempts to build a replica: one that fails, one that is suspect and so examined, and races of its salvage lost.
+# Attempts to build a replica: one that fails, one that is examined, and lost races of the commit of its salvage.
 REBUILDS = 4
 
-# The only commit that may be a directory of plain Chroma, as that made it.
+# The only commit that may be an unchanged directory of plain Chroma.
 _ADOPTION = 1
 
 OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
@@ -56,7 +56,7 @@ class Built:
 
 
 class Builder:
-    """Builds replicas of one user: of the newest commit, or of the past commit ``at``, to which nothing is written.
+    """Builds replicas of one user: of the newest commit, or read-only ones of the past commit ``at``.
 
     ``make_directory`` returns a new, empty directory each time; ``open_replica`` opens it once it is filled.
     """
@@ -85,7 +85,7 @@ class Builder:
         self._sources = sources
 
     async def build(self, *, create: bool, suspect: bool, migrate: bool = False) -> Built:
-        """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if need be.
+        """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if it is damaged.
 
         With ``migrate``, what opening an older state changed is committed.
 
@@ -98,9 +98,12 @@ class Builder:
             hydrated = await self._log.hydrate(directory, at=self.at)
             is_absent = hydrated is None or hydrated.tombstone
             if hydrated is None or hydrated.tombstone:
-                if not create:
-                    raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
                 position = ORIGIN if hydrated is None else hydrated.position
+                if not create:
+                    raise UserNotFound(
+                        "Nothing is stored for this user. A first write creates the vectorstore.",
+                        extra={"commit": position.seq},
+                    )
                 image = Image({})
                 await self._run(self._template.copy_to, directory)
             else:
@@ -115,7 +118,7 @@ class Builder:
                 await self._commit_migration(opened)
             return Built(opened, is_absent)
         except BaseException as error:
-            # Before the directory is removed, which makes room.
+            # Checked before the directory is removed, because the removal makes room.
             failure = as_disk_failure(error, directory)
             shutil.rmtree(directory, ignore_errors=True)
             if failure is not None and failure is not error:
@@ -194,7 +197,7 @@ class Builder:
 
 
 def _salvage(broken: Path, fresh: Path, now_ms: int) -> SalvageReport:
-    """Fill ``fresh`` with what ``broken`` holds; the sidecar comes along, and takes in what was lost."""
+    """Fill ``fresh`` with the readable state of ``broken`` and its sidecar; list the losses in the sidecar."""
     if (broken / SIDECAR_FILE).exists():
         shutil.copy2(broken / SIDECAR_FILE, fresh / SIDECAR_FILE)
     sidecar = Sidecar(fresh / SIDECAR_FILE)
@@ -205,5 +208,5 @@ def _salvage(broken: Path, fresh: Path, now_ms: int) -> SalvageReport:
 
 
 def _summary(report: SalvageReport) -> Summary:
-    """Return what the commit of a salvaged replica did, for people."""
+    """Return the summary of a salvaged replica's commit, for people."""
     return Summary(collections=tuple(sorted(set(report.collections))), salvaged=report.salvaged, lost=report.lost)

@@ -1,11 +1,11 @@
-"""Ids of collections that stay: a command that is applied again gives its collection the id it had before.
+"""Stable ids of collections: a command that is applied again gives its collection the same id as before.
 
-Chroma makes up the id of a new collection, and clients of its protocol address the collection by it from then on.
-Under write-back they may have been told an id before its commit. If that commit loses its number, the command is
-applied again to another replica, and Chroma makes up another id. So the id is rewritten in the closed files.
+Chroma generates the id of a new collection, and clients of its protocol address the collection by it from then on.
+Under write-back they may have received an id before its commit. If that commit loses its number, the command is
+applied again to another replica, and Chroma generates another id. So the id is rewritten in the closed files.
 
 If the winner made a collection of the same name, the records that clients acknowledged under the lost id belong to
-that one: the lost id becomes an *alias* of the winner's, in the sidecar, so that every instance knows it from that
+that one: the lost id becomes an *alias* of the winner's, in the sidecar, so that every instance has it from that
 commit on. The alias is deleted with the collection.
 """
 
@@ -27,7 +27,7 @@ C = TypeVar("C", bound=msgspec.Struct)
 
 
 def made_by(command: Write) -> tuple[str, str] | None:
-    """Return (database, name) of the collection that a command makes if it is not there; None if it makes none."""
+    """Return (database, name) of the collection that a command creates if it is missing; None for other commands."""
     match command:
         case CreateCollection():
             return database_name(command.avatar_id), command.name
@@ -40,7 +40,7 @@ def made_by(command: Write) -> tuple[str, str] | None:
 
 
 def resolve_alias(command: C, sidecar: Sidecar) -> C:
-    """Return a command with the id of its collection in the place of an alias."""
+    """Return a command with its collection's id in place of an alias."""
     told = getattr(command, "collection_id", None)
     if told is None or (collection_id := sidecar.id_of(told)) == told:
         return command
@@ -48,9 +48,9 @@ def resolve_alias(command: C, sidecar: Sidecar) -> C:
 
 
 def give_id(directory: Path, old: str, new: str) -> None:
-    """Give the collection ``old`` the id ``new``, in a directory that was closed. Blocking.
+    """Give the collection ``old`` the id ``new``, in a closed directory. Blocking.
 
-    Raises BrokenReplica if that cannot be done; the directory is of no use then.
+    Raises BrokenReplica if that fails; the directory may not be used afterwards.
     """
     try:
         rewrite_id(directory, old, new)

@@ -1,8 +1,9 @@
-"""Which states this engine may open: the engine stamp of a directory, and the refusal of a newer one.
+"""The states that this engine may open: the engine stamp of a directory, and the refusal of newer states.
 
-The stamp joins what Chroma's file says with the schema version of the sidecar. A state is newer if it has a migration
-of either that this engine does not know. It is refused before anything is opened or changed, so that an instance of a
-later version finds it as that version left it. No Chroma is imported here: the command line reads stamps too.
+The stamp joins the migrations in Chroma's file with the schema version of the sidecar. A state is newer if it has a
+migration of either that this engine lacks. It is refused before anything is opened or changed, so that an instance of a
+later version finds it as that version left it. This module does not import Chroma, because the command line reads
+stamps too.
 """
 
 from __future__ import annotations

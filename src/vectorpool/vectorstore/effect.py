@@ -1,4 +1,4 @@
-"""What a write command changed, and the error of one that failed after its first effect."""
+"""The changes of a write command, and the error of a command that failed after its first change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HalfApplied(Exception):
 
 
 class Effect(msgspec.Struct):
-    """What a command changed, for the commit's summary. ``touched`` False means that nothing changed."""
+    """The changes of a command, for the commit's summary. ``touched`` False means that nothing changed."""
 
     touched: bool = False
     written: int = 0
@@ -26,7 +26,7 @@ class Effect(msgspec.Struct):
     made: str | None = None
 
     def touch(self, collection: str | None = None) -> None:
-        """Note that something changed, and of which collection."""
+        """Record a change, and the name of its collection."""
         self.touched = True
         if collection is not None:
             self.collections.add(collection)

@@ -7,5 +7,5 @@ from typing import Any
 
 
 def as_json(clause: dict[str, Any] | None) -> str | None:
-    """Return a filter as JSON; an empty one is none."""
+    """Return a filter as JSON; None for an empty one."""
     return json.dumps(clause) if clause else None

@@ -1,7 +1,7 @@
-"""Is the replica fresh enough for a read? One question to the store serves every reader that came before it was asked.
+"""Whether the replica is fresh enough for a read. One request to the store serves all reads that arrived before it.
 
-A strong read may only use an answer to a question that was asked after the read arrived. So a reader never
-joins a question in flight; it joins the next one, which starts when that one ends.
+A strong read may only use the answer to a request that was sent after the read arrived. So a read never joins a
+request under way; it joins the next one, which starts when that one ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vectorpool.sources import Sources
 
 
 class Freshness:
-    """Asks ``ask`` (True: the replica is at the newest commit), and remembers when it last said yes."""
+    """Calls ``ask`` (True: the replica is at the newest commit), and stores when the last True was asked for."""
 
     def __init__(self, ask: Callable[[], Awaitable[bool]], sources: Sources) -> None:
         self._ask = ask
@@ -26,7 +26,7 @@ class Freshness:
         self._proven_s: float | None = None
 
     def confirm(self, asked_s: float) -> None:
-        """Note that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed.
+        """Record that the replica was at the newest commit at ``asked_s`` or later: it was hydrated, or it committed.
 
         So its own commit was in the log too.
         """
@@ -37,42 +37,42 @@ class Freshness:
         self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
 
     def is_proven_within(self, limit_s: float) -> bool:
-        """Whether the replica's own commit was seen in the log within so many seconds.
+        """Return whether the replica's own commit was seen in the log within the last ``limit_s`` seconds.
 
-        That the next number is free does not tell: it is free too if the bucket was put back to an earlier state.
+        A free next number does not prove that: it is also free if the bucket was put back to an earlier state.
         """
         return self._proven_s is not None and self._sources.monotonic_s() - self._proven_s <= limit_s
 
     async def is_enough(self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
-        """Say, by the consistency that the request or else the setting asks for, whether the replica may answer.
+        """Return whether the replica may answer, by the consistency of the request, or else of the setting.
 
-        ``arrived_s`` is when the read came; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
-        Raises what asking raises.
+        ``arrived_s`` is when the read arrived; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
+        Raises the errors of ``ask``.
         """
         bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
         consistency = reading.consistency or settings.consistency
         if consistency == "local":
             return True
         if is_in_doubt:
-            # The replica holds writes that may yet be lost to another writer: first find out about them.
+            # Another writer may have won the number of these writes: the outcome must be known first.
             return False
         if consistency == "bounded" and self.age_ms() <= bound_ms:
             return True
         return self.is_known_since(arrived_s) or await self.is_newest()
 
     def is_known_since(self, arrived_s: float) -> bool:
-        """Whether the replica was at the newest commit after ``arrived_s``: the store need not be asked."""
-        # At the same time may have been before: a clock's tick can hold both, and a commit between them.
+        """Return whether the replica was at the newest commit after ``arrived_s``, so that no request is needed."""
+        # An equal time may be earlier: one tick of the clock can hold both times, and a commit between them.
         return self._known_fresh_s is not None and self._known_fresh_s > arrived_s
 
     def age_ms(self) -> float:
-        """Return how long ago the replica was known to be at the newest commit; infinite if never."""
+        """Return the milliseconds since the replica was last known to be at the newest commit; infinite if never."""
         if self._known_fresh_s is None:
             return float("inf")
         return (self._sources.monotonic_s() - self._known_fresh_s) * 1000
 
     async def is_newest(self) -> bool:
-        """Return the answer to a question that is asked from now on. Raises what asking raises."""
+        """Return the answer to a request that starts from now on. Raises the errors of ``ask``."""
         if self._next is None:
             self._next = asyncio.create_task(self._ask_after(self._current))
         return await asyncio.shield(self._next)

@@ -1,6 +1,8 @@
-"""Write commands for documents: the chunks of a document become records, and its row in the sidecar says which."""
+"""Write commands for documents: the chunks of a document become records, and a row of the sidecar lists them."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 
@@ -8,8 +10,9 @@ from vectorpool import answers
 from vectorpool.checks import check_count
 from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument
 from vectorpool.commands.handlers import handlers_of, handles
+from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.rows import Batch
-from vectorpool.errors import DocumentNotFound, InvalidRequest
+from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, UserNotFound
 from vectorpool.names import check_collection_name
 from vectorpool.vectorstore.avatars import collections_of
 from vectorpool.vectorstore.effect import Effect
@@ -19,10 +22,14 @@ from vectorpool.vectorstore.vectors import as_array, check_vectors
 
 
 class DocumentWriter:
-    """Applies the writes for documents, over the writer of records."""
+    """Applies the writes for documents, by the writer of records.
 
-    def __init__(self, writer: NativeWriter) -> None:
+    ``tombstone`` returns the commit that deleted the vectorstore, if nothing was written since, or else 0.
+    """
+
+    def __init__(self, writer: NativeWriter, tombstone: Callable[[], int]) -> None:
         self._writer = writer
+        self._tombstone = tombstone
         self.handlers = handlers_of(self)
 
     @handles(IngestDocument)
@@ -40,6 +47,7 @@ class DocumentWriter:
             raise InvalidRequest("A document's ids, texts, metadata and embeddings differ in number.")
         known = {info.name: info for info in collections_of(writer.catalogue, command.avatar_id)}
         info = known.get(command.collection)
+        self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
             check_keys(writer.catalogue, info, command.metadatas)
@@ -59,7 +67,17 @@ class DocumentWriter:
         writer.sidecar.set_document(
             command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
         )
-        return answers.Written(written=len(command.ids))
+        return answers.DocumentWritten(len(command.ids), info.id)
+
+    def _check_not_deleted(self, command: IngestDocument, info: CollectionInfo | None) -> None:
+        """Refuse a document whose vectorstore or collection was deleted after its ingest began."""
+        again = "The ingest ends here. Start another one if the documents should be ingested again."
+        if command.seen is not None and self._tombstone() > command.seen:
+            raise UserNotFound(f"The user's vectorstore was deleted while documents were ingested. {again}")
+        if command.collection_id is not None and (info is None or info.id != command.collection_id):
+            raise CollectionNotFound(
+                f"The collection {command.collection!r} was deleted or renamed while documents were ingested. {again}"
+            )
 
     @handles(ForgetDocument)
     def _forget_document(self, command: ForgetDocument, effect: Effect) -> msgspec.Struct:

@@ -1,4 +1,4 @@
-"""Read commands of the native API: each answers a struct of ``answers``. They change nothing and may run in parallel.
+"""Read commands of the native API: each returns a struct of ``answers``. They change nothing and may run in parallel.
 
 Chroma may change its files while it reads, so a commit captures them while no reader runs.
 """
@@ -64,7 +64,7 @@ def _at(column: list[Any] | None, i: int) -> Any:
 
 
 def _sorted(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Chroma's order of keys differs from one opening to the next; the same state should give the same answer."""
+    """Sort the keys: Chroma's order differs from one opening to the next, and equal states must give equal answers."""
     return metadata if metadata is None else dict(sorted(metadata.items()))
 
 
@@ -115,7 +115,7 @@ class NativeReader:
     def read(self, command: Read, *, at_once: bool = False) -> msgspec.Struct | None:
         """Answer one command; raises VectorpoolError, BrokenReplica if Chroma does not work any more.
 
-        ``at_once`` is for an event loop: None if the answer would take long.
+        ``at_once`` is for an event loop: None if the answer would block for long.
         """
         kind = type(command)
         answer: msgspec.Struct | None = None
@@ -203,7 +203,6 @@ class NativeReader:
             ids=command.ids,
             where=as_json(command.where),
             where_document=as_json(command.where_document),
-            by_value=True,
             limit=command.limit,
             offset=command.offset,
             include=[part for part in command.include if part != "distances"],
@@ -218,7 +217,7 @@ class NativeReader:
             return None
         array = check_vectors(info, self._sidecar, command.vectors)
         if info.dimension is None:
-            # The collection never had a record: Chroma has no index to ask.
+            # The collection never had a record, so Chroma has no index for it.
             return answers.QueryResult(results=[[] for _ in array])
         found = self._records.query(
             info.id,
@@ -228,7 +227,6 @@ class NativeReader:
             ids=command.ids,
             where=as_json(command.where),
             where_document=as_json(command.where_document),
-            by_value=True,
             include=command.include,
             at_once=at_once,
         )
@@ -239,7 +237,8 @@ class NativeReader:
     @handles(ListIngested)
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
-        return answers.IngestedPage(documents=self._sidecar.documents(command.avatar_id, names))
+        documents = self._sidecar.documents(command.avatar_id, names)
+        return answers.IngestedPage(documents, collections={name: id_ for id_, name in names.items()})
 
     @handles(ListLost)
     def _list_lost(self, command: ListLost) -> msgspec.Struct:

@@ -86,7 +86,7 @@ class NativeWriter:
     def make_collection(
         self, avatar_id: str | None, name: str, metadata: dict[str, Any] | None, hnsw: Hnsw, effect: Effect
     ) -> CollectionInfo:
-        """Create a collection that is not there, and its database if need be."""
+        """Create a missing collection, and its database if it is missing too."""
         defaults = self.settings
         chosen = {
             "space": hnsw.space or defaults.hnsw_space,
@@ -187,7 +187,7 @@ class NativeWriter:
         return answers.Written(written=len(command.ids))
 
     def put_records(self, info: CollectionInfo, batch: Batch, vectors: Vectors, effect: Effect) -> None:
-        """Upsert checked records, and note their embedder if the collection has none yet."""
+        """Upsert checked records, and store their embedder if the collection has none yet."""
         check_keys(self.catalogue, info, batch.metadatas)
         effect.touch(info.name)
         self._note_embedder(info, vectors)
@@ -240,7 +240,6 @@ class NativeWriter:
                 ids=command.ids,
                 where=as_json(command.where),
                 where_document=as_json(command.where_document),
-                by_value=True,
             )
             assert rows is not None
             found = rows.ids

@@ -1,4 +1,4 @@
-"""From what changed in a replica to the commit that is offered."""
+"""From the changes of a replica to the commit that is offered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import PendingCommit
 from vectorpool.vectorstore.replica import Replica
 
-# Changed bytes that are packed into a commit while readers are still held out.
+# The most changed bytes that are packed into a commit while readers still wait.
 _SMALL_BYTES: Final = 256 * 1024
 
 
@@ -23,16 +23,16 @@ class Packing:
         self._summary = summary
 
     def take(self) -> tuple[Capture, PendingCommit | None]:
-        """Return what changed, and its commit if that is small. No read or write may run meanwhile.
+        """Return the changes, and their commit if it is small. No read or write may run meanwhile.
 
         Raises ReplicaLost, LimitExceeded.
         """
         capture = self._replica.capture()
-        # The usual commit is small, and packed before another thread would have been found.
+        # The usual commit is small, and packing it takes less time than a change of threads.
         is_small = sum(len(extent.data) for extent in capture.extents) <= _SMALL_BYTES
         return capture, self.pack(capture) if is_small else None
 
     def pack(self, capture: Capture) -> PendingCommit:
-        """Return the commit of what changed. Raises LimitExceeded."""
+        """Return the commit of the changes. Raises LimitExceeded."""
         replica = self._replica
         return self._log.prepare(replica.position, replica.image, capture, self._summary, stamp=replica.stamp)

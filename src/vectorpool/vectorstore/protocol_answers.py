@@ -1,7 +1,7 @@
-"""What Chroma's own protocol answers, as JSON of Chroma's shapes.
+"""The answers of Chroma's own protocol, as JSON of Chroma's shapes.
 
 Embeddings and distances are float32 and are written as the shortest text that gives the same float32 back; so they
-go to the encoder as arrays, once, and are never spelled out as Python's floats.
+go to the encoder as arrays, and never as Python's floats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 def encode(value: Any) -> bytes:
-    """Return JSON; numbers that JSON has no text for become null, as with Chroma's server."""
+    """Return JSON; numbers without a JSON form become null, as with Chroma's server."""
     return orjson.dumps(value, option=_OPTIONS)
 
 
@@ -34,7 +34,7 @@ def collection(found: CollectionInfo, tenant: str) -> dict[str, Any]:
         "dimension": found.dimension,
         "tenant": tenant,
         "database": found.database,
-        # A single-node server never counts these up.
+        # A single-node server never increments these.
         "log_position": 0,
         "version": 0,
     }
@@ -50,7 +50,7 @@ def _float32(rows: Sequence[Any] | None) -> list[Any] | None:
 
 
 def records(got: Rows, include: Sequence[str]) -> dict[str, Any]:
-    """Return what ``get`` found, as columns; a column that was not asked for is null."""
+    """Return the records of a ``get`` as columns; a column outside ``include`` is null."""
     return {
         "ids": got.ids,
         "embeddings": _float32(got.embeddings),
@@ -62,7 +62,7 @@ def records(got: Rows, include: Sequence[str]) -> dict[str, Any]:
 
 
 def matches(found: Sequence[Rows], include: Sequence[str]) -> dict[str, Any]:
-    """Return the records nearest to each query, as columns of columns; a column that was not asked for is null."""
+    """Return the records nearest to each query, as columns of columns; a column outside ``include`` is null."""
 
     def columns(name: str) -> list[Any] | None:
         return [getattr(rows, name) for rows in found] if name in include else None

@@ -1,4 +1,4 @@
-"""Read commands of Chroma's own protocol: what they mean there, answered in Chroma's shapes."""
+"""Read commands of Chroma's own protocol, with its semantics, answered in Chroma's shapes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AT_ONCE: Final = frozenset({ChromaCountRecords, ChromaGetRecords, ChromaQueryRec
 
 
 class ProtocolReader:
-    """Answers Chroma's reads from one open engine. Many threads may ask at once."""
+    """Answers Chroma's reads from one open engine. Safe to call from several threads."""
 
     def __init__(self, user_id: str, engine: Engine, max_results: int) -> None:
         self._tenant = user_id
@@ -43,7 +43,7 @@ class ProtocolReader:
     def read(self, command: ChromaRead, *, at_once: bool = False) -> bytes | None:
         """Answer one command as JSON; raises ChromaRefusal, BrokenReplica if Chroma does not work any more.
 
-        ``at_once`` is for an event loop: None if the answer would take long.
+        ``at_once`` is for an event loop: None if the answer would block for long.
         """
         kind = type(command)
         try:
@@ -61,7 +61,7 @@ class ProtocolReader:
             raise refusal(error) from error
 
     def _check_collection(self, command: ChromaGetRecords | ChromaQueryRecords) -> None:
-        """Raise ChromaRefusal if there is no such collection: Chroma judges a filter before it looks for it."""
+        """Raise ChromaRefusal if there is no such collection: Chroma checks a filter before it finds the collection."""
         try:
             self._records.check_collection(command.collection_id, command.database)
         except Exception as error:

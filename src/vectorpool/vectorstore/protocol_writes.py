@@ -1,7 +1,7 @@
 """Write commands of Chroma's own protocol, with its semantics, over the engine.
 
-What the whole of a call must satisfy is checked before its first slice: a slice that Chroma refuses after another one
-took effect would cost the replica.
+The whole call is checked before its first slice is written. If Chroma refused a later slice, the earlier ones would
+have taken effect, and the replica would have to be rebuilt.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _Records = ChromaAddRecords | ChromaUpsertRecords | ChromaUpdateRecords
 class ProtocolWriter:
     """Applies Chroma's writes to one open engine and its sidecar. One thread at a time.
 
-    ``is_new`` tells whether nothing was ever stored for the user.
+    ``is_new`` returns whether nothing was ever stored for the user.
     """
 
     def __init__(self, user_id: str, engine: Engine, sidecar: Sidecar, is_new: Callable[[], bool]) -> None:
@@ -83,7 +83,7 @@ class ProtocolWriter:
     def _delete_database(self, command: ChromaDeleteDatabase, effect: Effect) -> Any:
         if not self._catalogue.has_database(command.database):
             raise failures.database_not_found(command.database)
-        # Chroma would leave the records of its collections behind.
+        # Chroma would keep the records of the database's collections.
         for found in self._catalogue.collections(command.database):
             self._drop(found, effect)
         self._catalogue.delete_database(command.database)
@@ -205,7 +205,7 @@ class ProtocolWriter:
             if has_empty_join(clause):
                 raise failures.empty_join(field)
         if where is None and where_document is None and (not command.ids or command.limit is not None):
-            # No record is named, or there is a limit without a filter: Chroma says what it says.
+            # No record is named, or there is a limit without a filter: Chroma's own refusal is raised.
             self._records.refuse_delete(*key, command.ids, command.limit)
             return {"deleted": 0}
         ids = command.ids or []

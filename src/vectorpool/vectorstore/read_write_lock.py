@@ -1,8 +1,8 @@
 """The read-write lock of one replica: many readers share it, and one change of the files has it exclusively.
 
-Chroma changes its files while it reads, so a capture must run without readers for its milliseconds, and a replica must
-not be replaced under a reader. An exclusive holder waits for the readers inside, and later readers wait for it. Neither
-side starves, because only one task at a time asks for it exclusively.
+Chroma changes its files while it reads, so a capture, which takes milliseconds, must run without readers. A replica
+must not be replaced during a read. An exclusive holder waits for the current readers, and later readers wait for it.
+Neither side starves, because only one task at a time requests the lock exclusively.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 
 class _Shared:
-    """Holds a lock together with other readers. It keeps nothing for one reader, so all readers of a lock share it."""
+    """Holds a lock together with other readers. It has no state of one reader, so all readers of a lock share it."""
 
     __slots__ = ("_lock",)
 
@@ -52,7 +52,7 @@ class ReadWriteLock:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[None]:
-        """Hold the lock alone: wait for the readers inside, and keep later ones out meanwhile."""
+        """Hold the lock alone: wait for the current readers, and make later ones wait."""
         assert not self._is_exclusive, "two tasks ask for the replica exclusively: only the slot's writer may"
         self._is_exclusive = True
         self._open.clear()

@@ -1,7 +1,7 @@
 """The local working copy of a vectorstore: a directory, the engine and the sidecar open on it.
 
-Everything here blocks and belongs in a worker thread. A replica knows the commit it was built from (``position``,
-``image``); everything beyond that is not committed yet.
+Every call blocks and belongs in a worker thread. ``position`` and ``image`` are those of the commit that the replica
+was built from or made last; later changes are not committed yet.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.engine import Engine, create_empty, migrate
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, ChromaRefusal, InternalError
+from vectorpool.errors import BrokenReplica, LocalDiskFailed
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -46,11 +48,11 @@ class ReplicaClosed(Exception):
 
 
 class ReplicaLost(Exception):
-    """The working directory was removed or replaced behind our back; what is left of it may not be committed."""
+    """Another program removed or replaced the working directory; the rest of it may not be committed."""
 
 
 class Replica:
-    """One open working directory. Opening it raises BrokenReplica if Chroma cannot, NewerEngine before it tries.
+    """One open working directory. Opening it raises BrokenReplica if Chroma fails, and NewerEngine before any change.
 
     ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet.
     """
@@ -73,7 +75,7 @@ class Replica:
         """Bring the schema of an older state to this engine's; return whether it was older. Raises NewerEngine."""
         schema, sidecar = self._schema, Sidecar(self.directory / SIDECAR_FILE)
         if schema is None:
-            # Chroma says what is wrong with a file that SQLite cannot read.
+            # If SQLite cannot read the file, Chroma's open reports the error.
             return False
         compatibility.check(self._stamp_of(schema, sidecar_version_of(self.directory / SIDECAR_FILE)))
         if not compatibility.is_older(schema, self.directory):
@@ -88,7 +90,7 @@ class Replica:
     def _open(self) -> None:
         settings = self._settings
         if self._schema is not None and not self.is_schema_tested and (settings.fast_reads or settings.fast_writes):
-            _tell_untested(self._schema.fingerprint.hex(), installed_version())
+            _log_untested(self._schema.fingerprint.hex(), installed_version())
         options = EngineOptions(
             fast_reads=settings.fast_reads and self.is_schema_tested,
             fast_writes=settings.fast_writes and self.is_schema_tested,
@@ -100,7 +102,7 @@ class Replica:
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
-        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new)
+        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
 
     @property
     def stamp(self) -> EngineStamp | None:
@@ -120,7 +122,7 @@ class Replica:
 
     @property
     def schema_state(self) -> SchemaState:
-        """The same for the pool's view."""
+        """``is_schema_tested`` as a word for the pool's view."""
         return "tested" if self.is_schema_tested else "untested"
 
     def size_bytes(self) -> int:
@@ -129,26 +131,44 @@ class Replica:
 
     def is_new(self) -> bool:
         """Whether nothing was ever stored for the user, here or anywhere."""
-        # Also after a deletion, whose tombstone has a number but no files.
+        # True also after a deletion, whose tombstone has a number but no files.
         return not self.image.files and not self._is_written
 
+    def tombstone(self) -> int:
+        """Return the commit that deleted the vectorstore, if nothing was written since, or else 0."""
+        return self.position.seq if self.is_new() else 0
+
     def read(self, command: Read) -> bytes:
-        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is not there any more."""
-        try:
-            with on_local_disk(self.directory):
-                body = self._read(resolve_alias(command, self._sidecar), at_once=False)
-        except (InternalError, ChromaRefusal) as error:
-            # Chroma says this in many ways, so the directory is looked at instead.
-            if self._is_lost():
-                raise BrokenReplica("The working directory was removed while it was open.") from error
-            raise
+        """Return the answer as JSON; raises VectorpoolError, BrokenReplica if the directory is gone."""
+        with self._in_place():
+            body = self._read(resolve_alias(command, self._sidecar), at_once=False)
         assert body is not None, "a read that may wait has an answer"
         return body
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Return the answer as JSON if that takes no longer than an event loop may wait. Raises VectorpoolError."""
-        with on_local_disk(self.directory):
+        """Return the answer as JSON if that is short enough for an event loop, else None. Raises as ``read``."""
+        with self._in_place():
             return self._read(command, at_once=True)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """Raise the error of ``_failure_of_place`` if the replica's directory or disk made the block fail."""
+        try:
+            yield
+        except Exception as error:
+            if (failure := self._failure_of_place(error)) is not None and failure is not error:
+                raise failure from error
+            raise
+
+    def _failure_of_place(self, error: Exception) -> BrokenReplica | LocalDiskFailed | None:
+        """Return the error of a request that the directory or its disk made fail; None if the cause is another.
+
+        A failure in a directory that was removed or replaced is no answer. Chroma, SQLite and the system report it with
+        different errors, so the directory itself is checked.
+        """
+        if self._is_lost():
+            return BrokenReplica("The working directory was removed while it was open.")
+        return as_disk_failure(error, self.directory)
 
     def _read(self, command: Read, *, at_once: bool) -> bytes | None:
         if isinstance(command, ChromaRead):
@@ -159,22 +179,22 @@ class Replica:
     def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 
-        ``collection_id`` is the id that a collection which the command makes must get, because a client was told it
-        before; no read may run meanwhile. If the collection is there under another id, the one told becomes its alias.
-        A write that the local disk made fail is half applied, wherever it failed.
+        ``collection_id`` is the id of the collection that the command creates, because a client received that id
+        before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
+        alias. A write that failed because of a removed directory or of the local disk counts as half applied.
         """
         try:
             return self._write(command, collection_id)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
-            if (failure := as_disk_failure(cause, self.directory)) is not None:
+            if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
     def _write(self, command: Write, collection_id: str | None) -> tuple[bytes, Effect]:
         there = self._made_id(command)
         makes = made_by(command) is not None and there is None
-        # Before the write, so that no reader keeps what it knew; after it, for readers that asked meanwhile.
+        # Before the write, so that no reader uses an old entry; after it, for readers that cached one meanwhile.
         only_new = isinstance(command, RecordWrite)
         self._engine.catalogue.forget(only_new=only_new)
         try:
@@ -194,7 +214,7 @@ class Replica:
         return body, effect
 
     def _made_id(self, command: Write) -> str | None:
-        """Return the id of the collection that the command makes, or None if it is not there. Raises HalfApplied."""
+        """Return the id of the collection that the command creates, or None if it is missing. Raises HalfApplied."""
         key = made_by(command)
         try:
             return None if key is None else self._engine.catalogue.find_id(*key)
@@ -210,10 +230,10 @@ class Replica:
             raise HalfApplied(error) from error
 
     def capture(self) -> Capture:
-        """Return what differs from the last commit. No read or write may run meanwhile.
+        """Return the changes since the last commit. No read or write may run meanwhile.
 
-        Raises ReplicaLost if the directory is not the one that was opened: committing what is there instead
-        would commit the loss.
+        Raises ReplicaLost if the directory is not the one that was opened: a commit of another
+        directory would commit the loss.
         """
         try:
             captured = capture(self.directory, self.image, self._stamps)
@@ -233,14 +253,14 @@ class Replica:
         return self.directory.stat().st_ino, (self.directory / CHROMA_DATABASE_FILE).stat().st_ino
 
     def advance(self, position: Position, image: Image) -> None:
-        """Note that what was captured is committed."""
+        """Set the commit that now holds the captured changes."""
         self.is_migrated = False
         self.position = position
         self.image = image
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
-        with on_local_disk(self.directory):
+        with self._in_place():
             self._engine.examine()
 
     def close(self) -> None:
@@ -255,8 +275,8 @@ class Replica:
 
 
 @cache
-def _tell_untested(fingerprint: str, version: str) -> None:
-    """Say once in a process, for each schema, why its vectorstores are slower."""
+def _log_untested(fingerprint: str, version: str) -> None:
+    """Log once in a process, for each schema, why its vectorstores are slower."""
     logger.warning(
         "a vectorstore has a schema that this version was not tested with (fingerprint %s, chromadb %s): Chroma itself "
         "reads and writes it, without the fast paths",
@@ -266,14 +286,14 @@ def _tell_untested(fingerprint: str, version: str) -> None:
 
 
 class Template:
-    """An empty Chroma directory, made once: a new user's store is a copy of it, which saves 45 ms of migrations."""
+    """An empty Chroma directory, made once. A new user's store is a copy of it, which saves 45 ms of migrations."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._making = threading.Lock()
 
     def _make(self) -> None:
-        # The first users of an instance come at the same time: one thread makes it, the others wait.
+        # The first users of an instance arrive together: one thread makes the directory, the others wait.
         with self._making:
             if not self._directory.exists():
                 making = self._directory.with_name(self._directory.name + ".making")
@@ -283,11 +303,11 @@ class Template:
                 making.rename(self._directory)
 
     def learn(self) -> None:
-        """Note which migrations the installed Chroma applies to a fresh directory."""
+        """Store which migrations the installed Chroma applies to a new directory."""
         self._make()
         learn_migrations(self._directory)
 
     def copy_to(self, directory: Path) -> None:
-        """Fill an empty directory. Several threads may, each its own."""
+        """Fill an empty directory. Several threads may call this, each for another directory."""
         self._make()
         shutil.copytree(self._directory, directory, dirs_exist_ok=True)

@@ -1,9 +1,9 @@
-"""The sidecar: a SQLite file beside Chroma's, so that what it says commits with the vectors themselves.
+"""The sidecar: a SQLite file beside Chroma's, so that its rows and the vectors are in the same commit.
 
-It holds which embedder made a collection's embeddings, which document gave which chunks, which records a salvage lost,
-and which ids of collections clients were told that another instance's commit made void. Nothing in it must survive a
-crash on its own: the commit log carries the file, so the journal stays in memory and nothing is synced. The file
-appears with the first thing to say.
+It stores the embedder of each collection, the chunks of each document, the records that a salvage lost, and aliases:
+ids of collections that clients received and that another instance's commit made void. The file itself need not survive
+a crash, because the commit log carries it. So the journal stays in memory and nothing is synced. The file is created by
+the first row.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def rewrite_collection_id(path: Path, old: str, new: str) -> None:
 
 
 class Sidecar:
-    """One open sidecar. One thread at a time writes; SQLite serialises the readers beside it."""
+    """One open sidecar. One thread at a time writes; SQLite isolates concurrent readers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -63,7 +63,7 @@ class Sidecar:
         return self._db
 
     def migrate(self) -> None:
-        """Bring a file that is there to this version's schema; without a file, do nothing."""
+        """Migrate an existing file to this version's schema; without a file, do nothing."""
         self._open(create=False)
 
     @property
@@ -83,19 +83,19 @@ class Sidecar:
             self._db = None
 
     def embedder(self, collection_id: str) -> str | None:
-        """Return who embedded the collection's text, or None if no text was embedded yet."""
+        """Return the name of the collection's embedder, or None if no text was embedded yet."""
         if self._embedders is None:
             db = self._open(create=False)
             self._embedders = {} if db is None else dict(db.execute("SELECT id, embedder FROM collection"))
         return self._embedders.get(collection_id)
 
     def set_embedder(self, collection_id: str, embedder: str) -> None:
-        """Remember who embedded the collection's text."""
+        """Store the name of the collection's embedder."""
         self._writable().execute("INSERT OR REPLACE INTO collection VALUES (?, ?)", (collection_id, embedder))
         self._embedders = None
 
     def forget_collection(self, collection_id: str) -> None:
-        """Forget a deleted collection and the documents that became its records."""
+        """Delete the rows of a deleted collection and of the documents that became its records."""
         db = self._open(create=False)
         if db is not None:
             db.execute("DELETE FROM collection WHERE id = ?", (collection_id,))
@@ -105,14 +105,14 @@ class Sidecar:
             self._embedders = self._aliases = None
 
     def id_of(self, told: str) -> str:
-        """Return the id of the collection that a client means by the id it was told: nearly always the same."""
+        """Return the id of a collection by the id that a client has: its alias's target, else the same id."""
         if self._aliases is None:
             db = self._open(create=False)
             self._aliases = {} if db is None else dict(db.execute("SELECT told, collection_id FROM collection_alias"))
         return self._aliases.get(told, told)
 
     def set_alias(self, told: str, collection_id: str) -> None:
-        """Remember that an id which clients were told means this collection, until it is deleted."""
+        """Store ``told``, an id that clients have, as an alias of this collection, until the collection is deleted."""
         self._writable().execute("INSERT OR REPLACE INTO collection_alias VALUES (?, ?)", (told, collection_id))
         self._aliases = None
 
@@ -159,14 +159,14 @@ class Sidecar:
     def set_document(
         self, avatar_id: str, path: str, collection_id: str, etag: str, size: int, recipe: str, ids: list[str]
     ) -> None:
-        """Remember that a document became these records."""
+        """Store the records that a document became."""
         self._writable().execute(
             "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?, ?)",
             (avatar_id, path, collection_id, etag, size, recipe, msgspec.msgpack.encode(ids)),
         )
 
     def forget_document(self, avatar_id: str, path: str) -> None:
-        """Forget one document."""
+        """Delete the row of one document."""
         db = self._open(create=False)
         if db is not None:
             db.execute("DELETE FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path))
@@ -174,7 +174,7 @@ class Sidecar:
     # --- Losses --------------------------------------------------------------------------------------
 
     def add_losses(self, losses: Sequence[Loss]) -> int:
-        """Note records that were lost; documents they were chunks of count as changed. Returns their number."""
+        """Store lost records; the documents whose chunks they were count as changed. Return the number of records."""
         db = self._writable()
         with db:
             db.execute("BEGIN")
@@ -198,7 +198,7 @@ class Sidecar:
         return len(losses)
 
     def _reopen_documents(self, lost: set[tuple[str, str]]) -> None:
-        """Take the ETag of every document that gave one of the records: no ingest finds it unchanged."""
+        """Remove the ETag of every document that one of the records came from, so that an ingest takes it in again."""
         db = self._writable()
         rows = db.execute("SELECT avatar_id, path, collection_id, chunk_ids FROM document WHERE etag != ''").fetchall()
         for avatar_id, path, collection_id, chunk_ids in rows:

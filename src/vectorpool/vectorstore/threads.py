@@ -1,4 +1,4 @@
-"""Blocking work in threads, for callers that may leave."""
+"""Blocking work in threads, for callers that may be cancelled."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class CallerLeft(Exception):
 async def run_to_end(workers: Executor, function: Callable[..., T], *arguments: object) -> T:
     """Return what ``function`` returns in a thread of ``workers``.
 
-    A thread cannot be stopped. So a caller that is cancelled is held until the thread is done with what it uses. Work
-    that no thread has begun by then is not done.
+    A thread cannot be stopped. So a cancelled caller waits until the thread ends, because the thread still uses its
+    arguments. Work that no thread has begun by then is dropped.
     """
     has_left = False
 
@@ -36,6 +36,6 @@ async def run_to_end(workers: Executor, function: Callable[..., T], *arguments: 
         while not future.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
-        # Seen, so that the event loop does not report it.
+        # The exception is read, so that the event loop does not report it.
         future.exception()
         raise

@@ -1,4 +1,4 @@
-"""A write on its way to its commit, and what its caller is told if it does not get there."""
+"""A write on its way to its commit, and the error of its caller if it fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vectorpool.vectorstore.effect import Effect
 
 logger = logging.getLogger(__name__)
 
-# How often a commit may lose its number before its callers are told; each time another writer got on.
+# How often a commit may lose its number before its callers get an error; each time another writer progressed.
 MAX_REBASES = 12
 
 
@@ -25,7 +25,7 @@ class Ticket:
         self.body = b""
         self.effect = Effect()
         self.error: VectorpoolError | None = None
-        # Failed half-way, and would again: it is not applied a second time.
+        # The write failed half-way and would fail again: it is not applied a second time.
         self.is_poison = False
         self.broke_a_replica = False
 
@@ -36,7 +36,7 @@ def too_many_conflicts() -> CommitConflict:
 
 
 def in_doubt(cause: VectorpoolError) -> StoreUnavailable:
-    """Return the error of a request that came while it could not be found out whether an earlier commit landed."""
+    """Return the error of a request that arrived while the outcome of an earlier commit stayed unknown."""
     return StoreUnavailable(
         "An earlier commit of this user is not resolved yet, because the object store does not answer. "
         f"Nothing of this request was applied; send it again. ({cause.code})"
@@ -44,7 +44,7 @@ def in_doubt(cause: VectorpoolError) -> StoreUnavailable:
 
 
 def unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
-    """Return what to say for a refusal by a replica that may be stale, or hold writes that were not committed."""
+    """Return the error for a refusal by a replica that may be stale, or may hold writes that were not committed."""
     return StoreUnavailable(
         "The write does not apply to the state that this instance knows, and whether that is the newest could not be "
         f"found out ({refusal.code}). Nothing of this write was applied; send it again."
@@ -52,7 +52,7 @@ def unconfirmed(refusal: VectorpoolError) -> StoreUnavailable:
 
 
 def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticket] | None) -> VectorpoolError:
-    """Give each ticket of a write that failed its error, and return the error of those that had none.
+    """Give an error to each ticket of a write that failed; return the error of the tickets that had none before.
 
     ``acknowledged`` is None under write-through; under write-back, tickets in it keep their answers.
     """
@@ -70,7 +70,7 @@ def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticke
 
 
 def summarise(tickets: list[Ticket]) -> Summary:
-    """Return what a commit of these tickets did, for people."""
+    """Return the summary of a commit of these tickets, for people."""
     effects = [ticket.effect for ticket in tickets]
     return Summary(
         added=sum(e.written for e in effects),

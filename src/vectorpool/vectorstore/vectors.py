@@ -1,4 +1,4 @@
-"""Embeddings as they come in a command: from bytes to an array, and whether they fit a collection."""
+"""Embeddings of a command: from bytes to an array, and the check that they fit a collection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vectorpool.vectorstore.sidecar import Sidecar
 
 
 def as_array(vectors: Vectors) -> Float32:
-    """Return the embeddings as float32[count, dimension]; raise InvalidEmbedding if the bytes do not fit."""
+    """Return the embeddings as float32[count, dimension]; raise InvalidEmbedding if the length of the bytes differs."""
     if vectors.dimension < 1 or len(vectors.data) % (4 * vectors.dimension):
         raise InvalidEmbedding(f"{len(vectors.data)} bytes are not rows of {vectors.dimension} float32 numbers.")
     array = np.frombuffer(vectors.data, dtype="<f4").reshape(-1, vectors.dimension)
@@ -32,7 +32,7 @@ def rows_of(vectors: Vectors) -> Float32:
 
 
 def check_vectors(info: CollectionInfo, sidecar: Sidecar, vectors: Vectors) -> Float32:
-    """Return the array if it fits the collection; raise DimensionMismatch or EmbedderMismatch by name."""
+    """Return float32[count, dimension] if it fits the collection; raise DimensionMismatch or EmbedderMismatch."""
     array = as_array(vectors)
     known = sidecar.embedder(info.id)
     if vectors.embedder is not None and known is not None and vectors.embedder != known:

@@ -1,15 +1,16 @@
-"""One user's vectorstore on this instance: a replica, the log behind it, and what is not committed yet.
+"""One user's vectorstore on this instance: a replica, its log, and the writes that are not committed yet.
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
-the replica is thrown away, built anew from the log, and the commands that were not committed are applied again
-(*rebase*), bounded times; what the newest state refuses then is refused to its caller. The replica of a lost or
-half-applied state is never repaired: deltas are applied only while a directory is built, never to an open one.
+the replica is thrown away and built anew from the log, and the commands that were not committed are applied again
+(*rebase*), a bounded number of times. If the newest state then refuses a command, its caller gets that refusal. The
+replica of a lost or half-applied state is never repaired: deltas are applied only while a directory is built, never to
+an open one.
 
-Unknown outcomes. If the store cannot say whether a commit landed, its bytes are kept and offered again before anything
-else is (``_settle``). Under write-through the callers were told that the outcome is unknown, so their commands are not
-applied again if the commit turns out lost; under write-back they were acknowledged, so they are.
+Unknown outcomes. If the store does not show whether a commit landed, its bytes are kept and offered again before any
+other commit (``_settle``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
+again if the commit is found to be lost. Under write-back the commands were acknowledged, so they are.
 
-Tasks. ``read`` may run many times at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
+Tasks. Many ``read`` calls may run at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
 one task at a time: the slot's writer.
 """
 
@@ -63,20 +64,20 @@ class Vectorstore:
         self._sources = sources
         self._lock = ReadWriteLock()
         self._replica: Replica | None = None
-        # Applied to the replica and not committed; the first ``_offered`` of them are in ``_pending``.
+        # Tickets that are applied and not committed; the first ``_offered`` of them are in ``_pending``.
         self._uncommitted: list[Ticket] = []
         self._pending: PendingCommit | None = None
         self._offered = 0
-        # The pending commit whose outcome could not be found out, if that is how its last offer ended.
+        # The pending commit if its last offer ended with an unknown outcome, else None.
         self._doubted: PendingCommit | None = None
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
-        # Whether commands that were not committed are applied again: they were acknowledged.
+        # Whether uncommitted commands are applied again, because they were acknowledged.
         self._replays = settings.durability == "write-back"
-        # Whether a write came. From then on the migration of an older state is committed when it is opened.
+        # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
 
-    # --- What the slot wants to know -----------------------------------------------------------------
+    # --- Properties for the slot ---------------------------------------------------------------------
 
     @property
     def commit_seq(self) -> int:
@@ -90,7 +91,7 @@ class Vectorstore:
 
     @property
     def is_absent(self) -> bool:
-        """Whether nothing is stored for the user (there may be an empty replica to write into)."""
+        """Whether nothing is stored for the user (an empty replica for the first write may exist)."""
         return self._absent and not self._uncommitted
 
     @property
@@ -129,9 +130,9 @@ class Vectorstore:
             return Answer(await run_to_end(self._workers, replica.read, command) if body is None else body, seq)
 
     async def is_fresh_enough(self, reading: ReadOptions, arrived_s: float) -> bool:
-        """Ask, as the request or else the setting has it, whether the replica may answer a read.
+        """Return whether the replica may answer a read, by the consistency of the request or else of the setting.
 
-        ``arrived_s`` is when the read came: what was known to be newest since then need not be asked again.
+        ``arrived_s`` is when the read arrived (monotonic seconds): a later proof of freshness needs no new request.
         """
         if self._builder.at is not None:
             return True
@@ -151,7 +152,7 @@ class Vectorstore:
                 await self._rebuild(create=True)
 
     async def heal(self) -> None:
-        """Build the replica anew because Chroma stopped working on it, or a command was applied by half."""
+        """Build the replica anew because Chroma stopped working on it, or a command was half applied."""
         try:
             await self._settle()
             async with self._lock.exclusive():
@@ -161,16 +162,16 @@ class Vectorstore:
             raise
 
     async def discard(self) -> None:
-        """Close the replica and remove its directory; nothing is committed."""
+        """Close the replica and remove its directory, without a commit."""
         async with self._lock.exclusive():
             await self._drop_replica()
 
     # --- Write ---------------------------------------------------------------------------------------
 
     async def write(self, tickets: list[Ticket]) -> int:
-        """Apply writes in order, under write-through as one commit; return the commit they are in.
+        """Apply writes in order, under write-through as one commit; return the commit's number.
 
-        Each ticket gets its answer or its error; nothing is raised for what went wrong with the tickets.
+        Each ticket gets its answer or its error; a ticket's error is not raised here.
         """
         try:
             if self._replays:
@@ -184,7 +185,7 @@ class Vectorstore:
         return self.commit_seq
 
     async def commit(self) -> None:
-        """Commit what is not committed. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
+        """Commit uncommitted writes. Raises OutcomeUnknown, StoreUnavailable or CommitConflict."""
         await self._settle()
         for attempt in range(MAX_REBASES):
             if not self._uncommitted:
@@ -196,7 +197,7 @@ class Vectorstore:
         raise too_many_conflicts()
 
     async def end(self) -> int:
-        """Delete the vectorstore: a tombstone ends the log, all else goes. Returns the objects deleted."""
+        """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
         self._pending, self._offered = None, 0
         await self.discard()
@@ -207,7 +208,7 @@ class Vectorstore:
     async def restore(self, seq: int) -> int:
         """Make the state of commit ``seq`` the newest, as a new commit; return that commit's number.
 
-        What is not committed yet is committed first, and so stays in the history. Raises CommitNotFound.
+        Uncommitted writes are committed first, and so stay in the history. Raises CommitNotFound.
         """
         await self.commit()
         position = await self._log.restore(seq)
@@ -215,7 +216,7 @@ class Vectorstore:
         return position.seq
 
     async def compact(self) -> None:
-        """Merge what the log's bound asks for. Harmless at any time; reads and writes go on."""
+        """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
         if self._replica is not None and not self.is_absent:
             await self._log.compact(self._replica.position)
 
@@ -230,7 +231,7 @@ class Vectorstore:
         return await self._log.is_newest(self._replica.position)
 
     async def _open_to_write(self) -> None:
-        """Build the replica; commit what opening an older state changed, so that no write's commit carries it."""
+        """Build the replica; commit the migration of an older state, so that no write's commit carries it."""
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
@@ -244,14 +245,14 @@ class Vectorstore:
         try:
             body, effect = await self._run(self._replica.write, ticket.command)
         except HalfApplied as error:
-            # A broken replica may be the disk's fault and not the command's: that is tried once more.
+            # The disk, and not the command, may have broken the replica: the command is applied once more.
             ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
             ticket.broke_a_replica = True
             logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
             await self.heal()
             await self._apply(ticket)
         except VectorpoolError as error:
-            # Also when it applied to an older state: the refusal of the newest state is the answer.
+            # Also if an older state accepted the command: the refusal of the newest state is the answer.
             ticket.error = error
         else:
             ticket.body, ticket.effect, ticket.error = body, effect, None
@@ -259,7 +260,7 @@ class Vectorstore:
                 self._uncommitted.append(ticket)
 
     async def _apply_all(self, tickets: list[Ticket]) -> None:
-        """Apply tickets to one state: again, where a command that broke the replica had it built from a newer one."""
+        """Apply tickets to one state: all again if a command broke the replica and a newer state replaced it."""
         left = tickets
         while left:
             seq = self.commit_seq
@@ -270,8 +271,8 @@ class Vectorstore:
     async def _write_through(self, tickets: list[Ticket]) -> None:
         """Apply the tickets and commit; if another writer was quicker, apply them again to its state.
 
-        A refusal, or a write without effect, is an answer about the newest state too: where nothing was
-        committed that proves it, the log is asked, unless reads do not ask either.
+        A refusal, or a write without effect, must hold for the newest state too. If no commit proves that, the log is
+        asked, unless reads do not ask it either.
         """
         for attempt in range(MAX_REBASES):
             await self._open_to_write()
@@ -288,7 +289,7 @@ class Vectorstore:
         raise too_many_conflicts()
 
     async def _commit_once(self) -> bool:
-        """Offer what is uncommitted as one commit; return False if the replica had to be built anew instead."""
+        """Offer the uncommitted writes as one commit; return False if the replica was built anew instead."""
         replica = self._replica
         assert replica is not None
         await self._prove_parent(replica.position)
@@ -306,7 +307,7 @@ class Vectorstore:
         asked_s = self._sources.monotonic_s()
         if not await self._offer(pending):
             return False
-        # The number was free after this: the commit was the newest then, whatever follows on it by now.
+        # The number was free after ``asked_s``: the commit was the newest then, even if others follow it now.
         self._freshness.confirm(asked_s)
         return True
 
@@ -343,8 +344,8 @@ class Vectorstore:
             self._doubted = pending
             raise
         except BaseException:
-            # Nothing was written. What its callers are told is refused must not be offered again; what was acknowledged
-            # before, under write-back, must.
+            # Nothing was written. Under write-through the callers get a refusal, so the commit must not be offered
+            # again. Under write-back its writes were acknowledged, so it must be.
             if pending is not self._doubted and not self._replays:
                 self._pending, self._offered = None, 0
             raise
@@ -360,7 +361,7 @@ class Vectorstore:
             await self._offer(self._pending)
 
     async def _is_settled(self, tickets: list[Ticket]) -> bool:
-        """Resolve what is in doubt; if that fails, refuse the tickets: nothing of them was applied."""
+        """Resolve a commit in doubt; if that fails, refuse the tickets, none of which was applied."""
         try:
             await self._settle()
         except VectorpoolError as error:
@@ -370,14 +371,14 @@ class Vectorstore:
         return True
 
     async def _give_up(self, tickets: list[Ticket], error: Exception) -> None:
-        """Tell the callers, and leave no state behind that they were told does not exist."""
+        """Give the callers the error; drop the replica if it holds writes that will never be committed."""
         cause = give_up(tickets, error, acknowledged=self._uncommitted if self._replays else None)
         if not self._replays and not isinstance(cause, OutcomeUnknown):
             self._uncommitted.clear()
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Throw the replica away, build it from the log, apply again what was not committed. Holds the lock."""
+        """Discard the replica, build it from the log, apply the uncommitted writes again. Holds the lock."""
         for _ in range(REBUILDS + len(self._uncommitted)):
             await self._drop_replica()
             try:
@@ -397,7 +398,7 @@ class Vectorstore:
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
 
     async def _reapply(self) -> bool:
-        """Apply the uncommitted commands again; return False if one failed half-way (it is left out next time)."""
+        """Apply the uncommitted commands again; return False if one failed half-way (the next call skips it)."""
         assert self._replica is not None
         self._pending, self._offered = None, 0
         for ticket in list(self._uncommitted):

@@ -1,7 +1,7 @@
 """Write commands: each is checked before it changes anything, then applied by the handlers of its protocol.
 
-``Writer.write`` raises a VectorpoolError if the command is refused, and then nothing has changed. If anything fails
-after the first effect it raises HalfApplied: the replica may not be used any more.
+``Writer.write`` raises a VectorpoolError if the command is refused, and then nothing has changed. After a failure
+behind the first effect it raises HalfApplied: the replica may not be used any more.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ class Writer:
     """Applies write commands to one open engine and its sidecar. One thread at a time."""
 
     def __init__(
-        self, user_id: str, engine: Engine, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+        self,
+        user_id: str,
+        engine: Engine,
+        sidecar: Sidecar,
+        settings: Settings,
+        is_new: Callable[[], bool],
+        tombstone: Callable[[], int],
     ) -> None:
         native = NativeWriter(engine, sidecar, settings)
-        self._native = {**native.handlers, **DocumentWriter(native).handlers}
+        self._native = {**native.handlers, **DocumentWriter(native, tombstone).handlers}
         self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
 
     def write(self, command: Write) -> tuple[Any, Effect]:

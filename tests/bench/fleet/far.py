@@ -1,7 +1,7 @@
-"""The bucket of a simulated fleet: one shelf a user, made when it is first asked for, and a way there that takes time.
+"""The bucket of a simulated fleet: one shelf for each user, made at its first request, and requests that take time.
 
-A shelf begins with the log of a vectorstore that has lived for a while, so that a million users cost memory only when
-somebody asks for them, and then little: all shelves of one history share its bytes.
+A shelf begins with the log of a vectorstore that has lived for a while, so a user takes memory only from the
+first request on, and then little: all shelves of one history share its bytes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _P99 = 2.326  # The normal distribution's 99th percentile, in standard deviation
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """How long a request takes: log-normal, by its median and 99th percentile, milliseconds."""
+    """The latency of a request: log-normal, by its median and 99th percentile, in milliseconds."""
 
     p50_ms: float
     p99_ms: float
 
     def draw_s(self, dice: random.Random) -> float:
-        """Return seconds."""
+        """Return a random latency, in seconds."""
         return self.p50_ms / 1000 * math.exp(dice.gauss(0, 1) * math.log(self.p99_ms / self.p50_ms) / _P99)
 
 
 class Latencies(msgspec.Struct, frozen=True):
-    """How long each class of request takes, without its bytes; and how fast the bytes of one connection come."""
+    """The latency of each class of request, without its bytes, and the throughput of one connection."""
 
     get: Latency = Latency(20, 120)
     head: Latency = Latency(12, 80)
@@ -45,7 +45,7 @@ class Latencies(msgspec.Struct, frozen=True):
 
 
 async def measure(bucket: Bucket, prefix: str, rounds: int = 100, size: int = 20_000) -> Latencies:
-    """Return how long each class of request takes at a real store, one at a time; what is written is deleted again."""
+    """Return the latencies of a real store, measured one request at a time; written objects are deleted again."""
     took: dict[str, list[float]] = {}
 
     async def timed(name: str, request: Awaitable[object]) -> None:
@@ -70,7 +70,7 @@ async def measure(bucket: Bucket, prefix: str, rounds: int = 100, size: int = 20
 
 
 class Shelves:
-    """Every user's objects, each user's in a bucket of its own. ``histories`` are logs by object name, one a shelf."""
+    """All users' objects, in a bucket for each user. ``histories`` are logs by object name, one for each shelf."""
 
     def __init__(self, sources: VirtualSources, histories: list[dict[str, bytes]], prefix_of: Callable[[str], str]):
         self._sources = sources
@@ -79,12 +79,12 @@ class Shelves:
         self._shelves: dict[str, MemoryBucket] = {}
 
     async def shelf(self, key: str) -> MemoryBucket:
-        """Return the bucket of the user whom a key or prefix is about."""
+        """Return the bucket of the user of a key or prefix."""
         user_id = key.split("/")[1]
         found = self._shelves.get(user_id)
         if found is None:
             found = self._shelves[user_id] = MemoryBucket(name=user_id, sources=self._sources)
-            # Users are numbered; those next to each other have different pasts.
+            # Users are numbered; neighbours have different histories.
             for name, data in self._histories[int(user_id) % len(self._histories)].items():
                 await found.create(self._prefix_of(user_id) + name, data)
         return found

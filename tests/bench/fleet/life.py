@@ -1,8 +1,8 @@
-"""The life of a fleet: users come in sessions, as often as a Zipf law and the hour say, and every answer is checked.
+"""The life of a fleet: sessions of users, with rates by a Zipf law and the hour, and a check of every answer.
 
-Under *random* routing each request goes to any instance; under *session* routing those of one session to the same, as
-a load balancer's cookie has it; under *user* routing all of a user's, as a hash of the user id has it. A strong read
-must show every write that was acknowledged before it was sent, whichever instance took it; at the end each user who
+Under *random* routing each request goes to any instance; under *session* routing those of one session go to the same
+one, as with a load balancer's cookie; under *user* routing all of a user's requests do, by a hash of the user id. A
+strong read must show every write that was acknowledged before it was sent, on any instance; at the end each user who
 wrote is read from the store.
 """
 
@@ -45,17 +45,17 @@ from vectorpool.settings import Settings
 
 Routing = Literal["random", "session", "user"]
 DAY_S = 86_400.0
-# Idle vectorstores are looked for so often, instead of twice a second, which a day of many instances would be slow by.
+# The interval of the search for idle vectorstores. Twice a second, as in a pool, would make a simulated day slow.
 TICK_S = 15.0
 _PASTS = (9, 13, 18, 22, 27, 31, 36, 44)
 _READ = CountRecords(collection="notes")
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """What is simulated. Numbers of users and of instances are those that run; ``of_users`` is the whole population.
+    """The simulated fleet. Numbers of users and of instances are those that run; ``of_users`` is the whole population.
 
-    ``slots`` and ``warm_bytes`` (as they would be, not scaled) are an instance's. A user's popularity is the mean of
-    as many ranks of the population as one simulated user stands for.
+    ``slots`` and ``warm_bytes`` (as they would be, not scaled) are an instance's. A user's popularity is the mean
+    over the ranks of the population that one simulated user stands for.
     """
 
     users: int
@@ -78,7 +78,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Figures(msgspec.Struct):
-    """What came out of the measured time: requests of users, what the instances did, requests to the store."""
+    """The counts of the measured time: requests of users, events of the instances, requests to the store."""
 
     counts: Counter[str]
     store: dict[str, OperationCount]
@@ -86,7 +86,7 @@ class Figures(msgspec.Struct):
 
 
 def popularity(users: int, of_users: int, zipf: float) -> np.ndarray:
-    """Return float64[users]: the share of all requests of each simulated user, who stands for equally many ranks."""
+    """Return float64[users]: each simulated user's share of all requests. Each stands for equally many ranks."""
     ranks = np.arange(1, of_users + 1, dtype=np.float64) ** -zipf
     ends = np.linspace(0, of_users, users + 1).round().astype(int)
     sums = np.concatenate([[0.0], np.cumsum(ranks)])[ends]
@@ -94,7 +94,7 @@ def popularity(users: int, of_users: int, zipf: float) -> np.ndarray:
 
 
 def hour_factor(time_s: float, swing: float) -> float:
-    """Return how busy a time of day is, 1 in the mean; the day begins at its mean and is busiest after six hours."""
+    """Return the load at a time of day, 1 in the mean; the day begins at its mean and is busiest after six hours."""
     return 1 + swing * math.sin(2 * math.pi * time_s / DAY_S)
 
 
@@ -117,7 +117,7 @@ class Life:
         self._before_store: dict[str, int] = {}
 
     def run(self) -> Figures:
-        """Live through warm-up and measured time, check every user who wrote, and return the figures."""
+        """Run the warm-up and the measured time, check every user who wrote, and return the figures."""
         tick_s = pool_module._TICK_S
         pool_module._TICK_S = TICK_S  # type: ignore[misc]
         self._scratch = Path(tempfile.mkdtemp(prefix="vectorpool-fleet-", dir=SCRATCH))
@@ -180,7 +180,7 @@ class Life:
             replica_dir=str(self._scratch / f"i{at}"),
             open_slots=fleet.slots,
             warm_bytes=fleet.warm_bytes // BYTE_SCALE,
-            # Rounds over all users are computed from what one user's turn costs; see ``week``.
+            # The cost of rounds over all users is computed from that of one user; see ``week``.
             verify_interval_s=0.0,
         )
         dice = random.Random(self._dice.getrandbits(64))
@@ -193,7 +193,7 @@ class Life:
     # --- Users -------------------------------------------------------------------------------------
 
     async def _sessions(self) -> None:
-        """Begin sessions as users would, until the measured time is over; wait for the last of them."""
+        """Begin sessions at random times until the measured time is over; wait for the last of them."""
         fleet, dice = self._fleet, self._dice
         ends = np.cumsum(popularity(fleet.users, fleet.of_users, fleet.zipf))
         most_per_s = fleet.users * fleet.requests_a_day / fleet.session_requests / DAY_S * (1 + fleet.swing)
@@ -209,7 +209,7 @@ class Life:
             user = int(np.searchsorted(ends, dice.random() * ends[-1]))
             task = asyncio.create_task(self._session(min(user, fleet.users - 1), end_s))
             under_way.add(task)
-            # One that failed stays, to be raised below.
+            # A failed one stays, so that its error is raised below.
             task.add_done_callback(lambda done: None if done.exception() else under_way.discard(done))
         await asyncio.gather(*under_way)
 
@@ -270,7 +270,7 @@ class Life:
         return totals
 
     async def _judge(self) -> None:
-        """Hydrate every user who wrote from the store alone, and count."""
+        """Hydrate every user who wrote from the store alone, and compare the number of writes."""
         for user, offered in self._offered.items():
             directory = self._scratch / "judge"
             log = CommitLog(await self._shelves.shelf(names.log_prefix(str(user))), str(user), settings=self._settings)

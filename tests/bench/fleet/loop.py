@@ -1,4 +1,4 @@
-"""The virtual loop of a fleet: Chroma's calls take their time, other threads none."""
+"""The virtual loop of a fleet: calls of Chroma take virtual time, other threads none."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any, cast
 
 from tests.simulation.loop import VirtualLoop
 
-# How long a call of Chroma takes in virtual time: a small write, the middle of what was measured.
+# The virtual seconds of a call of Chroma: the median of small writes as measured.
 CHROMA_S = 0.008
-# The threads that call Chroma, as far as the loop tells them from others.
+# The mark by which the loop recognises the threads that call Chroma.
 WORKERS = cast(Executor, "chroma")
 SCRATCH = Path("/dev/shm") if Path("/dev/shm").is_dir() else None
 
 
 class FleetLoop(VirtualLoop):
-    """See the module. Its bound on steps is one on steps without any time passing. ``dice`` come from the seed."""
+    """See the module. Its bound on steps counts steps at one and the same time. ``dice`` come from the seed."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)

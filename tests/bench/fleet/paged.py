@@ -1,9 +1,9 @@
-"""Files of Chroma's size in Chroma's place, and what an instance makes of them.
+"""Files of Chroma's size that stand for Chroma's, and an instance's vectorstores over them.
 
 A vectorstore is one file of incompressible pages of 4 KiB; a write changes one page, anywhere. All bytes are a
 quarter (``BYTE_SCALE``) of what they stand for: measured with Chroma, 500 records of 384 dimensions pack to 1.05 MiB
 and a lone upsert to 20 KiB, and here they are 64 pages and a page with its header. The bounds of compaction that are
-numbers of bytes are a quarter too, so that merging and rebasing come as often as they would.
+numbers of bytes are a quarter too, so that merges and bases come as often as in a real log.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PAGE_BYTES = 4096
 PAGES = "pages"
 _COUNT_BYTES = 8
 _encode = msgspec.json.Encoder().encode
-# Any write will do: which page it changes, the dice say.
+# Any write: the page that it changes is random.
 WRITE = UpsertRecords(collection="notes", ids=["a"], vectors=Vectors(1, bytes(4)))
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a read answers: how many writes it saw."""
+    """The answer of a read: the number of writes that it saw."""
 
     writes: int
 
@@ -56,7 +56,7 @@ decode_seen = msgspec.json.Decoder(Seen).decode
 
 @contextmanager
 def scaled_bounds() -> Iterator[None]:
-    """Have the bounds of compaction that are bytes be as small as the files are."""
+    """Scale the bounds of compaction that are bytes as the files are scaled."""
     before = plan.SLACK_BYTES, plan.ENTRY_BYTES, plan.OBJECT_COST
     plan.SLACK_BYTES = compaction.SLACK_BYTES = before[0] // BYTE_SCALE  # type: ignore[misc]
     plan.ENTRY_BYTES, plan.OBJECT_COST = before[1] // BYTE_SCALE, before[2] // BYTE_SCALE  # type: ignore[misc]
@@ -68,14 +68,14 @@ def scaled_bounds() -> Iterator[None]:
 
 
 def fill(directory: Path, pages: int) -> None:
-    """Write a vectorstore of so many pages that has seen no writes."""
+    """Write a vectorstore of ``pages`` pages without writes."""
     dice = random.Random(pages)
     content = b"".join(bytes(_COUNT_BYTES) + dice.randbytes(PAGE_BYTES - _COUNT_BYTES) for _ in range(pages))
     (directory / PAGES).write_bytes(content)
 
 
 class PagedReplica:
-    """One open working directory, with the face of ``vectorstore.replica.Replica``. A page tells which write it saw."""
+    """One open directory, with the interface of ``vectorstore.replica.Replica``. A page has its write's number."""
 
     # The engine never changes in this simulation.
     is_migrated = False
@@ -100,7 +100,7 @@ class PagedReplica:
         return _encode(Seen(self.writes))
 
     def read_at_once(self, command: Read) -> bytes | None:
-        """Every read takes the time of a thread."""
+        """Return None: every read runs in a thread."""
         return None
 
     def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
@@ -119,24 +119,24 @@ class PagedReplica:
         self.position, self.image = position, image
 
     def examine(self) -> None:
-        """Nothing in such a replica can be wedged."""
+        """Do nothing: such a replica cannot be damaged."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file stays open."""
 
     def discard(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class WatchedLog(CommitLog):
-    """A commit log that tells its instance what it did."""
+    """A commit log that counts its events for its instance."""
 
     watch: PagedStores
 
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         hydrated = await super().hydrate(directory, at=at)
         if hydrated is not None:
-            # Warm means that most bytes were on local disk; commits of others since then are fetched all the same.
+            # Warm means that most bytes were on local disk; newer commits of other instances are fetched.
             is_warm = 2 * hydrated.fetched_bytes < hydrated.read_bytes
             self.watch.hydrated[self._user_id] = is_warm
             self.watch.counts["warm hydrates" if is_warm else "cold hydrates"] += 1
@@ -158,9 +158,9 @@ class WatchedLog(CommitLog):
 
 
 class PagedStores:
-    """Makes vectorstores over paged replicas; the face of ``pool.stores.StoreFactory``.
+    """Makes vectorstores over paged replicas, with the interface of ``pool.stores.StoreFactory``.
 
-    ``hydrated`` says of each user hydrated since it was last cleared whether that was from the warm tier.
+    ``hydrated`` has the users hydrated since it was last cleared, each with whether that was from the warm tier.
     """
 
     def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources) -> None:

@@ -1,4 +1,4 @@
-"""One user's log without a pool: how a log gets its past, and what a week of background work on it costs."""
+"""One user's log without a pool: its history, and the cost of a week of background work on it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vectorpool.objects.metered import MeteredBucket, OperationCount
 from vectorpool.settings import Settings
 
 WEEK_S = 604_800.0
-# Until the third week a log grows: nothing of it is older than the retention time.
+# A log grows until the third week, because nothing in it is older than the retention time.
 WEEKS = 4
 
 
 class LoneWriter:
-    """Writes a user's vectorstore of so many pages, one commit a write, and compacts as a pool would."""
+    """Writes a user's vectorstore of ``pages`` pages, one commit for each write, and compacts as a pool does."""
 
     def __init__(self, bucket: Bucket, directory: Path, pages: int, settings: Settings, sources: VirtualSources):
         self._settings = settings
@@ -55,9 +55,9 @@ class LoneWriter:
 
 
 class Week(msgspec.Struct, frozen=True):
-    """What background work asks of the store for one user in a week, and what the user's log then takes.
+    """The store's requests of background work for one user in a week, and the size of the user's log after it.
 
-    ``stored_bytes`` is the mean of before and after the collection.
+    ``stored_bytes`` is the mean of before and after the garbage removal.
     """
 
     requests: dict[str, int]
@@ -66,7 +66,7 @@ class Week(msgspec.Struct, frozen=True):
 
 
 def live_weeks(settings: Settings, pages: int, writes: int, seed: int) -> Week:
-    """Live ``WEEKS`` weeks of ``writes`` commits, each ended by a verification and a collection; return the last."""
+    """Simulate ``WEEKS`` weeks of ``writes`` commits, each with verification and garbage removal; return the last."""
     loop = FleetLoop(seed)
     sources = VirtualSources(loop, loop.dice)
     scratch = Path(tempfile.mkdtemp(prefix="vectorpool-week-", dir=SCRATCH))
@@ -88,7 +88,7 @@ async def _weeks(settings: Settings, pages: int, writes: int, sources: VirtualSo
             await sources.sleep(WEEK_S / writes)
             await writer.write()
         full, before = await _stored(bucket), bucket.counts()
-        # What a pool's upkeep does for a user whose turn it is, in its order.
+        # The calls of a pool's upkeep for a user that is due, in its order.
         await writer.log.last_verification()
         report = await writer.log.verify()
         assert report.ok and report.newest_intact_seq == writer.replica.position.seq, report

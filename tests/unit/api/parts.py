@@ -69,6 +69,7 @@ class LetterEmbedder:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.users: list[str] = []
 
     async def start(self) -> None:
         pass
@@ -76,8 +77,9 @@ class LetterEmbedder:
     async def close(self) -> None:
         pass
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
         self.asked.append(list(texts))
+        self.users.append(user_id)
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
@@ -94,5 +96,5 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
 async def talk(app: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client that calls the application without a network."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://vectorpool") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

@@ -215,3 +215,14 @@ async def test_an_object_of_a_newer_format_is_named(tmp_path: Path) -> None:
     report = await author.log.scrub()
     assert "format version 9" in found(report)[name(10)]
     assert report.newest_intact_seq == 9
+
+
+@pytest.mark.parametrize("keeps", [16, 15, 17, 0])
+async def test_a_newest_commit_that_was_cut_short_is_found(tmp_path: Path, keeps: int) -> None:
+    """Also if what is left of it has the length of a grave."""
+    author, _ = await story(tmp_path)
+    key = PREFIX + name(10)
+    await overwrite(author.bucket, key, (await author.bucket.get(key)).data[:keeps])
+    report = await author.log.scrub()
+    assert name(10) in found(report) and not report.ok
+    assert report.newest_intact_seq == 9

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import unquote_to_bytes
+
 import pytest
 
 from tests.unit.front.parts import Answering, Sent, nothing, scope_of
@@ -76,3 +79,40 @@ async def test_wrong_read_options_are_refused(headers: dict[str, str], query: by
     sent = Sent()
     await BoundsStage(inner)(scope_of("/health/live", query=query, **headers), nothing, sent)
     assert sent.status == 200
+
+
+@pytest.mark.parametrize(
+    ("raw_path", "query", "code"),
+    [
+        (b"/users/J%F6rg", b"", b"invalid-id"),
+        (b"/users/J%E4rg/collections", b"", b"invalid-id"),
+        (b"/users/42/avatars/7/documents/%ff.txt", b"", b"invalid-id"),
+        (b"/users/%ed%a0%80", b"", b"invalid-id"),
+        (b"/users/%c0%af", b"", b"invalid-id"),
+        (b"/users/J\xf6rg", b"", b"invalid-id"),
+        (b"/health/%ff", b"", b"invalid-id"),
+        (b"/nonesuch/%ff", b"", b"invalid-id"),
+        (b"/users/42/avatars/7/documents", b"after=%fe.txt", b"invalid-request"),
+        (b"/users/42/avatars/7/documents", b"%fe=1", b"invalid-request"),
+        (b"/users/J%C3%B6rg", b"after=%C3%B6&x=a+b%25ff", None),
+        (b"/users/J\xc3\xb6rg", b"", None),
+        (b"/users/100%", b"", None),
+    ],
+)
+async def test_bytes_that_are_not_utf8_are_refused(raw_path: bytes, query: bytes, code: bytes | None) -> None:
+    """Such bytes, in the path or in the query, are a 400 wherever the path leads; two users never become one."""
+    path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    scope, sent, inner = scope_of(path, query=query), Sent(), Answering()
+    scope["raw_path"] = raw_path
+    await BoundsStage(inner)(scope, nothing, sent)
+    assert sent.status == (200 if code is None else 400)
+    assert len(inner.seen) == (1 if code is None else 0)
+    assert code is None or code in sent.body
+
+
+async def test_bytes_that_are_not_utf8_are_refused_in_chromas_form() -> None:
+    """Below /api the refusal is Chroma's JSON."""
+    scope, sent = scope_of("/api/v2/tenants/J\ufffdrg"), Sent()
+    scope["raw_path"] = b"/api/v2/tenants/J%F6rg"
+    await BoundsStage(Answering())(scope, nothing, sent)
+    assert (sent.status, json.loads(sent.body)["error"]) == (400, "InvalidArgumentError")

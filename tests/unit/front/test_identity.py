@@ -146,7 +146,7 @@ async def test_no_path_gets_in_without_a_token(path: str, method: str) -> None:
     app, router = guarded()
     status, _, body = await ask(app, method, path, token=None)
     assert router.commands == [], path
-    is_ambiguous = status == 400 and (b"empty segment" in body or b"encoded slash" in body)
+    is_ambiguous = status == 400 and any(why in body for why in (b"empty segment", b"encoded slash", b"not UTF-8"))
     if status != 401 and not is_ambiguous:
         assert path.replace("%2F", "/").strip("/").startswith(("health", "schema", "api/v2")), (path, status)
 

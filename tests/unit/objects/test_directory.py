@@ -55,7 +55,7 @@ async def test_with_fsync_file_and_names_are_flushed_in_order(
 ) -> None:
     """With fsync the bytes are flushed before they get their name, then the name, then nothing is left to lose."""
     events: list[str] = []
-    real_fsync, real_link, real_replace = os.fsync, os.link, Path.replace
+    real_fsync, real_link, real_replace = os.fsync, os.link, os.replace
 
     def fsync(descriptor: int) -> None:
         is_dir = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -63,18 +63,18 @@ async def test_with_fsync_file_and_names_are_flushed_in_order(
         events.append(f"fsync dir /{path.relative_to(tmp_path)}" if is_dir else "fsync file")
         real_fsync(descriptor)
 
-    def link(source: Path, target: Path) -> None:
+    def link(source: Path, target: str, *, dst_dir_fd: int) -> None:
         events.append("name")
-        real_link(source, target)
+        real_link(source, target, dst_dir_fd=dst_dir_fd)
 
-    def replace(source: Path, target: Path) -> Path:
+    def replace(source: Path, target: str, *, dst_dir_fd: int) -> None:
         events.append("name")
-        return real_replace(source, target)
+        real_replace(source, target, dst_dir_fd=dst_dir_fd)
 
     bucket = DirectoryBucket(tmp_path, fsync=True)
     monkeypatch.setattr(module.os, "fsync", fsync)
     monkeypatch.setattr(module.os, "link", link)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(module.os, "replace", replace)
     await getattr(bucket, write)("users/1/x", b"data")
     assert events == ["fsync file", "fsync dir /.", "fsync dir /users", "name", "fsync dir /users/1"]
     events.clear()

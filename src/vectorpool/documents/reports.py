@@ -1,0 +1,50 @@
+"""Reports of an ingest: the outcome of each document, the whole result, and the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from vectorpool.errors import VectorpoolError
+
+Status = Literal["ingested", "unchanged", "removed", "failed"]
+
+
+class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code."""
+
+    path: str
+    status: Status
+    chunks: int = 0
+    reason: str | None = None
+    code: str | None = None
+
+
+class IngestReport(msgspec.Struct, frozen=True):
+    """Every document looked at, by path, and the newest commit seen (0: none)."""
+
+    documents: list[DocumentOutcome]
+    commit: int
+
+    def count(self, status: Status) -> int:
+        """Return the number of documents with this status."""
+        return sum(outcome.status == status for outcome in self.documents)
+
+
+class IngestProgress(msgspec.Struct, frozen=True):
+    """The progress of an ingest: documents that are done, and chunks embedded so far. ``path`` is the current one."""
+
+    documents_done: int
+    documents_total: int
+    chunks_embedded: int
+    path: str
+
+
+ProgressCallback = Callable[[IngestProgress], None]
+
+
+def failed(path: str, error: VectorpoolError) -> DocumentOutcome:
+    """Return the outcome of a document that could not be ingested."""
+    return DocumentOutcome(path, "failed", reason=error.detail, code=error.code)

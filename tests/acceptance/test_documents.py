@@ -1,0 +1,80 @@
+"""Source documents over HTTP: what may name one, and what a deletion answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from tests.support.service import Service
+
+
+def test_deleting_a_document_that_was_never_ingested_is_a_success(service: Service, user: str) -> None:
+    """The bytes went, so it is no 404; a second deletion finds nothing. With or without a vectorstore behind it."""
+    documents = f"/users/{user}/avatars/7/documents"
+    for _ in range(2):
+        assert service.client.put(f"{documents}/a.txt", content=b"text").status_code == 201
+        answer = service.client.delete(f"{documents}/a.txt")
+        assert (answer.status_code, answer.json()) == (200, {"deleted": 0})
+        assert service.client.delete(f"{documents}/a.txt").json()["code"] == "document-not-found"
+        made = service.client.post(
+            f"/users/{user}/avatars/7/collections", json={"name": "notes", "get_or_create": True}
+        )
+        assert made.status_code in (200, 201), made.text
+
+
+# What people name files: a Persian word with a joiner, a family of emoji, Windows' slash, spaces, a long title.
+NAMES = [
+    "می\u200cخواهم.txt",
+    "👨\u200d👩\u200d👧 family.md",
+    "a\\b.txt",
+    " leading and trailing .txt ",
+    "\ue000 private\u2028line.txt",
+    "cafe\u0301.txt",
+    "/".join(["kurz " + "ö" * 90] * 3) + ".txt",
+]
+
+
+def test_whatever_a_person_names_a_file_is_a_document(service: Service, user: str) -> None:
+    """It is put, read, listed, ingested, found by a question, and deleted with its chunks."""
+    home = f"/users/{user}/avatars/7"
+    for number, name in enumerate(NAMES):
+        url = f"{home}/documents/{quote(name)}"
+        assert service.client.put(url, content=f"The password number {number} is w{number}x.").status_code == 201
+        assert service.client.get(url).text.endswith(f"w{number}x.")
+    listed = service.client.get(f"{home}/documents").json()
+    assert [document["path"] for document in listed["documents"]] == sorted(NAMES)
+    report = service.client.post(f"{home}/ingest").json()
+    # A name without a known suffix is no text that can be ingested, which is said of it.
+    assert {d["path"]: d["status"] for d in report["documents"]} == {
+        name: "ingested" if name.endswith((".txt", ".md")) else "failed" for name in NAMES
+    }
+    found = service.client.post(f"{home}/query", json={"text": "password", "n_results": 10}).json()
+    assert {passage["path"] for passage in found["results"][0]} == {n for n in NAMES if n.endswith((".txt", ".md"))}
+    for name in NAMES:
+        assert service.client.delete(f"{home}/documents/{quote(name)}").json() == {
+            "deleted": int(name.endswith((".txt", ".md")))
+        }
+    assert service.client.get(f"{home}/documents").json() == {"documents": [], "next_after": None}
+
+
+def test_what_no_request_can_name_is_reported_and_deleted_with_its_avatar(service: Service, user: str) -> None:
+    """Put there by another program: listing and ingest name it, and ``documents=true`` leaves nothing behind."""
+    home, folder = f"/users/{user}/avatars/7", Path(service.store) / "users" / user / "avatars"
+    service.client.put(f"{home}/documents/good.txt", content=b"text")
+    for path in ("7/vectorstore_data/line\nbreak.txt", "8\x01/vectorstore_data/x.txt"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    listed = service.client.get(f"{home}/documents").json()
+    assert [document["path"] for document in listed["documents"]] == ["good.txt"]
+    assert [refused["name"] for refused in listed["refused"]] == ["line\\x0abreak.txt"]
+    avatars = service.client.get(f"/users/{user}/avatars").json()
+    assert [avatar["avatar_id"] for avatar in avatars["avatars"]] == ["7"]
+    assert [refused["name"] for refused in avatars["refused"]] == ["8\\x01"]
+    report = service.client.post(f"{home}/ingest").json()
+    outcomes = {document["path"]: document for document in report["documents"]}
+    assert outcomes["good.txt"]["status"] == "ingested"
+    assert outcomes["line\\x0abreak.txt"]["code"] == "invalid-id" and outcomes["line\\x0abreak.txt"]["reason"]
+    assert service.client.delete(f"{home}?documents=true").status_code == 200
+    assert not (folder / "7").exists()
+    assert service.client.delete(f"/users/{user}?documents=true").status_code == 200
+    assert not folder.exists()
