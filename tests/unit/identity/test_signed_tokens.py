@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.identity.parts import (
+from tests.support.tokens import (
     ISSUER,
     NOW_S,
     OTHER_SECRET,
@@ -159,7 +159,7 @@ async def test_claims_about_the_token_itself(keys: str, claims: dict[str, Any], 
 
 
 async def test_clocks_may_differ_by_a_minute(keys: str) -> None:
-    """A token is taken up to a minute after its exp and before its nbf and iat, and at every request its time counts."""
+    """A token is taken up to a minute after its exp and before its nbf and iat; each request checks the time."""
     clock = Clock()
     authority = await with_provider(clock, keys)
     early = provider_token(provider_claims(iat=NOW_S + 60, nbf=NOW_S + 60), "RS256", "RS256")

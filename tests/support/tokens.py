@@ -58,9 +58,13 @@ class Clock:
             await asyncio.sleep(0)
 
 
-@cache
 def private_key(algorithm: str, number: int = 0) -> Any:
     """Return a private key for an algorithm; another number gives another key."""
+    return _private_key(algorithm, number)
+
+
+@cache
+def _private_key(algorithm: str, number: int) -> Any:
     if algorithm == "RS256":
         return rsa.generate_private_key(65537, 2048)
     if algorithm == "ES256":
