@@ -184,8 +184,15 @@ class Service:
         return response
 
 
-def run_cli(*arguments: str, cwd: Path | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run ``vectorpool`` to its end."""
+def run_cli(
+    *arguments: str, cwd: Path | None = None, timeout_s: float = 120, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``vectorpool`` to its end, with ``env`` and without other settings in the environment."""
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout_s, env=environment()
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout_s,
+        env=environment(**(env or {})),
     )

@@ -52,7 +52,7 @@ class ShardUnavailable(TryAgain):
 
 
 class TokenKeysUnavailable(TryAgain):
-    """The keys that verify the token cannot be fetched from its issuer, so the token can be neither taken nor refused."""
+    """The keys that verify the token cannot be fetched from its issuer, so it is neither taken nor refused."""
 
     code = "token-keys-unavailable"
     title = "The keys of the token's issuer cannot be fetched"

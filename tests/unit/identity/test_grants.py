@@ -13,7 +13,7 @@ from vectorpool.identity.grants import MAX_TTL_S, Grant
 
 
 async def test_a_minted_token_allows_what_was_asked_for() -> None:
-    """Every instance with the secret takes it until its time is over; it has the issuer and the audience that are set."""
+    """Every instance with the secret takes it until its time is over; it has the issuer and audience that are set."""
     for settings in ({}, {"token_issuer": ISSUER, "token_audience": "b, a"}):
         clock = Clock()
         authority = await opened(clock, token_secret=f"k1:{SECRET}", **settings)
