@@ -118,6 +118,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         bool,
         _setting("Tenants, default_database and avatar databases need no create request; off: exactly as with Chroma"),
     ] = True
+    older_clients: Annotated[
+        bool,
+        _setting(
+            "Show collections to Chroma's Python clients 0.5.16 to 0.6.3 as they read them; they are known by the "
+            "User-Agent of their HTTP library and no content type"
+        ),
+    ] = True
     allow_reset: Annotated[
         bool,
         _setting("Allow POST /api/v2/reset, which deletes the vectorstore of every user that its caller may access"),
@@ -337,7 +344,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 8 * 1024**2
     retention_s: Annotated[
         float,
-        _setting("Time for which past states can be restored; older ones only from backups", ge=0, le=3_153_600_000),
+        _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
+
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

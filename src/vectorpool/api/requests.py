@@ -1,8 +1,7 @@
 """The bodies of requests as msgspec structs, which also document them, and their decoding.
 
 An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
-number is known, and bounded, before any of them is decoded; then they are decoded in slices, with other tasks of the
-event loop between them.
+number is known, and bounded, before any of them is decoded. Large bodies pass through ``api.bodies``.
 """
 
 from __future__ import annotations
@@ -170,13 +169,14 @@ CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of 
 
 
 class RestoreBody(_Body, frozen=True):
-    """The commit to restore: by number or by time, exactly one of the two."""
+    """The commit to restore: by number, by time or by the name of a backup, exactly one of the three."""
 
     commit: CommitNumber | None = None
     time: Annotated[
         str | None,
         Meta(description="The newest commit that is not younger.", examples=["2026-11-21T09:00:00Z"]),
     ] = None
+    backup: Annotated[str | None, Meta(description="The commit of this backup.", examples=["before-migration"])] = None
 
 
 class CreateBackupBody(_Body, frozen=True):
@@ -245,7 +245,7 @@ _UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
-def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
+def decode(body: bytes | memoryview | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
     """Return a JSON body as ``shape``; raise MalformedJson that says where it is not.
 
     ``place`` is prefixed to the place in messages, such as ``records[3]``.

@@ -42,11 +42,13 @@ from vectorpool.commitlog.outcomes import (
     Tag,
 )
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
+from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -205,9 +207,10 @@ class CommitLog:
         """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
-    async def restore(self, at: int) -> Position:
+    async def restore(self, at: int, *, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
 
+        ``edit`` may change the files of the state first.
         Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, NewerEngine, StoreUnavailable, OutcomeUnknown,
         CommitConflict.
         """
@@ -220,6 +223,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
         return await self._appended(pending, etag)
 
@@ -227,9 +231,10 @@ class CommitLog:
         """Return the newest commit not made after a time, milliseconds since 1970; raise CommitNotFound."""
         return await restore.seq_at(self._bucket, self._user_id, time_ms)
 
-    async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
+    async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
+        ``edit`` may change the files of the state first.
         Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
         OutcomeUnknown.
         """
@@ -245,6 +250,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
 
     async def _begin(self) -> None:
@@ -301,11 +307,12 @@ class CommitLog:
             raise self._exists()
         parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
         before = EMPTY.checksum()
-        if await asyncio.to_thread(adoption.is_clean, source_dir):
+        sizes = await asyncio.to_thread(adoption.survey, source_dir)
+        if await asyncio.to_thread(adoption.is_clean, source_dir, sizes):
             pending = await self._pack(parent, before, source_dir)
         else:
             async with self._scratch() as scratch:
-                await asyncio.to_thread(adoption.copy_directory, source_dir, scratch)
+                await asyncio.to_thread(copy_files, source_dir, sizes, scratch)
                 await asyncio.to_thread(adoption.settle, scratch)
                 pending = await self._pack(parent, before, scratch)
         try:

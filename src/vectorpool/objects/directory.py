@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,7 @@ from vectorpool.sources import SYSTEM, Sources
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
+_COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -213,7 +215,15 @@ class DirectoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._run(partial(self._write, self._check(key), data, only_if_free=False))
 
-    def _write(self, key: str, data: bytes, *, only_if_free: bool) -> str:
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(partial(self._copy, self._check(source), self._check(target)))
+
+    def _copy(self, source: str, target: str) -> None:
+        # Not a link: another program may write into the file that it knows.
+        with self._open(source) as file:
+            self._write(target, file, only_if_free=False)
+
+    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool) -> str:
         path = self._root / key
         staged = self._staging / self._sources.uuid()
         try:
@@ -236,10 +246,13 @@ class DirectoryBucket:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes) -> str:
+    def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
-            file.write(data)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, _COPY_BYTES)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())

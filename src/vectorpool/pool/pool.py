@@ -29,9 +29,10 @@ from vectorpool.errors import (
     CommitNotReached,
     Draining,
     InvalidRequest,
-    NotFound,
+    UserNotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -77,7 +78,10 @@ class Pool:
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
-        self._operations = Operations(stores, self._residency, self._writer, settings, sources, self.residency)
+        self._erasures = Erasures(self._residency, self._writer, settings, sources, self._supervisor)
+        self._operations = Operations(
+            stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
+        )
         self._draining = False
 
     @property
@@ -143,7 +147,7 @@ class Pool:
                     raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
-                except NotFound as error:
+                except UserNotFound as error:
                     error.extra.setdefault("commit", store.commit_seq)
                     raise
                 except ReplicaClosed:
@@ -173,6 +177,7 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
+            self._guarded("erasure", self._erasures.start_next)
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""

@@ -16,6 +16,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
+from vectorpool.kept_documents import Expiry, KeptDocuments
 from vectorpool.names import (
     excerpt,
     local_segment,
@@ -48,6 +49,7 @@ class StoreFactory:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
+        self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard)
         self._lock = _claim(self._root)
         # An earlier process left these directories, and they may be damaged. The log has every commit of them.
@@ -77,6 +79,14 @@ class StoreFactory:
             shown = ", ".join(map(excerpt, refused[:10]))
             logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
         return ids
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        """Delete kept bytes of a user's documents whose time is over, as many as one call may.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors(self._bucket, "deleting kept documents"):
+            return await self._kept.remove_expired(user_id)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""

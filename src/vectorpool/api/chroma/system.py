@@ -25,7 +25,7 @@ Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_na
 Rest = Annotated[Path, PathParameter(description="Any path.")]
 
 # What the reference answers; clients cut their writes by the first and send base64 because of the second.
-PREFLIGHT: Final = {"max_batch_size": 5461, "supports_base64_encoding": True}
+PREFLIGHT: Final[dict[str, Any]] = {"max_batch_size": 5461, "supports_base64_encoding": True}
 CHROMA_API_VERSION: Final = "1.0.0"
 # Vectorstores that a reset deletes at the same time.
 _RESETS_AT_ONCE: Final = 8
@@ -65,9 +65,13 @@ class System(Controller):
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
-    async def chroma_preflight(self) -> Response[Any]:
-        """Answer how many records clients should send at once, and that embeddings may be base64."""
-        return reply(PREFLIGHT)
+    async def chroma_preflight(self, request: Call) -> Response[Any]:
+        """Answer how many records clients should send at once, and that embeddings may be base64.
+
+        It is what Chroma's server answers. One call may carry up to ``max_records`` (10,000), if that is not less.
+        """
+        most = min(PREFLIGHT["max_batch_size"], request.service.settings.max_records)
+        return reply({**PREFLIGHT, "max_batch_size": most})
 
     @get("/auth/identity", summary="Who calls", operation_class=operation())
     async def chroma_identity(
