@@ -34,6 +34,7 @@ from vectorpool.errors import (
     LimitExceeded,
     MalformedJson,
     NotFound,
+    PathTaken,
     StoreUnavailable,
     UserNotFound,
 )
@@ -103,7 +104,10 @@ class Documents(Controller):
         status_code=200,
         summary="Put a document",
         operation_class=documented(
-            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+            takes=_BYTES,
+            gives=Document,
+            problems=(InvalidId, LimitExceeded, PathTaken, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:

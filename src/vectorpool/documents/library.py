@@ -17,7 +17,7 @@ import msgspec
 
 from vectorpool.answers import Refused
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded
+from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded, PathTaken
 from vectorpool.names import (
     avatars_prefix,
     check_avatar_id,
@@ -27,8 +27,16 @@ from vectorpool.names import (
     split_user_ids,
     users_prefix,
 )
-from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
-from vectorpool.objects.refusals import unavailable
+from vectorpool.objects.bucket import (
+    Bucket,
+    BucketDenied,
+    BucketUnavailable,
+    KeyTaken,
+    KeyTooLong,
+    ObjectInfo,
+    ObjectMissing,
+)
+from vectorpool.objects.refusals import refusal_of, unavailable
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 
@@ -72,6 +80,10 @@ def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
     """Raise the bucket's errors as errors for the caller."""
     try:
         yield
+    except KeyTooLong as error:
+        raise InvalidId(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
+    except KeyTaken as error:
+        raise PathTaken(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
     except (BucketUnavailable, BucketDenied) as error:
         raise unavailable(bucket.url, what, error) from error
 

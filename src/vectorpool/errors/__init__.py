@@ -15,6 +15,7 @@ from vectorpool.errors.conflicts import (
     CommitNotReached,
     Conflict,
     EmbedderMismatch,
+    PathTaken,
     RecordExists,
     VectorstoreExists,
 )
@@ -102,6 +103,7 @@ __all__ = [
     "NewerFormat",
     "NotFound",
     "OutcomeUnknown",
+    "PathTaken",
     "PoolBusy",
     "QueueFull",
     "RecordExists",

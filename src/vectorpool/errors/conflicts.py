@@ -56,6 +56,13 @@ class BackupExists(Conflict):
     title = "A backup of this name is there already"
 
 
+class PathTaken(Conflict):
+    """On a directory as store, a document's path is a folder of other documents, or lies below a document."""
+
+    code = "path-taken"
+    title = "The path is a folder, or lies below a document"
+
+
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 
