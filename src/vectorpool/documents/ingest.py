@@ -21,8 +21,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -48,8 +48,10 @@ from vectorpool.documents.reports import DocumentOutcome, IngestProgress, Ingest
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
+    CollectionNotFound,
     CommitConflict,
     DeadlineExceeded,
+    DocumentNotFound,
     Draining,
     InvalidId,
     InvalidRequest,
@@ -87,6 +89,18 @@ class _Prepared(msgspec.Struct, frozen=True):
     path: str
     command: IngestDocument | None = None
     outcome: DocumentOutcome | None = None
+
+
+@contextmanager
+def naming_documents(avatar_id: str) -> Iterator[None]:
+    """Refuse a question about an avatar that has nothing to ask with what to do: its collection comes by an ingest."""
+    how = f"Put documents at .../avatars/{avatar_id}/documents/PATH, then POST .../avatars/{avatar_id}/ingest."
+    try:
+        yield
+    except (UserNotFound, AvatarNotFound) as error:
+        raise type(error)(f"{error.detail} No document of avatar {avatar_id!r} was ingested. {how}") from error
+    except CollectionNotFound as error:
+        raise DocumentNotFound(f"No document of avatar {avatar_id!r} was ingested. {how}") from error
 
 
 class Ingestor:
@@ -149,7 +163,8 @@ class Ingestor:
             where_document=where_document,
             include=include,
         )
-        return await self.router.execute(user_id, command, context)
+        with naming_documents(avatar_id):
+            return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
         """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""

@@ -33,6 +33,7 @@ from vectorpool.objects.bucket import (
     BucketUnavailable,
     KeyTaken,
     KeyTooLong,
+    ObjectExists,
     ObjectInfo,
     ObjectMissing,
 )
@@ -109,6 +110,20 @@ class DocumentLibrary:
         self._check_size(path, len(data))
         with _store_errors(self._bucket, "writing a document"):
             return await self._bucket.put(key, data)
+
+    async def create(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str | None:
+        """Write a document where there is none, and return its ETag, or None if there is one.
+
+        Raises LimitExceeded, InvalidId. A retried request may find what its own first attempt wrote.
+        """
+        key = document_key(user_id, avatar_id, path)
+        self._check_size(path, len(data))
+        with _store_errors(self._bucket, "writing a document"):
+            try:
+                return await self._bucket.create(key, data)
+            except ObjectExists:
+                body = await self._bucket.get(key)
+                return body.etag if body.data == data else None
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""

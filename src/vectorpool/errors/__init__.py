@@ -16,6 +16,7 @@ from vectorpool.errors.conflicts import (
     Conflict,
     EmbedderMismatch,
     PathTaken,
+    PreconditionFailed,
     RecordExists,
     VectorstoreExists,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "OutcomeUnknown",
     "PathTaken",
     "PoolBusy",
+    "PreconditionFailed",
     "QueueFull",
     "RecordExists",
     "RecordNotFound",
