@@ -45,7 +45,10 @@ _MISSING: Final = msgspec.Raw(b"")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The target of a body: the database, the collection's id, and whether a missing database is created."""
+    """The target of a body: the database, the collection's id, and whether a missing database is created.
+
+    ``confined``: the collection must be in the database.
+    """
 
     operation: Operation
     database: str
@@ -53,6 +56,7 @@ class Target(msgspec.Struct, frozen=True):
     make_database: bool = False
     # Whether a client before 1.0 sent it; see ``api.chroma.older_clients``.
     is_older: bool = False
+    confined: bool = False
 
 
 class _CreateCollection(msgspec.Struct):
@@ -118,6 +122,8 @@ def decode_body(target: Target, body: bytes | bytearray, settings: Settings) -> 
     command = _MAKE[target.operation](target, body, settings)
     if target.operation != "create-collection":
         check_collection_id(target.collection_id)
+        if target.confined:
+            command = msgspec.structs.replace(command, confined=True)
     return command
 
 

@@ -1,98 +1,110 @@
-"""Documents over real HTTP: conditions, forms, and questions about an avatar that has nothing to ask."""
+"""Source documents over HTTP: what may name one, and what a deletion answers."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
+from urllib.parse import quote
 
 from tests.support.service import Service, run_cli
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    served = Service(tmp_path_factory.mktemp("service"), "--shards", "1").start()
-    yield served
-    served.close()
+def test_deleting_a_document_that_was_never_ingested_is_a_success(service: Service, user: str) -> None:
+    """The bytes went, so it is no 404; a second deletion finds nothing. With or without a vectorstore behind it."""
+    documents = f"/users/{user}/avatars/7/documents"
+    for _ in range(2):
+        assert service.client.put(f"{documents}/a.txt", content=b"text").status_code == 201
+        answer = service.client.delete(f"{documents}/a.txt")
+        assert (answer.status_code, answer.json()) == (200, {"deleted": 0})
+        assert service.client.delete(f"{documents}/a.txt").json()["code"] == "document-not-found"
+        made = service.client.post(
+            f"/users/{user}/avatars/7/collections", json={"name": "notes", "get_or_create": True}
+        )
+        assert made.status_code in (200, 201), made.text
 
 
-DOCUMENT = "/users/{user}/avatars/7/documents/a/b.txt"
+# What people name files: a Persian word with a joiner, a family of emoji, Windows' slash, spaces, a long title.
+NAMES = [
+    "می\u200cخواهم.txt",
+    "👨\u200d👩\u200d👧 family.md",
+    "a\\b.txt",
+    " leading and trailing .txt ",
+    "\ue000 private\u2028line.txt",
+    "cafe\u0301.txt",
+    "/".join(["kurz " + "ö" * 90] * 3) + ".txt",
+]
 
 
-def test_conditions_of_reads_are_honoured(service: Service, user: str) -> None:
-    """If-None-Match of what the caller has is 304 without bytes, of another ETag 200; If-Match is 412 or 200."""
-    path = DOCUMENT.format(user=user)
-    service.ok("PUT", path, content=b"first")
-    etag = service.ok("GET", path).headers["etag"]
-    for method in ("GET", "HEAD"):
-        for have in (etag, f"W/{etag}", f'"other", {etag}', "*"):
-            unchanged = service.request(method, path, headers={"if-none-match": have})
-            assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
-        assert service.request(method, path, headers={"if-none-match": '"other"'}).status_code == 200
-        assert service.request(method, path, headers={"if-match": etag}).status_code == 200
-        assert service.request(method, path, headers={"if-match": '"other"'}).status_code == 412
-    assert service.problem("GET", path, "precondition-failed", headers={"if-match": '"other"'}).json()["etag"]
-    service.problem("GET", path, "invalid-request", headers={"if-match": "no-quotes"})
-    service.problem("GET", path + "x", "document-not-found", headers={"if-none-match": etag})
+def test_whatever_a_person_names_a_file_is_a_document(service: Service, user: str) -> None:
+    """It is put, read, listed, ingested, found by a question, and deleted with its chunks."""
+    home = f"/users/{user}/avatars/7"
+    for number, name in enumerate(NAMES):
+        url = f"{home}/documents/{quote(name)}"
+        assert service.client.put(url, content=f"The password number {number} is w{number}x.").status_code == 201
+        assert service.client.get(url).text.endswith(f"w{number}x.")
+    listed = service.client.get(f"{home}/documents").json()
+    assert [document["path"] for document in listed["documents"]] == sorted(NAMES)
+    report = service.client.post(f"{home}/ingest").json()
+    # A name without a known suffix is no text that can be ingested, which is said of it.
+    assert {d["path"]: d["status"] for d in report["documents"]} == {
+        name: "ingested" if name.endswith((".txt", ".md")) else "failed" for name in NAMES
+    }
+    found = service.client.post(f"{home}/query", json={"text": "password", "n_results": 10}).json()
+    assert {passage["path"] for passage in found["results"][0]} == {n for n in NAMES if n.endswith((".txt", ".md"))}
+    for name in NAMES:
+        assert service.client.delete(f"{home}/documents/{quote(name)}").json() == {
+            "deleted": int(name.endswith((".txt", ".md")))
+        }
+    assert service.client.get(f"{home}/documents").json() == {"documents": [], "next_after": None}
 
 
-def test_conditions_of_writes_are_honoured(service: Service, user: str) -> None:
-    """A write or a deletion for another state than the document's leaves it; for its own state it is done."""
-    path = DOCUMENT.format(user=user)
-    service.problem("PUT", path, "precondition-failed", headers={"if-match": '"none"'}, content=b"0")
-    assert service.ok("PUT", path, headers={"if-none-match": "*"}, content=b"first").status_code == 201
-    service.problem("PUT", path, "precondition-failed", headers={"if-none-match": "*"}, content=b"second")
-    first = service.ok("GET", path).headers["etag"]
-    assert service.ok("PUT", path, headers={"if-match": first}, content=b"second!").status_code == 200
-    for method in ("PUT", "DELETE"):
-        refused = service.problem(method, path, "precondition-failed", headers={"if-match": first}, content=b"third")
-        assert refused.status_code == 412
-    assert service.ok("GET", path).content == b"second!"
-    service.ok("DELETE", path, headers={"if-match": service.ok("GET", path).headers["etag"]})
-    service.problem("DELETE", path, "precondition-failed", headers={"if-match": "*"})
+def test_what_no_request_can_name_is_reported_and_deleted_with_its_avatar(service: Service, user: str) -> None:
+    """Put there by another program: listing and ingest name it, and ``documents=true`` leaves nothing behind."""
+    home, folder = f"/users/{user}/avatars/7", Path(service.store) / "users" / user / "avatars"
+    service.client.put(f"{home}/documents/good.txt", content=b"text")
+    for path in ("7/vectorstore_data/line\nbreak.txt", "8\x01/vectorstore_data/x.txt"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"x")
+    listed = service.client.get(f"{home}/documents").json()
+    assert [document["path"] for document in listed["documents"]] == ["good.txt"]
+    assert [refused["name"] for refused in listed["refused"]] == ["line\\x0abreak.txt"]
+    avatars = service.client.get(f"/users/{user}/avatars").json()
+    assert [avatar["avatar_id"] for avatar in avatars["avatars"]] == ["7"]
+    assert [refused["name"] for refused in avatars["refused"]] == ["8\\x01"]
+    report = service.client.post(f"{home}/ingest").json()
+    outcomes = {document["path"]: document for document in report["documents"]}
+    assert outcomes["good.txt"]["status"] == "ingested"
+    assert outcomes["line\\x0abreak.txt"]["code"] == "invalid-id" and outcomes["line\\x0abreak.txt"]["reason"]
+    assert service.client.delete(f"{home}?documents=true").status_code == 200
+    assert not (folder / "7").exists()
+    assert service.client.delete(f"/users/{user}?documents=true").status_code == 200
+    assert not folder.exists()
 
 
-def test_a_form_is_refused(service: Service, user: str, tmp_path: Path) -> None:
-    """``curl -F file=@x -X PUT`` is told how to send the bytes alone, and nothing of its envelope is stored."""
-    path = DOCUMENT.format(user=user)
-    file = tmp_path / "x.txt"
-    file.write_text("The bytes.\n")
-    url = service.url.rstrip("/") + path
-    curl = ["curl", "-s", "--noproxy", "*", "-X", "PUT", url]
-    form = subprocess.run([*curl, "-F", f"file=@{file}"], capture_output=True, text=True, timeout=60, check=True)
-    assert '"unsupported-format"' in form.stdout and "--data-binary" in form.stdout
-    service.problem("GET", path, "document-not-found")
-    subprocess.run([*curl, "--data-binary", f"@{file}"], capture_output=True, timeout=60, check=True)
-    assert service.ok("GET", path).content == b"The bytes.\n"
+def test_a_deletion_has_a_receipt_and_is_listed(service: Service, user: str) -> None:
+    """It counts the documents too. ``vectorpool users`` tells of the deletion, until the user comes back."""
+    home = f"/users/{user}"
+    for path in ("a.txt", "b.txt"):
+        service.client.put(f"{home}/avatars/7/documents/{path}", content=b"text")
+    service.client.post(f"{home}/avatars/7/ingest")
+    assert service.client.get(f"/admin{home}/deletion").json()["code"] == "deletion-not-found"
+    assert service.client.delete(f"{home}?documents=true").status_code == 200
+    receipt = service.client.get(f"/admin{home}/deletion").json()
+    assert receipt["documents"] == 2 and receipt["objects"] >= 2 and receipt["verified_empty_at_ms"]
+    listed = run_cli("users", "--store", service.store).stdout.splitlines()
+    (line,) = [line for line in listed if line.split(" ")[0] == user]
+    assert line.startswith(f"{user} (deleted 20") and line.endswith(" UTC, verified empty)")
+    assert service.client.delete(f"{home}?documents=true").json()["code"] == "user-not-found"
+    service.client.post(f"{home}/collections", json={"name": "notes"})
+    assert user in run_cli("users", "--store", service.store).stdout.splitlines()
 
 
-def test_a_name_that_a_directory_cannot_hold_is_told(service: Service, user: str) -> None:
-    """On a directory as store, a part over 255 bytes, a folder's name and a path below a document are refused so."""
-    base = f"/users/{user}/avatars/7/documents"
-    told = service.problem("PUT", f"{base}/{'n' * 256}", "invalid-id", content=b"x").json()["detail"]
-    assert "longer than the file system" in told and "Shorten" in told
-    service.problem("GET", f"{base}/{'n' * 256}", "document-not-found")
-    service.ok("PUT", f"{base}/a/b.txt", content=b"x")
-    for path in ("a", "a/b.txt/c"):
-        refused = service.problem("PUT", f"{base}/{path}", "path-taken", content=b"y")
-        assert refused.status_code == 409 and "Choose another name" in refused.json()["detail"]
-    assert [d["path"] for d in service.ok("GET", base).json()["documents"]] == ["a/b.txt"]
-    service.ok("PUT", f"{base}/{'n' * 255}", content=b"x")
-
-
-def test_an_avatar_without_documents_is_told_so(service: Service, user: str) -> None:
-    """A question says that nothing was ingested, and how to; it does not speak of collections to create."""
-    ask = {"json": {"text": "How long is it?"}}
-    detail = service.problem("POST", f"/users/{user}/avatars/7/query", "user-not-found", **ask).json()["detail"]
-    assert "No document" in detail and "/avatars/7/ingest" in detail
-    service.ok("POST", f"/users/{user}/avatars/7/collections", json={"name": "notes"})
-    refused = service.problem("POST", f"/users/{user}/avatars/7/query", "document-not-found", **ask)
-    assert refused.status_code == 404
-    detail = refused.json()["detail"]
-    assert "No document of avatar '7' was ingested" in detail and "/avatars/7/ingest" in detail
-    assert "ollection" not in detail
-    service.problem("POST", f"/users/{user}/avatars/8/query", "document-not-found", **ask)
-    asked = run_cli("query", "How long?", "--user", user, "--avatar", "7", "--store", service.store)
-    assert asked.returncode == 1 and "No document of avatar '7' was ingested" in asked.stderr
+def test_names_that_are_no_ids_do_not_end_the_listing_of_users(service: Service, user: str) -> None:
+    """``vectorpool users`` and ``scrub`` name them on stderr and go on."""
+    service.client.post(f"/users/{user}/collections", json={"name": "notes"})
+    folder = Path(service.store) / "users" / "line\nbreak" / "image"
+    folder.mkdir(parents=True)
+    (folder / "x").write_bytes(b"x")
+    listed = run_cli("users", "--store", service.store)
+    assert user in listed.stdout.splitlines() and "users/line\\x0abreak: not a user id" in listed.stderr
+    scrubbed = run_cli("scrub", "--all", "--store", service.store)
+    assert scrubbed.returncode == 0 and f"{user}: intact at commit" in scrubbed.stdout

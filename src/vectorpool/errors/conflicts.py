@@ -71,6 +71,13 @@ class PathTaken(Conflict):
     title = "The path is a folder, or lies below a document"
 
 
+class DocumentConflict(Conflict):
+    """Others kept changing a document that was to be replaced or deleted; it was not changed."""
+
+    code = "document-conflict"
+    title = "Others keep changing the document"
+
+
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 

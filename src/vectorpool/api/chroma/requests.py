@@ -36,6 +36,8 @@ Database = Annotated[
 CollectionId = Annotated[str, PathParameter(description="The collection's id, a UUID.")]
 CollectionName = Annotated[str, PathParameter(description="The collection's name.")]
 
+# A name of a tenant or a database, with whatever a client adds to it.
+_SMALL_BYTES: Final = 256 * 1024
 _UINT32: Final = re.compile(r"\+?[0-9]+")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{1,510})[a-zA-Z0-9]")
 
@@ -67,6 +69,8 @@ async def has_tenant(request: Call, tenant: str) -> bool:
 
 async def ask(request: Call, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
     """Answer a command. ``missing`` is the name of what is not found if nothing is stored for the user."""
+    if request.context.is_confined and hasattr(command, "confined"):
+        command = msgspec.structs.replace(command, confined=True)
     try:
         return await request.execute(check_user_id(tenant), command)
     except UserNotFound as error:
@@ -100,6 +104,8 @@ async def pass_body(
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
     if is_older:
         target = msgspec.structs.replace(target, is_older=True)
+    if context.is_confined:
+        target = msgspec.structs.replace(target, confined=True)
     try:
         return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
@@ -120,9 +126,12 @@ def check_content_type(content_type: str | None) -> None:
 
 
 async def small_body(request: Call, kind: type[T]) -> T:
-    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 415 or 422."""
+    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 413, 415 or 422."""
     check_content_type(request.headers.get("content-type"))
-    body: T = decode_json(await request.body(), kind)
+    raw = await request.body()
+    if len(raw) > _SMALL_BYTES:
+        raise ChromaRefusal("Failed to buffer the request body: length limit exceeded", status=413)
+    body: T = decode_json(raw, kind)
     return body
 
 

@@ -18,7 +18,7 @@ from vectorpool.api.chroma.requests import reply
 from vectorpool.api.durations import RESET_S
 from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
-from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
+from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, database_name, parse_slot_key
 from vectorpool.sources import SYSTEM
 
 Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_name:collection_name.")]
@@ -78,14 +78,13 @@ class System(Controller):
         self,
         request: Call,
     ) -> Response[Any]:
-        """Answer the caller's tenant: the one user of its token, or Chroma's default."""
-        only = (
-            next(iter(request.caller.users))
-            if request.caller.users is not None and len(request.caller.users) == 1
-            else DEFAULT_TENANT
-        )
-        name = "" if request.caller.users is None and request.caller.is_admin else request.caller.name
-        return reply({"user_id": name, "tenant": only, "databases": [DEFAULT_DATABASE]})
+        """Answer the caller's tenant, the one user of its token or Chroma's default, and its databases."""
+        caller = request.caller
+        only = next(iter(caller.users)) if caller.users is not None and len(caller.users) == 1 else DEFAULT_TENANT
+        name = "" if caller.users is None and caller.is_admin else caller.name
+        avatars = caller.avatars
+        databases = [DEFAULT_DATABASE] if avatars is None else [database_name(avatar) for avatar in sorted(avatars)]
+        return reply({"user_id": name, "tenant": only, "databases": databases})
 
     @get("/collections/{crn:str}", summary="Get a collection by its resource name", operation_class=operation())
     async def chroma_get_collection_by_crn(self, crn: Crn) -> Response[Any]:
