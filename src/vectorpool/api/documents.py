@@ -22,9 +22,9 @@ from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
-from vectorpool.documents.ingest import naming_documents
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
+from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -33,7 +33,6 @@ from vectorpool.commands import (
     Command,
     DocumentBytes,
     ForgetDocument,
-    Include,
     IngestDocument,
     ListIngested,
     QueryRecords,
@@ -44,12 +43,12 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.records import chunk_ids, chunk_metadata
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status, failed
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
-    CollectionNotFound,
     CommitConflict,
     DeadlineExceeded,
     DocumentNotFound,
@@ -89,18 +88,6 @@ class _Prepared(msgspec.Struct, frozen=True):
     path: str
     command: IngestDocument | None = None
     outcome: DocumentOutcome | None = None
-
-
-@contextmanager
-def naming_documents(avatar_id: str) -> Iterator[None]:
-    """Refuse a question about an avatar that has nothing to ask with what to do: its collection comes by an ingest."""
-    how = f"Put documents at .../avatars/{avatar_id}/documents/PATH, then POST .../avatars/{avatar_id}/ingest."
-    try:
-        yield
-    except (UserNotFound, AvatarNotFound) as error:
-        raise type(error)(f"{error.detail} No document of avatar {avatar_id!r} was ingested. {how}") from error
-    except CollectionNotFound as error:
-        raise DocumentNotFound(f"No document of avatar {avatar_id!r} was ingested. {how}") from error
 
 
 class Ingestor:
@@ -149,7 +136,6 @@ class Ingestor:
         *,
         where: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
-        include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
@@ -161,7 +147,6 @@ class Ingestor:
             n_results=n_results,
             where=where,
             where_document=where_document,
-            include=include,
         )
         with naming_documents(avatar_id):
             return await self.router.execute(user_id, command, context)

@@ -121,7 +121,7 @@ async def test_an_object_and_a_directory_cannot_share_a_name(tmp_path: Path) -> 
     await bucket.create("a/b", b"1")
     for write in (bucket.create, bucket.put):
         for key in ("a", "a/b/c"):
-            with pytest.raises(KeyTaken, match=f"share a name .*{key}"):
+            with pytest.raises(KeyTaken, match=f"share a name.*{key}"):
                 await write(key, b"2")
     with pytest.raises(ObjectMissing):
         await bucket.head("a")
@@ -168,7 +168,7 @@ async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
             await bucket.head(key)
     for write in (bucket.put, bucket.create):
         for key in ("users/1/folder/new", "users/2/a/b/new"):
-            with pytest.raises(BucketUnavailable, match="links are not followed"):
+            with pytest.raises(KeyTaken, match="links are not followed"):
                 await write(key, b"x")
     await bucket.delete("users/1/folder/secret")
     await bucket.delete("users/2/secret")
