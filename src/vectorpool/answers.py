@@ -100,10 +100,15 @@ class Match(msgspec.Struct, omit_defaults=True):
     uri: str | None = None
 
 
-class QueryResult(msgspec.Struct):
-    """For each query, in order, its matches, nearest first."""
+class QueryResult(msgspec.Struct, omit_defaults=True):
+    """For each query, in order, its matches, nearest first.
+
+    ``assumed_embedder`` is there if the queries were texts, and no embedder is recorded for the collection, as for one
+    that was imported: its embeddings are taken to be this embedder's.
+    """
 
     results: list[list[Match]]
+    assumed_embedder: str | None = None
 
 
 class Written(msgspec.Struct):

@@ -16,6 +16,8 @@ from vectorpool.errors.conflicts import (
     Conflict,
     DocumentConflict,
     EmbedderMismatch,
+    PathTaken,
+    PreconditionFailed,
     RecordExists,
     VectorstoreExists,
 )
@@ -111,7 +113,9 @@ __all__ = [
     "NoTokenSecret",
     "NotFound",
     "OutcomeUnknown",
+    "PathTaken",
     "PoolBusy",
+    "PreconditionFailed",
     "QueueFull",
     "RecordExists",
     "RecordNotFound",
