@@ -274,6 +274,24 @@ class Verification(msgspec.Struct):
     problems: list[Damage]
 
 
+class Deletion(msgspec.Struct, frozen=True):
+    """The receipt of the last deletion of a user's vectorstore.
+
+    ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
+    source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
+    nothing else is left, None as long as none did. Times are milliseconds since 1970.
+    """
+
+    user_id: str
+    commit: int
+    deleted_at_ms: int
+    objects: int
+    bytes: int
+    backups: int
+    documents: int | None = None
+    verified_empty_at_ms: int | None = None
+
+
 class Restored(msgspec.Struct, omit_defaults=True):
     """The new commit, and the one whose state it brought back; what became of the documents, if it has any."""
 

@@ -10,7 +10,8 @@ import sys
 import vectorpool.app
 from vectorpool.settings import Settings
 vectorpool.app.create_app(Settings())
-print(sorted({name.partition(".")[0] for name in sys.modules} & {"pydantic", "chromadb", "boto3", "numpy", "jwt", "cryptography"}))
+costly = {"pydantic", "chromadb", "boto3", "numpy", "jwt", "cryptography"}
+print(sorted({name.partition(".")[0] for name in sys.modules} & costly))
 """
 
 

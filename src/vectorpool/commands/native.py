@@ -302,6 +302,10 @@ class LastVerification(LogOperation, frozen=True, kw_only=True, tag="last-verifi
     """What the last verification found. Answers answers.Verification."""
 
 
+class LastDeletion(LogOperation, frozen=True, kw_only=True, tag="last-deletion"):
+    """The receipt of the last deletion of the vectorstore. Answers answers.Deletion."""
+
+
 class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):
     """Copies the state of a commit, by default the newest, to another user. Answers answers.Forked."""
 

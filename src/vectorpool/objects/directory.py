@@ -44,6 +44,7 @@ from vectorpool.objects.bucket import (
     check_range,
 )
 from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.privacy import shared_mode
 from vectorpool.platform.trees import open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
@@ -56,7 +57,7 @@ _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARED_NAME: Final = "a directory and an object cannot share a name"
+_SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
 
 T = TypeVar("T")
 
@@ -249,6 +250,8 @@ class DirectoryBucket:
     def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
+            if (mode := shared_mode(0o666)) is not None:
+                os.fchmod(file.fileno(), mode)
             if isinstance(data, bytes):
                 file.write(data)
             else:
@@ -290,6 +293,9 @@ class DirectoryBucket:
             return
         self._make_dirs(directory.parent)
         directory.mkdir(exist_ok=True)
+        if (mode := shared_mode(0o777)) is not None:
+            with contextlib.suppress(PermissionError):
+                directory.chmod(mode)
         if self._fsync:
             _fsync_dir(directory.parent)
 

@@ -196,12 +196,12 @@ class Vectorstore:
             await self._pause(attempt)
         raise too_many_conflicts()
 
-    async def end(self) -> int:
+    async def end(self, documents: int | None = None) -> int:
         """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
         self._pending, self._offered = None, 0
         await self.discard()
-        deleted: int = await self._log.end()
+        deleted: int = await self._log.end(documents=documents)
         self._absent = True
         return deleted
 
