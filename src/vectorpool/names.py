@@ -7,6 +7,7 @@ systems read and write beside us, and are escaped in local paths. Whatever could
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,8 +28,14 @@ AVATAR_DATABASE_PREFIX: Final = "avatar-"
 CHROMA_DATABASE_FILE: Final = "chroma.sqlite3"
 SIDECAR_FILE: Final = "vectorpool.sqlite3"
 
+KEPT_FOLDER: Final = "kept/"
+DAY_MS: Final = 24 * 3600 * 1000
+
 _USERS: Final = "users/"
-_DELETIONS: Final = ".vectorpool/deletions/"
+# The root of what belongs to no user.
+_OWN: Final = ".vectorpool/"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_DELETIONS: Final = f"{_OWN}deletions/"
 _SEGMENT_DIGEST: Final = 16
 
 
@@ -217,6 +224,81 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
             f"{MAX_KEY_BYTES}. Use a shorter one."
         )
     return key
+
+
+# --- Objects that belong to no user -------------------------------------------------------------------
+
+
+def revocations_prefix() -> str:
+    """Return the prefix of the ids of revoked tokens, which sort by the time at which the tokens expire."""
+    return f"{_OWN}revocations/"
+
+
+def revocation_key(token_id: str, expires_s: int) -> str:
+    """Return the key that revokes a token's id until a time, in seconds since 1970. It holds the id's SHA-256 alone."""
+    digest = hashlib.sha256(token_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}-{digest}"
+
+
+def revocations_after(expires_s: int) -> str:
+    """Return the text behind which the keys of tokens sort that expire at a time or later."""
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}"
+
+
+def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
+    """Return (time of expiry, SHA-256 of the token's id), or None for a foreign key."""
+    head, _, tail = key.rpartition("/")[2].partition("-")
+    if len(head) != 12 or not head.isascii() or not head.isdigit() or not _SHA256.fullmatch(tail):
+        return None
+    return int(head), bytes.fromhex(tail)
+
+
+def _twelve_digits(seconds: int) -> str:
+    return f"{min(max(seconds, 0), MAX_SEQ):012d}"
+
+
+# --- Kept documents: names end with the day on which they were kept, so that no name is used again later ---
+
+
+def kept_prefix(user_id: str, avatar_id: str | None = None) -> str:
+    """Return the prefix of the kept bytes of an avatar's documents, or of all of a user's."""
+    prefix = f"{vectorstore_prefix(user_id)}{KEPT_FOLDER}"
+    return prefix if avatar_id is None else f"{prefix}{check_avatar_id(avatar_id)}/"
+
+
+def kept_content_prefix(user_id: str, avatar_id: str, digest: str) -> str:
+    """Return the prefix of content by its SHA-256 (64 hexadecimal digits): one object a day on which it was kept."""
+    return f"{kept_prefix(user_id, avatar_id)}content/{digest}/"
+
+
+def kept_copy_prefix(user_id: str, avatar_id: str, number: str) -> str:
+    """Return the prefix of a copy whose SHA-256 is not known yet; ``number`` is a UUID."""
+    return f"{kept_prefix(user_id, avatar_id)}copies/{number}/"
+
+
+def kept_mark_prefix(user_id: str, avatar_id: str, path: str, etag: str) -> str:
+    """Return the prefix of the marks that say that the service wrote the object of this ETag to a document's path."""
+    written = hashlib.sha256(f"{check_document_path(path)}\n{etag}".encode()).hexdigest()
+    return f"{kept_prefix(user_id, avatar_id)}written/{written}/"
+
+
+def day_name(time_ms: int) -> str:
+    """Return the last segment of a kept object's key: the day of a time, counted from 1970, in six digits."""
+    return f"{time_ms // DAY_MS:06d}"
+
+
+def parse_kept_key(key: str) -> tuple[str, int] | None:
+    """Return (kind, time in ms when its day ended) of a kept object's key, or None for a foreign one.
+
+    kind is ``content``, ``copies`` or ``written``.
+    """
+    segments = key.split("/")
+    if len(segments) < 7 or segments[-3] not in ("content", "copies", "written"):
+        return None
+    day = segments[-1]
+    if len(day) != 6 or not day.isascii() or not day.isdigit():
+        return None
+    return segments[-3], (int(day) + 1) * DAY_MS
 
 
 # --- Log objects: numbers name downwards, so that a listing shows the newest first -------------------

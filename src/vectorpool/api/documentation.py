@@ -44,6 +44,8 @@ from vectorpool.errors import (
     Unauthenticated,
     VectorpoolError,
 )
+from vectorpool.identity.grants import Minted
+from vectorpool.identity.revocations import Revocation
 
 # --- Examples ----------------------------------------------------------------------------------------
 
@@ -181,6 +183,8 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     answers.BackupPage: answers.BackupPage(backups=[_BACKUP]),
     answers.Forked: answers.Forked(user_id="43", commit=1),
     views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
+    Minted: Minted("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ0b2tlbiJ9.c2lnbmF0dXJl", "0a1b2c3d", 1_780_000_000_000, "k1"),
+    Revocation: Revocation("0a1b2c3d", 1_780_000_000_000, 1_780_003_600_000),
 }
 _RECORDS_EXAMPLE: Final = {
     "records": [
@@ -199,6 +203,8 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
     requests.RestoreBody: {"commit": 17},
     requests.CreateBackupBody: {"commit": 17},
     requests.ForkBody: {"user_id": "43"},
+    requests.MintTokenBody: {"users": ["42"], "access": "write", "ttl_s": 3600},
+    requests.RevokeTokenBody: {"token_id": "0a1b2c3d", "expires_at_ms": 1_780_003_600_000},
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
 }
 
@@ -372,7 +378,9 @@ def operation_id(handler: HTTPRouteHandler, _method: Method, path: list[Any]) ->
 # One of the two headers, or none if the service has no tokens.
 TOKEN_SCHEMES: Final = Components(
     security_schemes={
-        "bearer": SecurityScheme(type="http", scheme="bearer", description="A token of the tokens file."),
+        "bearer": SecurityScheme(
+            type="http", scheme="bearer", description="A token of the tokens file, or a JSON web token."
+        ),
         "chromaToken": SecurityScheme(
             type="apiKey",
             security_scheme_in="header",

@@ -106,7 +106,7 @@ async def _log(settings: Settings, user_id: str, limit: int) -> int:
             continue
         when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = "deleted" if entry.tombstone else ", ".join(entry.summary.collections)
-        what = "migrated" if entry.summary.migrated else what
+        what = "migrated" if entry.summary.migrated else "erased" if entry.summary.erased else what
         table.add_row(
             str(entry.seq),
             when,

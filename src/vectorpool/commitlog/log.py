@@ -44,6 +44,7 @@ from vectorpool.commitlog.outcomes import (
     Tag,
 )
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
@@ -208,9 +209,10 @@ class CommitLog:
         """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
-    async def restore(self, at: int) -> Position:
+    async def restore(self, at: int, *, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
 
+        ``edit`` may change the files of the state first.
         Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, NewerEngine, StoreUnavailable, OutcomeUnknown,
         CommitConflict.
         """
@@ -223,6 +225,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
         return await self._appended(pending, etag)
 
@@ -230,9 +233,10 @@ class CommitLog:
         """Return the newest commit not made after a time, milliseconds since 1970; raise CommitNotFound."""
         return await restore.seq_at(self._bucket, self._user_id, time_ms)
 
-    async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
+    async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
+        ``edit`` may change the files of the state first.
         Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
         OutcomeUnknown.
         """
@@ -248,6 +252,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
 
     async def _begin(self) -> None:

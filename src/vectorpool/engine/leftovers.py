@@ -9,9 +9,12 @@ Looking for them takes 14 ms for 44,000 values, which every later opening saves.
 from __future__ import annotations
 
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from vectorpool.engine.deletions import connect, mark_unknown
 from vectorpool.engine.tables import has_table
 from vectorpool.errors import InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE
@@ -44,3 +47,12 @@ def sweep_lists(directory: Path) -> int:
     if swept:
         logger.info("%d values that deleted collections had left behind were swept from an adopted directory", swept)
     return swept
+
+
+def forget_mark(directory: Path) -> None:
+    """Take from an adopted directory what it says of deletions: another program may have written it since. Blocking."""
+    try:
+        with closing(connect(directory)) as db:
+            mark_unknown(db)
+    except sqlite3.Error as error:
+        logger.warning("the mark of an adopted directory could not be changed: %s", error)

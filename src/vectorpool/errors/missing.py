@@ -48,6 +48,13 @@ class DocumentNotFound(NotFound):
     title = "There is no document at this path"
 
 
+class DocumentMissing(DocumentNotFound):
+    """A restore or fork brought the records of this document, and its bytes are not kept."""
+
+    code = "document-missing"
+    title = "The bytes of the document are missing"
+
+
 class CommitNotFound(NotFound):
     """The log holds no commit of this number."""
 

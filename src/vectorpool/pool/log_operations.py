@@ -28,6 +28,7 @@ from vectorpool.commands.handlers import handled_by, handles
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo, ScrubReport, Tag
 from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
+from vectorpool.vectorstore.restored_documents import flag_documents
 
 _encode = msgspec.json.Encoder().encode
 
@@ -89,7 +90,7 @@ class LogOperations:
 
     @handles(Fork)
     async def _fork(self, command: Fork) -> Answer:
-        position = await self._log.fork(command.target_user_id, at=command.commit)
+        position = await self._log.fork(command.target_user_id, at=command.commit, edit=flag_documents)
         return Answer(_encode(answers.Forked(user_id=command.target_user_id, commit=position.seq)), position.seq)
 
 
@@ -135,6 +136,7 @@ def _commit(entry: CommitInfo, backups: list[str]) -> answers.Commit:
         collections=list(entry.summary.collections),
         restored_from=entry.restored_from,
         migrated=entry.summary.migrated,
+        erased=entry.summary.erased,
         tombstone=entry.tombstone,
         backups=backups,
         damage=entry.damage,

@@ -33,6 +33,7 @@ from vectorpool.errors import (
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.deletions import DeletionSweep
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -78,7 +79,10 @@ class Pool:
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
-        self._operations = Operations(stores, self._residency, self._writer, settings, sources, self.residency)
+        self._erasures = Erasures(self._residency, self._writer, settings, sources, self._supervisor)
+        self._operations = Operations(
+            stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
+        )
         self._deletions = DeletionSweep(stores, self._residency, self._writer, settings, sources, self._supervisor)
         self._draining = False
 
@@ -176,6 +180,7 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
+            self._guarded("erasure", self._erasures.start_next)
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""

@@ -15,7 +15,7 @@ from vectorpool.commands import Write
 from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
 from vectorpool.pool.residency import Residency
-from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
+from vectorpool.pool.slot import CatchUpJob, EndJob, EraseJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
@@ -123,6 +123,12 @@ class SlotWriter:
             self._enqueue(slot, slot.heal)
         await asyncio.shield(slot.heal.done)
 
+    def erase_later(self, slot: Slot) -> EraseJob:
+        """Queue an erasure; a failure is raised to callers that wait for the job."""
+        erase = EraseJob()
+        self._enqueue(slot, erase)
+        return erase
+
     async def restore(self, slot: Slot, seq: int) -> int:
         """Make the state of commit ``seq`` the newest; return the number of the new commit."""
         job = RestoreJob(seq)
@@ -186,6 +192,11 @@ class SlotWriter:
                 case HealJob():
                     await store.heal()
                     _succeed(job.done, None)
+                case EraseJob():
+                    before = store.commit_seq
+                    await store.erase()
+                    _succeed(job.done, None)
+                    self._committed(slot.user_id, store, before)
                 case RestoreJob():
                     _succeed(job.done, await store.restore(job.seq))
                 case EndJob():

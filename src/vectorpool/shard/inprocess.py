@@ -17,6 +17,7 @@ from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
+from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
@@ -37,7 +38,8 @@ class InProcessRouter:
         self._pool: Pool | None = None
 
     async def start(self) -> None:
-        """Open the bucket and the pool."""
+        """Open the bucket and the pool. From now on, this process's files are private."""
+        keep_private()
         if self._bucket is None:
             self._bucket = MeteredBucket(open_bucket(self._settings))
         await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), 1)
