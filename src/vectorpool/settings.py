@@ -353,8 +353,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deletion_bound_s: Annotated[
         float,
         _setting(
-            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted",
-            ge=1,
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted; "
+            "0 is never, for one that is alone",
+            ge=0,
             le=86_400,
         ),
     ] = 600.0

@@ -62,6 +62,8 @@ class DeletionSweep:
 
     async def start(self) -> None:
         """Drop what may have been deleted too long ago to be known, and begin the sweeps; the first one is at once."""
+        if not self._settings.deletion_bound_s:
+            return
         now_ms = self._sources.now_ms()
         looked_ms = await asyncio.to_thread(_read_time, self._stores.swept_file)
         if looked_ms is None or not 0 <= now_ms - looked_ms <= deletions.LOOK_WITHIN_MS:
