@@ -48,7 +48,9 @@ def satisfies(v: Any, operator: str, x: Any, compare: Compare) -> bool:
     if operator in _POSITIVE:
         return not satisfies(v, _POSITIVE[operator], x, compare)
     if operator == "$in":
-        return any(satisfies(v, "$eq", each, compare) for each in x)
+        # Chroma takes a list that begins with a float for one of floats.
+        as_floats = compare is as_chroma and isinstance(x[0], float)
+        return any(satisfies(v, "$eq", float(each) if as_floats else each, compare) for each in x)
     if operator == "$contains":
         same = [m for m in v if type(m) is type(x)] if isinstance(v, list) else []
         return any(compare(m, "$eq", x) if is_number(m) else m == x for m in same)
