@@ -25,12 +25,13 @@ WORKDIR /tmp
 ENV PATH=/opt/vectorpool/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     VECTORPOOL_HOST=0.0.0.0 \
-    VECTORPOOL_PORT=8000 \
     VECTORPOOL_STORE=/tmp/vectorpool/store \
-    VECTORPOOL_REPLICA_DIR=/tmp/vectorpool/replicas
+    VECTORPOOL_REPLICA_DIR=/tmp/vectorpool/replicas \
+    VECTORPOOL_ADDRESS_FILE=/tmp/vectorpool/address
+# The default. PORT, VECTORPOOL_PORT and --port change it, and the health check asks where the service really listens.
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f\"http://127.0.0.1:{os.environ['VECTORPOOL_PORT']}/health/live\", timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(open(os.environ['VECTORPOOL_ADDRESS_FILE']).read().strip() + '/health/live', timeout=2)"]
 # No shell in between: SIGTERM reaches the service, which then finishes and commits.
 ENTRYPOINT ["vectorpool"]
 CMD ["serve"]

@@ -17,6 +17,7 @@ import click
 from vectorpool import errors
 from vectorpool.app import create_app
 from vectorpool.cli import main as command_line
+from vectorpool.configuration import settings_table
 from vectorpool.errors import (
     TryAgain,
     VectorpoolError,
@@ -28,7 +29,7 @@ from vectorpool.errors import (
     requests,
     retries,
 )
-from vectorpool.settings import Settings, settings_table
+from vectorpool.settings import Settings
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 METHODS = ("get", "head", "post", "put", "patch", "delete")

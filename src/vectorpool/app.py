@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final, NamedTuple
 
 from litestar import Litestar
@@ -29,11 +30,14 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.identity.authority import Authority
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.supervision import Supervisor
 
 KEEP_ALIVE_S: Final = 75
 
@@ -47,12 +51,16 @@ class StartingRouter(NamedTuple):
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, sources: Sources = SYSTEM, *, starting: StartingRouter | None = None
+    settings: Settings,
+    sources: Sources = SYSTEM,
+    *,
+    starting: StartingRouter | None = None,
+    authority: Authority | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
-    ``starting`` is a router that the caller began to start; it is stopped here all the same. Raises Misconfigured if
-    the store is refused or the model cannot be loaded.
+    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
+    too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
@@ -65,9 +73,16 @@ async def open_service(
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
         await _all(probe(bucket, sources=sources), embedder.start(), started)
+        if authority is not None:
+            await authority.open(bucket)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
-        yield Service(settings, router, embedder, library, ingestor)
+        supervisor = Supervisor(sources)
+        stack.push_async_callback(supervisor.stop, 1.0)
+        supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        if authority is not None:
+            authority.watch(supervisor)
+        yield Service(settings, router, embedder, library, ingestor, supervisor)
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -90,24 +105,32 @@ class LeanLitestar(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
-def create_app(settings: Settings, *, service: Service | None = None, callers: Callers | None = None) -> Pipeline:
+def create_app(
+    settings: Settings,
+    *,
+    service: Service | None = None,
+    callers: Callers | None = None,
+    authority: Authority | None = None,
+) -> Pipeline:
     """Return the application behind its stages.
 
     Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
-    tokens file. Raises Misconfigured if that cannot be read.
+    tokens file; without ``authority`` it makes one of the settings. Raises Misconfigured if they cannot be meant.
     """
+    authority = authority or Authority(settings)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings) as opened:
+        async with open_service(settings, authority=authority) as opened:
             app.state.service = opened
+            opened.supervisor.start("tokens file", pipeline.tokens.watch)
             yield
 
     app = LeanLitestar(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service}),
+        state=State({"service": service, "authority": authority}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -123,4 +146,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             security=SECURITY,
         ),
     )
-    return Pipeline(app, settings, read_callers(settings.tokens_file) if callers is None else callers)
+    if callers is None:
+        callers = read_callers(settings.tokens_file)
+    pipeline = Pipeline(app, settings, callers, authority=authority)
+    return pipeline

@@ -11,16 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from vectorpool import bounds
 from vectorpool.errors import InvalidFilter, InvalidId, InvalidRequest, LimitExceeded
 from vectorpool.names import excerpt
-
-MAX_RECORD_ID_BYTES: Final = 512
-MAX_METADATA_KEYS: Final = 256
-MAX_METADATA_KEY_BYTES: Final = 256
-MAX_METADATA_LIST: Final = 4096
-MAX_FILTER_DEPTH: Final = 16
-MAX_FILTER_TERMS: Final = 2048
-MAX_FILTER_VALUES: Final = 10_000
 
 # Chroma keeps its own values under this prefix.
 RESERVED_KEY_PREFIX: Final = "chroma:"
@@ -60,13 +53,13 @@ def check_record_ids(ids: Sequence[str], *, limit: int, limit_name: str = "max_r
     seen: set[str] = set()
     for record_id in ids:
         if not record_id:
-            raise InvalidId(f"A record id is empty. Give 1 to {MAX_RECORD_ID_BYTES} bytes of text.")
-        if len(record_id) * 4 > MAX_RECORD_ID_BYTES and (
-            len(record_id) > MAX_RECORD_ID_BYTES
-            or len(record_id.encode("utf-8", "surrogatepass")) > MAX_RECORD_ID_BYTES
+            raise InvalidId(f"A record id is empty. Give 1 to {bounds.RECORD_ID_BYTES} bytes of text.")
+        if len(record_id) * 4 > bounds.RECORD_ID_BYTES and (
+            len(record_id) > bounds.RECORD_ID_BYTES
+            or len(record_id.encode("utf-8", "surrogatepass")) > bounds.RECORD_ID_BYTES
         ):
             raise InvalidId(
-                f"The record id {excerpt(record_id)} is longer than {MAX_RECORD_ID_BYTES} bytes. Use a shorter one."
+                f"The record id {excerpt(record_id)} is longer than {bounds.RECORD_ID_BYTES} bytes. Use a shorter one."
             )
         if "\x00" in record_id or not is_clean_text(record_id):
             raise InvalidId(
@@ -118,11 +111,8 @@ def check_metadata(
     """
     if not metadata:
         return None
-    if len(metadata) > MAX_METADATA_KEYS:
-        raise LimitExceeded(
-            f"The metadata of {of} has {len(metadata)} keys; at most {MAX_METADATA_KEYS} are allowed. Use fewer.",
-            extra={"limit": MAX_METADATA_KEYS, "limit_name": "metadata keys", "count": len(metadata)},
-        )
+    bounds.METADATA_KEYS.check(len(metadata), f"The metadata of {of}")
+    bounds.METADATA_VALUES.check(count_values(metadata), f"The metadata of {of}")
     for key, value in metadata.items():
         _check_metadata_key(key, of)
         if value is None:
@@ -139,16 +129,35 @@ def check_metadata(
 
 
 def check_collection_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return a collection's metadata: text, integers, numbers and booleans, without lists."""
-    return check_metadata(metadata, of="the collection", lists=False)
+    """Return a collection's metadata: text, integers, numbers and booleans, without lists.
+
+    Numbers of the index under Chroma's own keys, such as ``hnsw:M``, are within the table of bounds.
+    """
+    checked = check_metadata(metadata, of="the collection", lists=False)
+    check_index_metadata(checked or {})
+    return checked
+
+
+def check_index_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise InvalidRequest if a number of the index, such as ``hnsw:M``, is outside the table of bounds."""
+    for key, bound in bounds.INDEX_METADATA.items():
+        value = metadata.get(key)
+        if isinstance(value, (int, float)):
+            bound.check(value)
+
+
+def count_values(metadata: Mapping[str, Any]) -> int:
+    """Return the number of values of metadata, the members of lists included."""
+    return sum(len(value) if isinstance(value, list) else 1 for value in metadata.values())
 
 
 def _check_metadata_key(key: str, of: str) -> None:
     if not key:
         raise InvalidRequest(f"The metadata of {of} has an empty key. Name it.")
-    if len(key) > MAX_METADATA_KEY_BYTES or len(key.encode("utf-8", "surrogatepass")) > MAX_METADATA_KEY_BYTES:
+    if len(key) > bounds.METADATA_KEY_BYTES or len(key.encode("utf-8", "surrogatepass")) > bounds.METADATA_KEY_BYTES:
         raise InvalidRequest(
-            f"The metadata key {excerpt(key)} of {of} is longer than {MAX_METADATA_KEY_BYTES} bytes. Use a shorter one."
+            f"The metadata key {excerpt(key)} of {of} is longer than {bounds.METADATA_KEY_BYTES} bytes. "
+            "Use a shorter one."
         )
     if key.startswith(RESERVED_KEY_PREFIX):
         raise InvalidRequest(
@@ -192,12 +201,7 @@ def _check_metadata_list(key: str, values: list[Any], of: str, *, allowed: bool)
         )
     if not values:
         raise InvalidRequest(f"The metadata of {of} has an empty list under {excerpt(key)}. Leave the key out.")
-    if len(values) > MAX_METADATA_LIST:
-        raise LimitExceeded(
-            f"The metadata of {of} has {len(values)} values under {excerpt(key)}; "
-            f"at most {MAX_METADATA_LIST} are allowed. Use fewer.",
-            extra={"limit": MAX_METADATA_LIST, "limit_name": "metadata list", "count": len(values)},
-        )
+    bounds.METADATA_LIST.check(len(values), f"The metadata of {of}, under {excerpt(key)},")
     for value in values:
         _check_scalar(key, value, of)
         if type(value) is not type(values[0]):
@@ -235,6 +239,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self._terms = 0
+        self.pattern_bytes = 0
 
     def walk(self, node: Any, depth: int) -> None:
         """Check one node and what is below it."""
@@ -257,10 +262,12 @@ class _Walk:
 
     def _count(self, depth: int) -> None:
         self._terms += 1
-        if depth > MAX_FILTER_DEPTH:
-            raise InvalidFilter(f"{self.field} is nested deeper than {MAX_FILTER_DEPTH} levels. Write it flatter.")
-        if self._terms > MAX_FILTER_TERMS:
-            raise InvalidFilter(f"{self.field} has more than {MAX_FILTER_TERMS} conditions. Use $in, or several calls.")
+        if depth > bounds.FILTER_DEPTH:
+            raise InvalidFilter(f"{self.field} is nested deeper than {bounds.FILTER_DEPTH} levels. Write it flatter.")
+        if self._terms > bounds.FILTER_TERMS.most:
+            raise InvalidFilter(
+                f"{self.field} has more than {bounds.FILTER_TERMS.most} conditions. Use $in, or several calls."
+            )
 
     def condition(self, name: str, operand: Any) -> None:
         """Check one condition."""
@@ -309,9 +316,10 @@ class _WhereWalk(_Walk):
     def _list(self, name: str, operator: str, values: Any) -> None:
         if not isinstance(values, list) or not values:
             raise InvalidFilter(f"{operator} on {excerpt(name)} needs a list that is not empty.")
-        if len(values) > MAX_FILTER_VALUES:
+        if len(values) > bounds.FILTER_VALUES.most:
             raise InvalidFilter(
-                f"{operator} on {excerpt(name)} lists {len(values)} values; at most {MAX_FILTER_VALUES} are allowed."
+                f"{operator} on {excerpt(name)} lists {len(values)} values; "
+                f"at most {bounds.FILTER_VALUES.most} are allowed."
             )
         for value in values:
             self._scalar(name, operator, value)
@@ -345,3 +353,6 @@ class _DocumentWalk(_Walk):
             )
         if not isinstance(operand, str) or not operand or not is_clean_text(operand):
             raise InvalidFilter(f"{name} in where_document needs text that is not empty.")
+        if name in ("$regex", "$not_regex"):
+            self.pattern_bytes += len(operand.encode())
+            bounds.FILTER_PATTERN_BYTES.check(self.pattern_bytes, "where_document")

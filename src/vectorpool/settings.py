@@ -1,24 +1,16 @@
 """All settings of an instance; read once, in ``cli`` and ``app``, then passed down.
 
-A setting comes from, in rising order: its default, a TOML file (``--config`` or ``VECTORPOOL_CONFIG``), the
-environment (``VECTORPOOL_<NAME>``), a command-line flag (``--<name>``). The table in docs/reference/settings.md is made
-from this module (``python -m vectorpool.settings``). A name ends with its unit.
+``vectorpool.configuration`` reads them, and describes them in a table. A name ends with its unit.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from vectorpool.environment import check_working_directory, is_of_kubernetes, local_path
-from vectorpool.errors import Misconfigured
-from vectorpool.spelling import meant
+from vectorpool import bounds
 
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
@@ -60,6 +52,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _setting("TOML file of the tokens and the users that each may access; without it no token is needed"),
     ] = None
 
+    token_secret: Annotated[
+        str | None,
+        _setting("Secret of JWT by HS256, or several as KEY-ID:SECRET, separated by spaces; the first signs"),
+    ] = None
+    token_secret_file: Annotated[
+        str | None, _setting("A file that holds token_secret, one a line; read again when it changes")
+    ] = None
+    token_jwks: Annotated[
+        str | None,
+        _setting("The https:// URL, or the file, of an identity provider's keys (JWKS) for RS256, ES256 and EdDSA"),
+    ] = None
+    token_jwks_refresh_s: Annotated[
+        float, _setting("Interval at which the keys of a URL are fetched again", ge=10, le=86_400)
+    ] = 300.0
+    token_issuer: Annotated[str | None, _setting("The iss that every JWT must have; needed with token_jwks")] = None
+    token_audience: Annotated[
+        str | None,
+        _setting("The aud that every JWT must have, or several, separated by commas; needed with token_jwks"),
+    ] = None
+    token_claim_users: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds the users; sub for one user a token", min_length=1)
+    ] = "users"
+    token_claim_avatars: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that narrows a token to avatars", min_length=1)
+    ] = "avatars"
+    token_claim_access: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds read or write", min_length=1)
+    ] = "access"
+    token_claim_admin: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that opens /admin", min_length=1)
+    ] = "admin"
+    token_claim_limits: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds limits", min_length=1)
+    ] = "limits"
+    token_claim_audience: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds the audience", min_length=1)
+    ] = "aud"
+    admin_key: Annotated[
+        str | None, _setting("A token that opens /admin and no user's data; with it every request needs a token")
+    ] = None
+    admin_key_file: Annotated[str | None, _setting("A file that holds admin_key; read again when it changes")] = None
+
     # Durability and consistency
     durability: Annotated[
         Durability,
@@ -83,6 +117,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     auto_create: Annotated[
         bool,
         _setting("Tenants, default_database and avatar databases need no create request; off: exactly as with Chroma"),
+    ] = True
+    older_clients: Annotated[
+        bool,
+        _setting(
+            "Show collections to Chroma's Python clients 0.5.16 to 0.6.3 as they read them; they are known by the "
+            "User-Agent of their HTTP library and no content type"
+        ),
     ] = True
     allow_reset: Annotated[
         bool,
@@ -153,16 +194,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_records: Annotated[int, _setting("Most records in one call", ge=1, le=1_000_000)] = 10_000
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
-    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=65_536)] = 8192
+    max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
-    hnsw_ef_construction: Annotated[int, _setting("HNSW build effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_ef_search: Annotated[int, _setting("HNSW search effort of new collections", ge=1, le=10_000)] = 100
-    hnsw_max_neighbors: Annotated[int, _setting("HNSW links of each node of new collections", ge=2, le=1024)] = 16
+    hnsw_ef_construction: Annotated[
+        int, _setting("HNSW build effort of new collections", ge=1, le=int(bounds.EF_CONSTRUCTION.most))
+    ] = 100
+    hnsw_ef_search: Annotated[
+        int, _setting("HNSW search effort of new collections", ge=1, le=int(bounds.EF_SEARCH.most))
+    ] = 100
+    hnsw_max_neighbors: Annotated[
+        int,
+        _setting(
+            "HNSW links of each node of new collections",
+            ge=int(bounds.MAX_NEIGHBORS.least),
+            le=int(bounds.MAX_NEIGHBORS.most),
+        ),
+    ] = 16
     hnsw_sync_threshold: Annotated[
         int,
-        _setting("Additions that a new collection queues in SQLite before they are written to the HNSW files", ge=2),
+        _setting(
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
+            ge=2,
+            le=int(bounds.SYNC_THRESHOLD.most),
+        ),
     ] = 1000
 
     # Reading
@@ -198,20 +254,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body_bytes_under_way: Annotated[
         int,
         _setting(
-            "Most bytes of bodies that arrived and are not answered yet, on the instance; one user has half of it",
+            "Most bytes of request bodies that are under way on the instance; half of it for one user",
             ge=1024,
         ),
     ] = 512 * 1024**2
 
+    # Browsers
+    allowed_hosts: Annotated[
+        str,
+        _setting(
+            "Without tokens: hosts, separated by commas, that requests may name besides this machine's own (localhost)"
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        str, _setting("Origins of web pages that may call the service, separated by commas; * is every page")
+    ] = ""
+    insecure_open: Annotated[
+        bool,
+        _setting(
+            "Without tokens: listen on any address, and answer any host and any web page. Everyone who reaches the "
+            "service may read and change everything"
+        ),
+    ] = False
+
     # Connections
     max_connections: Annotated[int, _setting("Most connections at once on the instance", ge=1, le=1_000_000)] = 4096
     max_connections_per_caller: Annotated[
-        int, _setting("Most connections at once of one address (of one /64 of IPv6)", ge=1, le=1_000_000)
+        int, _setting("Most connections at once from one address (one /64 network of IPv6)", ge=1, le=1_000_000)
     ] = 1024
     trusted_proxies: Annotated[
         str,
         _setting(
-            "Addresses or networks, separated by commas, whose X-Forwarded-For names the caller; others' is passed over"
+            "Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; that of others is ignored"
         ),
     ] = ""
     max_header_bytes: Annotated[
@@ -224,13 +298,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     transfer_timeout_s: Annotated[
         float,
         _setting(
-            "A connection is closed that passes less than transfer_bytes_per_s of a body or an answer for so long",
+            "Time below transfer_bytes_per_s, in a body or an answer, after which a connection is closed",
             gt=0,
             le=3600,
         ),
     ] = 20.0
     transfer_bytes_per_s: Annotated[
-        int, _setting("Least rate at which a caller sends a body and takes an answer", ge=1, le=1024**3)
+        int, _setting("Lowest rate at which a caller must send a body and receive an answer", ge=1, le=1024**3)
     ] = 1024
 
     # Text to vectors
@@ -241,7 +315,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     embedder_device: Annotated[str | None, _setting("sentence-transformers' device, such as cpu or cuda")] = None
     embedder_batch: Annotated[int, _setting("Texts embedded in one run of the model", ge=1, le=2048)] = 16
     embedder_threads: Annotated[int, _setting("Threads of the onnx model; 0 is one per core", ge=0, le=256)] = 0
-    embedder_queue: Annotated[int, _setting("Most texts waiting to be embedded, then 429", ge=1)] = 20_000
+    embedder_queue: Annotated[
+        int,
+        _setting(
+            "Most texts waiting to be embedded, then 429; a quarter as many of questions, beside it; one user has at "
+            "most half of either in several calls",
+            ge=1,
+        ),
+    ] = 20_000
     openai_url: Annotated[str, _setting("Base URL of an OpenAI-compatible endpoint")] = "https://api.openai.com/v1"
     openai_api_key: Annotated[str | None, _setting("API key of that endpoint")] = None
     openai_timeout_s: Annotated[float, _setting("Longest wait for one request to openai_url", gt=0, le=600)] = 30.0
@@ -269,167 +350,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
     ] = 8 * 1024**2
+    deletion_bound_s: Annotated[
+        float,
+        _setting(
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted",
+            ge=1,
+            le=86_400,
+        ),
+    ] = 600.0
     retention_s: Annotated[
         float,
-        _setting("Time for which past states can be restored; older ones only from backups", ge=0, le=3_153_600_000),
+        _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
 
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"
-
-
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
-ENV_PREFIX = "VECTORPOOL_"
-# Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
-_PATHS = ("replica_dir", "tokens_file", "address_file")
-
-
-class SettingInfo(msgspec.Struct, frozen=True):
-    """One row of the settings table."""
-
-    name: str
-    env: str
-    flag: str
-    default: Any
-    type: str
-    description: str
-
-
-def _type_name(hint: Any) -> str:
-    if hasattr(hint, "__metadata__"):
-        return _type_name(hint.__origin__)
-    args = getattr(hint, "__args__", None)
-    if args and all(isinstance(a, str) for a in args):
-        return " or ".join(args)
-    if args:
-        return " or ".join(_type_name(a) for a in args if a is not type(None))
-    return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[hint.__name__]
-
-
-def describe_settings() -> list[SettingInfo]:
-    """Return every setting, in the order in which they are declared."""
-    hints = get_type_hints(Settings, include_extras=True)
-    rows = []
-    for field in msgspec.structs.fields(Settings):
-        hint = hints[field.name]
-        meta = next(m for m in hint.__metadata__ if m.description)
-        rows.append(
-            SettingInfo(
-                name=field.name,
-                env=ENV_PREFIX + field.name.upper(),
-                flag="--" + field.name.replace("_", "-"),
-                default=field.default,
-                type=_type_name(hint),
-                description=meta.description,
-            )
-        )
-    return rows
-
-
-def settings_table() -> str:
-    """Return the table of settings, in Markdown."""
-    lines = ["| environment, flag | default | what it sets |", "|---|---|---|"]
-    for row in describe_settings():
-        default = (
-            ""
-            if row.default is None
-            else f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
-        )
-        lines.append(f"| `{row.env}`<br>`{row.flag}` | {default} | {row.description} ({row.type}) |")
-    return "\n".join(lines)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return {key.replace("-", "_"): value for key, value in tomllib.load(file).items()}
-    except FileNotFoundError:
-        raise Misconfigured(f"The configuration file {path} is not there. Create it, or leave --config out.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Misconfigured(f"The configuration file {path} is not valid TOML: {error}.") from None
-
-
-def load_settings(
-    flags: Mapping[str, Any] | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    config: str | Path | None = None,
-) -> Settings:
-    """Merge defaults, TOML file, environment and flags (None: not given) into one Settings.
-
-    Raises Misconfigured with a sentence that names the setting and where its value came from.
-    """
-    environ = os.environ if environ is None else environ
-    config = config or environ.get(ENV_PREFIX + "CONFIG")
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    if config:
-        for name, value in _read_toml(Path(local_path("config", str(config)))).items():
-            values[name], origin[name] = value, f"in {config}"
-    known = {row.name: row for row in describe_settings()}
-    for name, variable, text in _variables(environ, known):
-        values[name], origin[name] = text, f"in the environment ({variable})"
-    for name, value in (flags or {}).items():
-        if value is not None:
-            values[name], origin[name] = value, f"in the flag {known[name].flag}"
-    if "s3_endpoint" not in values:
-        endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
-            values["s3_endpoint"] = endpoint
-    for name in values:
-        if name not in known:
-            raise Misconfigured(
-                f"{name!r} {origin[name]} is not a setting.{meant(name, known)} `vectorpool serve --help` lists them."
-            )
-    for name, value in values.items():
-        if isinstance(value, str) and len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            shown = "***" if name in SECRETS else value
-            raise Misconfigured(
-                f"{name} = {shown} {origin.get(name, '')} has quotes around it. An env file keeps them: leave them out."
-            )
-        try:
-            msgspec.convert({name: value}, Settings, strict=False)
-        except msgspec.ValidationError as error:
-            shown = "***" if name in SECRETS else repr(value)
-            reason = str(error).partition(" - at")[0]
-            raise Misconfigured(f"{name} = {shown} {origin.get(name, '')} is not valid: {reason}.") from None
-    return _with_paths(msgspec.convert(values, Settings, strict=False))
-
-
-def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> Iterator[tuple[str, str, str]]:
-    """Yield (setting, variable, text) of the environment, the stronger variable later.
-
-    Raises Misconfigured for a variable with our prefix that is no setting.
-    """
-    own = {
-        variable: text
-        for variable, text in environ.items()
-        if variable.startswith(ENV_PREFIX) and not is_of_kubernetes(variable, text)
-    }
-    settings = {row.env: row.name for row in known.values()}
-    for variable in own:
-        if variable not in settings and variable != ENV_PREFIX + "CONFIG":
-            raise Misconfigured(
-                f"{variable} is not a setting.{meant(variable, settings)} `vectorpool serve --help` lists them; "
-                "remove it."
-            )
-    # Platforms that start one container a request tell it by this variable where they send the requests.
-    if text := environ.get("PORT"):
-        yield "port", "PORT", text
-    for variable, text in own.items():
-        if variable in settings and text != "":
-            yield settings[variable], variable, text
-
-
-def _with_paths(settings: Settings) -> Settings:
-    """Return the settings with ``~`` expanded in their paths; raise Misconfigured for what cannot be a path."""
-    paths = {name: path for name in _PATHS if (path := getattr(settings, name))}
-    if "://" not in settings.store:
-        paths["store"] = settings.store.strip()
-    changed = {name: local_path(name, path) for name, path in paths.items()}
-    for name, path in changed.items():
-        check_working_directory(name, path)
-    return msgspec.structs.replace(settings, **changed)
-
-
-if __name__ == "__main__":
-    print(settings_table())  # noqa: T201 - this is what the module's command line is for

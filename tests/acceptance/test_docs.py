@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from tests import reference
 from tests.protocol.comparing import is_alike
 from tests.support.service import COMMAND, START_S, STOP_S, Service, environment, run_cli
 from tests.support.store import S3Server
+from vectorpool.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -225,7 +227,33 @@ def test_the_readmes_container_line() -> None:
     exposed = re.search(r"^EXPOSE (\d+)$", dockerfile, re.MULTILINE)
     assert exposed and f":{exposed[1]} " in line
     assert re.search(r"docker build -t (\S+) \. && docker run .* \1$", line.strip())
-    assert "VECTORPOOL_HOST=0.0.0.0" in dockerfile and f"VECTORPOOL_PORT={exposed[1]}" in dockerfile
+    # The default, so that PORT is honoured: the image sets neither.
+    assert "VECTORPOOL_HOST=0.0.0.0" in dockerfile and int(exposed[1]) == Settings().port
+    assert not re.search(r"\bPORT=|VECTORPOOL_PORT=", dockerfile)
+
+
+@pytest.mark.parametrize("way", ["PORT", "VECTORPOOL_PORT", "--port"])
+def test_the_images_health_check_asks_where_the_service_listens(way: str, tmp_path: Path) -> None:
+    """Whatever sets the port, the image's command succeeds while the service runs, and fails once it has stopped."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (check,) = re.findall(r"^    CMD (\[.*\])$", dockerfile, re.MULTILINE)
+    command = [sys.executable, *json.loads(check)[1:]]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"VECTORPOOL_ADDRESS_FILE": str(tmp_path / "made" / "address"), "VECTORPOOL_HOST": "0.0.0.0"}
+    # As the documented line of a first try does.
+    place["VECTORPOOL_INSECURE_OPEN"] = "true"
+    env = place if way == "--port" else {**place, way: port}
+    flags = ["--port", port] if way == "--port" else []
+    served = Service(tmp_path, "--shards", "1", *flags, env=env, port=None).start()
+    try:
+        assert f":{port}" in served.url
+        assert subprocess.run(command, env=environment(**env), timeout=60).returncode == 0
+        assert served.stop() == 0, served.errors
+        assert subprocess.run(command, env=environment(**env), timeout=60, stderr=subprocess.DEVNULL).returncode != 0
+    finally:
+        served.close()
 
 
 # --- The reference ---------------------------------------------------------------------------------

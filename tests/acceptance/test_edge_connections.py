@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.raw_http import RawAnswer, RawConnection, ask
@@ -62,7 +65,7 @@ def refused(service: Service, data: bytes) -> RawAnswer:
     ids=["a value", "a name", "bytes", "number"],
 )
 def test_headers_are_bounded_in_bytes_and_number(service: Service, path: str, form: str, headers: bytes) -> None:
-    """More than 64 KiB or a hundred headers are 431 in the form of the path's protocol, whole or not, without a token."""
+    """More than 64 KiB or a hundred headers are 431, in the form of the path's protocol, before any token is read."""
     answer = refused(service, f"GET {path} HTTP/1.1\r\nhost: localhost\r\n".encode() + headers.rstrip() + b"\r\n\r\n")
     assert answer.status == 431
     body = json.loads(answer.body)
@@ -169,7 +172,8 @@ def test_a_body_that_does_not_get_on_is_refused(service: Service, path: str, for
     for framing in ("content-length: 500000", "transfer-encoding: chunked"):
         with RawConnection(service.url) as connection:
             connection.send(
-                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{framing}\r\n\r\n".encode()
+                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode()
+                + f"{framing}\r\n\r\n".encode()
             )
             for _ in range(8):
                 time.sleep(0.2)
@@ -235,6 +239,81 @@ def test_an_answer_that_is_not_taken_is_cut(service: Service) -> None:
     assert len(service.ok("POST", "/users/big/collections/notes/records/get", json={}).content) > 8 * 400_000
 
 
+def test_too_long_a_body_is_refused_unread(service: Service) -> None:
+    """By its announced length alone: a caller that waits for 100 Continue sends none of it, on both protocols."""
+    headers = {"content_length": str(60 * 1024**3), "expect": "100-continue", "content_type": "application/json"}
+    for line in (f"PUT {NOTES}/records", f"POST {NOTES}/query", "PUT /users/alice/avatars/7/documents/x.txt"):
+        answer = ask(service.url, line, **headers)
+        assert (answer.status, answer.code) == (413, "limit-exceeded")
+    found = service.ok("GET", CHROMA).json()[0]["id"]
+    for operation in ("add", "query"):
+        assert ask(service.url, f"POST {CHROMA}/{found}/{operation}", **headers).status == 413
+
+
+def _held(stack: ExitStack, url: str, path: str, size: int, **headers: str) -> RawConnection:
+    """Send most of a body, and keep the connection: the request is under way."""
+    connection = stack.enter_context(RawConnection(url))
+    fields = {"host": "localhost", "content-length": str(size + 100), "content-type": "application/json", **headers}
+    head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    connection.send(head.encode() + b"\r\n" + b"[" * size)
+    return connection
+
+
+def _resident_bytes(pid: int) -> int:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def test_bodies_under_way_have_one_budget_and_memory_comes_back(tmp_path: Path) -> None:
+    """One user holds half of the budget and is then refused, others are not; what was held goes back to the system."""
+    budget = 200 * 1024**2
+    flags = ["--shards", "1", "--max-body-bytes-under-way", str(budget), "--transfer-timeout-s", "60"]
+    service = Service(tmp_path, *flags).start()
+    try:
+        for user in ("alice", "bob"):
+            service.ok("POST", f"/users/{user}/collections", json={"name": "notes"})
+        with ExitStack() as stack:
+            for _ in range(9):
+                _held(stack, service.url, f"{NOTES}/records", 10 * 1024**2)
+            # Nine tenths of alice's share arrived when two tenths more are refused.
+            more = {"content_length": str(20 * 1024**2), "expect": "100-continue"}
+            until(lambda: ask(service.url, f"PUT {NOTES}/records", **more).status == 429)
+            held = _resident_bytes(service.pid)
+            for path, code in ((f"{NOTES}/query", "queue-full"), (f"{CHROMA}/0/add", "RateLimitError")):
+                answer = ask(service.url, f"POST {path}", content_type="application/json", **more)
+                assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, code, "1")
+            records = {"records": [{"id": "a", "embedding": [1, 0], "document": "x" * 2 * 1024**2}]}
+            service.ok("PUT", "/users/bob/collections/notes/records", json=records)
+        until(lambda: _resident_bytes(service.pid) < held - 60 * 1024**2, 30)
+        service.ok("PUT", f"{NOTES}/records", json=records)
+    finally:
+        service.close()
+
+
+def test_callers_behind_a_trusted_proxy_are_told_apart(tmp_path: Path) -> None:
+    """Each has its own number of requests under way; the proxy's connections are not one caller's."""
+    flags = ["--shards", "1", "--max-connections-per-caller", "2", "--trusted-proxies", "127.0.0.1"]
+    service = Service(tmp_path, *flags).start()
+    try:
+        service.ok("POST", "/users/alice/collections", json={"name": "notes"})
+        with ExitStack() as stack:
+            forwarded = {"x-forwarded-for": "198.51.100.1, 203.0.113.7"}
+            held = [_held(stack, service.url, f"{NOTES}/query", 10, **forwarded) for _ in range(2)]
+            mine, other = "203.0.113.7", "198.51.100.1"
+            until(lambda: ask(service.url, "GET /users/alice", x_forwarded_for=mine).status == 429)
+            for path, code in (("/users/alice", "too-many-connections"), ("/api/v2/heartbeat", "RateLimitError")):
+                answer = ask(service.url, f"GET {path}", x_forwarded_for=mine)
+                assert (answer.status, answer.code) == (429, code)
+                assert ask(service.url, f"GET {path}", x_forwarded_for=other).status == 200
+                assert ask(service.url, f"GET {path}").status == 200
+            assert ask(service.url, "GET /health/live", x_forwarded_for=mine).status == 200
+            held[0].close()
+            until(lambda: ask(service.url, "GET /users/alice", x_forwarded_for=mine).status == 200)
+    finally:
+        service.close()
+
+
 # --- Number ------------------------------------------------------------------------------------------
 
 
@@ -244,9 +323,12 @@ def test_an_answer_that_is_not_taken_is_cut(service: Service) -> None:
 def test_a_caller_has_so_many_connections(service: Service, path: str, code: str) -> None:
     """The one too many is 429 in the form of the path's protocol; health is answered; a closed one makes room."""
     with ExitStack() as stack:
-        held = [stack.enter_context(RawConnection(service.url)) for _ in range(20)]
         service.client.close()
-        service.client = type(service.client)(base_url=service.url, timeout=60)
+        service.client = httpx.Client(base_url=service.url, timeout=60)
+        until(lambda: ask(service.url, f"GET {path}").status == 200)
+        held = [stack.enter_context(RawConnection(service.url)) for _ in range(20)]
+        # An idle connection that had an answer stays.
+        assert [connection.request(f"GET {path}").status for connection in held] == [200] * 20
         until(lambda: ask(service.url, f"GET {path}").status == 429)
         answer = ask(service.url, f"GET {path}")
         assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, code, "1")

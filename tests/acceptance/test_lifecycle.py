@@ -99,7 +99,7 @@ def test_the_front_process_never_imports_chroma(tmp_path: Path) -> None:
     script = f"""
 import asyncio, sys, httpx
 from vectorpool.app import create_app
-from vectorpool.settings import load_settings
+from vectorpool.configuration import load_settings
 async def main():
     root = {str(tmp_path)!r}
     app = create_app(load_settings({{"store": root + "/store", "replica_dir": root + "/replicas", "shards": 1}}))

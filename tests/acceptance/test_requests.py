@@ -50,9 +50,8 @@ def _send_and_leave(service: Service, method: str, path: str, body: bytes, reque
     """Send a request over a connection of its own, wait until it is worked on, and close the connection."""
     url = httpx.URL(service.url)
     with socket.create_connection((url.host, url.port or 80)) as connection:
-        head = (
-            f"{method} {path} HTTP/1.1\r\nhost: x\r\nx-request-id: {request_id}\r\ncontent-length: {declared}\r\n\r\n"
-        )
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {request_id}\r\n"
+        head += f"content-length: {declared}\r\n\r\n"
         connection.sendall(head.encode() + body)
         time.sleep(0.3)
 

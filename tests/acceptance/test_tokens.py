@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -281,5 +284,31 @@ def test_an_empty_setting_asks_nobody(tmp_path: Path) -> None:
         served.ok("POST", "/users/42/collections", json={"name": "notes"})
         response = httpx.get(f"{served.url}/users/42/collections", headers=bearer("whatever"))
         assert json.loads(response.content)["collections"]
+    finally:
+        served.close()
+
+
+def test_a_hang_up_reads_the_tokens_again(tmp_path: Path) -> None:
+    """After SIGHUP the service goes on with the file's new tokens, its shards too; SIGQUIT then drains it."""
+    tokens = Tokens(tmp_path)
+    whole = tokens.file.read_text()
+    tokens.file.write_text(whole.replace("[tokens.both]", "[tokens.former]").replace(f'"{BOB}"', '"nobody"'))
+    served = Service(tmp_path, "--shards", "1", "--tokens-file", str(tokens.file)).start()
+    try:
+        served.problem("GET", f"/users/{BOB}/collections", "forbidden", headers=bearer(tokens.both))
+        collection = {"json": {"name": "notes"}, "headers": bearer(tokens.everybody)}
+        served.ok("POST", f"/users/{BOB}/collections", **collection)
+        tokens.file.write_text(whole)
+        # The whole group, as a closed terminal sends it.
+        os.killpg(served.pid, signal.SIGHUP)
+        for _ in range(200):
+            if served.request("GET", f"/users/{BOB}/collections", headers=bearer(tokens.both)).status_code == 200:
+                break
+            time.sleep(0.05)
+        served.ok("GET", f"/users/{BOB}/collections", headers=bearer(tokens.both))
+        assert "died" not in served.errors
+        os.kill(served.pid, signal.SIGQUIT)
+        assert served.wait() == 0, served.errors
+        assert "responses by status" in served.errors
     finally:
         served.close()

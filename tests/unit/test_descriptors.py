@@ -31,3 +31,9 @@ def test_all_slots_with_all_their_indexes_fit(limit: int, monkeypatch: pytest.Mo
     indexes = descriptors.indexes_of_a_slot(slots)
     assert indexes >= 1
     assert slots * (17 + 4 * (indexes - 1)) <= limit - 96
+
+
+@pytest.mark.parametrize(("limit", "connections"), [(None, 4096), (1_048_576, 4096), (1024, 928), (125, 29)])
+def test_connections_follow_the_limit(limit: int | None, connections: int) -> None:
+    """As many connections are accepted as descriptors are left; the admission counts them as these settings say."""
+    assert descriptors.fit(Settings(), limit).max_connections == connections

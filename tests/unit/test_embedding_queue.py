@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -237,3 +238,111 @@ async def test_closing_fails_what_waits_and_finishes_what_runs() -> None:
         with pytest.raises(Draining):
             await queue.embed(["late"])
         assert len(model.batches) == 1
+
+
+# --- Users -------------------------------------------------------------------------------------------
+
+
+async def of(queue: EmbeddingQueue, user_id: str, texts: list[str]) -> asyncio.Task[np.ndarray]:
+    """Return a user's call that has entered the queue, or was refused."""
+    task = asyncio.create_task(queue.embed(texts, user_id))
+    await asyncio.sleep(0)
+    return task
+
+
+async def flood(queue: EmbeddingQueue, user_id: str, calls: int, texts: int) -> list[asyncio.Task[np.ndarray]]:
+    """Let a user send many calls at once; return those that wait."""
+    sent = [await of(queue, user_id, [user_id * (i % 5 + 1)] * texts) for i in range(calls)]
+    refused = [task for task in sent if task.done()]
+    assert all(isinstance(task.exception(), QueueFull) for task in refused)
+    return [task for task in sent if not task.done()]
+
+
+@pytest.mark.parametrize("texts", [1, 2, 3, 50])
+async def test_a_flood_leaves_room_to_others(texts: int) -> None:
+    """While one user sends a thousand calls, questions or long ones, no call of ten other users is refused."""
+    model = GatedModel()
+    async with queue_of(model, limit=2000) as queue:
+        await of(queue, "z", ["first"])
+        await model.running()
+        waiting = await flood(queue, "a", 1000, texts)
+        assert 0 < len(waiting) < 1000
+        for user_id in "bcdefghijk":
+            assert len(await flood(queue, user_id, 1, texts)) == 1
+            assert not (await of(queue, user_id, ["a question"])).done()
+
+
+async def test_the_floods_of_several_users_leave_room_to_one_more() -> None:
+    """Whatever ten users send, an eleventh is not refused."""
+    model = GatedModel()
+    async with queue_of(model, limit=2000) as queue:
+        await of(queue, "z", ["first"])
+        await model.running()
+        for user_id in "abcdefghij":
+            assert await flood(queue, user_id, 200, 4)
+        assert len(await flood(queue, "k", 1, 4)) == 1
+
+
+async def test_a_full_lane_of_long_calls_leaves_room_to_questions() -> None:
+    """Questions have a bound of their own: not even a call as long as the limit refuses them."""
+    model = GatedModel()
+    async with queue_of(model, limit=100) as queue:
+        await of(queue, "z", ["first"])
+        await model.running()
+        await of(queue, "a", ["chunk"] * 100)
+        assert isinstance((await of(queue, "b", ["chunk"] * 3)).exception(), QueueFull)
+        questions = [await of(queue, user_id, ["question"]) for user_id in "abc"]
+        model.let(100)
+        assert [len(await question) for question in questions] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("texts", [1, 40])
+async def test_users_take_turns(texts: int) -> None:
+    """Behind a hundred calls of one user, another's texts are in every second run, with questions as with chunks."""
+    model = GatedModel()
+    async with queue_of(model, batch=4, limit=10_000) as queue:
+        await of(queue, "z", ["first"])
+        await model.running()
+        flooding = await flood(queue, "a", 100, texts)
+        other = await of(queue, "b", ["b"] * texts)
+        model.let(1000)
+        assert np.array_equal(await other, measure(["b"] * texts))
+        # At most every second run of those until then had none of them.
+        assert max(at for at, batch in enumerate(model.batches) if "b" in batch) <= 2 * max(texts // 4, 1)
+        for task in flooding:
+            task.cancel()
+
+
+async def test_what_a_caller_that_left_had_waiting_costs_no_run() -> None:
+    """A slow model serves the next user one run after a flood has left, and embeds none of the flood's texts."""
+    runs: list[list[str]] = []
+    begun = threading.Event()
+
+    def slow(texts: list[str]) -> np.ndarray:
+        runs.append(texts)
+        begun.set()
+        time.sleep(0.05)
+        return measure(texts)
+
+    async with queue_of(slow, batch=4, limit=10_000) as queue:
+        flooding = await flood(queue, "a", 200, 20)
+        await asyncio.to_thread(begun.wait, 60)
+        for task in flooding:
+            task.cancel()
+        await asyncio.gather(*flooding, return_exceptions=True)
+        before = len(runs)
+        assert queue.waiting == 0
+        assert len(await queue.embed(["b"] * 4, "b")) == 4
+        assert len(runs) <= before + 2 and runs[-1] == ["b"] * 4
+
+
+async def test_a_lane_forgets_users_that_have_nothing_waiting() -> None:
+    """Users come and go: what is kept of them goes with their last text, served or withdrawn."""
+    async with queue_of(measure) as queue:
+        await asyncio.gather(*(queue.embed(["x"] * (n % 4 + 1), f"user-{n}") for n in range(200)))
+        left = [await of(queue, f"user-{n}", ["x"] * 3) for n in range(20)]
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        for lane in (queue._small, queue._large):
+            assert (lane._users, lane._texts, lane.waiting) == ({}, {}, 0)

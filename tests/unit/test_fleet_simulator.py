@@ -13,7 +13,8 @@ import pytest
 from tests.bench.cost import Inputs, by_class, outcome, report, usd_of
 from tests.bench.fleet.life import DAY_S, Fleet, Life, hour_factor, popularity
 from tests.bench.fleet.week import live_weeks
-from vectorpool.settings import Settings, describe_settings
+from vectorpool.configuration import describe_settings
+from vectorpool.settings import Settings
 
 SMALL = Fleet(
     users=30,

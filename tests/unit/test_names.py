@@ -64,7 +64,10 @@ def test_ids_that_could_leave_the_prefix_are_refused(bad: str) -> None:
         names.documents_prefix("1", bad)
 
 
-@pytest.mark.parametrize("bad", ["", "/a", "a/", "a//b", "../a", "a/../../b", "a/./b", "a\0", "x" * 513])
+@pytest.mark.parametrize(
+    "bad",
+    ["", "/a", "a/", "a//b", "../a", "a/../../b", "a/./b", "a\0", "a\nb", "a\x7f", "\ud800", "x" * 1025, "x" * 1000],
+)
 def test_document_paths_stay_below_their_avatar(bad: str) -> None:
     """A path that is absolute, unclean or too long is refused."""
     with pytest.raises(InvalidId):

@@ -12,7 +12,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.durations import SCRUB_S
 from vectorpool.api.namespaces import UserId
 from vectorpool.api.responses import pass_on, respond
-from vectorpool.errors import UserNotFound, VerificationNotFound
+from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
 from vectorpool.names import check_user_id
 
 
@@ -73,6 +73,15 @@ class Admin(Controller):
         return pass_on(await request.execute(check_user_id(user_id), commands.LastVerification()))
 
     @get(
+        "/users/{user_id:str}/deletion",
+        summary="Show the receipt of a deletion",
+        operation_class=documented(gives=answers.Deletion, problems=(DeletionNotFound,)),
+    )
+    async def show_deletion(self, request: Call, user_id: UserId) -> Response[Any]:
+        """Show what the last deletion of a user deleted, and when a listing showed that nothing is left."""
+        return pass_on(await request.execute(check_user_id(user_id), commands.LastDeletion()))
+
+    @get(
         "/pool",
         summary="Show the pool",
         operation_class=documented(gives=answers.PoolView, with_commit=False),
@@ -82,4 +91,6 @@ class Admin(Controller):
         request: Call,
     ) -> Response[Any]:
         """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
-        return respond(await request.context.within(request.service.router.pool_view()))
+        view = await request.context.within(request.service.router.pool_view())
+        view.tasks += request.service.supervisor.view()
+        return respond(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Controller, Response, delete, get
@@ -15,8 +15,10 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.durations import DELETE_S
 from vectorpool.api.namespaces import AvatarId, UserId
 from vectorpool.api.responses import respond
-from vectorpool.errors import AvatarNotFound, DocumentNotFound, UserNotFound
+from vectorpool.errors import AvatarNotFound, UserNotFound
 from vectorpool.names import check_avatar_id, check_user_id
+
+_MOST_REFUSED: Final = 1000
 
 AndDocuments = Annotated[
     bool, QueryParameter(name="documents", description="Also the source documents, which else stay.")
@@ -24,17 +26,9 @@ AndDocuments = Annotated[
 
 
 async def delete_documents(request: Call, user_id: str, avatar_id: str) -> int:
-    """Delete every source document of an avatar and return how many there were."""
-    deleted, library = 0, request.service.library
+    """Delete every source document of an avatar, whatever its name, and return how many there were."""
     with request.context.limit(changes=True):
-        async for document in library.iterate(user_id, avatar_id):
-            try:
-                await library.delete(user_id, avatar_id, document.path)
-            except DocumentNotFound:
-                # Another caller deleted it meanwhile.
-                continue
-            deleted += 1
-    return deleted
+        return await request.service.library.delete_all(user_id, avatar_id)
 
 
 class Avatars(Controller):
@@ -50,15 +44,19 @@ class Avatars(Controller):
     async def list_avatars(
         self, request: Call, user_id: UserId, limit: PageLimit = None, offset: PageOffset = 0
     ) -> Response[Any]:
-        """List avatars by id: those with collections, and those that have only source documents."""
+        """List avatars by id: those with collections, and those that have only source documents.
+
+        ``refused`` names what other programs put there under a name that is no avatar id. It is deleted with the user's
+        documents.
+        """
         check_user_id(user_id)
-        uploaded = await request.context.within(request.service.library.list_avatars(user_id))
+        uploaded, refused = await request.context.within(request.service.library.scan_avatars(user_id))
         commit = 0
         known: dict[str, answers.Avatar] = {}
         try:
             answer = await request.execute(user_id, commands.ListAvatars())
         except UserNotFound:
-            if not uploaded:
+            if not uploaded and not refused:
                 raise
         else:
             commit = answer.commit
@@ -68,7 +66,7 @@ class Avatars(Controller):
             known.setdefault(avatar_id, answers.Avatar(avatar_id, collections=0, records=0, documents=0))
         avatars = [known[avatar_id] for avatar_id in sorted(known)]
         end = None if limit is None else offset + limit
-        return respond(answers.AvatarPage(avatars[offset:end], total=len(avatars)), commit=commit)
+        return respond(answers.AvatarPage(avatars[offset:end], len(avatars), refused[:_MOST_REFUSED]), commit=commit)
 
     @get(
         "/{avatar_id:str}",
@@ -82,9 +80,8 @@ class Avatars(Controller):
         try:
             answer = await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:
-            if not (
-                await request.context.within(request.service.library.list_documents(user_id, avatar_id, limit=1))
-            ).documents:
+            page = await request.context.within(request.service.library.list_documents(user_id, avatar_id, limit=1))
+            if not page.documents and not page.refused:
                 raise
             commit = error.extra.get("commit", 0)
             return respond(answers.Avatar(avatar_id, collections=0, records=0, documents=0), commit=commit)
@@ -100,11 +97,15 @@ class Avatars(Controller):
     async def delete_avatar(
         self, request: Call, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
     ) -> Response[Any]:
-        """Delete an avatar's collections; with ``documents=true`` its source documents too."""
+        """Delete an avatar's collections; with ``documents=true`` its source documents too.
+
+        What is kept of documents that were replaced or deleted earlier is deleted in either case.
+        """
         check_user_id(user_id)
         check_avatar_id(avatar_id)
         request.context.allow(DELETE_S)
         removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
+        removed += await request.context.within(request.service.library.discard_kept(user_id, avatar_id), changes=True)
         try:
             answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:

@@ -8,10 +8,11 @@ from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import CollectionName, Ns
-from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody, decode
+from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody
 from vectorpool.api.responses import pass_on
 from vectorpool.checks import check_collection_metadata
 from vectorpool.errors import (
@@ -48,7 +49,7 @@ class Collections(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Create a collection. The user and the avatar are created with it."""
-        body = decode(await request.body(), CreateCollectionBody)
+        body = await decode_bounded(await request.body(), CreateCollectionBody, request.service.settings)
         command = commands.CreateCollection(
             avatar_id=namespace.avatar_id,
             name=check_collection_name(body.name),
@@ -88,7 +89,7 @@ class Collections(Controller):
     )
     async def modify_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Give a collection a new name, or new metadata, which replaces the old as a whole."""
-        body = decode(await request.body(), ModifyCollectionBody)
+        body = await decode_bounded(await request.body(), ModifyCollectionBody, request.service.settings)
         if body.name is None and not body.metadata:
             raise InvalidRequest("The body changes nothing. Give a new name, new metadata, or both.")
         command = commands.ModifyCollection(

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.namespaces import Namespace, Ns
-from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
+from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.missing import with_missing
 from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
+    DocumentConflict,
+    DocumentMissing,
     DocumentNotFound,
     EmbedderMismatch,
     EmbedderUnavailable,
@@ -42,7 +47,8 @@ _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
 
 DocumentPath = Annotated[
-    PurePosixPath, PathParameter(description="The document's path: segments of printable text, at most 512 bytes.")
+    PurePosixPath,
+    PathParameter(description="The document's path: segments of text, at most 1,024 bytes with the ids before them."),
 ]
 PageSize = Annotated[int, QueryParameter(ge=1, le=_LARGEST_PAGE, description="The most documents to return.")]
 After = Annotated[str | None, QueryParameter(description="Return the documents after this path.")]
@@ -57,8 +63,32 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-def _headers(etag: str, size: int) -> dict[str, str]:
-    return {"ETag": f'"{etag.strip(chr(34))}"', "Content-Length": str(size)}
+async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
+    try:
+        answer = await request.execute(user_id, command)
+    except (UserNotFound, AvatarNotFound):
+        return []
+    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
+
+
+async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
+    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
+    if await _restored(request, user_id, command):
+        raise DocumentMissing(
+            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
+            "it again, or delete it to delete its records."
+        )
+
+
+def _headers(path: str, etag: str, size: int) -> dict[str, str]:
+    # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
+    name = quote(path.rpartition("/")[2], safe="")
+    return {
+        "ETag": f'"{etag.strip(chr(34))}"',
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+    }
 
 
 class Documents(Controller):
@@ -77,11 +107,20 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there."""
+        """List documents by path, including those that other programs put there, and those that are missing.
+
+        A document is ``missing`` if a restore or fork brought its records and its bytes are not kept. Put it again, or
+        delete it. ``refused`` names objects among them that no request can name. They are not ingested; rename them
+        where they are, or delete the avatar with ``documents=true``.
+        """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
-        if not page.documents and after is None:
+        place = None if after is None else (avatar_id, after)
+        # One more than is shown says whether there is another page.
+        command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
+        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
+        if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
         return respond(page)
@@ -91,11 +130,17 @@ class Documents(Controller):
         status_code=200,
         summary="Put a document",
         operation_class=documented(
-            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+            takes=_BYTES,
+            gives=Document,
+            problems=(InvalidId, LimitExceeded, DocumentConflict, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+
+        What it replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         data = await request.body()
         library = request.service.library
@@ -111,37 +156,50 @@ class Documents(Controller):
         "/documents/{path:path}",
         summary="Get a document",
         operation_class=documented(
-            gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
+            gives=_BYTES, problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
         ),
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        body = await request.context.within(
-            request.service.library.get(namespace.user_id, _avatar(namespace), _path(path))
-        )
-        return Response(body.data, media_type=body.content_type, headers=_headers(body.etag, len(body.data)))
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
+        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
         summary="Look at a document",
-        operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
+        operation_class=documented(
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
+        ),
     )
     async def head_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[None]:
         """Get the size, ETag and content type of a document without its bytes."""
-        name = _path(path)
-        document = await request.context.within(
-            request.service.library.head(namespace.user_id, _avatar(namespace), name)
-        )
-        return Response(None, media_type=content_type_of(name), headers=_headers(document.etag, document.size))
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
+        # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
+        nothing: Any = b""
+        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
 
     @delete(
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
+        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested."""
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.
+
+        Its bytes are kept for ``retention_s``, so that a restore or a fork can bring them back. A missing document is
+        deleted like any other.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
@@ -151,16 +209,16 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
-        deleted, commit = 0, 0
+        deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
         except NotFound:
             # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
-            commit = answer.commit
+            commit, was_ingested = answer.commit, True
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
-        if missing is not None and not deleted:
+        if missing is not None and not was_ingested:
             raise missing
         return respond(answers.Deleted(deleted), commit=commit)
 
@@ -180,7 +238,7 @@ class Documents(Controller):
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
         raw = await request.body()
         request.context.allow(INGEST_S)
-        body = decode(raw, IngestBody) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -217,7 +275,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = decode(await request.body(), PassageQueryBody)
+        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())
@@ -233,7 +291,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
         answer = await request.execute(namespace.user_id, command)

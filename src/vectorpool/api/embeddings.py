@@ -67,6 +67,8 @@ async def embed_missing(
     names: Sequence[str],
     embedder: Embedder,
     context: RequestContext,
+    *,
+    user_id: str,
 ) -> Vectors | None:
     """Return the embeddings of one write: those given, and for rows without one, those of their texts.
 
@@ -76,7 +78,7 @@ async def embed_missing(
     rows: list[Row | None] = list(given)
     wanted = [at for at, (row, text) in enumerate(zip(given, texts, strict=True)) if row is None and text is not None]
     if wanted:
-        made = await context.within(embedder.embed([text for at in wanted if (text := texts[at]) is not None]))
+        made = await context.within(embedder.embed([text for at in wanted if (text := texts[at]) is not None], user_id))
         for at, row in zip(wanted, made, strict=True):
             rows[at] = row
     positions = [at for at, row in enumerate(rows) if row is not None]
@@ -96,6 +98,8 @@ async def for_query(
     embedder: Embedder,
     settings: Settings,
     context: RequestContext,
+    *,
+    user_id: str,
 ) -> Vectors:
     """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``."""
     asked = len(texts or embeddings or ())
@@ -104,5 +108,5 @@ async def for_query(
     if embeddings is not None:
         rows = [to_row(embedding, settings, of=name) for embedding, name in zip(embeddings, names, strict=True)]
         return pack(rows, names, embedder=None, positions=None)
-    made = await context.within(embedder.embed(list(texts or ())))
+    made = await context.within(embedder.embed(list(texts or ()), user_id))
     return pack(list(made), names, embedder=embedder.name, positions=None)

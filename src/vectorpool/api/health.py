@@ -44,7 +44,7 @@ class Health(Controller):
 
 async def readiness(service: Service) -> views.Readiness:
     """Return whether the instance takes work."""
-    tasks = await service.router.tasks()
+    tasks = service.supervisor.view() + await service.router.tasks()
     failing = [task for task in tasks if task.state in ("restarting", "down")]
     if not service.router.is_ready():
         return views.Readiness("not-ready", failing)

@@ -7,6 +7,8 @@ problem. Only this module chooses between them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -91,6 +93,16 @@ def refusal_of(error: VectorpoolError, path: str) -> tuple[dict[str, str], bytes
     else:
         media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, path)
     return {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}, body
+
+
+def refusal_bytes(error: VectorpoolError, path: str, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return an error as a whole HTTP response that ends its connection, with further header fields."""
+    headers, body = refusal_of(error, path)
+    status = HTTPStatus(error.status)
+    lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode()), b"connection: close"]
+    lines += [name + b": " + value for name, value in fields]
+    lines += [f"{name.lower()}: {value}".encode("latin-1") for name, value in headers.items()]
+    return b"\r\n".join([*lines, b"", body])
 
 
 async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:

@@ -1,21 +1,25 @@
 """The bodies of requests as msgspec structs, which also document them, and their decoding.
 
 An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
-number is known, and bounded, before any of them is decoded; then they are decoded in slices, with other tasks of the
-event loop between them.
+number is known, and bounded, before any of them is decoded. Large bodies pass through ``api.bodies``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+import re
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from vectorpool import bounds
 from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
+from vectorpool.identity.claims import MAX_NAME_CHARS, MAX_TOKEN_ID_CHARS
+from vectorpool.identity.grants import DEFAULT_TTL_S, MAX_TTL_S
 from vectorpool.names import MAX_SEQ
 from vectorpool.settings import Space
+from vectorpool.spelling import meant
 
 T = TypeVar("T")
 
@@ -60,11 +64,28 @@ class HnswBody(_Body, frozen=True):
     """The index of a new collection. A field that is left out has the server's default."""
 
     space: Annotated[Space | None, Meta(description="How distance is measured.")] = None
-    ef_construction: Annotated[int, Meta(ge=1, le=10_000, description="Effort when building.")] | None = None
-    ef_search: Annotated[int, Meta(ge=1, le=10_000, description="Effort when searching.")] | None = None
-    max_neighbors: Annotated[int, Meta(ge=2, le=1024, description="Links a node.")] | None = None
+    ef_construction: (
+        Annotated[int, Meta(ge=1, le=int(bounds.EF_CONSTRUCTION.most), description="Effort when building.")] | None
+    ) = None
+    ef_search: (
+        Annotated[int, Meta(ge=1, le=int(bounds.EF_SEARCH.most), description="Effort when searching.")] | None
+    ) = None
+    max_neighbors: (
+        Annotated[
+            int,
+            Meta(ge=int(bounds.MAX_NEIGHBORS.least), le=int(bounds.MAX_NEIGHBORS.most), description="Links a node."),
+        ]
+        | None
+    ) = None
     sync_threshold: (
-        Annotated[int, Meta(ge=2, le=1_000_000, description="Additions queued before they enter the HNSW files.")]
+        Annotated[
+            int,
+            Meta(
+                ge=2,
+                le=int(bounds.SYNC_THRESHOLD.most),
+                description="Additions queued before they enter the HNSW files.",
+            ),
+        ]
         | None
     ) = None
 
@@ -148,13 +169,14 @@ CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of 
 
 
 class RestoreBody(_Body, frozen=True):
-    """The commit to restore: by number or by time, exactly one of the two."""
+    """The commit to restore: by number, by time or by the name of a backup, exactly one of the three."""
 
     commit: CommitNumber | None = None
     time: Annotated[
         str | None,
         Meta(description="The newest commit that is not younger.", examples=["2026-11-21T09:00:00Z"]),
     ] = None
+    backup: Annotated[str | None, Meta(description="The commit of this backup.", examples=["before-migration"])] = None
 
 
 class CreateBackupBody(_Body, frozen=True):
@@ -168,6 +190,38 @@ class ForkBody(_Body, frozen=True):
 
     user_id: Annotated[str, Meta(description="The other user, who has no vectorstore yet.", examples=["43"])]
     commit: CommitNumber | None = None
+
+
+class MintTokenBody(_Body, frozen=True):
+    """What the new token is to allow. It is not stored: this answer is the only place where it is shown."""
+
+    users: Annotated[
+        list[str] | Literal["*"], Meta(description='Ids of users, or "*", every user.', examples=[["42"]])
+    ] = []
+    avatars: Annotated[
+        list[str] | None, Meta(description="Narrows the token to these avatars of its users.", examples=[["7"]])
+    ] = None
+    access: Annotated[Literal["read", "write"], Meta(description="Whether the token may also write.")] = "read"
+    admin: Annotated[bool, Meta(description="Opens /admin, and gives no access to users' data.")] = False
+    limits: Annotated[
+        dict[str, float] | None, Meta(description="Limits by name, carried in the token and not enforced.")
+    ] = None
+    ttl_s: Annotated[int, Meta(description="Seconds until the token expires.", ge=1, le=MAX_TTL_S)] = DEFAULT_TTL_S
+    name: Annotated[str, Meta(description="Whom the token is for: its sub.", max_length=MAX_NAME_CHARS)] = "token"
+
+
+ExpiryMs = Annotated[
+    int, Meta(description="When it expires, ms since 1970; without it the id stays revoked.", ge=0, le=10**15)
+]
+
+
+class RevokeTokenBody(_Body, frozen=True):
+    """The token to revoke, by its id (jti)."""
+
+    token_id: Annotated[
+        str, Meta(description="The token's jti.", min_length=1, max_length=MAX_TOKEN_ID_CHARS, examples=["0a1b2c3d"])
+    ]
+    expires_at_ms: ExpiryMs | None = None
 
 
 class IngestBody(_Body, frozen=True):
@@ -187,10 +241,11 @@ class PassageQueryBody(_Body, frozen=True):
     where_document: WhereDocumentBody | None = None
 
 
+_UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
-def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
+def decode(body: bytes | memoryview | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
     """Return a JSON body as ``shape``; raise MalformedJson that says where it is not.
 
     ``place`` is prefixed to the place in messages, such as ``records[3]``.
@@ -205,12 +260,32 @@ def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
         reason, _, where = str(error).partition(" - at ")
         where = where.strip("`").removeprefix("$").removeprefix(".")
         where = ".".join(part for part in (place, where) if part).replace(".[", "[")
-        raise MalformedJson(f"{where or 'The body'}: {_short(reason)}. /schema shows the shape.") from None
+        hint = ""
+        if unknown := _UNKNOWN.search(reason):
+            known = _fields_of(shape)
+            hint = meant(unknown[1], known) or f" Known are {', '.join(known)}."
+        raise MalformedJson(f"{where or 'The body'}: {_short(reason)}.{hint} /schema shows the shape.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not body:
             raise MalformedJson("The body is empty. Send JSON; /schema shows the shape.") from None
         raise MalformedJson(f"The body is not valid JSON: {_short(str(error))}. Send JSON in UTF-8.") from None
     return decoded
+
+
+def _fields_of(shape: Any) -> list[str]:
+    """Return the names of a struct's fields, and of those of the structs in it, its own first."""
+    found: dict[str, None] = {}
+    left = [msgspec.inspect.type_info(shape)]
+    while left:
+        match left.pop(0):
+            case msgspec.inspect.StructType(fields=fields):
+                found.update(dict.fromkeys(field.encode_name for field in fields))
+                left += [field.type for field in fields]
+            case msgspec.inspect.UnionType(types=types):
+                left += types
+            case msgspec.inspect.ListType(item_type=item):
+                left.append(item)
+    return list(found)
 
 
 def _short(reason: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router
+from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 
 @dataclass(frozen=True)
@@ -20,3 +22,5 @@ class Service:
     embedder: Embedder
     library: DocumentLibrary
     ingestor: Ingestor
+    # The background tasks of the front.
+    supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -12,19 +13,22 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 import uvicorn
 import uvloop
 
 from vectorpool.api.callers import Callers, read_callers
+from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
+from vectorpool.identity.authority import Authority
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
+from vectorpool.supervision import Supervisor
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -32,9 +36,15 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+# Supervisors send one of these to end a process; some images name the third as their stop signal.
+_LEAVE: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises Misconfigured before anything is started."""
+    """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; SIGHUP reads the files of tokens and secrets again.
+
+    Raises Misconfigured before anything is started.
+    """
     logging.basicConfig(
         level=settings.log_level.upper(),
         stream=sys.stderr,
@@ -43,14 +53,17 @@ def serve(settings: Settings) -> None:
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
-    admission = Admission(settings)
+    authority = Authority(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
+    admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
+        address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(settings, callers, admission, listener))
+        check_openness(settings, callers, authority, listener)
+        runner.run(_serve(settings, callers, authority, admission, listener))
 
 
 class _Server(uvicorn.Server):
@@ -70,9 +83,11 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, callers: Callers, admission: Admission, listener: socket.socket) -> None:
+async def _serve(
+    settings: Settings, callers: Callers, authority: Authority, admission: Admission, listener: socket.socket
+) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
@@ -83,18 +98,19 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
     connection = importlib.import_module("vectorpool.front.connection")
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, authority=authority)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
-    async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
+    async with app.open_service(settings, starting=app.StartingRouter(router, started), authority=authority) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
+        service.supervisor.start("tokens file", front.tokens.watch)
         server = _Server(
             uvicorn.Config(
                 front,
                 http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
-                # There are no WebSockets here, and a connection that became one would pass the stages by.
+                # The service has no WebSockets, and a connection that became one would bypass the stages.
                 ws="none",
                 # The connection itself reads X-Forwarded-For, of trusted proxies only.
                 proxy_headers=False,
@@ -107,7 +123,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
                 timeout_graceful_shutdown=1,
             )
         )
-        server.announcement = announce(settings, callers, listener)
+        server.announcement = announce(settings, callers, authority, listener)
         leaving: set[asyncio.Task[None]] = set()
 
         def leave() -> None:
@@ -115,9 +131,22 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
                 server.force_exit = True
             leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        def reload() -> None:
+            for again in (front.tokens.reload(), authority.reload()):
+                reloading.add(task := asyncio.create_task(again))
+                task.add_done_callback(reloading.discard)
+
+        reloading: set[asyncio.Task[None]] = set()
+        for number in _LEAVE:
             asyncio.get_running_loop().add_signal_handler(number, leave)
-        await server.serve(sockets=[listener])
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        supervisor = Supervisor(SYSTEM)
+        # Bodies and texts pass through this process; what they took goes back to the system.
+        supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await supervisor.stop(1.0)
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
@@ -138,14 +167,18 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def announce(settings: Settings, callers: Callers, listener: socket.socket) -> str:
+def announce(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> str:
     """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"
+    url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
-    tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
-    curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
+    known = [f"{callers.count} known"] if callers.count is not None else []
+    known += authority.describe()
+    tokens = f"asked for; {', '.join(known)}" if known else "not asked for"
+    if not known and settings.insecure_open:
+        tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
+    curl = "curl" if not known else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
         f"  store       {store}\n"
@@ -158,6 +191,21 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
         f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
+
+
+def check_openness(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> None:
+    """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
+    if callers.count is not None or authority.is_configured:
+        return
+    if settings.insecure_open:
+        _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")
+        return
+    address = listener.getsockname()[0].partition("%")[0]
+    if not ipaddress.ip_address(address).is_loopback:
+        raise Misconfigured(
+            f"On {settings.host} everyone who reaches the service could read and change every user's data, because no "
+            "tokens are asked for. Set --tokens-file, or --host 127.0.0.1, or say --insecure-open if that is meant."
+        )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -24,7 +24,8 @@ class Hydrated(msgspec.Struct, frozen=True):
 
     ``tombstone`` says that the vectorstore was deleted; its image is empty and later commits follow on it.
     ``fetched_bytes`` and ``fetched_objects`` count what came from the bucket, ``warm_objects`` from the warm tier;
-    ``read_bytes`` is the size of all objects read. ``stamp`` names the engine that wrote the state.
+    ``read_bytes`` is the size of all objects read. ``stamp`` names the engine that wrote the state. ``adopted`` says
+    that another program made the files.
     """
 
     position: Position
@@ -36,6 +37,7 @@ class Hydrated(msgspec.Struct, frozen=True):
     read_bytes: int = 0
     time_ms: int = 0
     stamp: EngineStamp | None = None
+    adopted: bool = False
 
 
 class PendingCommit(msgspec.Struct, frozen=True):

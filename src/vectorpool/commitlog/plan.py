@@ -50,9 +50,10 @@ class LogObject(msgspec.Struct, frozen=True):
 
 
 def parse_object(info: ObjectInfo) -> LogObject | None:
-    """Return a listed object as a log object, or None if its name is not one."""
-    parsed = names.parse_log_name(info.key.rpartition("/")[2])
-    if parsed is None:
+    """Return a listed object as a log object, or None if its key is not one, directly below ``log/``."""
+    directory, _, name = info.key.rpartition("/")
+    parsed = names.parse_log_name(name)
+    if parsed is None or not directory.endswith("/log"):
         return None
     kind, seq, after = parsed
     assert kind in ("commit", "base", "merged")

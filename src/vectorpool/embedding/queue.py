@@ -1,13 +1,17 @@
-"""The bounded queue in front of a model: batches, fairness, and worker threads.
+"""The bounded queue in front of a model: batches, fairness between users, and threads beside the event loop.
 
-Calls to ``embed`` become jobs. Worker threads take batches of at most ``batch`` texts from them, so:
+Calls to ``embed`` become jobs of a user. Worker threads take batches of at most ``batch`` texts from them, so:
 
-- Two lanes. A job of one or two texts is an interactive query: its texts run next, and never share a run with
-  long ones. After ``_SMALL_RUNS`` such runs in a row, one batch of the other lane runs, so that a stream
-  of questions cannot starve an ingest.
-- Long jobs take turns, a batch each. Places that a job's last batch leaves free are filled from the next job.
+- Two lanes, each with its own bound. A job of one or two texts is a question, for which a person waits: its texts go
+  next, and never share a run with long ones. After ``_SMALL_RUNS`` such runs in a row, one batch of the other lane
+  runs, so that a stream of questions cannot starve an ingest.
+- In each lane users take turns, whatever each of them has waiting, and so do the jobs of one user. What a turn leaves
+  free of a batch is filled by the next turn.
+- A user that has texts waiting may add more only while it would not hold more than stays free (``Lane.admit``). One
+  user's flood so leaves half of a lane to the others, and the floods of k users leave a part of k + 1.
 - Each job's texts are taken in order of length, which keeps padding small; results return in the caller's order.
-- At most ``limit`` texts wait. A cancelled call's texts leave at once; a run under way ends, and its result is dropped.
+- At most ``limit`` texts of long jobs wait, and a quarter as many of questions. A cancelled call's texts leave at
+  once; the run under way ends, and is dropped.
 - A run that fails and served several jobs is repeated for each of them alone, so that only the job with the bad
   text fails.
 """
@@ -16,51 +20,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorpool.errors import Draining, InternalError, InvalidRequest, LimitExceeded, QueueFull
+from vectorpool.embedding.lanes import Job, Lane, Part
+from vectorpool.errors import Draining, InternalError, InvalidRequest, LimitExceeded
 
 Model = Callable[[list[str]], npt.NDArray[np.float32]]
 
 SMALL_TEXTS = 2
 _SMALL_RUNS = 8
-
-
-class _Job:
-    """One call: the texts that still wait, and the results so far."""
-
-    def __init__(self, texts: list[str], loop: asyncio.AbstractEventLoop) -> None:
-        self.texts = texts
-        self.waiting = deque(sorted(range(len(texts)), key=lambda i: len(texts[i])))
-        self.unfinished = len(texts)
-        self.vectors: npt.NDArray[np.float32] | None = None
-        self.loop = loop
-        self.future: asyncio.Future[npt.NDArray[np.float32]] = loop.create_future()
-        self.over = False
-
-    def settle(self, error: BaseException | None) -> None:
-        """Give the caller its result or its error, on its own loop."""
-        self.over = True
-
-        def deliver() -> None:
-            if self.future.done():
-                return
-            if error is not None:
-                self.future.set_exception(error)
-            else:
-                assert self.vectors is not None
-                self.future.set_result(self.vectors)
-
-        # The loop may be closed when a test or a process ends in the middle of a run; then no caller waits.
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(deliver)
-
-
-_Part = tuple[_Job, list[int]]
+# The room of questions, as a part of that of long jobs.
+_QUESTIONS_PART = 4
 
 
 def _refuse_surrogates(texts: Sequence[str]) -> None:
@@ -84,10 +57,9 @@ class EmbeddingQueue:
         self._batch = batch
         self._limit = limit
         self._change = threading.Condition()
-        self._small: deque[_Job] = deque()
-        self._large: deque[_Job] = deque()
+        self._small = Lane(max(SMALL_TEXTS, limit // _QUESTIONS_PART))
+        self._large = Lane(limit)
         self._small_runs = 0
-        self._waiting = 0
         self._closed = False
         # The parts that the calling worker thread runs.
         self._running = threading.local()
@@ -98,7 +70,7 @@ class EmbeddingQueue:
     @property
     def waiting(self) -> int:
         """The number of texts that wait."""
-        return self._waiting
+        return self._small.waiting + self._large.waiting
 
     def start(self) -> None:
         """Start the worker threads."""
@@ -109,10 +81,7 @@ class EmbeddingQueue:
         """Fail waiting calls with Draining, and wait for the runs under way."""
         with self._change:
             self._closed = True
-            jobs = [*self._small, *self._large]
-            self._small.clear()
-            self._large.clear()
-            self._waiting = 0
+            jobs = self._small.clear() + self._large.clear()
             self._change.notify_all()
         for job in jobs:
             job.settle(Draining("The embedder is shutting down. Send the request again, to another instance."))
@@ -120,8 +89,8 @@ class EmbeddingQueue:
             if thread.ident is not None:
                 await asyncio.to_thread(thread.join)
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return float32[n, d] for n >= 1 texts, in their order."""
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
+        """Return float32[n, d] for n >= 1 texts, in their order. They take the turns of ``user_id``."""
         assert texts, "an embedder answers no texts itself"
         _refuse_surrogates(texts)
         if len(texts) > self._limit:
@@ -130,18 +99,11 @@ class EmbeddingQueue:
                 "call, or raise VECTORPOOL_EMBEDDER_QUEUE.",
                 extra={"limit": self._limit},
             )
-        job = _Job(list(texts), asyncio.get_running_loop())
+        job = Job(list(texts), user_id, asyncio.get_running_loop())
         with self._change:
             if self._closed:
                 raise Draining("The embedder is shutting down. Send the request again, to another instance.")
-            if self._waiting + len(texts) > self._limit:
-                raise QueueFull(
-                    f"{self._waiting} texts wait to be embedded, and {len(texts)} more would exceed the limit of "
-                    f"{self._limit}. Send the request again in a moment.",
-                    retry_after_s=2.0,
-                )
-            (self._small if len(texts) <= SMALL_TEXTS else self._large).append(job)
-            self._waiting += len(texts)
+            (self._small if len(texts) <= SMALL_TEXTS else self._large).admit(job)
             self._change.notify()
         try:
             return await job.future
@@ -149,31 +111,17 @@ class EmbeddingQueue:
             if not job.over:
                 self._withdraw(job)
 
-    def _withdraw(self, job: _Job) -> None:
+    def _withdraw(self, job: Job) -> None:
         with self._change:
             job.over = True
-            self._waiting -= len(job.waiting)
-            job.waiting.clear()
-            for lane in (self._small, self._large):
-                if job in lane:
-                    lane.remove(job)
+            self._small.withdraw(job)
+            self._large.withdraw(job)
 
-    def _take(self) -> list[_Part]:
+    def _take(self) -> list[Part]:
         """Return the next batch, as parts of jobs. Called with the lock held and something waiting."""
         questions = bool(self._small) and (self._small_runs < _SMALL_RUNS or not self._large)
-        lane = self._small if questions else self._large
         self._small_runs = self._small_runs + 1 if questions else 0
-        room = self._batch
-        parts: list[_Part] = []
-        while lane and room:
-            job = lane.popleft()
-            count = min(room, len(job.waiting))
-            parts.append((job, [job.waiting.popleft() for _ in range(count)]))
-            room -= count
-            if job.waiting:
-                lane.append(job)
-        self._waiting -= self._batch - room
-        return parts
+        return (self._small if questions else self._large).take(self._batch)
 
     def _work(self) -> None:
         while True:
@@ -192,7 +140,7 @@ class EmbeddingQueue:
         """
         return any(not job.over for job, _ in self._running.parts)
 
-    def _run(self, parts: list[_Part]) -> None:
+    def _run(self, parts: list[Part]) -> None:
         self._running.parts = parts
         try:
             vectors = self._call([job.texts[i] for job, indices in parts for i in indices])
@@ -219,7 +167,7 @@ class EmbeddingQueue:
             )
         return vectors
 
-    def _accept(self, job: _Job, indices: list[int], vectors: npt.NDArray[np.float32]) -> None:
+    def _accept(self, job: Job, indices: list[int], vectors: npt.NDArray[np.float32]) -> None:
         # With several workers, two runs may serve one job at once: the count is kept under the lock.
         with self._change:
             if job.over:

@@ -80,12 +80,12 @@ class SentenceTransformersEmbedder:
                 "that is there."
             ) from error
 
-    async def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
         """Return float32[n, dimension], as the model makes them."""
         assert self._queue is not None, "start() comes first"
         if not texts:
             return np.empty((0, self.dimension), dtype=np.float32)
-        return await self._queue.embed(texts)
+        return await self._queue.embed(texts, user_id)
 
     async def close(self) -> None:
         """Fail waiting calls, and wait until the run under way ends."""

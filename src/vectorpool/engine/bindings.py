@@ -1,9 +1,5 @@
 """Chroma's Rust bindings: a client on one directory, called with keywords, replaced when it must be.
 
-``import chromadb`` takes 1.7 s and 66 MB; the bindings alone take 0.06 s. The bindings import ``chromadb.errors`` when
-they first raise, which would run the package's ``__init__`` in the middle of a request. ``import_lean`` puts a bare
-package in its place, so that submodules load and nothing else does.
-
 A client applies the queue of a collection once in its life. An index that leaves the client's cache and comes back is
 read from its files alone: without files a query fails with "Nothing found on disk", with files it leaves the newest
 records out. With a cache of 16 that began at 9 collections, because the cache is divided by hash. So no index leaves
@@ -13,22 +9,21 @@ queue again. The same happens when an index is needed whose queue was written by
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import threading
-import types
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
 import chromadb_rust_bindings as rust
 
+from vectorpool.engine.deletions import Deletions
 from vectorpool.engine.failures import as_broken
+from vectorpool.engine.index_bounds import refusals
 from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
-from vectorpool.errors import BrokenReplica
+from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
 
 # As large as the cache of Chroma's server, and never full: an empty cache costs nothing.
@@ -38,21 +33,12 @@ _CACHE_COLLECTIONS: Final = 65536
 # memory on. A new client takes 10 ms, and the first query of a collection in it 5 ms or more.
 MAX_COLLECTIONS: Final = 32
 
+# Calls that delete or overwrite, as an upsert may too.
+_DELETING: Final = frozenset({"delete", "update", "update_collection", "delete_collection", "delete_database"})
+
 # Writes that go through Chroma after a client was replaced because of fast writes. A caller that alternates between
 # writes and requests that only Chroma answers pays for a new client once in so many writes.
 FAST_WRITE_PAUSE: Final = 64
-
-
-def import_lean() -> None:
-    """Make ``chromadb`` an importable package without running its ``__init__``; for shard processes only."""
-    if "chromadb" in sys.modules:
-        return
-    spec = importlib.util.find_spec("chromadb")
-    assert spec is not None and spec.submodule_search_locations is not None
-    package = types.ModuleType("chromadb")
-    package.__path__ = list(spec.submodule_search_locations)
-    package.__spec__ = spec
-    sys.modules["chromadb"] = package
 
 
 class Client:
@@ -65,6 +51,7 @@ class Client:
 
     def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS) -> None:
         self._max_indexes = max_indexes
+        self._refusals = refusals(directory)
         self._directory = directory
         self._repair = IndexRepair(directory)
         self._loaded: set[str] = set()
@@ -75,6 +62,7 @@ class Client:
         self._is_exclusive = False
         self._changed = threading.Condition()
         self._client: rust.Bindings | None = _open(directory)
+        self.deletions = Deletions(directory)
         self._is_closed = False
 
     def close(self) -> None:
@@ -90,6 +78,15 @@ class Client:
     def unsettled(self) -> Container[str]:
         """The collections whose vectors must not be read from the index files at present."""
         return self._repair.unsettled
+
+    def refuses(self, collection_id: str) -> bool:
+        """Return whether an index that came with the directory is outside the table of bounds, and is never loaded."""
+        return collection_id in self._refusals
+
+    def check_index(self, collection_id: str) -> None:
+        """Raise InvalidRequest if ``refuses`` says so."""
+        if (error := self._refusals.get(collection_id)) is not None:
+            raise InvalidRequest(error.detail, extra=error.extra)
 
     # --- Databases -----------------------------------------------------------------------------------
 
@@ -206,15 +203,8 @@ class Client:
         """Return for each embedding the nearest records as columns; filters are JSON."""
         return self._call(
             "query",
-            collection_id,
-            ids,
-            embeddings,
-            n_results,
-            where,
-            where_document,
-            list(include),
-            DEFAULT_TENANT,
-            database,
+            *(collection_id, ids, embeddings, n_results, where, where_document, list(include)),
+            *(DEFAULT_TENANT, database),
             loads=collection_id,
             needs_newest=True,
         )
@@ -285,12 +275,15 @@ class Client:
 
         ``needs_newest`` says that the answer depends on vectors that the fast path may have queued.
         """
+        if loads is not None:
+            self.check_index(loads)
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
-            if loads is None:
-                return getattr(client, method)(*arguments)
-            with self._repair.around(loads, change):
-                return getattr(client, method)(*arguments)
+            with nullcontext() if loads is None else self._repair.around(loads, change):
+                answer = getattr(client, method)(*arguments)
+            if method in _DELETING:
+                self.deletions.note(dropped=method == "delete_collection")
+            return answer
         except BaseException as error:
             broken = as_broken(error)
             if broken is not None:

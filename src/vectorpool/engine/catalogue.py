@@ -54,6 +54,12 @@ class CollectionInfo(msgspec.Struct, frozen=True):
         return str(self.hnsw.get("space") or "l2")
 
     @property
+    def metadata_keys(self) -> set[str]:
+        """The metadata keys of its records that the schema knows."""
+        keys = self.schema.get("keys") if isinstance(self.schema, dict) else None
+        return {key for key in keys if not key.startswith("#")} if isinstance(keys, dict) else set()
+
+    @property
     def max_neighbors(self) -> int:
         """The links of an element of the index, which decide the layout of its files. The number never changes."""
         return int(self.hnsw.get("max_neighbors") or 16)
@@ -182,6 +188,12 @@ class Catalogue:
         self._client.update_collection(
             collection_id=collection_id, name=name, metadata=metadata, configuration=configuration
         )
+
+    def refresh(self, info: CollectionInfo) -> CollectionInfo:
+        """Return a collection as it is now, and remember that: its schema learns metadata keys from writes."""
+        info = self.get_by_id(info.database, info.id)
+        self._known.add(info)
+        return info
 
     # --- The cache of known collections --------------------------------------------------------------
 

@@ -11,8 +11,10 @@ import numpy as np
 
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.collection_ids import wait_until_closed
+from vectorpool.engine.deletions import mark_empty
 from vectorpool.engine.failures import translate
-from vectorpool.engine.index_files import is_cut
+from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.errors import BrokenReplica, InternalError, NotFound
@@ -28,8 +30,8 @@ class Engine:
     """
 
     def __init__(self, directory: Path, options: EngineOptions) -> None:
-        if is_cut(directory):
-            raise BrokenReplica("A file of the vectorstore's index is shorter than it says.")
+        if is_unsound(directory):
+            raise BrokenReplica("A file of the vectorstore's index is shorter than it says, or its numbers are wrong.")
         self._client = Client(directory, options.max_indexes)
         try:
             self.catalogue = Catalogue(self._client)
@@ -43,14 +45,26 @@ class Engine:
         self.records.close()
         self._client.close()
 
+    def settle_deletions(self, now_ms: int) -> None:
+        """Mark what was deleted since the last call, and remove folders of dropped indexes; before a capture.
+
+        No read or write may run meanwhile. Raises sqlite3.Error and OSError.
+        """
+        self._client.deletions.settle(now_ms)
+
     def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         """Delete a collection with its records; return how many there were.
 
         ``applied`` is called before the first effect and after each slice.
         """
-        count = self._client.count(collection_id=info.id, database=info.database)
-        applied()
-        self.records.delete(info.id, info.database, self.records.with_lists(info.id, info.database), applied)
+        count = 0
+        if self._client.refuses(info.id):
+            # Its index is never loaded, and nothing else needs to be.
+            applied()
+        else:
+            count = self._client.count(collection_id=info.id, database=info.database)
+            applied()
+            self.records.delete(info.id, info.database, self.records.with_lists(info.id, info.database), applied)
         self._client.delete_collection(database=info.database, name=info.name)
         # Deletions hold the interpreter lock; other threads run before the next one.
         time.sleep(YIELD_S)
@@ -72,6 +86,8 @@ class Engine:
     def _examine(self) -> None:
         for database in self.catalogue.database_names():
             for info in self.catalogue.collections(database):
+                if self._client.refuses(info.id):
+                    continue
                 where = {"collection_id": info.id, "database": database}
                 count = self._client.count(**where)
                 for offset in range(0, count, _EXAMINED_AT_ONCE):
@@ -85,8 +101,11 @@ class Engine:
 def migrate(directory: Path) -> None:
     """Bring the schema of an older directory to this version's, as Chroma does when it opens one. Blocking."""
     Client(directory).close()
+    wait_until_closed(directory)
 
 
 def create_empty(directory: Path) -> None:
     """Fill an empty directory with Chroma's files, as for a user without a record. Blocking."""
     Client(directory).close()
+    wait_until_closed(directory)
+    mark_empty(directory)

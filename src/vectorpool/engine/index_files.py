@@ -24,12 +24,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from vectorpool.bounds import DIMENSION, MAX_NEIGHBORS, SYNC_THRESHOLD
 from vectorpool.engine.rows import Float32, unit
 
 MAX_METADATA_BYTES: Final = 1024**3
 _HEADER: Final = struct.Struct("<i6QiIQQQdQ")
 _OLD_CLASS: Final = ("chromadb.segment.impl.vector.local_persistent_hnsw", "PersistentData")
 _DELETED: Final = 0x01
+# An element of the largest dimension, with the most links.
+_MAX_ELEMENT_BYTES: Final = 4 + 4 * 2 * int(MAX_NEIGHBORS.most) + 4 * int(DIMENSION.most) + 8
+# Chroma makes room for the next power of two above what it has and what waits, which is bounded by sync_threshold.
+_ROOM: Final = 4
+_SPARE_ELEMENTS: Final = 4 * int(SYNC_THRESHOLD.most)
 _NORM_TOLERANCE: Final = 1e-3
 # Differences up to these come of normalising a vector in float32: of a coordinate, and of the norm, relative.
 _COORDINATE_ROUNDING: Final = 1e-6
@@ -184,13 +190,20 @@ def _overwrite(path: Path, pieces: Iterable[tuple[int, Float32 | np.float32]]) -
                 raise OSError(f"{path.name} was written in part")
 
 
-def is_cut(directory: Path) -> bool:
-    """Whether an index of a Chroma directory is shorter than its header says: to read one ends the process."""
+def is_unsound(directory: Path) -> bool:
+    """Whether an index of a Chroma directory is shorter than its header says, or says what is outside the bounds.
+
+    Reading one that is cut ends the process. Loading one takes the memory that the header asks for.
+    """
     for path in directory.glob("*/header.bin"):
         header = path.read_bytes()
         if len(header) < _HEADER.size:
             continue
-        _, _, _, count, size, *_ = _HEADER.unpack_from(header)
+        _, _, most, count, size, _, _, _, _, links, base_links, neighbors, _, _ = _HEADER.unpack_from(header)
+        if max(neighbors, links, base_links // 2) > MAX_NEIGHBORS.most or size > _MAX_ELEMENT_BYTES:
+            return True
+        if most > _ROOM * count + _SPARE_ELEMENTS:
+            return True
         for name, bytes_each in (("data_level0.bin", size), ("length.bin", 4)):
             file = path.with_name(name)
             if file.exists() and file.stat().st_size < count * bytes_each:

@@ -265,14 +265,22 @@ class Records:
         ``batch.embeddings`` is float32[n, d]. ADD skips ids that are there; UPSERT replaces them and merges metadata.
         """
         assert operation in (Operation.ADD, Operation.UPSERT), "other operations have methods of their own"
+        self._client.check_index(collection_id)
         call = self._client.add if operation is Operation.ADD else self._client.upsert
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                if operation is Operation.UPSERT:
+                    self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
                     call(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
             applied()
+
+    def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
+        deletions = self._client.deletions
+        if not deletions.is_known and self.existing(collection_id, database, ids):
+            deletions.note()
 
     def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
         """Change parts of records in slices; ids that are not there are skipped."""

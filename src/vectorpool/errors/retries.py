@@ -51,6 +51,13 @@ class ShardUnavailable(TryAgain):
     title = "The shard is being started again"
 
 
+class TokenKeysUnavailable(TryAgain):
+    """The keys that verify the token cannot be fetched from its issuer, so it is neither taken nor refused."""
+
+    code = "token-keys-unavailable"
+    title = "The keys of the token's issuer cannot be fetched"
+
+
 class StoreUnavailable(TryAgain):
     """The object store did not answer, after bounded retries, or refuses. Nothing was written, and nothing will be."""
 

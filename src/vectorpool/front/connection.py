@@ -16,16 +16,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vectorpool.api.refusals import chroma_status, refusal_of
+from vectorpool.api.refusals import refusal_bytes
 from vectorpool.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, TooManyConnections, VectorpoolError
 from vectorpool.front.admission import MAX_TURNED_AWAY, Admission, group_of
+from vectorpool.front.browsers import SAFE_HEADERS
 from vectorpool.settings import Settings
 
 # Requests that a caller may send ahead of their answers. Clients that do so at all send a few.
@@ -273,7 +273,12 @@ class Connection(HttpToolsProtocol):
     def _take_forwarded(self) -> None:
         """Find the caller behind a trusted proxy, and count its request."""
         counted = None
-        if self._caller is None and (address := self._admission.forwarded_caller(self.headers)) is not None:
+        is_health = self.url.startswith(_HEALTH)
+        if (
+            self._caller is None
+            and not is_health
+            and (address := self._admission.forwarded_caller(self.headers)) is not None
+        ):
             self.scope["client"] = (address, 0)
             counted = group_of(address)
             try:
@@ -375,19 +380,10 @@ class Connection(HttpToolsProtocol):
         if not is_in_turn:
             self.transport.abort()
             return
-        self.transport.write(self._response(error))
+        self.transport.write(refusal_bytes(error, self._path(), [*self.server_state.default_headers, *SAFE_HEADERS]))
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
-
-    def _response(self, error: VectorpoolError) -> bytes:
-        headers, body = refusal_of(error, self._path())
-        status = HTTPStatus(chroma_status(error))
-        fields = [*self.server_state.default_headers, (b"connection", b"close")]
-        fields += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        lines = [b"HTTP/1.1 %d %s" % (status.value, status.phrase.encode())]
-        lines += [name + b": " + value for name, value in fields]
-        return b"\r\n".join([*lines, b"", body])
 
     def _path(self) -> str:
         """Return the path of the request that arrives, as far as it is known."""

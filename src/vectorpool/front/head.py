@@ -1,4 +1,4 @@
-"""HEAD in Chroma's protocol: Chroma's server answers it wherever it answers GET."""
+"""HEAD is answered wherever GET is: below ``/api`` as Chroma's server does, and for probes that send no GET."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ from typing import cast
 
 from litestar.types import HTTPScope, Receive, Send
 
-from vectorpool.api.refusals import is_chromas
-from vectorpool.front.stages import Stage
+from vectorpool.front.stages import Stage, segments_of
 
 
 class HeadStage:
-    """Passes HEAD below ``/api`` on as GET. The HTTP server leaves the body out."""
+    """Passes HEAD on as GET, but for documents, which have a HEAD of their own. The HTTP server leaves the body out."""
 
     def __init__(self, inner: Stage) -> None:
         self._inner = inner
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
-        if scope["method"] != "HEAD" or not is_chromas(scope["path"]):
+        if scope["method"] != "HEAD" or _is_document(scope):
             await self._inner(scope, receive, send)
             return
         # A copy: the HTTP server still reads the method from its own scope.
@@ -28,3 +27,11 @@ class HeadStage:
         finally:
             if (template := as_get.get("path_template")) is not None:
                 scope["path_template"] = template
+
+
+def _is_document(scope: HTTPScope) -> bool:
+    """Return whether the path is one of a document, whose bytes need not be read for a HEAD."""
+    match segments_of(scope):
+        case ["users", _, "avatars", _, "documents", _, *_]:
+            return True
+    return False

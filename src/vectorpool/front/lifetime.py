@@ -15,7 +15,7 @@ from litestar.types import HTTPReceiveMessage, HTTPScope, Message, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
 from vectorpool.context import RequestContext
-from vectorpool.front.stages import Stage, context_of
+from vectorpool.front.stages import Stage, announced_length, context_of
 
 # A request that takes longer is watched.
 _LOOK_S: Final = 0.05
@@ -34,7 +34,7 @@ class LifetimeStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on. It gets no response if its caller is gone."""
         context = context_of(scope)
-        if not _has_body(scope):
+        if announced_length(scope) == 0:
             context.start()
         lifetime = _Lifetime(context, receive, send)
         try:
@@ -49,13 +49,6 @@ class LifetimeStage:
             is_safe = scope["method"] in ("GET", "HEAD")
             refusal = context.deadline_exceeded() if is_safe else context.outcome_unknown()
             await send_refusal(refusal, scope, send)
-
-
-def _has_body(scope: HTTPScope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
-            return True
-    return False
 
 
 class _Lifetime:

@@ -11,6 +11,10 @@ from litestar.types import HTTPScope, Message, Receive, Send
 from vectorpool.front.stages import Stage, context_of
 from vectorpool.sources import Sources
 
+# What supervisors ask, each of them every few seconds, of every instance.
+_PROBES: Final = frozenset(
+    {"/health/live", "/health/ready", "/api/v2", "/api/v2/heartbeat", "/api/v2/healthcheck", "/api/v2/version"}
+)
 # In the log and the counts: the caller closed the connection before there was a response.
 CALLER_LEFT: Final = 499
 
@@ -18,12 +22,17 @@ _logger = logging.getLogger("vectorpool.http")
 
 
 class MeteringStage:
-    """Counts and logs every response, whichever stage made it. ``counts`` holds them by (method, status)."""
+    """Counts and logs every response, whichever stage made it. ``counts`` holds them by (method, status).
+
+    Of probes, only a response whose status differs from the last one is logged above the debug level.
+    """
 
     def __init__(self, inner: Stage, sources: Sources) -> None:
         self._inner = inner
         self._sources = sources
         self.counts: Counter[tuple[str, int]] = Counter()
+        # The last status of each probe; a first success is nothing new.
+        self._probed = dict.fromkeys(_PROBES, 200)
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on; then count it and log one line, without ids of users."""
@@ -46,7 +55,8 @@ class MeteringStage:
             self.counts[method, status] += 1
             elapsed_ms = (self._sources.monotonic_s() - started_s) * 1000
             route = scope.get("path_template") or "(no route)"
-            _logger.info(
+            _logger.log(
+                self._level(scope["path"], status),
                 "method=%s route=%s status=%d ms=%.1f id=%s",
                 method,
                 route,
@@ -56,6 +66,12 @@ class MeteringStage:
             )
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
+
+    def _level(self, path: str, status: int) -> int:
+        if path not in self._probed:
+            return logging.INFO
+        is_news, self._probed[path] = self._probed[path] != status, status
+        return logging.INFO if is_news else logging.DEBUG
 
     def summary(self) -> str:
         """Return the number of responses for each status, for the log."""

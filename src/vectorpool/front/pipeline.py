@@ -1,15 +1,17 @@
 """The order of the stages around the application.
 
-1. ``RequestIdStage``: the context with the request's id; the id in every response.
+1. ``RequestIdStage``: the context with the request's id; the id and safe headers in every response.
 2. ``MeteringStage``: the request log and the counts, so that 401, 429 and 503 are logged and counted too.
-3. ``DrainingStage``: 503 while the instance shuts down.
-4. ``BoundsStage``: ambiguous paths and wrong headers; the read options.
-5. ``IdentityStage``: the caller, 401 and 403.
-6. ``LimitsStage``: the number of requests under way, 429.
-7. ``LifetimeStage``: the deadline, and callers that are gone.
-8. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
-9. ``HeadStage``: HEAD below ``/api``, which the application has no routes for.
-10. The application.
+3. ``BrowsersStage``: without tokens, foreign hosts and pages of other sites; pages that may call.
+4. ``DrainingStage``: 503 while the instance shuts down.
+5. ``BoundsStage``: ambiguous paths and wrong headers; the read options.
+6. ``IdentityStage``: the caller, 401 and 403.
+7. ``LimitsStage``: the number of requests under way, 429.
+8. ``LifetimeStage``: the deadline, and callers that are gone.
+9. ``BodiesStage``: the bytes of bodies that are not answered yet, 429.
+10. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
+11. ``HeadStage``: HEAD below ``/api``, which the application has no routes for.
+12. The application.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from litestar.types import HTTPScope, LifeSpanScope, Receive, Scope, Send
 from vectorpool.api.callers import Callers
 from vectorpool.api.refusals import to_response
 from vectorpool.api.service import Service
+from vectorpool.front.bodies import BodiesStage
 from vectorpool.front.bounds import BoundsStage
+from vectorpool.front.browsers import BrowsersStage
 from vectorpool.front.draining import DrainingStage
 from vectorpool.front.head import HeadStage
 from vectorpool.front.identity import IdentityStage
@@ -32,6 +36,8 @@ from vectorpool.front.limits import LimitsStage
 from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
+from vectorpool.front.tokens_file import TokensFile
+from vectorpool.identity.authority import Authority
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -42,14 +48,25 @@ class Pipeline:
     What is no HTTP request (the start and the end of the application) goes to the application at once.
     """
 
-    def __init__(self, app: Litestar, settings: Settings, callers: Callers, sources: Sources = SYSTEM) -> None:
+    def __init__(
+        self,
+        app: Litestar,
+        settings: Settings,
+        callers: Callers,
+        sources: Sources = SYSTEM,
+        *,
+        authority: Authority | None = None,
+    ) -> None:
         self.app = app
         service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
-        limits = LimitsStage(LifetimeStage(short_path), settings.max_requests)
-        self.identity = IdentityStage(limits, callers)
+        self.bodies = BodiesStage(short_path, settings)
+        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests)
+        self.identity = IdentityStage(limits, callers, authority)
+        self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
-        self.metering = MeteringStage(self.draining, sources)
+        browsers = BrowsersStage(self.draining, settings, lambda: self.identity.needs_token)
+        self.metering = MeteringStage(browsers, sources)
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:

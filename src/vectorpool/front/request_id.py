@@ -16,6 +16,7 @@ from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.api.refusals import is_chromas, send_refusal
 from vectorpool.context import RequestContext
 from vectorpool.errors import InternalError
+from vectorpool.front.browsers import safe_headers
 from vectorpool.front.stages import Stage, state_of
 from vectorpool.sources import Sources
 
@@ -34,7 +35,8 @@ _logger = logging.getLogger("vectorpool.http")
 class RequestIdStage:
     """Makes the request's context with its id, and marks the response with the id.
 
-    A defect of a later stage becomes a response here, so that every response carries the id.
+    A defect of a later stage becomes a response here, so that every response carries the id. Every response also gets
+    the headers that keep a browser from making a page of it.
     """
 
     def __init__(self, inner: Stage, timeout_s: float, sources: Sources) -> None:
@@ -48,8 +50,9 @@ class RequestIdStage:
         context = RequestContext(request_id, timeout_s=self._timeout_s, sources=self._sources)
         state_of(scope)[CONTEXT_KEY] = context
         value = request_id.encode()
+        path = scope["path"]
         marks = [(_NAME, value)]
-        if is_chromas(scope["path"]):
+        if is_chromas(path):
             marks.append((_CHROMA_NAME, value))
         has_started = False
 
@@ -57,7 +60,7 @@ class RequestIdStage:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                message["headers"] = [*message["headers"], *marks]
+                message["headers"] = [*message["headers"], *marks, *_unsaid(message["headers"], safe_headers(path))]
             await send(message)
 
         try:
@@ -68,6 +71,14 @@ class RequestIdStage:
                 raise
             detail = "The request failed through a defect of ours, not of yours. The log of the service says more."
             await send_refusal(InternalError(detail), scope, marked)
+
+
+def _unsaid(
+    said: Iterable[tuple[bytes, bytes]], headers: tuple[tuple[bytes, bytes], ...]
+) -> Iterable[tuple[bytes, bytes]]:
+    """Return the headers that a response does not have yet."""
+    names = {name for name, _ in said}
+    return headers if names.isdisjoint(name for name, _ in headers) else [h for h in headers if h[0] not in names]
 
 
 def _sent_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -42,3 +42,24 @@ def segments_of(scope: HTTPScope) -> list[str]:
             path = path.split(root, maxsplit=1)[-1]
         segments = state[SEGMENTS_KEY] = [segment for segment in path.split("/") if segment]
     return segments
+
+
+def user_of(scope: HTTPScope) -> str | None:
+    """Return the user that the path is about, or None if it is about none."""
+    match segments_of(scope):
+        case ["users", user_id, *_] | ["api", "v2", "tenants", user_id, *_]:
+            return user_id
+    return None
+
+
+def announced_length(scope: HTTPScope) -> int | None:
+    """Return the length of the body as the headers announce it, 0 if there is none; None if it is not known."""
+    length = 0
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            if not value.isdigit() or len(value) >= 20:
+                return None
+            length = int(value)
+    return length

@@ -10,9 +10,14 @@ from typing import Protocol
 
 import msgspec
 
+from vectorpool.names import MAX_KEY_BYTES
+
 
 class ObjectInfo(msgspec.Struct, frozen=True):
-    """One object of a listing. ``modified_ms`` is the store's clock, milliseconds since 1970."""
+    """One object of a listing. ``modified_ms`` is the store's clock, milliseconds since 1970.
+
+    Other programs may have made the object, so its key may be one that only ``delete_listed`` takes: see ``unusable``.
+    """
 
     key: str
     size: int
@@ -61,7 +66,7 @@ def check_key(key: str) -> str:
     same for every store: 1 to 1,024 bytes of non-empty segments, none of them ``.`` or ``..``, and no control
     characters.
     """
-    if not key or len(key.encode("utf-8", "surrogatepass")) > 1024:
+    if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise ValueError(f"an object key has 1 to 1,024 bytes, not {len(key)} characters")
     for segment in key.split("/"):
         if segment in ("", ".", ".."):
@@ -115,11 +120,17 @@ class Bucket(Protocol):
         ...
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
-        """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``."""
+        """Return at most ``limit`` objects below ``prefix`` in ascending key order, after key ``after``.
+
+        Keys that other programs made are shown as they are, and ``after`` may be such a key.
+        """
         ...
 
     async def list_prefixes(self, prefix: str) -> list[str]:
-        """Return the names of the "directories" directly below ``prefix``, sorted, without slashes."""
+        """Return the names of the "directories" directly below ``prefix``, sorted, without slashes.
+
+        A name that another program made may be empty, ``.``, or hold a control character.
+        """
         ...
 
     async def create(self, key: str, data: bytes) -> str:
@@ -130,8 +141,19 @@ class Bucket(Protocol):
         """Write an object, replacing any other of that key, and return its ETag."""
         ...
 
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object, replacing any other of key ``target``; raise ObjectMissing if there is no ``source``.
+
+        The store copies it: no byte passes through the caller, whatever its size.
+        """
+        ...
+
     async def delete(self, key: str) -> None:
         """Delete an object; a missing object is no error."""
+        ...
+
+    async def delete_listed(self, key: str) -> None:
+        """Delete an object that a listing showed, whatever its key; it is no error if it is not there."""
         ...
 
     async def close(self) -> None:

@@ -12,6 +12,9 @@ call returns: what was acknowledged survives power loss too. Without it, data su
 Limits. All instances must see one file system with working hard links; a key must fit it (255 bytes a segment), and
 cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never needs. Blocking
 calls run in threads.
+
+Others may write into the directory too. Only regular files are objects, and no link below the root is followed: neither
+to read what lies elsewhere, nor to write or delete there (``platform.trees``).
 """
 
 from __future__ import annotations
@@ -20,12 +23,13 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import IO, Final, TypeVar
 
 from vectorpool.objects.bucket import (
     Body,
@@ -39,17 +43,21 @@ from vectorpool.objects.bucket import (
     check_prefix,
     check_range,
 )
+from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.privacy import shared_mode
+from vectorpool.platform.trees import open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
+_COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARED_NAME: Final = "a directory and an object cannot share a name"
+_SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
 
 T = TypeVar("T")
 
@@ -78,6 +86,7 @@ class DirectoryBucket:
         self._staging = self._root / STAGING
         self._fsync = fsync
         self._sources = sources
+        self._unusable = UnusableLog(self._root.as_uri())
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="directory-bucket")
         try:
             self._make_dirs(self._staging)
@@ -90,6 +99,13 @@ class DirectoryBucket:
     def url(self) -> str:
         return self._root.as_uri()
 
+    @contextlib.contextmanager
+    def _parent(self, key: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """Yield a descriptor of the directory that a key lies in, and the name there."""
+        *segments, name = key.split("/")
+        with open_directory(self._root, *segments, make=make, fsync=self._fsync) as parent:
+            yield parent, name
+
     async def _run(self, call: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, call)
@@ -99,37 +115,47 @@ class DirectoryBucket:
             kind = BucketDenied if error.errno in _REFUSED else BucketUnavailable
             raise kind(f"{self.url}: {error.strerror}") from error
 
-    def _path(self, key: str) -> Path:
+    @staticmethod
+    def _check(key: str) -> str:
         check_key(key)
         if key.partition("/")[0] == STAGING:
             raise ValueError(f"the object key {key!r} lies in the staging directory")
-        return self._root / key
+        return key
 
     # --- Reading -------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Body:
-        return await self._run(partial(self._get, self._path(key)))
+        return await self._run(partial(self._get, self._check(key)))
 
-    def _get(self, path: Path) -> Body:
-        with path.open("rb") as file:
+    def _open(self, key: str) -> IO[bytes]:
+        with self._parent(key) as (parent, name):
+            return os.fdopen(open_file(parent, name), "rb")
+
+    def _get(self, key: str) -> Body:
+        with self._open(key) as file:
             return Body(file.read(), _etag(os.fstat(file.fileno())))
 
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         check_range(start, end)
-        return await self._run(partial(self._get_range, self._path(key), start, end))
+        return await self._run(partial(self._get_range, self._check(key), start, end))
 
-    def _get_range(self, path: Path, start: int, end: int) -> bytes:
-        with path.open("rb") as file:
+    def _get_range(self, key: str, start: int, end: int) -> bytes:
+        with self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
 
     async def head(self, key: str) -> ObjectInfo:
-        return await self._run(partial(self._head, self._path(key), key))
+        return await self._run(partial(self._head, self._check(key)))
 
-    def _head(self, path: Path, key: str) -> ObjectInfo:
-        info = path.stat()
+    def _head(self, key: str) -> ObjectInfo:
+        with self._parent(key) as (parent, name):
+            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return self._info(key, info)
+
+    @staticmethod
+    def _info(key: str, info: os.stat_result) -> ObjectInfo:
         if not stat.S_ISREG(info.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not an object", str(path))
+            raise FileNotFoundError(errno.ENOENT, "not an object", key)
         return ObjectInfo(key, info.st_size, _etag(info), info.st_mtime_ns // 1_000_000)
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
@@ -141,21 +167,18 @@ class DirectoryBucket:
         if limit > 0:
             for key, path in self._walk(prefix, after):
                 try:
-                    found.append(self._head(path, key))
+                    found.append(self._info(key, path.lstat()))
                 except FileNotFoundError:
-                    continue  # Deleted since the directory was read.
+                    continue  # Deleted since the directory was read, or no regular file.
                 if len(found) >= limit:
                     break
+        self._unusable.note(info.key for info in found)
         return found
 
     def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, Path]]:
         """Yield (key, path) in key order. A directory sorts as its name and a slash, as in a flat key space."""
         directory = self._root / prefix
-        try:
-            with os.scandir(directory) as scan:
-                entries = sorted(e.name + "/" if e.is_dir() else e.name for e in scan)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        entries = sorted(name + "/" if is_directory else name for name, is_directory in self._scan(prefix))
         for name in entries:
             key = prefix + name
             if key == STAGING + "/":
@@ -172,28 +195,42 @@ class DirectoryBucket:
         return await self._run(partial(self._list_prefixes, prefix))
 
     def _list_prefixes(self, prefix: str) -> list[str]:
-        try:
-            with os.scandir(self._root / prefix) as scan:
-                names = sorted(e.name for e in scan if e.is_dir() and prefix + e.name != STAGING)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        names = sorted(name for name, is_directory in self._scan(prefix) if is_directory and prefix + name != STAGING)
+        self._unusable.note(prefix + name for name in names)
         # An empty directory, which a kill between two steps can leave, is not a prefix: nothing is below it.
         return [name for name in names if next(self._walk(f"{prefix}{name}/", None), None) is not None]
+
+    def _scan(self, prefix: str) -> list[tuple[str, bool]]:
+        """Return (name, whether it is a directory) of what lies directly below a prefix; nothing for a link."""
+        try:
+            with open_directory(self._root, *prefix.split("/")[:-1]) as directory, os.scandir(directory) as scan:
+                return [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     # --- Writing -------------------------------------------------------------------------------------
 
     async def create(self, key: str, data: bytes) -> str:
-        return await self._run(partial(self._write, self._path(key), data, only_if_free=True))
+        return await self._run(partial(self._write, self._check(key), data, only_if_free=True))
 
     async def put(self, key: str, data: bytes) -> str:
-        return await self._run(partial(self._write, self._path(key), data, only_if_free=False))
+        return await self._run(partial(self._write, self._check(key), data, only_if_free=False))
 
-    def _write(self, path: Path, data: bytes, *, only_if_free: bool) -> str:
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(partial(self._copy, self._check(source), self._check(target)))
+
+    def _copy(self, source: str, target: str) -> None:
+        # Not a link: another program may write into the file that it knows.
+        with self._open(source) as file:
+            self._write(target, file, only_if_free=False)
+
+    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool) -> str:
+        path = self._root / key
         staged = self._staging / self._sources.uuid()
         try:
             try:
                 etag = self._stage(staged, data)
-                self._name(staged, path, only_if_free=only_if_free)
+                self._name(staged, key, only_if_free=only_if_free)
             except OSError as error:
                 # The object has no name yet, so nothing was written.
                 if error.errno in _FULL:
@@ -210,26 +247,32 @@ class DirectoryBucket:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes) -> str:
+    def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
-            file.write(data)
+            if (mode := shared_mode(0o666)) is not None:
+                os.fchmod(file.fileno(), mode)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, _COPY_BYTES)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())
             return _etag(os.fstat(file.fileno()))
 
-    def _name(self, staged: Path, path: Path, *, only_if_free: bool) -> None:
+    def _name(self, staged: Path, key: str, *, only_if_free: bool) -> None:
         """Give a staged file its name, in one step of the file system."""
+        path = self._root / key
         for _ in range(_ATTEMPTS):
             try:
-                self._make_dirs(path.parent)
-                if only_if_free:
-                    os.link(staged, path)
-                else:
-                    staged.replace(path)
+                with self._parent(key, make=True) as (parent, name):
+                    if only_if_free:
+                        os.link(staged, name, dst_dir_fd=parent)
+                    else:
+                        os.replace(staged, name, dst_dir_fd=parent)
             except FileExistsError:
-                if only_if_free and path.is_file():
+                if only_if_free and (path.is_file() or path.is_symlink()):
                     raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
                 if path.is_dir() or any(parent.is_file() for parent in path.parents):
                     raise OSError(errno.EEXIST, _SHARED_NAME) from None
@@ -250,26 +293,36 @@ class DirectoryBucket:
             return
         self._make_dirs(directory.parent)
         directory.mkdir(exist_ok=True)
+        if (mode := shared_mode(0o777)) is not None:
+            with contextlib.suppress(PermissionError):
+                directory.chmod(mode)
         if self._fsync:
             _fsync_dir(directory.parent)
 
     async def delete(self, key: str) -> None:
+        await self.delete_listed(self._check(key))
+
+    async def delete_listed(self, key: str) -> None:
+        if any(segment in ("", ".", "..") for segment in key.split("/")):
+            raise ValueError(f"no file has the object key {key!r}")
         try:
-            await self._run(partial(self._delete, self._path(key)))
+            await self._run(partial(self._delete, key))
         except ObjectMissing:
             return
 
-    def _delete(self, path: Path) -> None:
-        if path.is_dir():
-            return
-        path.unlink()
+    def _delete(self, key: str) -> None:
+        path = self._root / key
+        with self._parent(key) as (parent, name):
+            if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+                return
+            os.unlink(name, dir_fd=parent)
         if self._fsync:
             _fsync_dir(path.parent)
-        for parent in path.parents:
-            if parent == self._root:
+        for emptied in path.parents:
+            if emptied == self._root:
                 break
             try:
-                parent.rmdir()
+                emptied.rmdir()
             except OSError:
                 break  # Not empty, or another delete was first.
 

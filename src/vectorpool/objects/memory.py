@@ -72,8 +72,14 @@ class MemoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return self._store(check_key(key), data)
 
+    async def copy(self, source: str, target: str) -> None:
+        self._store(check_key(target), self._find(source)[0])
+
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
+
+    async def delete_listed(self, key: str) -> None:
+        self._objects.pop(key, None)
 
     async def close(self) -> None:
         """Do nothing. The objects stay readable, so that a test can open the same bucket again."""

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
+import msgspec
 import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -45,15 +46,20 @@ from vectorpool.objects.bucket import (
     check_prefix,
     check_range,
 )
+from vectorpool.objects.unusable import UnusableLog, unusable_because
 from vectorpool.sources import SYSTEM, Sources
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
+    from vectorpool.objects.s3_keys import S3Keys
+
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
 _EXCERPT: Final = 300
+# How obstore says that it cannot take a key apart: one of a page, or the one to begin after.
+_UNUSABLE: Final = ("object with invalid path", "Could not parse path", "Error parsing Path")
 # Texts by which S3, Azure and GCS report a missing bucket in a 404's body. A HEAD's answer has no body.
 _NO_BUCKET: Final = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<", "The specified bucket does not exist")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
@@ -135,7 +141,11 @@ class RemoteBucket:
         retries: int,
         prefix: str = "",
         sources: Sources = SYSTEM,
+        keys: S3Keys | None = None,
     ) -> None:
+        """``keys`` lists and deletes by verbatim keys, where the store has such a way."""
+        self._keys = keys
+        self._unusable = UnusableLog(url)
         self._store = store
         self._url = url
         self._prefix = check_prefix(prefix)
@@ -179,6 +189,8 @@ class RemoteBucket:
         code, status = found[1] if found else "", int(status_found[1]) if status_found else 0
         if code in _AGAIN_CODES or (status in _AGAIN_STATUS and code not in _TAKEN_CODES):
             return _NoAnswer(f"{where}: {excerpt(error)}")
+        if isinstance(error, BucketUnavailable):
+            return error
         if isinstance(error, AlreadyExistsError | PreconditionError):
             return ObjectExists(f"{where} is taken")
         if any(told in text for told in _NO_BUCKET):
@@ -251,18 +263,68 @@ class RemoteBucket:
         offset = None if after is None else self._prefix + after
         path = (self._prefix + prefix) or None
         # One chunk is at most one page of the store: the stream is dropped before another page is asked for.
-        stream = obstore.list(self._store, path, offset=offset, chunk_size=min(limit, 1000))
+        try:
+            stream = obstore.list(self._store, path, offset=offset, chunk_size=min(limit, 1000))
+            found: list[ObjectInfo] = []
+            async for chunk in stream:
+                found.extend(self._info(meta) for meta in chunk)
+                if len(found) >= limit:
+                    break
+        except (BaseError, ValueError) as error:
+            self._check_readable(error)
+            return await self._list_verbatim(path or "", limit, offset)
+        if all(info.size for info in found):
+            return found[:limit]
+        # An object without bytes may be a directory marker, which obstore shows without its slash.
+        if self._keys is not None:
+            return await self._list_verbatim(path or "", limit, offset)
+        return [info for info in found[:limit] if info.size or await self._is_there(self._prefix + info.key)]
+
+    def _check_readable(self, error: Exception) -> None:
+        """Return if an error is about a key that can be read verbatim; raise it, or what it means, otherwise."""
+        if not any(said in str(error) for said in _UNUSABLE):
+            raise error
+        if self._keys is None:
+            raise BucketUnavailable(
+                f"{self._url}: the listing holds a key that cannot be used: {excerpt(error)}. Rename or delete it with "
+                "the tools of the store"
+            ) from error
+
+    async def _is_there(self, path: str) -> bool:
+        try:
+            await obstore.head_async(self._store, path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def _list_verbatim(self, path: str, limit: int, offset: str | None) -> list[ObjectInfo]:
+        assert self._keys is not None
         found: list[ObjectInfo] = []
-        async for chunk in stream:
-            found.extend(self._info(meta) for meta in chunk)
-            if len(found) >= limit:
+        while len(found) < limit:
+            asked = min(limit - len(found), 1000)
+            page = await asyncio.to_thread(self._keys.page, path, asked, offset)
+            found += [msgspec.structs.replace(info, key=info.key[len(self._prefix) :]) for info in page]
+            if len(page) < asked:
                 break
-        return found[:limit]
+            offset = page[-1].key
+        self._unusable.note(info.key for info in found)
+        return found
 
     async def list_prefixes(self, prefix: str) -> list[str]:
-        path = (self._prefix + check_prefix(prefix)) or None
-        answer = await self._ask(prefix, lambda: obstore.list_with_delimiter_async(self._store, path))
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in answer["common_prefixes"])
+        path = self._prefix + check_prefix(prefix)
+        names = await self._ask(prefix, lambda: self._list_prefixes(path))
+        return sorted(name.rpartition("/")[2] for name in names)
+
+    async def _list_prefixes(self, path: str) -> list[str]:
+        try:
+            answer = await obstore.list_with_delimiter_async(self._store, path or None)
+        except (BaseError, ValueError) as error:
+            self._check_readable(error)
+            assert self._keys is not None
+            found = [name.removesuffix("/") for name in await asyncio.to_thread(self._keys.prefixes, path)]
+            self._unusable.note(found)
+            return found
+        return [name.rstrip("/") for name in answer["common_prefixes"]]
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._put(key, data, "create")
@@ -277,10 +339,24 @@ class RemoteBucket:
         )
         return answer["e_tag"] or ""
 
+    async def copy(self, source: str, target: str) -> None:
+        old, new = self._key(source), self._key(target)
+        await self._ask(source, lambda: obstore.copy_async(self._store, old, new), writes=True)
+
     async def delete(self, key: str) -> None:
         path = self._key(key)
+        await self._delete(key, lambda: obstore.delete_async(self._store, path))
+
+    async def delete_listed(self, key: str) -> None:
+        keys = self._keys
+        if keys is None or unusable_because(key) is None:
+            await self.delete(key)
+        else:
+            await self._delete(key, lambda: asyncio.to_thread(keys.delete, self._prefix + key))
+
+    async def _delete(self, key: str, call: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._ask(key, lambda: obstore.delete_async(self._store, path), writes=True)
+            await self._ask(key, call, writes=True)
         except ObjectMissing:
             return
 

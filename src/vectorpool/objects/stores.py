@@ -19,10 +19,11 @@ from vectorpool.objects.bucket import Bucket, BucketDenied, check_prefix
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.remote import RemoteBucket, client_options, retry_config
+from vectorpool.objects.s3_keys import S3Keys
 from vectorpool.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore.store import ObjectStore, S3Config, S3Credential, S3CredentialProvider
+    from obstore.store import ObjectStore, S3Config, S3Credential
 
 _SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 # A URL that lost a slash, or its colon: "s3:/b", "s3:b", "s3//b". A directory of such a name is given as "./s3:b".
@@ -102,9 +103,9 @@ def _bucket_and_prefix(url: SplitResult) -> tuple[str, str, str]:
     return url.netloc, prefix + "/" if prefix else "", shown
 
 
-def _remote(store: ObjectStore, shown: str, prefix: str, settings: Settings) -> Bucket:
+def _remote(store: ObjectStore, shown: str, prefix: str, settings: Settings, keys: S3Keys | None = None) -> Bucket:
     return RemoteBucket(
-        store, url=shown, prefix=prefix, timeout_s=settings.store_timeout_s, retries=settings.store_retries
+        store, url=shown, prefix=prefix, timeout_s=settings.store_timeout_s, retries=settings.store_retries, keys=keys
     )
 
 
@@ -130,7 +131,15 @@ def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
         retry_config=retry_config(),
         credential_provider=provider,
     )
-    return _remote(store, shown, prefix, settings)
+    keys = S3Keys(
+        bucket,
+        region=region,
+        endpoint=endpoint,
+        path_style=path_style,
+        credentials=provider,
+        timeout_s=settings.store_timeout_s,
+    )
+    return _remote(store, shown, prefix, settings, keys)
 
 
 def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
@@ -144,7 +153,7 @@ def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:
     return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
-def _s3_credentials(settings: Settings) -> tuple[S3CredentialProvider, str | None]:
+def _s3_credentials(settings: Settings) -> tuple[Callable[[], S3Credential], str | None]:
     """Return a credential provider for obstore, and the region if one is known.
 
     Explicit keys go through a provider too: given as configuration, obstore would join them with a session

@@ -40,7 +40,7 @@ def allow_most() -> int | None:
 
 
 def fit(settings: Settings, limit: int | None) -> Settings:
-    """Return the settings with as many open slots as ``limit`` descriptors allow in one process.
+    """Return the settings with as many open slots and connections as ``limit`` descriptors allow in one process.
 
     Raises Misconfigured if they do not suffice for one slot.
     """
@@ -52,6 +52,11 @@ def fit(settings: Settings, limit: int | None) -> Settings:
             f"A process may open {limit} files, and one open vectorstore needs "
             f"{_RESERVE + _SLOT + _INDEX * _FEWEST_INDEXES}. Raise the limit (ulimit -n, or LimitNOFILE)."
         )
+    # A connection that cannot be accepted would wait without a word; one beyond the setting is refused.
+    connections = limit - _RESERVE
+    if connections < settings.max_connections:
+        _log.warning("the front may open %d files, enough for %d connections (max_connections)", limit, connections)
+        settings = msgspec.structs.replace(settings, max_connections=connections)
     if most >= settings.open_slots:
         return settings
     _log.warning(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,20 +13,32 @@ from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
-from vectorpool.names import local_segment, open_dir, parse_slot_key, users_prefix, warm_dir
+from vectorpool.kept_documents import Expiry, KeptDocuments
+from vectorpool.names import (
+    excerpt,
+    local_segment,
+    open_dir,
+    parse_slot_key,
+    split_user_ids,
+    users_prefix,
+    warm_dir,
+)
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.fsync import skip_fsync
+from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
+
+logger = logging.getLogger(__name__)
 
 _CLAIM_ATTEMPTS = 120
 _CLAIM_PAUSE_S = 0.1
@@ -39,7 +52,10 @@ class StoreFactory:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
+        self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard)
+        for directory in (self._root.parent, warm_dir(Path(settings.replica_dir))):
+            make_private(directory)
         self._lock = _claim(self._root)
         # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
@@ -50,15 +66,48 @@ class StoreFactory:
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
+        self._has_told_refused = False
         self._open_replica = partial(Replica, index_rows=IndexRows(settings.index_rows_bytes))
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
 
     async def list_users(self) -> list[str]:
-        """Return the ids of all users that have anything in the bucket. Raises StoreUnavailable."""
+        """Return the ids of all users that have anything in the bucket; log names that are no ids, once.
+
+        Raises StoreUnavailable.
+        """
         with store_errors(self._bucket, "listing the users"):
-            return await self._bucket.list_prefixes(users_prefix())
+            found = await self._bucket.list_prefixes(users_prefix())
+        ids, refused = split_user_ids(found)
+        if refused and not self._has_told_refused:
+            self._has_told_refused = True
+            shown = ", ".join(map(excerpt, refused[:10]))
+            logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
+        return ids
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        """Delete kept bytes of a user's documents whose time is over, as many as one call may.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors(self._bucket, "deleting kept documents"):
+            return await self._kept.remove_expired(user_id)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket of all users."""
+        return self._bucket
+
+    @property
+    def swept_file(self) -> Path:
+        """The file that says when this shard looked for deletions last; it stays as long as the cached objects."""
+        return warm_dir(Path(self._settings.replica_dir)) / f"shard-{self.shard}.swept"
+
+    @staticmethod
+    def remove_orphans(scratch: Path) -> None:
+        """Remove what processes that are no more left in the scratch directory. Blocking."""
+        remove_scratch_of_the_dead(scratch)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""

@@ -9,6 +9,7 @@ from vectorpool.answers import Answer
 from vectorpool.chroma_bodies import Target, decode_body
 from vectorpool.commands import Command
 from vectorpool.errors import LimitExceeded
+from vectorpool.settings import Settings
 
 # Decoding less than this takes about as long as asking a thread to do it.
 _INLINE_BYTES: Final = 32 * 1024
@@ -16,11 +17,11 @@ _INLINE_BYTES: Final = 32 * 1024
 MAX_ANSWER_BYTES: Final = 1 << 29
 
 
-async def decoded(target: Target, body: bytes | bytearray) -> Command:
-    """Return the command of a body. Raises ChromaRefusal."""
+async def decoded(target: Target, body: bytes | bytearray, settings: Settings) -> Command:
+    """Return the command of a body. Raises what ``decode_body`` does."""
     if len(body) <= _INLINE_BYTES:
-        return decode_body(target, body)
-    return await asyncio.to_thread(decode_body, target, body)
+        return decode_body(target, body, settings)
+    return await asyncio.to_thread(decode_body, target, body, settings)
 
 
 def check_size(answer: Answer) -> None:

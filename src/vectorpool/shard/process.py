@@ -18,13 +18,15 @@ import uvloop
 
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
-from vectorpool.engine.bindings import import_lean
+from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
+from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
+from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import (
     Answered,
@@ -64,6 +66,7 @@ class ShardServer:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pool: Pool | None = None
         self._bucket: MeteredBucket | None = None
+        self._settings = Settings()
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
@@ -74,6 +77,7 @@ class ShardServer:
         hello = await self._receive()
         if not isinstance(hello, Hello):
             return
+        self._settings = hello.settings
         logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
         try:
             self._bucket = bucket = MeteredBucket(open_bucket(hello.settings))
@@ -147,7 +151,7 @@ class ShardServer:
 
     async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
         try:
-            command = await decoded(message.target, body)
+            command = await decoded(message.target, body, self._settings)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
@@ -179,9 +183,10 @@ async def _main(descriptor: int) -> None:
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    keep_private()
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.
     uvloop.run(_main(int(sys.argv[1])))

@@ -8,7 +8,7 @@ import msgspec
 
 from vectorpool import answers
 from vectorpool.checks import check_count
-from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument
+from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument, SettleDocuments
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.rows import Batch
@@ -16,6 +16,7 @@ from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidReque
 from vectorpool.names import check_collection_name
 from vectorpool.vectorstore.avatars import collections_of
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.vectors import as_array, check_vectors
 
@@ -49,6 +50,7 @@ class DocumentWriter:
         self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
+            check_keys(writer.catalogue, info, command.metadatas)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)
@@ -63,7 +65,14 @@ class DocumentWriter:
             batch = Batch(command.ids, array, list(command.metadatas), list(command.documents))
             writer.put_records(info, batch, command.vectors, effect)
         writer.sidecar.set_document(
-            command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
+            command.avatar_id,
+            command.path,
+            info.id,
+            command.etag,
+            command.size,
+            command.recipe,
+            command.ids,
+            command.digest,
         )
         return answers.DocumentWritten(len(command.ids), info.id)
 
@@ -83,6 +92,8 @@ class DocumentWriter:
         before = writer.sidecar.chunks(command.avatar_id, command.path)
         if before is None:
             raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
+        if command.unless_restored and writer.sidecar.is_restored(command.avatar_id, command.path):
+            return answers.Deleted(deleted=0)
         collection_id, ids = before
         owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
         effect.touch(None if owner is None else owner.name)
@@ -90,3 +101,12 @@ class DocumentWriter:
             writer.delete_records(owner, ids, effect)
         writer.sidecar.forget_document(command.avatar_id, command.path)
         return answers.Deleted(deleted=len(ids))
+
+    @handles(SettleDocuments)
+    def _settle_documents(self, command: SettleDocuments, effect: Effect) -> msgspec.Struct:
+        writer, settled = self._writer, 0
+        for document in command.settled:
+            if writer.sidecar.settle_document(command.avatar_id, document.path, document.digest, document.etag):
+                effect.touch()
+                settled += 1
+        return answers.Written(written=settled)

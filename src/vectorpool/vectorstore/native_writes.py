@@ -48,6 +48,7 @@ from vectorpool.vectorstore.avatars import (
 )
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.filters import as_json
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_reads import describe_collection
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import check_vectors
@@ -187,6 +188,7 @@ class NativeWriter:
 
     def put_records(self, info: CollectionInfo, batch: Batch, vectors: Vectors, effect: Effect) -> None:
         """Upsert checked records, and store their embedder if the collection has none yet."""
+        check_keys(self.catalogue, info, batch.metadatas)
         effect.touch(info.name)
         self._note_embedder(info, vectors)
         self._records.put(Operation.UPSERT, info.id, info.database, batch, effect.touch)
@@ -215,6 +217,7 @@ class NativeWriter:
                 "Use PUT to add records.",
                 extra={"missing": missing[:10]},
             )
+        check_keys(self.catalogue, info, command.metadatas)
         effect.touch(info.name)
         if command.vectors is not None:
             self._note_embedder(info, command.vectors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from vectorpool.checks import check_count
 from vectorpool.commands import (
     ChromaCountCollections,
     ChromaCountRecords,
@@ -18,7 +19,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.engine import Engine
-from vectorpool.engine.failures import refusal
+from vectorpool.engine.failures import collection_not_found, refusal
 from vectorpool.errors import BrokenReplica
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.vectors import rows_of
@@ -30,8 +31,9 @@ AT_ONCE: Final = frozenset({ChromaCountRecords, ChromaGetRecords, ChromaQueryRec
 class ProtocolReader:
     """Answers Chroma's reads from one open engine. Safe to call from several threads."""
 
-    def __init__(self, user_id: str, engine: Engine) -> None:
+    def __init__(self, user_id: str, engine: Engine, max_results: int) -> None:
         self._tenant = user_id
+        self._max_results = max_results
         self._catalogue = engine.catalogue
         self._records = engine.records
         handlers = handlers_of(self)
@@ -46,6 +48,9 @@ class ProtocolReader:
         kind = type(command)
         try:
             if kind in self._answer_at_once:
+                # At once, only the fast path answers, which finds no collection outside the command's database.
+                if not at_once and getattr(command, "confined", False):
+                    self._check_confined(command)
                 answer = self._answer_at_once[kind](command, at_once)
                 return None if answer is None else shapes.encode(answer)
             return None if at_once else shapes.encode(self._answer[kind](command))
@@ -64,6 +69,11 @@ class ProtocolReader:
             self._records.check_collection(command.collection_id, command.database)
         except Exception as error:
             raise refusal(error) from error
+
+    def _check_confined(self, command: Any) -> None:
+        """Raise ChromaRefusal unless the collection is in the command's database: Chroma looks in all of them."""
+        if self._catalogue.known_by_id(command.database, command.collection_id) is None:
+            raise collection_not_found(command.collection_id)
 
     # --- Databases and collections -------------------------------------------------------------------
 
@@ -120,11 +130,14 @@ class ProtocolReader:
 
     @handles(ChromaQueryRecords)
     def _query_records(self, command: ChromaQueryRecords, at_once: bool) -> Any:
+        wanted = self._results_of(command, at_once)
+        if wanted is None:
+            return None
         found = self._records.query(
             command.collection_id,
             command.database,
             rows_of(command.vectors),
-            command.n_results,
+            wanted,
             ids=command.ids,
             where=command.where,
             where_document=command.where_document,
@@ -132,3 +145,15 @@ class ProtocolReader:
             at_once=at_once,
         )
         return None if found is None else shapes.matches(found, command.include)
+
+    def _results_of(self, command: ChromaQueryRecords, at_once: bool) -> int | None:
+        """Return how many results a query gets; None if that cannot be told at once. Raises LimitExceeded.
+
+        Clients ask for more than there are, to get all. So only what a collection really holds counts.
+        """
+        if command.n_results <= self._max_results:
+            return command.n_results
+        count = self._records.count(command.collection_id, command.database, at_once=at_once)
+        if count is None:
+            return None
+        return check_count("results a query", max(count, 1), limit=self._max_results, limit_name="max_results")

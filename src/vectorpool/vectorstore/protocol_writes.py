@@ -34,6 +34,7 @@ from vectorpool.engine.tables import Operation
 from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import rows_of
 
@@ -144,8 +145,12 @@ class ProtocolWriter:
     # --- Records -------------------------------------------------------------------------------------
 
     def _find(self, command: _Records | ChromaDeleteRecords | ChromaUpdateCollection) -> CollectionInfo:
-        """Return a collection by its id, whatever database the path names; raise ChromaRefusal if there is none."""
-        found = self._catalogue.known_anywhere(command.database, command.collection_id)
+        """Return a collection by its id, whatever database the path names, unless the command is confined to it.
+
+        Raises ChromaRefusal if there is none.
+        """
+        find = self._catalogue.known_by_id if command.confined else self._catalogue.known_anywhere
+        found = find(command.database, command.collection_id)
         if found is None:
             raise failures.collection_not_found(command.collection_id)
         return found
@@ -168,6 +173,7 @@ class ProtocolWriter:
             if not np.isfinite(array).all():
                 raise failures.not_finite()
             _check_dimension(found.dimension, array.shape[1])
+        check_keys(self._catalogue, found, command.metadatas)
         if command.ids:
             batch = _batch(command, array)
             self._records.put(
@@ -187,6 +193,7 @@ class ProtocolWriter:
                 for position, row in zip(command.vectors.rows or [], rows_of(command.vectors), strict=True):
                     rows[position] = row
         _check_columns(command, len(command.ids) if rows is None else len(rows))
+        check_keys(self._catalogue, found, command.metadatas)
         self._records.update(
             command.collection_id, command.database, _batch(command, rows), lambda: effect.touch(found.name)
         )

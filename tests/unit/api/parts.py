@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, PoolView, TaskView
+from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.chroma_bodies import Target, decode_body
+from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -22,7 +24,7 @@ from vectorpool.settings import Settings
 
 
 class FakeRouter:
-    """Remembers commands and answers each with the same bytes."""
+    """Remembers commands and answers each with the same bytes; no restore brought a document."""
 
     body = b'{"as":"it came",  "spaces":"kept"}'
 
@@ -44,13 +46,17 @@ class FakeRouter:
     async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
         self.contexts.append(context)
         self.commands.append((user_id, command))
+        if isinstance(command, ListRestored):
+            return Answer(b'{"documents":[]}', 17)
+        if isinstance(command, Fork):
+            return Answer(msgspec.json.encode(Forked(command.target_user_id, 1)), 1)
         return Answer(self.body, 17)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
     ) -> Answer:
         whole = b"".join([data async for data in body])
-        return await self.execute(user_id, decode_body(target, whole), context)
+        return await self.execute(user_id, decode_body(target, whole, Settings()), context)
 
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
@@ -69,6 +75,7 @@ class LetterEmbedder:
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
+        self.users: list[str] = []
 
     async def start(self) -> None:
         pass
@@ -76,8 +83,9 @@ class LetterEmbedder:
     async def close(self) -> None:
         pass
 
-    async def embed(self, texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    async def embed(self, texts: Sequence[str], user_id: str = "") -> np.ndarray[Any, np.dtype[np.float32]]:
         self.asked.append(list(texts))
+        self.users.append(user_id)
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
@@ -94,5 +102,5 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
 async def talk(app: Pipeline) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client that calls the application without a network."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://vectorpool") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client

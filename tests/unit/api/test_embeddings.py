@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.unit.api.parts import LetterEmbedder
+from tests.unit.api.parts import FakeRouter, LetterEmbedder, application, talk
 from vectorpool.api.embeddings import embed_missing, for_query, pack, to_row
 from vectorpool.commands import Vectors
 from vectorpool.context import BACKGROUND
@@ -54,7 +54,7 @@ async def test_only_rows_without_embedding_are_embedded() -> None:
     """Given rows stay; texts fill the gaps, in order; the embedder is named because it made one."""
     embedder = LetterEmbedder()
     given = [None, to_row([9, 9, 9, 9], SETTINGS, of="b"), None]
-    vectors = await embed_missing(given, ["aa", "ignored", "eio"], ["a", "b", "c"], embedder, BACKGROUND)
+    vectors = await embed_missing(given, ["aa", "ignored", "eio"], ["a", "b", "c"], embedder, BACKGROUND, user_id="42")
     assert vectors is not None
     assert embedder.asked == [["aa", "eio"]]
     assert rows_of(vectors) == [[2, 0, 0, 0], [9, 9, 9, 9], [0, 1, 1, 1]]
@@ -65,27 +65,50 @@ async def test_rows_of_updates_say_which_records_have_one() -> None:
     """Records that bring neither document nor embedding have no row, and no text is embedded for them."""
     embedder = LetterEmbedder()
     given = [None, to_row([1, 0, 0, 0], SETTINGS, of="b"), None]
-    vectors = await embed_missing(given, [None, None, None], ["a", "b", "c"], embedder, BACKGROUND)
+    vectors = await embed_missing(given, [None, None, None], ["a", "b", "c"], embedder, BACKGROUND, user_id="42")
     assert vectors is not None
     assert (vectors.rows, vectors.embedder, embedder.asked) == ([1], None, [])
-    assert await embed_missing([None], [None], ["a"], embedder, BACKGROUND) is None
+    assert await embed_missing([None], [None], ["a"], embedder, BACKGROUND, user_id="42") is None
 
 
 async def test_a_given_row_of_another_length_than_the_embedders_is_refused() -> None:
     """Mixing is possible only in one dimension."""
     with pytest.raises(InvalidEmbedding, match="has 2 numbers"):
         await embed_missing(
-            [None, to_row([1, 2], SETTINGS, of="b")], ["aa", None], ["a", "b"], LetterEmbedder(), BACKGROUND
+            [None, to_row([1, 2], SETTINGS, of="b")],
+            ["aa", None],
+            ["a", "b"],
+            LetterEmbedder(),
+            BACKGROUND,
+            user_id="42",
         )
 
 
 async def test_queries_are_texts_or_embeddings() -> None:
     """Texts carry the embedder's name, embeddings carry none, and their number is bounded."""
     embedder = LetterEmbedder()
-    of_texts = await for_query(["a", "e"], None, embedder, SETTINGS, BACKGROUND)
+    of_texts = await for_query(["a", "e"], None, embedder, SETTINGS, BACKGROUND, user_id="42")
     assert (rows_of(of_texts), of_texts.embedder) == ([[1, 0, 0, 0], [0, 1, 0, 0]], "letters")
-    of_rows = await for_query(None, [[1, 2]], embedder, SETTINGS, BACKGROUND)
+    of_rows = await for_query(None, [[1, 2]], embedder, SETTINGS, BACKGROUND, user_id="42")
     assert (rows_of(of_rows), of_rows.embedder) == ([[1, 2]], None)
     with pytest.raises(LimitExceeded):
-        await for_query(["a"] * 4, None, embedder, SETTINGS, BACKGROUND)
+        await for_query(["a"] * 4, None, embedder, SETTINGS, BACKGROUND, user_id="42")
     assert embedder.asked == [["a", "e"]], "what is refused is not embedded"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/users/42/collections/notes/records", {"records": [{"id": "a", "document": "eio"}]}),
+        ("/users/42/avatars/7/collections/notes/records", {"records": [{"id": "a", "document": "eio"}]}),
+        ("/users/42/collections/notes/query", {"texts": ["a"]}),
+        ("/users/42/avatars/7/collections/notes/query?consistency=local", {"texts": ["a"]}),
+        ("/users/42/avatars/7/query", {"text": "a"}),
+    ],
+)
+async def test_every_text_takes_the_turns_of_its_user(path: str, body: dict[str, object]) -> None:
+    """Whatever is to be embedded waits for the user of the path, with records as with questions."""
+    app = application(FakeRouter())
+    async with talk(app) as client:
+        await client.post(path, json=body)
+    assert app.app.state.service.embedder.users == ["42"]

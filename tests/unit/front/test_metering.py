@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.unit.api.parts import FakeRouter, application, talk
-from tests.unit.front.parts import Answering, Sent, nothing, scope_of
+from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
 from vectorpool.answers import Answer
-from vectorpool.api.callers import Caller, Callers
+from vectorpool.api.callers import Callers
 from vectorpool.context import RequestContext
 from vectorpool.errors import PoolBusy, QueueFull
 from vectorpool.front.metering import MeteringStage
+from vectorpool.identity.caller import Caller
 from vectorpool.sources import SYSTEM
 
 
@@ -78,3 +79,23 @@ async def test_refusals_of_every_stage_are_counted(caplog: pytest.LogCaptureFixt
     logged = [line.split("status=")[1][:3] for line in caplog.messages if line.startswith("method=")]
     assert logged == ["401", "403", "429", "503", "503"]
     assert app.metering.summary() == "401: 1, 403: 1, 429: 1, 503: 2"
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/api/v2/heartbeat", "/api/v2/healthcheck"])
+async def test_probes_do_not_fill_the_log(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A probe is logged at INFO when its answer changes, and else at DEBUG; it is counted all the same."""
+    statuses = [200, 200, 503, 503, 503, 200, 200]
+    coming = iter([*statuses, 200])
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send, next(coming))
+
+    stage = MeteringStage(answering, SYSTEM)
+    with caplog.at_level(logging.INFO, "vectorpool.http"):
+        for _ in statuses:
+            await stage(scope_of(path), nothing, Sent())
+    assert [line.split("status=")[1][:3] for line in caplog.messages] == ["503", "200"]
+    assert stage.counts == {("GET", 200): 4, ("GET", 503): 3}
+    with caplog.at_level(logging.DEBUG, "vectorpool.http"):
+        await stage(scope_of(path), nothing, Sent())
+    assert "status=200" in "".join(caplog.messages[2:])

@@ -26,11 +26,13 @@ def test_the_stages_stand_in_their_order() -> None:
     assert names == [
         "RequestIdStage",
         "MeteringStage",
+        "BrowsersStage",
         "DrainingStage",
         "BoundsStage",
         "IdentityStage",
         "LimitsStage",
         "LifetimeStage",
+        "BodiesStage",
         "ShortPathStage",
         "HeadStage",
     ]
@@ -79,10 +81,13 @@ async def test_what_is_no_request_goes_to_the_application() -> None:
     assert not app.metering.counts
 
 
-async def test_head_in_chromas_protocol_is_get() -> None:
-    """HEAD is answered below /api as GET is, and logged by its own name; elsewhere it is a method like others."""
+async def test_head_is_answered_where_get_is() -> None:
+    """HEAD is answered as GET is on both protocols and on health, and logged by its own name; else it is 405."""
     app = application(FakeRouter())
+    answered = ("/api/v2/heartbeat", "/health/live", "/health/ready", "/schema/openapi.json", "/users/42/collections")
     async with talk(app) as client:
-        assert (await client.head("/api/v2/heartbeat")).status_code == 200
-        assert (await client.head("/users/42/lost")).status_code == 405
-    assert app.metering.counts == {("HEAD", 200): 1, ("HEAD", 405): 1}
+        for path in answered:
+            assert (await client.head(path)).status_code == 200, path
+        assert (await client.head("/users/42/restore")).status_code == 405
+        assert (await client.head("/users/42/avatars/7/documents/none.md")).status_code == 404
+    assert app.metering.counts == {("HEAD", 200): len(answered), ("HEAD", 405): 1, ("HEAD", 404): 1}

@@ -55,7 +55,7 @@ async def test_with_fsync_file_and_names_are_flushed_in_order(
 ) -> None:
     """With fsync the bytes are flushed before they get their name, then the name, then nothing is left to lose."""
     events: list[str] = []
-    real_fsync, real_link, real_replace = os.fsync, os.link, Path.replace
+    real_fsync, real_link, real_replace = os.fsync, os.link, os.replace
 
     def fsync(descriptor: int) -> None:
         is_dir = stat.S_ISDIR(os.fstat(descriptor).st_mode)
@@ -63,18 +63,18 @@ async def test_with_fsync_file_and_names_are_flushed_in_order(
         events.append(f"fsync dir /{path.relative_to(tmp_path)}" if is_dir else "fsync file")
         real_fsync(descriptor)
 
-    def link(source: Path, target: Path) -> None:
+    def link(source: Path, target: str, *, dst_dir_fd: int) -> None:
         events.append("name")
-        real_link(source, target)
+        real_link(source, target, dst_dir_fd=dst_dir_fd)
 
-    def replace(source: Path, target: Path) -> Path:
+    def replace(source: Path, target: str, *, dst_dir_fd: int) -> None:
         events.append("name")
-        return real_replace(source, target)
+        real_replace(source, target, dst_dir_fd=dst_dir_fd)
 
     bucket = DirectoryBucket(tmp_path, fsync=True)
     monkeypatch.setattr(module.os, "fsync", fsync)
     monkeypatch.setattr(module.os, "link", link)
-    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(module.os, "replace", replace)
     await getattr(bucket, write)("users/1/x", b"data")
     assert events == ["fsync file", "fsync dir /.", "fsync dir /users", "name", "fsync dir /users/1"]
     events.clear()
@@ -127,3 +127,47 @@ async def test_an_object_and_a_directory_cannot_share_a_name(tmp_path: Path) -> 
         await bucket.head("a")
     await bucket.delete("a")
     assert (await bucket.get("a/b")).data == b"1"
+
+
+async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
+    """A link to a file or a directory, or a pipe: not listed, not read, not written through, and not waited for."""
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    bucket = DirectoryBucket(root)
+    await bucket.put("users/1/good", b"x")
+    (root / "users" / "1" / "file").symlink_to(outside / "secret")
+    (root / "users" / "1" / "folder").symlink_to(outside)
+    (root / "users" / "2").symlink_to(outside)
+    os.mkfifo(root / "users" / "1" / "pipe")
+    assert [info.key for info in await bucket.list_objects("", limit=9)] == ["users/1/good"]
+    assert await bucket.list_prefixes("users/") == ["1"]
+    assert await bucket.list_objects("users/1/folder/", limit=9) == []
+    for key in ("users/1/file", "users/1/folder/secret", "users/2/secret", "users/1/pipe"):
+        with pytest.raises(ObjectMissing):
+            await bucket.get(key)
+        with pytest.raises(ObjectMissing):
+            await bucket.get_range(key, 0, 2)
+        with pytest.raises(ObjectMissing):
+            await bucket.head(key)
+    for write in (bucket.put, bucket.create):
+        for key in ("users/1/folder/new", "users/2/a/b/new"):
+            with pytest.raises(BucketUnavailable, match="links are not followed"):
+                await write(key, b"x")
+    await bucket.delete("users/1/folder/secret")
+    await bucket.delete("users/2/secret")
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    # A write to the link's own name replaces the link, and deleting it leaves what it named.
+    await bucket.put("users/1/file", b"ours")
+    assert (await bucket.get("users/1/file")).data == b"ours"
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+async def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    """An operator chooses where the store lies; what is below it belongs to others."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "real")
+    bucket = DirectoryBucket(tmp_path / "store")
+    await bucket.put("a/b", b"x")
+    assert (tmp_path / "real" / "a" / "b").read_bytes() == b"x"
+    assert await bucket.list_prefixes("") == ["a"]

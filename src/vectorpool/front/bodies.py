@@ -1,0 +1,80 @@
+"""The bytes of bodies that arrived and are not answered yet: one budget for the instance, and a share for each user.
+
+A body is refused by its announced length before any of it is read, and one without a length as soon as it exceeds what
+is left. What arrived counts until its request ends, because until then something may hold it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import cast
+
+from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
+
+from vectorpool.api.refusals import send_refusal
+from vectorpool.errors import QueueFull
+from vectorpool.front.stages import Stage, announced_length, context_of, user_of
+from vectorpool.settings import Settings
+
+
+class BodiesStage:
+    """Refuses bodies beyond ``max_body_bytes_under_way``, and beyond half of that for one user."""
+
+    def __init__(self, inner: Stage, settings: Settings) -> None:
+        self._inner = inner
+        self._max_body_bytes = settings.max_body_bytes
+        # One body of the usual limit always has room while nothing else is under way.
+        self._max_of_user = max(settings.max_body_bytes_under_way // 2, settings.max_body_bytes)
+        self._max_bytes = max(settings.max_body_bytes_under_way, self._max_of_user)
+        self._of_users: Counter[str] = Counter()
+        self._bytes = 0
+
+    @property
+    def bytes_under_way(self) -> int:
+        """Bytes of bodies that count at the moment."""
+        return self._bytes
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        announced = announced_length(scope)
+        if announced == 0 or (announced is not None and announced > self._max_body_bytes):
+            # A body that is too long for any request is refused as that, unread, where its limit is known.
+            await self._inner(scope, receive, send)
+            return
+        user = user_of(scope) or context_of(scope).caller
+        try:
+            self._check(user, announced or 0)
+        except QueueFull as error:
+            await send_refusal(error, scope, send)
+            return
+        taken = 0
+
+        async def counted() -> HTTPReceiveMessage:
+            nonlocal taken
+            message = cast(HTTPReceiveMessage, await receive())
+            if message["type"] == "http.request" and (size := len(message["body"])):
+                self._check(user, size)
+                taken += size
+                self._bytes += size
+                self._of_users[user] += size
+            return message
+
+        try:
+            await self._inner(scope, counted, send)
+        finally:
+            self._bytes -= taken
+            self._of_users[user] -= taken
+            if self._of_users[user] <= 0:
+                del self._of_users[user]
+
+    def _check(self, user: str, more: int) -> None:
+        if self._bytes + more > self._max_bytes:
+            raise QueueFull(
+                f"{self._max_bytes} bytes of bodies are under way on this instance (max_body_bytes_under_way). Send "
+                "the request again later."
+            )
+        if self._of_users[user] + more > self._max_of_user:
+            raise QueueFull(
+                f"{self._max_of_user} bytes of this user's bodies are under way (half of max_body_bytes_under_way). "
+                "Send fewer at a time."
+            )

@@ -1,0 +1,33 @@
+"""All bytes that a bucket holds: the content of each object, with the bodies of log objects unpacked."""
+
+from __future__ import annotations
+
+from vectorpool.commitlog.body import unpack_frame
+from vectorpool.commitlog.format import decode_header, is_grave_content
+from vectorpool.objects.bucket import Bucket
+
+
+async def every_object(bucket: Bucket) -> dict[str, bytes]:
+    """Return every object by key, as it is; a log object with its unpacked frames behind it."""
+    found: dict[str, bytes] = {}
+    for info in await bucket.list_objects("", limit=100_000):
+        data = (await bucket.get(info.key)).data
+        found[info.key] = data + _unpacked(info.key, data)
+    return found
+
+
+def _unpacked(key: str, data: bytes) -> bytes:
+    if "/log/" not in key or is_grave_content(data) or "/floor/" in key:
+        return b""
+    decoded = decode_header(key, data, len(data))
+    at, parts = decoded.body_offset, []
+    for frame in decoded.header.frames:
+        parts.append(bytes(unpack_frame(key, frame, data[at : at + frame.stored])))
+        at += frame.stored
+    assert at == len(data), key
+    return b"".join(parts)
+
+
+def keys_with(objects: dict[str, bytes], text: str) -> list[str]:
+    """Return the keys of the objects that hold a text."""
+    return sorted(key for key, data in objects.items() if text.encode() in data)
