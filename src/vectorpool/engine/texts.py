@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.engine.deletions import connect, mark_since, read_remains
-from vectorpool.engine.tables import DOCUMENT_KEY
+from vectorpool.engine.tables import DOCUMENT_KEY, has_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def take_over(directory: Path, now_ms: int) -> bool:
     try:
         with closing(connect(directory)) as db:
             mended = _mend(db)
-            mark_since(db, now_ms)
+            if not has_waiting(db):
+                # Otherwise a text with a NUL may come once Chroma takes it in: the next opening looks again.
+                mark_since(db, now_ms)
     except sqlite3.DatabaseError as error:
         logger.warning("the texts of a vectorstore were not looked through for a NUL: %s", error)
         return False
