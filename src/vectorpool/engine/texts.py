@@ -1,8 +1,8 @@
 """Texts with a NUL, which versions before this one let in, and plain Chroma still does.
 
-SQLite's full-text index reads a text up to its first NUL. What follows is not found, and ``PRAGMA quick_check`` says
-that the index is malformed. A NUL is replaced by U+FFFD, the character that stands for one that cannot be shown, and
-the full-text index is built again.
+Chroma's SQLite reads a text up to its first NUL for the full-text index. What follows is not found. Later versions of
+SQLite read on, so that their ``PRAGMA quick_check`` says that the index is malformed. A NUL is replaced by U+FFFD, the
+character that stands for one that cannot be shown, and the full-text index is built again.
 """
 
 from __future__ import annotations
