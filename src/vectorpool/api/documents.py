@@ -22,10 +22,13 @@ from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.missing import with_missing
 from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     CollectionNotFound,
+    DocumentConflict,
+    DocumentMissing,
     DocumentNotFound,
     EmbedderMismatch,
     EmbedderUnavailable,
@@ -60,6 +63,24 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
+async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
+    try:
+        answer = await request.execute(user_id, command)
+    except (UserNotFound, AvatarNotFound):
+        return []
+    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
+
+
+async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
+    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
+    if await _restored(request, user_id, command):
+        raise DocumentMissing(
+            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
+            "it again, or delete it to delete its records."
+        )
+
+
 def _headers(path: str, etag: str, size: int) -> dict[str, str]:
     # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
     name = quote(path.rpartition("/")[2], safe="")
@@ -86,14 +107,19 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there.
+        """List documents by path, including those that other programs put there, and those that are missing.
 
-        ``refused`` names objects among them that no request can name. They are not ingested; rename them where they
-        are, or delete the avatar with ``documents=true``.
+        A document is ``missing`` if a restore or fork brought its records and its bytes are not kept. Put it again, or
+        delete it. ``refused`` names objects among them that no request can name. They are not ingested; rename them
+        where they are, or delete the avatar with ``documents=true``.
         """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
+        place = None if after is None else (avatar_id, after)
+        # One more than is shown says whether there is another page.
+        command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
+        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
         if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
@@ -104,11 +130,17 @@ class Documents(Controller):
         status_code=200,
         summary="Put a document",
         operation_class=documented(
-            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+            takes=_BYTES,
+            gives=Document,
+            problems=(InvalidId, LimitExceeded, DocumentConflict, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+
+        What it replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         data = await request.body()
         library = request.service.library
@@ -124,26 +156,34 @@ class Documents(Controller):
         "/documents/{path:path}",
         summary="Get a document",
         operation_class=documented(
-            gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
+            gives=_BYTES, problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
         ),
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
         """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        name = _path(path)
-        body = await request.context.within(request.service.library.get(namespace.user_id, _avatar(namespace), name))
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
         return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
         summary="Look at a document",
-        operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
+        operation_class=documented(
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
+        ),
     )
     async def head_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[None]:
         """Get the size, ETag and content type of a document without its bytes."""
-        name = _path(path)
-        document = await request.context.within(
-            request.service.library.head(namespace.user_id, _avatar(namespace), name)
-        )
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
         # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
         nothing: Any = b""
         return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
@@ -152,10 +192,14 @@ class Documents(Controller):
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
+        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict)),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested."""
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.
+
+        Its bytes are kept for ``retention_s``, so that a restore or a fork can bring them back. A missing document is
+        deleted like any other.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
         missing: DocumentNotFound | None = None
         try:
@@ -165,16 +209,16 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
-        deleted, commit = 0, 0
+        deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
         except NotFound:
             # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
-            commit = answer.commit
+            commit, was_ingested = answer.commit, True
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
-        if missing is not None and not deleted:
+        if missing is not None and not was_ingested:
             raise missing
         return respond(answers.Deleted(deleted), commit=commit)
 

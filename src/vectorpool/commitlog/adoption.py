@@ -59,7 +59,7 @@ async def download_plain_directory(bucket: Bucket, user_id: str, directory: Path
     objects = []
     for info in await list_everything(bucket, prefix):
         path = info.key.removeprefix(prefix)
-        if path.startswith(("log/", "tags/")) or path.endswith("/"):
+        if path.startswith(("log/", "tags/", names.KEPT_FOLDER)) or path.endswith("/"):
             continue
         if wrong := check_path(path) or unusable_because(info.key):
             raise InvalidRequest(f"The Chroma directory below {prefix} cannot be adopted: {wrong}. Remove it there.")

@@ -136,6 +136,23 @@ class ChromaReader:
             for rows in found
         ]
 
+    def settle(self, collection_id: str, database: str) -> None:
+        """Have Chroma take into its tables what was written, as it does for any read."""
+        self._client.get(
+            collection_id=collection_id,
+            database=database,
+            ids=None,
+            where=None,
+            where_document=None,
+            limit=1,
+            offset=0,
+            include=(),
+        )
+
+    def ids_matching(self, collection_id: str, database: str, where_document: str) -> Sequence[str]:
+        """Return the ids of the records that satisfy a filter on text."""
+        return self.get(collection_id, database, where_document=where_document).ids
+
     def with_embeddings(self, collection_id: str, database: str, found: list[Rows]) -> list[Rows] | None:
         """Return records with their embeddings; None if one of the records is gone meanwhile."""
         ids = list(dict.fromkeys(record_id for rows in found for record_id in rows.ids))

@@ -56,6 +56,13 @@ class BackupExists(Conflict):
     title = "A backup of this name is there already"
 
 
+class DocumentConflict(Conflict):
+    """Others kept changing a document that was to be replaced or deleted; it was not changed."""
+
+    code = "document-conflict"
+    title = "Others keep changing the document"
+
+
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 

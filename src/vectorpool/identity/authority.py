@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 from cachetools import LRUCache
 
 from vectorpool.environment import local_path
-from vectorpool.errors import Misconfigured, NoTokenSecret, TokenKeysUnavailable, Unauthenticated, VectorpoolError
+from vectorpool.errors import (
+    Misconfigured,
+    NoTokenSecret,
+    StoreUnavailable,
+    TokenKeysUnavailable,
+    Unauthenticated,
+    VectorpoolError,
+)
 from vectorpool.identity.caller import Caller
 from vectorpool.identity.claims import LEEWAY_S, Verified, names_of
 from vectorpool.identity.grants import Grant, Minted, claims_of
@@ -197,7 +204,18 @@ class Authority:
         return keys, admin
 
     async def reload(self) -> None:
-        """Read the files of secrets again. One that cannot be used changes nothing, and the log says why."""
+        """Read the files of secrets and the list of revoked tokens again.
+
+        What cannot be read changes nothing, and the log says why.
+        """
+        await self._reload_secrets()
+        if self._revocations is not None:
+            try:
+                await self._revocations.load()
+            except StoreUnavailable as error:
+                _logger.error("the revoked tokens that were known stay: %s", error.detail)
+
+    async def _reload_secrets(self) -> None:
         try:
             keys, admin = await asyncio.to_thread(self._read_secrets)
         except Misconfigured as error:
@@ -214,7 +232,7 @@ class Authority:
     async def _watch_secrets(self) -> None:
         while self._settings.token_secret_file or self._settings.admin_key_file:
             await self._sources.sleep(_LOOK_EVERY_S)
-            await self.reload()
+            await self._reload_secrets()
 
 
 def unknown_token() -> VectorpoolError:

@@ -141,6 +141,13 @@ class Bucket(Protocol):
         """Write an object, replacing any other of that key, and return its ETag."""
         ...
 
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object, replacing any other of key ``target``; raise ObjectMissing if there is no ``source``.
+
+        The store copies it: no byte passes through the caller, whatever its size.
+        """
+        ...
+
     async def delete(self, key: str) -> None:
         """Delete an object; a missing object is no error."""
         ...

@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -43,18 +44,20 @@ from vectorpool.objects.bucket import (
     check_range,
 )
 from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.privacy import shared_mode
 from vectorpool.platform.trees import open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
+_COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
 _REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARED_NAME: Final = "a directory and an object cannot share a name"
+_SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
 
 T = TypeVar("T")
 
@@ -213,7 +216,15 @@ class DirectoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._run(partial(self._write, self._check(key), data, only_if_free=False))
 
-    def _write(self, key: str, data: bytes, *, only_if_free: bool) -> str:
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(partial(self._copy, self._check(source), self._check(target)))
+
+    def _copy(self, source: str, target: str) -> None:
+        # Not a link: another program may write into the file that it knows.
+        with self._open(source) as file:
+            self._write(target, file, only_if_free=False)
+
+    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool) -> str:
         path = self._root / key
         staged = self._staging / self._sources.uuid()
         try:
@@ -236,10 +247,15 @@ class DirectoryBucket:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes) -> str:
+    def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
-            file.write(data)
+            if (mode := shared_mode(0o666)) is not None:
+                os.fchmod(file.fileno(), mode)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, _COPY_BYTES)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())
@@ -277,6 +293,9 @@ class DirectoryBucket:
             return
         self._make_dirs(directory.parent)
         directory.mkdir(exist_ok=True)
+        if (mode := shared_mode(0o777)) is not None:
+            with contextlib.suppress(PermissionError):
+                directory.chmod(mode)
         if self._fsync:
             _fsync_dir(directory.parent)
 

@@ -339,6 +339,10 @@ class RemoteBucket:
         )
         return answer["e_tag"] or ""
 
+    async def copy(self, source: str, target: str) -> None:
+        old, new = self._key(source), self._key(target)
+        await self._ask(source, lambda: obstore.copy_async(self._store, old, new), writes=True)
+
     async def delete(self, key: str) -> None:
         path = self._key(key)
         await self._delete(key, lambda: obstore.delete_async(self._store, path))

@@ -112,7 +112,9 @@ class Operations:
     @handles(Restore)
     async def _restore(self, user_id: str, command: Restore) -> Answer:
         seq = command.commit
-        if seq is None:
+        if command.backup is not None:
+            seq = (await self._stores.log(user_id).get_tag(command.backup)).seq
+        elif seq is None:
             seq = await self._stores.log(user_id).seq_at(command.time_ms or 0)
         slot = self._residency.pin(user_id)
         try:
@@ -134,11 +136,13 @@ class Operations:
         try:
             await self._residency.open(slot, create=False)
         except UserNotFound:
-            # A user that does not exist gets no tombstone.
-            if not command.documents:
+            # A user that does not exist gets no tombstone. An earlier deletion that was cut short is finished.
+            log = self._stores.log(slot.user_id)
+            deleted = await log.end(seal=bool(command.documents), documents=command.documents)
+            if not deleted and not command.documents:
                 raise
-            return await self._stores.log(slot.user_id).end(seal=True)
+            return deleted
         except (Damaged, NewerEngine):
             # A vectorstore that cannot be opened can still be deleted.
-            return await self._stores.make(slot.user_id).end()
-        return await self._writer.end(slot)
+            return await self._stores.make(slot.user_id).end(command.documents)
+        return await self._writer.end(slot, command.documents)

@@ -32,6 +32,7 @@ from vectorpool.errors import (
     UserNotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
@@ -82,6 +83,7 @@ class Pool:
         self._operations = Operations(
             stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
         )
+        self._deletions = DeletionSweep(stores, self._residency, self._writer, settings, sources, self._supervisor)
         self._draining = False
 
     @property
@@ -92,6 +94,7 @@ class Pool:
         """Begin the periodic work: idle time-outs and, under write-back, commits."""
         self._supervisor.start(_TICK, self._tick, is_essential=True)
         self._upkeep.start()
+        await self._deletions.start()
 
     # --- Commands ------------------------------------------------------------------------------------
 
@@ -265,6 +268,7 @@ class Pool:
         # A write that has begun continues without its caller, and ends before its vectorstore is closed.
         if writers := [slot.writer for slot in self._residency.slots.values() if slot.writer is not None]:
             await asyncio.wait(writers, timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
+        await self._deletions.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._upkeep.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._close_all()
         return report

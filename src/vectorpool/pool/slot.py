@@ -65,8 +65,9 @@ class RestoreJob:
 
 @dataclass(slots=True)
 class EndJob:
-    """Delete the vectorstore; the result is the number of objects deleted."""
+    """Delete the vectorstore; the result is the number of objects deleted. ``documents`` is for the receipt."""
 
+    documents: int | None = None
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 

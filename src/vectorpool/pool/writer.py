@@ -135,9 +135,9 @@ class SlotWriter:
         self._enqueue(slot, job)
         return await job.done
 
-    async def end(self, slot: Slot) -> int:
+    async def end(self, slot: Slot, documents: int | None = None) -> int:
         """Delete the vectorstore of a pinned slot; return the number of objects deleted."""
-        job = EndJob()
+        job = EndJob(documents)
         self._enqueue(slot, job)
         return await job.done
 
@@ -200,7 +200,7 @@ class SlotWriter:
                 case RestoreJob():
                     _succeed(job.done, await store.restore(job.seq))
                 case EndJob():
-                    _succeed(job.done, await store.end())
+                    _succeed(job.done, await store.end(job.documents))
         except Exception as error:
             _fail(job, error)
         slot.dirty_since_s = (slot.dirty_since_s or self._sources.monotonic_s()) if store.is_dirty else None

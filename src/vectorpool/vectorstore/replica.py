@@ -25,6 +25,7 @@ from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.admission import learn_tables
 from vectorpool.engine.deletions import read_remains
 from vectorpool.engine.engine import Engine, create_empty, migrate
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
@@ -60,6 +61,7 @@ class Replica:
     """One open working directory. Opening it raises BrokenReplica if Chroma fails, and NewerEngine before any change.
 
     ``is_migrated`` says that opening it changed the schema or mended texts, and that no commit holds the change yet.
+    ``index_rows`` keeps the vectors that are searched exactly, for all replicas of a shard.
     """
 
     def __init__(
@@ -70,8 +72,11 @@ class Replica:
         image: Image,
         settings: Settings,
         sources: Sources = SYSTEM,
+        *,
+        index_rows: IndexRows | None = None,
     ) -> None:
         self.directory = directory
+        self._index_rows = index_rows
         self.position = position
         self.image = image
         self._user_id = user_id
@@ -120,6 +125,7 @@ class Replica:
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
             max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
+            index_rows=self._index_rows,
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)

@@ -35,6 +35,7 @@ from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
+from vectorpool.vectorstore.restored_documents import flag_documents
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
@@ -195,12 +196,12 @@ class Vectorstore:
             await self._pause(attempt)
         raise too_many_conflicts()
 
-    async def end(self) -> int:
+    async def end(self, documents: int | None = None) -> int:
         """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
         self._pending, self._offered = None, 0
         await self.discard()
-        deleted: int = await self._log.end()
+        deleted: int = await self._log.end(documents=documents)
         self._absent = True
         return deleted
 
@@ -210,7 +211,7 @@ class Vectorstore:
         Uncommitted writes are committed first, and so stay in the history. Raises CommitNotFound.
         """
         await self.commit()
-        position = await self._log.restore(seq)
+        position = await self._log.restore(seq, edit=flag_documents)
         await self.catch_up()
         return position.seq
 

@@ -127,3 +127,47 @@ async def test_an_object_and_a_directory_cannot_share_a_name(tmp_path: Path) -> 
         await bucket.head("a")
     await bucket.delete("a")
     assert (await bucket.get("a/b")).data == b"1"
+
+
+async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
+    """A link to a file or a directory, or a pipe: not listed, not read, not written through, and not waited for."""
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    bucket = DirectoryBucket(root)
+    await bucket.put("users/1/good", b"x")
+    (root / "users" / "1" / "file").symlink_to(outside / "secret")
+    (root / "users" / "1" / "folder").symlink_to(outside)
+    (root / "users" / "2").symlink_to(outside)
+    os.mkfifo(root / "users" / "1" / "pipe")
+    assert [info.key for info in await bucket.list_objects("", limit=9)] == ["users/1/good"]
+    assert await bucket.list_prefixes("users/") == ["1"]
+    assert await bucket.list_objects("users/1/folder/", limit=9) == []
+    for key in ("users/1/file", "users/1/folder/secret", "users/2/secret", "users/1/pipe"):
+        with pytest.raises(ObjectMissing):
+            await bucket.get(key)
+        with pytest.raises(ObjectMissing):
+            await bucket.get_range(key, 0, 2)
+        with pytest.raises(ObjectMissing):
+            await bucket.head(key)
+    for write in (bucket.put, bucket.create):
+        for key in ("users/1/folder/new", "users/2/a/b/new"):
+            with pytest.raises(BucketUnavailable, match="links are not followed"):
+                await write(key, b"x")
+    await bucket.delete("users/1/folder/secret")
+    await bucket.delete("users/2/secret")
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    # A write to the link's own name replaces the link, and deleting it leaves what it named.
+    await bucket.put("users/1/file", b"ours")
+    assert (await bucket.get("users/1/file")).data == b"ours"
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+async def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    """An operator chooses where the store lies; what is below it belongs to others."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "real")
+    bucket = DirectoryBucket(tmp_path / "store")
+    await bucket.put("a/b", b"x")
+    assert (tmp_path / "real" / "a" / "b").read_bytes() == b"x"
+    assert await bucket.list_prefixes("") == ["a"]
