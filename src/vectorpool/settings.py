@@ -43,7 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     shards: Annotated[
         int,
-        _setting("Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64),
+        _setting(
+            "Processes that own pools; 0 is one per core, -1 runs one inside the front process, without quarantine",
+            ge=-1,
+            le=64,
+        ),
     ] = 0
 
     # Callers
@@ -51,6 +55,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None,
         _setting("TOML file of the tokens and the users that each may access; without it no token is needed"),
     ] = None
+
+    # Crashes
+    quarantine_s: Annotated[
+        float,
+        _setting(
+            "A user in native code at two crashes within this time is quarantined, until as long without one",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 600.0
+    quarantine_processes: Annotated[
+        int,
+        _setting("Users in quarantine that are served, each in a process of its own; others are refused", ge=0, le=16),
+    ] = 2
 
     # Durability and consistency
     durability: Annotated[

@@ -51,6 +51,14 @@ class ShardUnavailable(TryAgain):
     title = "The shard is being started again"
 
 
+class Quarantined(TryAgain):
+    """The user's commands were in native code at two crashes, and cannot be served apart from others at the moment."""
+
+    code = "quarantined"
+    title = "The user is in quarantine"
+    retry_after_s = 30.0
+
+
 class StoreUnavailable(TryAgain):
     """The object store did not answer, after bounded retries, or refuses. Nothing was written, and nothing will be."""
 
