@@ -404,9 +404,12 @@ def local_segment(value: str) -> str:
     return escaped
 
 
-def open_dir(replica_dir: Path, shard: int) -> Path:
-    """Return the directory of a shard's open working directories; emptied when the shard starts."""
-    return replica_dir / "open" / f"shard-{shard}"
+def open_dir(replica_dir: Path, shard: int, *, is_isolated: bool = False) -> Path:
+    """Return the directory of a shard's open working directories; emptied when the shard starts.
+
+    A process that serves one user in quarantine has a name of its own.
+    """
+    return replica_dir / "open" / (f"isolated-{shard}" if is_isolated else f"shard-{shard}")
 
 
 def warm_dir(replica_dir: Path) -> Path:
