@@ -16,7 +16,7 @@ from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.names import warm_dir
+from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool

@@ -19,15 +19,8 @@ from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.kept_documents import Expiry, KeptDocuments
-from vectorpool.names import (
-    excerpt,
-    local_segment,
-    open_dir,
-    parse_slot_key,
-    split_user_ids,
-    users_prefix,
-    warm_dir,
-)
+from vectorpool.local_paths import local_segment, open_dir, warm_dir
+from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync

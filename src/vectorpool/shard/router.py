@@ -20,7 +20,7 @@ from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining
-from vectorpool.names import open_dir, warm_dir
+from vectorpool.local_paths import open_dir, warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
