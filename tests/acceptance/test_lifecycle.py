@@ -103,7 +103,8 @@ from vectorpool.configuration import load_settings
 async def main():
     root = {str(tmp_path)!r}
     app = create_app(load_settings({{"store": root + "/store", "replica_dir": root + "/replicas", "shards": 1}}))
-    async with app.app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+    transport = httpx.ASGITransport(app)
+    async with app.app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.post("/users/42/collections", json={{"name": "notes"}})
         assert response.status_code == 201, response.text
         body = {{"records": [{{"id": "a", "document": "text"}}]}}
