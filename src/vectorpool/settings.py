@@ -225,11 +225,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact_bytes: Annotated[
         int,
         _setting(
-            "Vectors of a collection, in bytes, up to which a query without a filter is answered exactly and without "
-            "Chroma's index; 0 always asks Chroma",
+            "Vectors of a collection, in bytes, up to which every query is answered exactly and without Chroma's "
+            "index; 0 always asks Chroma",
             ge=0,
         ),
     ] = 16 * 1024**2
+    index_rows_bytes: Annotated[
+        int,
+        _setting(
+            "Most bytes of vectors kept in memory for exact queries, per shard; the least recently used are dropped, "
+            "and read again",
+            ge=0,
+        ),
+    ] = 256 * 1024**2
 
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
@@ -342,9 +350,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
     ] = 8 * 1024**2
+    deletion_bound_s: Annotated[
+        float,
+        _setting(
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted; "
+            "0 is never, for one that is alone",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 600.0
     retention_s: Annotated[
         float,
-        _setting("Time for which past states can be restored; older ones only from backups", ge=0, le=3_153_600_000),
+        _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
+
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

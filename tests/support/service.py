@@ -42,7 +42,7 @@ class Service:
         self.store = store or str(root / "store")
         self.replica_dir = root / "replicas"
         self._flags = flags if port is None else ("--port", port, *flags)
-        self._env = env or {}
+        self.env = env or {}
         self._process: subprocess.Popen[str] | None = None
         self._errors: deque[str] = deque(maxlen=2000)
         self.output: list[str] = []
@@ -59,7 +59,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(**self._env),
+            env=environment(**self.env),
             # A process group of its own: front and shards can be killed and frozen together.
             start_new_session=True,
         )
@@ -188,8 +188,15 @@ class Service:
         return response
 
 
-def run_cli(*arguments: str, cwd: Path | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run ``vectorpool`` to its end."""
+def run_cli(
+    *arguments: str, cwd: Path | None = None, timeout_s: float = 120, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``vectorpool`` to its end; ``env`` adds variables."""
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout_s, env=environment()
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout_s,
+        env=environment(**(env or {})),
     )

@@ -139,6 +139,64 @@ async def test_documents_that_are_gone_are_forgotten_unless_paths_are_named() ->
     assert list(world.shard.ingested) == [("42", "7", "b.txt")]
 
 
+async def test_what_a_restore_brought_is_missing_and_not_removed() -> None:
+    """A document that is not in the bucket keeps its records; one that is there is a document like any other again."""
+    world = World()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        await world.put(name, f"text of {name}")
+    await world.ingest()
+    world.shard.restored = set(world.shard.ingested)
+    await world.library.delete("42", "7", "a.txt")
+    await world.put("c.txt", "another text")
+    world.shard.writes.clear()
+    assert statuses(await world.ingest(["a.txt", "z.txt"])) == {"a.txt": "missing", "z.txt": "failed"}
+    assert statuses(await world.ingest()) == {"a.txt": "missing", "b.txt": "unchanged", "c.txt": "ingested"}
+    assert world.shard.writes == ["ingest c.txt"]
+    assert world.shard.restored == {("42", "7", "a.txt")}
+    await world.library.delete("42", "7", "b.txt")
+    assert statuses(await world.ingest()) == {"a.txt": "missing", "b.txt": "removed", "c.txt": "unchanged"}
+    await world.put("a.txt", "text of a.txt")
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged", "c.txt": "unchanged"}
+    assert world.shard.restored == set()
+
+
+async def test_a_restore_during_an_ingest_is_not_undone() -> None:
+    """The ingest saw the rows before the restore flagged them: what it finds gone then is missing, not removed."""
+    world = World()
+    for name in ("a.txt", "b.txt"):
+        await world.put(name, "text")
+    await world.ingest()
+    await world.library.delete("42", "7", "a.txt")
+    await world.put("b.txt", "another text")
+    world.shard.waiting_for = asyncio.Event()
+    ingest = asyncio.create_task(world.ingest())
+    while not world.shard.waiting:
+        await asyncio.sleep(0)
+    world.shard.restored = set(world.shard.ingested)
+    world.shard.waiting_for.set()
+    assert statuses(await ingest) == {"a.txt": "missing", "b.txt": "ingested"}
+    assert ("42", "7", "a.txt") in world.shard.ingested
+
+
+async def test_the_same_bytes_at_another_etag_are_unchanged() -> None:
+    """They are read once, not embedded, and the row gets the ETag, so that the next ingest reads nothing."""
+    world = World()
+    await world.put("a.txt", "text")
+    await world.ingest()
+    key = ("42", "7", "a.txt")
+    row = world.shard.ingested[key]
+    world.shard.ingested[key] = msgspec.structs.replace(row, etag="of an object that was written again")
+    world.embedder.embedded.clear()
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged"}
+    assert (world.shard.ingested[key], world.embedder.embedded) == (row, [])
+    commit = world.shard.commit
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged"}
+    assert world.shard.commit == commit
+    # A salvage lost chunks of it.
+    world.shard.ingested[key] = msgspec.structs.replace(row, etag="")
+    assert statuses(await world.ingest()) == {"a.txt": "ingested"}
+
+
 async def test_a_document_whose_forgetting_was_not_answered_is_removed() -> None:
     """The second attempt finds nothing to forget, which is what was wanted."""
     world = World()

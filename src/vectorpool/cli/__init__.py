@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from vectorpool import __version__
-from vectorpool.cli.options import DOCUMENTS, EVERYTHING, STORE, settings_options
+from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
 from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
@@ -215,17 +215,22 @@ def scrub(settings: Settings, user_ids: tuple[str, ...], everyone: bool) -> None
 @click.argument("user_id", metavar="USER")
 @click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to go back to.")
 @click.option("--time", metavar="TIME", help="Go back to a time, such as 2026-11-21T09:00:00Z.")
-@settings_options(STORE)
-def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> None:
+@click.option("--backup", metavar="NAME", help="Go back to the commit of a backup.")
+@settings_options(KEPT)
+def restore(settings: Settings, user_id: str, commit: int | None, time: str | None, backup: str | None) -> None:
     """Make the state of an earlier commit the newest, as a new commit. The history stays.
+
+    Documents that were replaced or deleted since come back as well, as far as they are kept (--retention-s), to paths
+    that are free or that hold what the service itself wrote. Exit code 1 if a document could not be read or written.
 
     \b
     vectorpool restore 42 --commit 17
     vectorpool restore 42 --time 2026-11-21T09:00:00Z
+    vectorpool restore 42 --backup before-migration
     """
-    if (commit is None) == (time is None):
-        raise click.UsageError("Give --commit or --time, one of them.")
-    _work("backups", "restore", settings, user_id, commit, time)
+    if sum(each is not None for each in (commit, time, backup)) != 1:
+        raise click.UsageError("Give --commit, --time or --backup, one of them.")
+    _work("backups", "restore", settings, user_id, commit, time, backup)
 
 
 @main.command()
@@ -253,9 +258,9 @@ def backup(settings: Settings, user_id: str, name: str | None, commit: int | Non
 @click.argument("user_id", metavar="USER")
 @click.argument("target_user_id", metavar="TARGET")
 @click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to fork; the newest if left out.")
-@settings_options(STORE)
+@settings_options(KEPT)
 def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> None:
-    """Copy a user's vectorstore to another user, who has none yet.
+    """Copy a user's vectorstore and its documents to another user, who has no vectorstore yet.
 
     \b
     vectorpool fork 42 43

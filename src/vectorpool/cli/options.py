@@ -21,7 +21,10 @@ STORE: Final = tuple(
     for row in _ALL
     if row.name.startswith(("s3_", "store")) or row.name in ("replica_dir", "log_level", "compact_amplification")
 )
-DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name.startswith(_TEXT_PREFIXES))
+# What decides which bytes of documents are kept.
+_KEEPING: Final = ("retention_s", "max_document_bytes")
+KEPT: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name in _KEEPING)
+DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in KEPT or row.name.startswith(_TEXT_PREFIXES))
 
 
 def read_settings(config: str | None) -> Settings:

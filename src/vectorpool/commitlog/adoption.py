@@ -59,7 +59,7 @@ async def download_plain_directory(bucket: Bucket, user_id: str, directory: Path
     objects = []
     for info in await list_everything(bucket, prefix):
         path = info.key.removeprefix(prefix)
-        if path.startswith(("log/", "tags/")) or path.endswith("/"):
+        if path.startswith(("log/", "tags/", names.KEPT_FOLDER)) or path.endswith("/"):
             continue
         if wrong := check_path(path) or unusable_because(info.key):
             raise InvalidRequest(f"The Chroma directory below {prefix} cannot be adopted: {wrong}. Remove it there.")
@@ -161,5 +161,5 @@ def adopt_directory(
     except UncleanDirectory as error:
         raise InvalidRequest(f"The directory cannot be adopted: {error}") from error
     return build_commit(
-        user_id, parent, state_before, image, [], body, Summary(), sources, self_contained=True, stamp=stamp
+        user_id, parent, state_before, image, [], body, Summary(adopted=True), sources, self_contained=True, stamp=stamp
     )

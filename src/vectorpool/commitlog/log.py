@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool import names
+from vectorpool.answers import Deletion
 from vectorpool.commitlog import (
     adoption,
     append,
     compaction,
+    deletions,
     ending,
     entries,
     garbage,
@@ -42,6 +44,7 @@ from vectorpool.commitlog.outcomes import (
     Tag,
 )
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
@@ -206,9 +209,10 @@ class CommitLog:
         """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
-    async def restore(self, at: int) -> Position:
+    async def restore(self, at: int, *, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
 
+        ``edit`` may change the files of the state first.
         Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, NewerEngine, StoreUnavailable, OutcomeUnknown,
         CommitConflict.
         """
@@ -221,6 +225,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
         return await self._appended(pending, etag)
 
@@ -228,9 +233,10 @@ class CommitLog:
         """Return the newest commit not made after a time, milliseconds since 1970; raise CommitNotFound."""
         return await restore.seq_at(self._bucket, self._user_id, time_ms)
 
-    async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
+    async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
+        ``edit`` may change the files of the state first.
         Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
         OutcomeUnknown.
         """
@@ -246,6 +252,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
 
     async def _begin(self) -> None:
@@ -275,7 +282,16 @@ class CommitLog:
         """Return what ``verify`` found last, here or on another instance; None if it never ran."""
         return await verification.load(self._bucket, self._user_id)
 
-    async def end(self, *, seal: bool = False) -> int:
+    async def deletion(self) -> Deletion | None:
+        """Return the receipt of the last deletion, here or on another instance; None if there is none."""
+        return await deletions.load_receipt(self._bucket, self._user_id)
+
+    async def finish_end(self) -> int:
+        """Finish a deletion that was cut short: return how many objects were left; 0 if the newest is no tombstone."""
+        newest = await ending.newest_header(self._bucket, self._user_id)
+        return await self.end() if newest is not None and newest.header.tombstone else 0
+
+    async def end(self, *, seal: bool = False, documents: int | None = None) -> int:
         """Delete the vectorstore: append a tombstone, then delete all else below ``vectorstore/``, backups too.
 
         ``seal`` appends the tombstone also where there is no log yet, so that no writer that knew of none begins one.
@@ -284,7 +300,7 @@ class CommitLog:
         Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
         """
         deleted = await ending.end(
-            self._bucket, self._user_id, self._sources, self._settings.store_timeout_s, seal=seal
+            self._bucket, self._user_id, self._sources, self._settings.store_timeout_s, seal=seal, documents=documents
         )
         if self._warm is not None:
             await asyncio.to_thread(self._warm.drop, self._user_id)
@@ -362,11 +378,16 @@ class CommitLog:
 def _make_scratch(parent: Path) -> Path:
     """Make a directory named for this process, and remove those of processes that are no more."""
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
+    remove_scratch_of_the_dead(parent)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def remove_scratch_of_the_dead(parent: Path) -> None:
+    """Remove the scratch directories of processes that are no more. Blocking."""
+    for left in parent.iterdir() if parent.is_dir() else ():
         owner = left.name.partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
 
 
 def _is_alive(process: int) -> bool:

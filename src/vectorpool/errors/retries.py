@@ -52,7 +52,7 @@ class ShardUnavailable(TryAgain):
 
 
 class TokenKeysUnavailable(TryAgain):
-    """The keys that verify the token cannot be fetched from its issuer, so nobody knows whether it is valid."""
+    """The keys that verify the token cannot be fetched from its issuer, so it is neither taken nor refused."""
 
     code = "token-keys-unavailable"
     title = "The keys of the token's issuer cannot be fetched"

@@ -8,14 +8,17 @@ import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
+from vectorpool.kept_documents import Expiry, KeptDocuments
 from vectorpool.names import (
     excerpt,
     local_segment,
@@ -32,7 +35,7 @@ from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class StoreFactory:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
+        self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard)
         for directory in (self._root.parent, warm_dir(Path(settings.replica_dir))):
             make_private(directory)
@@ -63,6 +67,7 @@ class StoreFactory:
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
         self._has_told_refused = False
+        self._open_replica = partial(Replica, index_rows=IndexRows(settings.index_rows_bytes))
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
@@ -80,6 +85,29 @@ class StoreFactory:
             shown = ", ".join(map(excerpt, refused[:10]))
             logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
         return ids
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        """Delete kept bytes of a user's documents whose time is over, as many as one call may.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors(self._bucket, "deleting kept documents"):
+            return await self._kept.remove_expired(user_id)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket of all users."""
+        return self._bucket
+
+    @property
+    def swept_file(self) -> Path:
+        """The file that says when this shard looked for deletions last; it stays as long as the cached objects."""
+        return warm_dir(Path(self._settings.replica_dir)) / f"shard-{self.shard}.swept"
+
+    @staticmethod
+    def remove_orphans(scratch: Path) -> None:
+        """Remove what processes that are no more left in the scratch directory. Blocking."""
+        remove_scratch_of_the_dead(scratch)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""
@@ -105,6 +133,7 @@ class StoreFactory:
             workers=self._workers,
             settings=self._settings,
             sources=self._sources,
+            open_replica=self._open_replica,
             at=at,
         )
         return Vectorstore(log, builder, self._workers, self._settings, self._sources)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 
@@ -21,6 +22,7 @@ from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
+from vectorpool.shard.router import drop_former_shards
 from vectorpool.sources import SYSTEM, Sources
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class InProcessRouter:
         keep_private()
         if self._bucket is None:
             self._bucket = MeteredBucket(open_bucket(self._settings))
+        await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), 1)
         self._pool = Pool(
             StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
         )

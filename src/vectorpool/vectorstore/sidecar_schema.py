@@ -35,6 +35,11 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    # The SHA-256 of a document's bytes ('': not known), and whether a restore or fork brought the row.
+    (
+        "ALTER TABLE document ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE document ADD COLUMN restored INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 VERSION: Final = len(MIGRATIONS)
