@@ -100,10 +100,15 @@ class Match(msgspec.Struct, omit_defaults=True):
     uri: str | None = None
 
 
-class QueryResult(msgspec.Struct):
-    """For each query, in order, its matches, nearest first."""
+class QueryResult(msgspec.Struct, omit_defaults=True):
+    """For each query, in order, its matches, nearest first.
+
+    ``assumed_embedder`` is there if the queries were texts, and no embedder is recorded for the collection, as for one
+    that was imported: its embeddings are taken to be this embedder's.
+    """
 
     results: list[list[Match]]
+    assumed_embedder: str | None = None
 
 
 class Written(msgspec.Struct):
@@ -216,7 +221,7 @@ class Commit(msgspec.Struct):
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
     ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write.
+    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
     """
 
     commit: int
@@ -231,6 +236,7 @@ class Commit(msgspec.Struct):
     backups: list[str]
     damage: str | None
     migrated: bool = False
+    erased: bool = False
 
 
 class CommitPage(msgspec.Struct):
@@ -271,6 +277,24 @@ class Verification(msgspec.Struct):
     objects: int
     bytes: int
     problems: list[Damage]
+
+
+class Deletion(msgspec.Struct, frozen=True):
+    """The receipt of the last deletion of a user's vectorstore.
+
+    ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
+    source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
+    nothing else is left, None as long as none did. Times are milliseconds since 1970.
+    """
+
+    user_id: str
+    commit: int
+    deleted_at_ms: int
+    objects: int
+    bytes: int
+    backups: int
+    documents: int | None = None
+    verified_empty_at_ms: int | None = None
 
 
 class Restored(msgspec.Struct, omit_defaults=True):
@@ -342,6 +366,15 @@ class TaskView(msgspec.Struct, frozen=True):
     shard: int | None = None
 
 
+class QuarantineView(msgspec.Struct):
+    """A user in quarantine: its crashes, the seconds that are left, and the process that serves it, if one does."""
+
+    user_id: str
+    crashes: int
+    seconds_left: float
+    process_id: int | None
+
+
 class PoolView(msgspec.Struct):
     """Every slot of an instance, most recently used first, the pool's bounds, its traffic with the store, its tasks."""
 
@@ -353,3 +386,4 @@ class PoolView(msgspec.Struct):
     waiting: int
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
+    quarantined: list[QuarantineView] = msgspec.field(default_factory=list)

@@ -43,7 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     shards: Annotated[
         int,
-        _setting("Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64),
+        _setting(
+            "Processes that own pools; 0 is one per core, -1 runs one inside the front process, without quarantine",
+            ge=-1,
+            le=64,
+        ),
     ] = 0
 
     # Callers
@@ -93,6 +97,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None, _setting("A token that opens /admin and no user's data; with it every request needs a token")
     ] = None
     admin_key_file: Annotated[str | None, _setting("A file that holds admin_key; read again when it changes")] = None
+
+    # Crashes
+    quarantine_s: Annotated[
+        float,
+        _setting(
+            "A user in native code at two crashes within this time is quarantined, until as long without one",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 600.0
+    quarantine_processes: Annotated[
+        int,
+        _setting("Users in quarantine that are served, each in a process of its own; others are refused", ge=0, le=16),
+    ] = 2
 
     # Durability and consistency
     durability: Annotated[
@@ -225,11 +243,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact_bytes: Annotated[
         int,
         _setting(
-            "Vectors of a collection, in bytes, up to which a query without a filter is answered exactly and without "
-            "Chroma's index; 0 always asks Chroma",
+            "Vectors of a collection, in bytes, up to which every query is answered exactly and without Chroma's "
+            "index; 0 always asks Chroma",
             ge=0,
         ),
     ] = 16 * 1024**2
+    index_rows_bytes: Annotated[
+        int,
+        _setting(
+            "Most bytes of vectors kept in memory for exact queries, per shard; the least recently used are dropped, "
+            "and read again",
+            ge=0,
+        ),
+    ] = 256 * 1024**2
 
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
@@ -342,9 +368,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
     ] = 8 * 1024**2
+    deletion_bound_s: Annotated[
+        float,
+        _setting(
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted; "
+            "0 is never, for one that is alone",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 600.0
     retention_s: Annotated[
         float,
         _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
+
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

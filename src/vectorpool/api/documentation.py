@@ -41,6 +41,7 @@ from vectorpool.errors import (
     QueueFull,
     ShardUnavailable,
     StoreUnavailable,
+    TokenKeysUnavailable,
     Unauthenticated,
     VectorpoolError,
 )
@@ -168,6 +169,16 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
         bytes=1_930_112,
         problems=[],
     ),
+    answers.Deletion: answers.Deletion(
+        user_id="42",
+        commit=18,
+        deleted_at_ms=1_780_000_000_000,
+        objects=20,
+        bytes=1_930_112,
+        backups=1,
+        documents=3,
+        verified_empty_at_ms=1_780_000_000_150,
+    ),
     answers.Restored: answers.Restored(commit=18, restored_from=17),
     answers.Backup: _BACKUP,
     answers.BackupPage: answers.BackupPage(backups=[_BACKUP]),
@@ -239,7 +250,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
 )
 
 # Problems of every operation that is not open, if the service has tokens.
-_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
+_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden, TokenKeysUnavailable)
 
 COMMIT_HEADER_DOC: Final = {
     COMMIT_HEADER: {

@@ -110,6 +110,13 @@ class ModifyCollectionBody(_Body, frozen=True):
     metadata: Annotated[
         MetadataBody | None, Meta(description="The new metadata, which replaces the old as a whole.")
     ] = None
+    embedder: Annotated[
+        str | None,
+        Meta(
+            description="Which model made the embeddings, as `kind:model`; for a collection that was imported.",
+            examples=["onnx:all-MiniLM-L6-v2-int8"],
+        ),
+    ] = None
 
 
 class RecordBody(_Body, frozen=True):
@@ -210,16 +217,18 @@ class MintTokenBody(_Body, frozen=True):
     name: Annotated[str, Meta(description="Whom the token is for: its sub.", max_length=MAX_NAME_CHARS)] = "token"
 
 
+ExpiryMs = Annotated[
+    int, Meta(description="When it expires, ms since 1970; without it the id stays revoked.", ge=0, le=10**15)
+]
+
+
 class RevokeTokenBody(_Body, frozen=True):
     """The token to revoke, by its id (jti)."""
 
     token_id: Annotated[
         str, Meta(description="The token's jti.", min_length=1, max_length=MAX_TOKEN_ID_CHARS, examples=["0a1b2c3d"])
     ]
-    expires_at_ms: Annotated[
-        int | None,
-        Meta(description="When the token expires, ms since 1970; without it the id stays revoked.", ge=0, le=10**15),
-    ] = None
+    expires_at_ms: ExpiryMs | None = None
 
 
 class IngestBody(_Body, frozen=True):

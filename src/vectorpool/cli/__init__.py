@@ -17,6 +17,7 @@ import click
 from vectorpool import __version__
 from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
+from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
 
 
@@ -35,6 +36,10 @@ class _Commands(click.Group):
 
 
 def _work(module: str, function: str, settings: Settings, *arguments: Any) -> None:
+    if function not in ("serve", "export"):
+        # What they build on the local disk is theirs alone. The shards of ``serve`` see to that themselves, and what is
+        # exported has the modes that the caller's umask gives.
+        keep_private()
     exit_code = getattr(importlib.import_module(f"vectorpool.cli.{module}"), function)(settings, *arguments)
     if exit_code:
         sys.exit(exit_code)

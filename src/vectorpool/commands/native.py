@@ -119,12 +119,14 @@ class CreateCollection(Write, frozen=True, kw_only=True, tag="create-collection"
 
 
 class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"):
-    """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
+    """A new name, new metadata (which replaces the old), or an embedder. Answers answers.Collection."""
 
     avatar_id: str | None = None
     name: str
     new_name: str | None = None
     new_metadata: Metadata | None = None
+    # Records by whom the embeddings were made; it changes none of them.
+    embedder: str | None = None
 
 
 class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):
@@ -300,6 +302,10 @@ class Verify(LogOperation, frozen=True, kw_only=True, tag="verify"):
 
 class LastVerification(LogOperation, frozen=True, kw_only=True, tag="last-verification"):
     """What the last verification found. Answers answers.Verification."""
+
+
+class LastDeletion(LogOperation, frozen=True, kw_only=True, tag="last-deletion"):
+    """The receipt of the last deletion of the vectorstore. Answers answers.Deletion."""
 
 
 class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):

@@ -161,5 +161,5 @@ def adopt_directory(
     except UncleanDirectory as error:
         raise InvalidRequest(f"The directory cannot be adopted: {error}") from error
     return build_commit(
-        user_id, parent, state_before, image, [], body, Summary(), sources, self_contained=True, stamp=stamp
+        user_id, parent, state_before, image, [], body, Summary(adopted=True), sources, self_contained=True, stamp=stamp
     )

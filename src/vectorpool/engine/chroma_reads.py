@@ -13,6 +13,7 @@ import msgspec
 
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.failures import is_over_variables, is_unknown_record
+from vectorpool.engine.filters import LeftToChroma
 from vectorpool.engine.rows import Float32, Rows
 from vectorpool.errors import BrokenReplica
 
@@ -135,6 +136,24 @@ class ChromaReader:
             msgspec.structs.replace(rows, **{name: [known.get(i, {}).get(name) for i in rows.ids] for name in include})
             for rows in found
         ]
+
+    def settle(self, collection_id: str, database: str) -> None:
+        """Have Chroma take into its tables what was written, as it does for any read."""
+        self._client.get(
+            collection_id=collection_id,
+            database=database,
+            ids=None,
+            where=None,
+            where_document=None,
+            limit=1,
+            offset=0,
+            include=(),
+        )
+
+    def ids_matching(self, collection_id: str, database: str, clause: LeftToChroma) -> Sequence[str]:
+        """Return the ids of the records that satisfy what is left to Chroma."""
+        found = self.get(collection_id, database, where=clause.where, where_document=clause.where_document)
+        return found.ids
 
     def with_embeddings(self, collection_id: str, database: str, found: list[Rows]) -> list[Rows] | None:
         """Return records with their embeddings; None if one of the records is gone meanwhile."""

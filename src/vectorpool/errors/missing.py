@@ -69,6 +69,13 @@ class VerificationNotFound(NotFound):
     title = "The log was never verified"
 
 
+class DeletionNotFound(NotFound):
+    """No deletion of the user's vectorstore has a receipt."""
+
+    code = "deletion-not-found"
+    title = "No deletion of the user has a receipt"
+
+
 class BackupNotFound(NotFound):
     """The user has no backup of this name."""
 

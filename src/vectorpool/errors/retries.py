@@ -52,10 +52,18 @@ class ShardUnavailable(TryAgain):
 
 
 class TokenKeysUnavailable(TryAgain):
-    """The keys that verify the token cannot be fetched from its issuer, so nobody knows whether it is valid."""
+    """The keys that verify the token cannot be fetched from its issuer, so it is neither taken nor refused."""
 
     code = "token-keys-unavailable"
     title = "The keys of the token's issuer cannot be fetched"
+
+
+class Quarantined(TryAgain):
+    """The user's commands were in native code at two crashes, and cannot be served apart from others at the moment."""
+
+    code = "quarantined"
+    title = "The user is in quarantine"
+    retry_after_s = 30.0
 
 
 class StoreUnavailable(TryAgain):

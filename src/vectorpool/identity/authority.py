@@ -19,7 +19,14 @@ from urllib.parse import urlsplit
 from cachetools import LRUCache
 
 from vectorpool.environment import local_path
-from vectorpool.errors import Misconfigured, NoTokenSecret, TokenKeysUnavailable, Unauthenticated, VectorpoolError
+from vectorpool.errors import (
+    Misconfigured,
+    NoTokenSecret,
+    StoreUnavailable,
+    TokenKeysUnavailable,
+    Unauthenticated,
+    VectorpoolError,
+)
 from vectorpool.identity.caller import Caller
 from vectorpool.identity.claims import LEEWAY_S, Verified, names_of
 from vectorpool.identity.grants import Grant, Minted, claims_of
@@ -84,16 +91,22 @@ class Authority:
         kinds = [("JWT by secret", self._keys), ("JWT by JWKS", self._jwks), ("an admin key", self._admin_key)]
         return [name for name, key in kinds if key is not None]
 
-    async def open(self, bucket: Bucket) -> None:
-        """Read the keys and the list of revoked tokens. Raises Misconfigured, StoreUnavailable."""
-        if not self.has_signed_tokens:
+    async def prepare(self) -> None:
+        """Import what verifies, and read the keys; needs no bucket. Raises Misconfigured."""
+        if not self.has_signed_tokens or self._verifier is not None:
             return
-        self._verifier = await asyncio.to_thread(self._make_verifier)
-        revocations = Revocations(bucket, self._sources)
-        await revocations.load()
-        self._revocations = revocations
-        if self._verifier.provider is not None:
-            await self._verifier.provider.open()
+        verifier = await asyncio.to_thread(self._make_verifier)
+        if verifier.provider is not None:
+            await verifier.provider.open()
+        self._verifier = verifier
+
+    async def open(self, bucket: Bucket) -> None:
+        """Read the keys, if ``prepare`` did not, and the revoked tokens. Raises Misconfigured, StoreUnavailable."""
+        await self.prepare()
+        if self._verifier is not None:
+            revocations = Revocations(bucket, self._sources)
+            await revocations.load()
+            self._revocations = revocations
 
     def _make_verifier(self) -> Verifier:
         signed_tokens = importlib.import_module("vectorpool.identity.signed_tokens")
@@ -134,7 +147,7 @@ class Authority:
             return _OPERATOR
         if not self.has_signed_tokens or token.count(b".") != 2:
             raise unknown_token()
-        if self._verifier is None:
+        if self._verifier is None or self._revocations is None:
             raise TokenKeysUnavailable("The keys of tokens are not read yet. Try again in a moment.")
         now_s = self._sources.now_ms() / 1000
         known, generation = self._verified.get(digest), self._current()
@@ -147,7 +160,7 @@ class Authority:
                 del self._verified[digest]
                 raise Unauthenticated("The token has expired. Send a new one.")
         token_id = verified.caller.token_id
-        if token_id is not None and self._revocations is not None and self._revocations.has(token_id):
+        if token_id is not None and self._revocations.has(token_id):
             raise Unauthenticated("The token was revoked. Send another one.")
         return verified.caller
 
@@ -197,7 +210,20 @@ class Authority:
         return keys, admin
 
     async def reload(self) -> None:
-        """Read the files of secrets again. One that cannot be used changes nothing, and the log says why."""
+        """Read the secrets, the keys of the provider and the list of revoked tokens again.
+
+        What cannot be read changes nothing, and the log says why.
+        """
+        await self._reload_secrets()
+        if self._verifier is not None and self._verifier.provider is not None:
+            await self._verifier.provider.renew()
+        if self._revocations is not None:
+            try:
+                await self._revocations.load()
+            except StoreUnavailable as error:
+                _logger.error("the revoked tokens that were known stay: %s", error.detail)
+
+    async def _reload_secrets(self) -> None:
         try:
             keys, admin = await asyncio.to_thread(self._read_secrets)
         except Misconfigured as error:
@@ -214,7 +240,7 @@ class Authority:
     async def _watch_secrets(self) -> None:
         while self._settings.token_secret_file or self._settings.admin_key_file:
             await self._sources.sleep(_LOOK_EVERY_S)
-            await self.reload()
+            await self._reload_secrets()
 
 
 def unknown_token() -> VectorpoolError:

@@ -103,7 +103,9 @@ class Revocations:
             )
         now_ms = self._sources.now_ms()
         until_s = NEVER_S if expires_s is None else int(expires_s) + 1
-        revocation = Revocation(token_id, now_ms, None if expires_s is None else until_s * 1000)
+        # JSON holds no half of a surrogate pair; the key is what counts.
+        shown = token_id.encode("utf-8", "replace").decode()
+        revocation = Revocation(shown, now_ms, None if expires_s is None else until_s * 1000)
         try:
             await self._bucket.put(revocation_key(token_id, until_s), msgspec.json.encode(revocation))
         except (BucketUnavailable, BucketDenied) as error:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidRequest, LimitExceeded
+from vectorpool.platform.privacy import shared_mode
 from vectorpool.sources import SYSTEM
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -117,11 +118,15 @@ def open_directory(root: Path, *segments: str, make: bool = False, fsync: bool =
             except FileNotFoundError:
                 if not make:
                     raise
+                is_made = False
                 with suppress(FileExistsError):
                     os.mkdir(segment, dir_fd=descriptor)
+                    is_made = True
                 if fsync:
                     os.fsync(descriptor)
                 inner = os.open(segment, _DIRECTORY, dir_fd=descriptor)
+                if is_made and (mode := shared_mode(0o777)) is not None:
+                    os.fchmod(inner, mode)
             os.close(descriptor)
             descriptor = inner
         yield descriptor

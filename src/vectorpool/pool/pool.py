@@ -32,6 +32,8 @@ from vectorpool.errors import (
     UserNotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.pool.deletions import DeletionSweep
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -77,7 +79,11 @@ class Pool:
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
-        self._operations = Operations(stores, self._residency, self._writer, settings, sources, self.residency)
+        self._erasures = Erasures(self._residency, self._writer, settings, sources, self._supervisor)
+        self._operations = Operations(
+            stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
+        )
+        self._deletions = DeletionSweep(stores, self._residency, self._writer, settings, sources, self._supervisor)
         self._draining = False
 
     @property
@@ -88,6 +94,7 @@ class Pool:
         """Begin the periodic work: idle time-outs and, under write-back, commits."""
         self._supervisor.start(_TICK, self._tick, is_essential=True)
         self._upkeep.start()
+        await self._deletions.start()
 
     # --- Commands ------------------------------------------------------------------------------------
 
@@ -173,6 +180,7 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
+            self._guarded("erasure", self._erasures.start_next)
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
@@ -238,6 +246,14 @@ class Pool:
         """Return the state of the background tasks."""
         return self._supervisor.view()
 
+    async def settle(self, budget_s: float) -> int:
+        """Commit what is acknowledged and not committed; return how many vectorstores hold some after the budget."""
+        dirty = [s for s in self._residency.slots.values() if s.store is not None and s.store.is_dirty]
+        flushes = [self._writer.flush_later(slot).done for slot in dirty]
+        if flushes:
+            await asyncio.wait(flushes, timeout=budget_s)
+        return sum(slot.store is not None and slot.store.is_dirty for slot in dirty)
+
     async def drain(self, budget_s: float) -> DrainReport:
         """Refuse new work, finish work under way, commit dirty vectorstores and close, within ``budget_s`` seconds."""
         self._draining = True
@@ -260,6 +276,7 @@ class Pool:
         # A write that has begun continues without its caller, and ends before its vectorstore is closed.
         if writers := [slot.writer for slot in self._residency.slots.values() if slot.writer is not None]:
             await asyncio.wait(writers, timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
+        await self._deletions.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._upkeep.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._close_all()
         return report

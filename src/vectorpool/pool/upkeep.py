@@ -153,6 +153,8 @@ class Upkeep:
             return
         self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._log_damage(user_id, report)
+        if report.ended:
+            await self._finish_end(log)
         await self._remove_garbage(log)
         await self._remove_expired_documents(user_id)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
@@ -167,6 +169,14 @@ class Upkeep:
                 report.newest_intact_seq,
             )
             logger.debug("damaged: %s", user_id)
+
+    async def _finish_end(self, log: CommitLog) -> None:
+        """Finish the deletion of a vectorstore, if it was cut short."""
+        try:
+            if left := await log.finish_end():
+                logger.info("a deletion that was cut short is finished: %d objects", left)
+        except VectorpoolError as error:
+            logger.warning("a deletion that was cut short could not be finished: %s", error)
 
     async def _remove_garbage(self, log: CommitLog) -> None:
         """Remove garbage from a log until none is left, or no more can be removed now."""

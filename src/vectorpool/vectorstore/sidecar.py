@@ -78,6 +78,8 @@ class Sidecar:
             db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode=MEMORY")
             db.execute("PRAGMA synchronous=OFF")
+            # Rows that are deleted are overwritten at once: the file is small.
+            db.execute("PRAGMA secure_delete=ON")
             migrate(db)
             self._db = db
         return self._db
@@ -288,3 +290,12 @@ class Sidecar:
         """Return how many records salvages lost."""
         db = self._open(create=False)
         return 0 if db is None else int(db.execute("SELECT count(*) FROM salvage_loss").fetchone()[0])
+
+
+def rewrite(path: Path) -> None:
+    """Write a closed sidecar anew, without what was deleted from it; without a file, do nothing."""
+    if path.exists():
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=MEMORY")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("VACUUM")

@@ -152,7 +152,8 @@ async def test_an_end_cut_short_is_an_end(tmp_path: Path) -> None:
     faulty = FaultyBucket(MemoryBucket())
     author = Author(tmp_path, faulty)
     await three_commits(author)
-    faulty.plan("put", "ok", "lost")
+    # The mark, the receipt, a grave, and the next grave.
+    faulty.plan("put", "ok", "ok", "ok", "lost")
     with pytest.raises(OutcomeUnknown, match="is deleted, and some of its objects are left"):
         await author.log.end()
     left = await keys(author)

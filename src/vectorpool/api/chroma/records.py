@@ -114,7 +114,5 @@ class Records(Controller):
                 status=400,
             )
         check_collection_id(collection)
-        command = commands.ChromaCountRecords(
-            database=database, collection_id=collection, confined=request.context.is_confined
-        )
+        command = commands.ChromaCountRecords(database=database, collection_id=collection)
         return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist."))

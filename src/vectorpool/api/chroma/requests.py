@@ -69,6 +69,8 @@ async def has_tenant(request: Call, tenant: str) -> bool:
 
 async def ask(request: Call, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
     """Answer a command. ``missing`` is the name of what is not found if nothing is stored for the user."""
+    if request.context.is_confined and hasattr(command, "confined"):
+        command = msgspec.structs.replace(command, confined=True)
     try:
         return await request.execute(check_user_id(tenant), command)
     except UserNotFound as error:
