@@ -100,10 +100,15 @@ class Match(msgspec.Struct, omit_defaults=True):
     uri: str | None = None
 
 
-class QueryResult(msgspec.Struct):
-    """For each query, in order, its matches, nearest first."""
+class QueryResult(msgspec.Struct, omit_defaults=True):
+    """For each query, in order, its matches, nearest first.
+
+    ``assumed_embedder`` is there if the queries were texts, and no embedder is recorded for the collection, as for one
+    that was imported: its embeddings are taken to be this embedder's.
+    """
 
     results: list[list[Match]]
+    assumed_embedder: str | None = None
 
 
 class Written(msgspec.Struct):
@@ -126,7 +131,11 @@ class Deleted(msgspec.Struct):
 
 
 class Ingested(msgspec.Struct):
-    """A document that became records: from which bytes (``etag``, ``size``), how (``recipe``), how many chunks."""
+    """A document that became records: from which bytes (``etag``, ``size``), how (``recipe``), how many chunks.
+
+    ``digest`` is the SHA-256 of the bytes, empty if it is not known. ``restored`` says that a restore or fork brought
+    the records, and that no ingest has seen the bytes since.
+    """
 
     path: str
     collection: str
@@ -135,6 +144,8 @@ class Ingested(msgspec.Struct):
     recipe: str
     chunks: int
     embedder: str | None = None
+    digest: str = ""
+    restored: bool = False
 
 
 class IngestedPage(msgspec.Struct, omit_defaults=True):
@@ -142,6 +153,36 @@ class IngestedPage(msgspec.Struct, omit_defaults=True):
 
     documents: list[Ingested]
     collections: dict[str, str] = {}
+
+
+class RestoredDocument(msgspec.Struct, frozen=True):
+    """A document whose records a restore or fork brought: which bytes they were made of."""
+
+    avatar_id: str
+    path: str
+    etag: str
+    size: int
+    digest: str
+
+
+class RestoredPage(msgspec.Struct):
+    """Such documents, by avatar and path."""
+
+    documents: list[RestoredDocument]
+
+
+class RecoveredDocuments(msgspec.Struct):
+    """What became of the documents of a state that a restore or fork brought.
+
+    ``written`` were brought back; ``present`` were at their paths already; the paths of ``different`` hold other bytes,
+    which stay; the bytes of ``missing`` are not kept; ``failed`` could not be read or written.
+    """
+
+    written: int = 0
+    present: int = 0
+    different: int = 0
+    missing: int = 0
+    failed: int = 0
 
 
 class Vectorstore(msgspec.Struct):
@@ -180,7 +221,7 @@ class Commit(msgspec.Struct):
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
     ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write.
+    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
     """
 
     commit: int
@@ -195,6 +236,7 @@ class Commit(msgspec.Struct):
     backups: list[str]
     damage: str | None
     migrated: bool = False
+    erased: bool = False
 
 
 class CommitPage(msgspec.Struct):
@@ -237,18 +279,38 @@ class Verification(msgspec.Struct):
     problems: list[Damage]
 
 
-class Restored(msgspec.Struct):
-    """The new commit, and the one whose state it brought back."""
+class Deletion(msgspec.Struct, frozen=True):
+    """The receipt of the last deletion of a user's vectorstore.
 
-    commit: int
-    restored_from: int
-
-
-class Forked(msgspec.Struct):
-    """The other user, and the commit of that user's log that holds the state."""
+    ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
+    source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
+    nothing else is left, None as long as none did. Times are milliseconds since 1970.
+    """
 
     user_id: str
     commit: int
+    deleted_at_ms: int
+    objects: int
+    bytes: int
+    backups: int
+    documents: int | None = None
+    verified_empty_at_ms: int | None = None
+
+
+class Restored(msgspec.Struct, omit_defaults=True):
+    """The new commit, and the one whose state it brought back; what became of the documents, if it has any."""
+
+    commit: int
+    restored_from: int
+    documents: RecoveredDocuments | None = None
+
+
+class Forked(msgspec.Struct, omit_defaults=True):
+    """The other user, and the commit of that user's log that holds the state; what became of its documents, if any."""
+
+    user_id: str
+    commit: int
+    documents: RecoveredDocuments | None = None
 
 
 class Residency(msgspec.Struct):

@@ -30,6 +30,7 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.identity.authority import Authority
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
@@ -50,12 +51,16 @@ class StartingRouter(NamedTuple):
 
 @asynccontextmanager
 async def open_service(
-    settings: Settings, sources: Sources = SYSTEM, *, starting: StartingRouter | None = None
+    settings: Settings,
+    sources: Sources = SYSTEM,
+    *,
+    starting: StartingRouter | None = None,
+    authority: Authority | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
-    ``starting`` is a router that the caller began to start; it is stopped here all the same. Raises Misconfigured if
-    the store is refused or the model cannot be loaded.
+    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
+    too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
@@ -67,12 +72,15 @@ async def open_service(
         stack.push_async_callback(embedder.close)
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
-        await _all(probe(bucket, sources=sources), embedder.start(), started)
+        authority = authority or Authority(settings, sources)
+        await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
+        await authority.open(bucket)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        authority.watch(supervisor)
         yield Service(settings, router, embedder, library, ingestor, supervisor)
 
 
@@ -96,16 +104,23 @@ class LeanLitestar(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
-def create_app(settings: Settings, *, service: Service | None = None, callers: Callers | None = None) -> Pipeline:
+def create_app(
+    settings: Settings,
+    *,
+    service: Service | None = None,
+    callers: Callers | None = None,
+    authority: Authority | None = None,
+) -> Pipeline:
     """Return the application behind its stages.
 
     Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
-    tokens file. Raises Misconfigured if that cannot be read.
+    tokens file; without ``authority`` it makes one of the settings. Raises Misconfigured if they cannot be meant.
     """
+    authority = authority or Authority(settings)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings) as opened:
+        async with open_service(settings, authority=authority) as opened:
             app.state.service = opened
             opened.supervisor.start("tokens file", pipeline.tokens.watch)
             yield
@@ -114,7 +129,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service}),
+        state=State({"service": service, "authority": authority}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -130,5 +145,7 @@ def create_app(settings: Settings, *, service: Service | None = None, callers: C
             security=SECURITY,
         ),
     )
-    pipeline = Pipeline(app, settings, read_callers(settings.tokens_file) if callers is None else callers)
+    if callers is None:
+        callers = read_callers(settings.tokens_file)
+    pipeline = Pipeline(app, settings, callers, authority=authority)
     return pipeline

@@ -13,6 +13,7 @@ import msgspec
 
 from vectorpool import chroma_bounds, commands
 from vectorpool.chroma_embeddings import joined, numbers_of, vectors_of
+from vectorpool.chroma_older import is_no_filter, todays_configuration
 from vectorpool.chroma_parts import (
     collection_metadata_of,
     decode_json,
@@ -44,12 +45,18 @@ _MISSING: Final = msgspec.Raw(b"")
 
 
 class Target(msgspec.Struct, frozen=True):
-    """The target of a body: the database, the collection's id, and whether a missing database is created."""
+    """The target of a body: the database, the collection's id, and whether a missing database is created.
+
+    ``confined``: the collection must be in the database.
+    """
 
     operation: Operation
     database: str
     collection_id: str = ""
     make_database: bool = False
+    # Whether a client before 1.0 sent it; see ``api.chroma.older_clients``.
+    is_older: bool = False
+    confined: bool = False
 
 
 class _CreateCollection(msgspec.Struct):
@@ -115,6 +122,8 @@ def decode_body(target: Target, body: bytes | bytearray, settings: Settings) -> 
     command = _MAKE[target.operation](target, body, settings)
     if target.operation != "create-collection":
         check_collection_id(target.collection_id)
+        if target.confined:
+            command = msgspec.structs.replace(command, confined=True)
     return command
 
 
@@ -125,13 +134,18 @@ def check_collection_id(collection_id: str) -> str:
     return collection_id
 
 
+def _filter(target: Target, raw: msgspec.Raw, field: str) -> str | None:
+    """Return a filter as it came, or None where a client before 1.0 means none."""
+    return None if target.is_older and is_no_filter(raw) else filter_text(raw, field)
+
+
 def _create_collection(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
     asked: _CreateCollection = decode_json(body, _CreateCollection)
     return commands.ChromaCreateCollection(
         database=target.database,
         name=asked.name,
         metadata=collection_metadata_of(asked.metadata, "metadata"),
-        configuration=index_text(asked.configuration, "configuration"),
+        configuration=index_text(todays_configuration(asked.configuration), "configuration"),
         schema=index_text(asked.schema, "schema"),
         get_or_create=asked.get_or_create,
         make_database=target.make_database,
@@ -189,8 +203,8 @@ def _delete(target: Target, body: bytes | bytearray, settings: Settings) -> comm
         database=target.database,
         collection_id=target.collection_id,
         ids=ids_of(asked.ids, settings),
-        where=filter_text(asked.where, "where"),
-        where_document=filter_text(asked.where_document, "where_document"),
+        where=_filter(target, asked.where, "where"),
+        where_document=_filter(target, asked.where_document, "where_document"),
         limit=asked.limit,
     )
 
@@ -201,8 +215,8 @@ def _get(target: Target, body: bytes | bytearray, settings: Settings) -> command
         database=target.database,
         collection_id=target.collection_id,
         ids=ids_of(asked.ids, settings),
-        where=filter_text(asked.where, "where"),
-        where_document=filter_text(asked.where_document, "where_document"),
+        where=_filter(target, asked.where, "where"),
+        where_document=_filter(target, asked.where_document, "where_document"),
         limit=asked.limit,
         offset=asked.offset or 0,
         include=include_of(asked.include, ("documents", "metadatas")),
@@ -222,8 +236,8 @@ def _query(target: Target, body: bytes | bytearray, settings: Settings) -> comma
         vectors=joined(rows),
         n_results=10 if asked.n_results is None else asked.n_results,
         ids=ids_of(asked.ids, settings),
-        where=filter_text(asked.where, "where"),
-        where_document=filter_text(asked.where_document, "where_document"),
+        where=_filter(target, asked.where, "where"),
+        where_document=_filter(target, asked.where_document, "where_document"),
         include=include_of(asked.include, ("documents", "metadatas", "distances")),
     )
 

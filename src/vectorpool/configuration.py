@@ -20,10 +20,11 @@ from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key"})
+SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key"})
 ENV_PREFIX = "VECTORPOOL_"
+_MAX_SECRET_BYTES = 16 * 1024
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
-_PATHS = ("replica_dir", "tokens_file", "address_file")
+_PATHS = ("replica_dir", "tokens_file", "token_secret_file", "admin_key_file", "address_file")
 
 
 class SettingInfo(msgspec.Struct, frozen=True):
@@ -48,6 +49,34 @@ def _type_name(hint: Any) -> str:
     return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}[hint.__name__]
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a setting. That of a secret takes a file: every account may list a process's arguments.
+
+    A secret whose file is a setting of its own has no other flag than that.
+    """
+    flag = "--" + name.replace("_", "-")
+    if name not in SECRETS:
+        return flag
+    return "" if f"{name}_file" in Settings.__struct_fields__ else f"{flag}-file"
+
+
+def read_secret(path: str, flag: str) -> str:
+    """Return the secret that a file holds, without the line's end. Raises Misconfigured."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            text = file.read(_MAX_SECRET_BYTES + 1).decode().strip()
+    except OSError as error:
+        raise Misconfigured(
+            f"The file of {flag} cannot be read: {error.strerror}. Name a file that holds the secret, or set the "
+            "environment variable instead."
+        ) from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"The file of {flag} is not UTF-8. Write the secret into it, and nothing else.") from None
+    if not text or len(text) > _MAX_SECRET_BYTES:
+        raise Misconfigured(f"The file of {flag} is empty or too long. Write the secret into it, and nothing else.")
+    return text
+
+
 def describe_settings() -> list[SettingInfo]:
     """Return every setting, in the order in which they are declared."""
     hints = get_type_hints(Settings, include_extras=True)
@@ -59,7 +88,7 @@ def describe_settings() -> list[SettingInfo]:
             SettingInfo(
                 name=field.name,
                 env=ENV_PREFIX + field.name.upper(),
-                flag="--" + field.name.replace("_", "-"),
+                flag=flag_of(field.name),
                 default=field.default,
                 type=_type_name(hint),
                 description=meta.description,
@@ -77,7 +106,8 @@ def settings_table() -> str:
             if row.default is None
             else f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
         )
-        lines.append(f"| `{row.env}`<br>`{row.flag}` | {default} | {row.description} ({row.type}) |")
+        flag = f"<br>`{row.flag}`" if row.flag else ""
+        lines.append(f"| `{row.env}`{flag} | {default} | {row.description} ({row.type}) |")
     return "\n".join(lines)
 
 

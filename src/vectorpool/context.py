@@ -72,11 +72,14 @@ class Limit:
 class RequestContext:
     """What belongs to one request. ``read`` holds the read options; ``caller`` is the name of the caller's token.
 
+    ``is_confined`` says that the caller may reach only the database of its path. It does not cross to a shard: the
+    commands carry it.
+
     The deadline counts from ``start``, which is called when the last byte of the request's body has arrived. Work that
     begins before that has the whole time limit. Times are those of ``Sources.monotonic_s``.
     """
 
-    __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "read", "request_id")
+    __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "is_confined", "read", "request_id")
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.caller = caller
+        self.is_confined = False
         self.read = read
         self._timeout_s = timeout_s
         self._started_s: float | None = None

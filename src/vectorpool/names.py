@@ -7,12 +7,13 @@ systems read and write beside us, and are escaped in local paths. Whatever could
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidId
+from vectorpool.local_paths import local_segment
 
 MAX_ID_BYTES: Final = 128
 # What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
@@ -27,7 +28,15 @@ AVATAR_DATABASE_PREFIX: Final = "avatar-"
 CHROMA_DATABASE_FILE: Final = "chroma.sqlite3"
 SIDECAR_FILE: Final = "vectorpool.sqlite3"
 
+KEPT_FOLDER: Final = "kept/"
+DAY_MS: Final = 24 * 3600 * 1000
+
 _USERS: Final = "users/"
+# The root of what belongs to no user.
+_OWN: Final = ".vectorpool/"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_DELETIONS: Final = f"{_OWN}deletions/"
+_SEGMENT_DIGEST: Final = 16
 
 
 def excerpt(text: str) -> str:
@@ -124,6 +133,45 @@ def verification_key(user_id: str) -> str:
     return f"{vectorstore_prefix(user_id)}verified.json"
 
 
+# --- Deletions: of no user, so that what is told of one does not lie below what is deleted ------------
+
+
+def deletion_marks_prefix() -> str:
+    """Return the prefix of the marks of recent deletions, which instances look for."""
+    return f"{_DELETIONS}recent/"
+
+
+def deletion_mark_key(now_ms: int, user_id: str, seq: int) -> str:
+    """Return the key of the mark that a vectorstore was deleted in commit ``seq``. It sorts by time."""
+    return f"{deletion_marks_prefix()}{now_ms:013d}-{segment_digest(local_segment(user_id))}-{seq}"
+
+
+def parse_deletion_mark(key: str) -> tuple[int, str, int] | None:
+    """Return (time in ms since 1970, digest, seq) of a mark's key, or None for a foreign one."""
+    parts = key.removeprefix(deletion_marks_prefix()).split("-")
+    if len(parts) != 3 or not all(part.isascii() and part.isalnum() for part in parts):
+        return None
+    time, digest, seq = parts
+    if len(time) != 13 or not time.isdigit() or not seq.isdigit() or len(digest) != _SEGMENT_DIGEST:
+        return None
+    return int(time), digest, int(seq)
+
+
+def segment_digest(segment: str) -> str:
+    """Return by what a mark names a user: a digest of the name that the user's local files have."""
+    return hashlib.sha256(segment.encode()).hexdigest()[:_SEGMENT_DIGEST]
+
+
+def receipts_prefix() -> str:
+    """Return the prefix of the receipts of deletions."""
+    return f"{_DELETIONS}receipts/"
+
+
+def receipt_key(user_id: str) -> str:
+    """Return the key of the receipt of a user's last deletion."""
+    return receipts_prefix() + check_user_id(user_id)
+
+
 def check_backup_name(name: str) -> str:
     """Return ``name`` if a backup can be called so: 1 to 64 of [a-zA-Z0-9._-]; raise InvalidId otherwise."""
     ok = 1 <= len(name) <= MAX_BACKUP_NAME and all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
@@ -176,6 +224,81 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
             f"{MAX_KEY_BYTES}. Use a shorter one."
         )
     return key
+
+
+# --- Objects that belong to no user -------------------------------------------------------------------
+
+
+def revocations_prefix() -> str:
+    """Return the prefix of the ids of revoked tokens, which sort by the time at which the tokens expire."""
+    return f"{_OWN}revocations/"
+
+
+def revocation_key(token_id: str, expires_s: int) -> str:
+    """Return the key that revokes a token's id until a time, in seconds since 1970. It holds the id's SHA-256 alone."""
+    digest = hashlib.sha256(token_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}-{digest}"
+
+
+def revocations_after(expires_s: int) -> str:
+    """Return the text behind which the keys of tokens sort that expire at a time or later."""
+    return f"{revocations_prefix()}{_twelve_digits(expires_s)}"
+
+
+def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
+    """Return (time of expiry, SHA-256 of the token's id), or None for a foreign key."""
+    head, _, tail = key.rpartition("/")[2].partition("-")
+    if len(head) != 12 or not head.isascii() or not head.isdigit() or not _SHA256.fullmatch(tail):
+        return None
+    return int(head), bytes.fromhex(tail)
+
+
+def _twelve_digits(seconds: int) -> str:
+    return f"{min(max(seconds, 0), MAX_SEQ):012d}"
+
+
+# --- Kept documents: names end with the day on which they were kept, so that no name is used again later ---
+
+
+def kept_prefix(user_id: str, avatar_id: str | None = None) -> str:
+    """Return the prefix of the kept bytes of an avatar's documents, or of all of a user's."""
+    prefix = f"{vectorstore_prefix(user_id)}{KEPT_FOLDER}"
+    return prefix if avatar_id is None else f"{prefix}{check_avatar_id(avatar_id)}/"
+
+
+def kept_content_prefix(user_id: str, avatar_id: str, digest: str) -> str:
+    """Return the prefix of content by its SHA-256 (64 hexadecimal digits): one object a day on which it was kept."""
+    return f"{kept_prefix(user_id, avatar_id)}content/{digest}/"
+
+
+def kept_copy_prefix(user_id: str, avatar_id: str, number: str) -> str:
+    """Return the prefix of a copy whose SHA-256 is not known yet; ``number`` is a UUID."""
+    return f"{kept_prefix(user_id, avatar_id)}copies/{number}/"
+
+
+def kept_mark_prefix(user_id: str, avatar_id: str, path: str, etag: str) -> str:
+    """Return the prefix of the marks that say that the service wrote the object of this ETag to a document's path."""
+    written = hashlib.sha256(f"{check_document_path(path)}\n{etag}".encode()).hexdigest()
+    return f"{kept_prefix(user_id, avatar_id)}written/{written}/"
+
+
+def day_name(time_ms: int) -> str:
+    """Return the last segment of a kept object's key: the day of a time, counted from 1970, in six digits."""
+    return f"{time_ms // DAY_MS:06d}"
+
+
+def parse_kept_key(key: str) -> tuple[str, int] | None:
+    """Return (kind, time in ms when its day ended) of a kept object's key, or None for a foreign one.
+
+    kind is ``content``, ``copies`` or ``written``.
+    """
+    segments = key.split("/")
+    if len(segments) < 7 or segments[-3] not in ("content", "copies", "written"):
+        return None
+    day = segments[-1]
+    if len(day) != 6 or not day.isascii() or not day.isdigit():
+        return None
+    return segments[-3], (int(day) + 1) * DAY_MS
 
 
 # --- Log objects: numbers name downwards, so that a listing shows the newest first -------------------
@@ -259,41 +382,3 @@ def check_collection_name(name: str) -> str:
     if not ok or not (name[0].isalnum() and name[-1].isalnum()):
         raise InvalidId(f"The collection name {excerpt(name)} is not valid. Use {rule}.")
     return name
-
-
-# --- Local paths -------------------------------------------------------------------------------------
-
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-@")
-
-
-def local_segment(value: str) -> str:
-    """Return an id as one file name: readable, unique on case-insensitive file systems, never hidden.
-
-    Bytes outside [a-z0-9._-@] are written as ``%xx``. An escaped id of more than 200 bytes would not fit a
-    file name on every system, which is why ids end at 128 bytes and only rare ids are hashed.
-    """
-    raw = value.encode("utf-8")
-    escaped = "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02x}" for b in raw)
-    if escaped.startswith("."):
-        escaped = "%2e" + escaped[1:]
-    if len(escaped) > 200:
-        return "%%" + hashlib.sha256(raw).hexdigest()
-    return escaped
-
-
-def open_dir(replica_dir: Path, shard: int, *, is_isolated: bool = False) -> Path:
-    """Return the directory of a shard's open working directories; emptied when the shard starts.
-
-    A process that serves one user in quarantine has a name of its own.
-    """
-    return replica_dir / "open" / (f"isolated-{shard}" if is_isolated else f"shard-{shard}")
-
-
-def warm_dir(replica_dir: Path) -> Path:
-    """Return the directory of the warm tier: cached log objects, one directory a user."""
-    return replica_dir / "warm"
-
-
-def scratch_dir(replica_dir: Path) -> Path:
-    """Return the directory in which states are built that are never opened; each process makes its own below it."""
-    return replica_dir / "scratch"

@@ -56,6 +56,48 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         _setting("TOML file of the tokens and the users that each may access; without it no token is needed"),
     ] = None
 
+    token_secret: Annotated[
+        str | None,
+        _setting("Secret of JWT by HS256, or several as KEY-ID:SECRET, separated by spaces; the first signs"),
+    ] = None
+    token_secret_file: Annotated[
+        str | None, _setting("A file that holds token_secret, one a line; read again when it changes")
+    ] = None
+    token_jwks: Annotated[
+        str | None,
+        _setting("The https:// URL, or the file, of an identity provider's keys (JWKS) for RS256, ES256 and EdDSA"),
+    ] = None
+    token_jwks_refresh_s: Annotated[
+        float, _setting("Interval at which the keys of a URL are fetched again", ge=10, le=86_400)
+    ] = 300.0
+    token_issuer: Annotated[str | None, _setting("The iss that every JWT must have; needed with token_jwks")] = None
+    token_audience: Annotated[
+        str | None,
+        _setting("The aud that every JWT must have, or several, separated by commas; needed with token_jwks"),
+    ] = None
+    token_claim_users: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds the users; sub for one user a token", min_length=1)
+    ] = "users"
+    token_claim_avatars: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that narrows a token to avatars", min_length=1)
+    ] = "avatars"
+    token_claim_access: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds read or write", min_length=1)
+    ] = "access"
+    token_claim_admin: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that opens /admin", min_length=1)
+    ] = "admin"
+    token_claim_limits: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds limits", min_length=1)
+    ] = "limits"
+    token_claim_audience: Annotated[
+        str, _setting("In tokens of token_jwks, the claim that holds the audience", min_length=1)
+    ] = "aud"
+    admin_key: Annotated[
+        str | None, _setting("A token that opens /admin and no user's data; with it every request needs a token")
+    ] = None
+    admin_key_file: Annotated[str | None, _setting("A file that holds admin_key; read again when it changes")] = None
+
     # Crashes
     quarantine_s: Annotated[
         float,
@@ -93,6 +135,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     auto_create: Annotated[
         bool,
         _setting("Tenants, default_database and avatar databases need no create request; off: exactly as with Chroma"),
+    ] = True
+    older_clients: Annotated[
+        bool,
+        _setting(
+            "Show collections to Chroma's Python clients 0.5.16 to 0.6.3 as they read them; they are known by the "
+            "User-Agent of their HTTP library and no content type"
+        ),
     ] = True
     allow_reset: Annotated[
         bool,
@@ -194,11 +243,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     exact_bytes: Annotated[
         int,
         _setting(
-            "Vectors of a collection, in bytes, up to which a query without a filter is answered exactly and without "
-            "Chroma's index; 0 always asks Chroma",
+            "Vectors of a collection, in bytes, up to which every query is answered exactly and without Chroma's "
+            "index; 0 always asks Chroma",
             ge=0,
         ),
     ] = 16 * 1024**2
+    index_rows_bytes: Annotated[
+        int,
+        _setting(
+            "Most bytes of vectors kept in memory for exact queries, per shard; the least recently used are dropped, "
+            "and read again",
+            ge=0,
+        ),
+    ] = 256 * 1024**2
 
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
@@ -311,9 +368,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     verify_bytes_per_s: Annotated[
         int, _setting("Most bytes that background verification reads a second, per shard", ge=1024)
     ] = 8 * 1024**2
+    deletion_bound_s: Annotated[
+        float,
+        _setting(
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted; "
+            "0 is never, for one that is alone",
+            ge=0,
+            le=86_400,
+        ),
+    ] = 600.0
     retention_s: Annotated[
         float,
-        _setting("Time for which past states can be restored; older ones only from backups", ge=0, le=3_153_600_000),
+        _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
+
+    erase_after_s: Annotated[
+        float,
+        _setting(
+            "Time after a deletion until a commit removes what was deleted from the files, for a vectorstore of up to "
+            "64 MiB that is written to; in proportion for larger ones; 0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 3600.0
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

@@ -242,6 +242,8 @@ def test_the_images_health_check_asks_where_the_service_listens(way: str, tmp_pa
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"VECTORPOOL_ADDRESS_FILE": str(tmp_path / "made" / "address"), "VECTORPOOL_HOST": "0.0.0.0"}
+    # As the documented line of a first try does.
+    place["VECTORPOOL_INSECURE_OPEN"] = "true"
     env = place if way == "--port" else {**place, way: port}
     flags = ["--port", port] if way == "--port" else []
     served = Service(tmp_path, "--shards", "1", *flags, env=env, port=None).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.support.service import Service
+from tests.support.service import Service, run_cli
 
 
 def test_deleting_a_document_that_was_never_ingested_is_a_success(service: Service, user: str) -> None:
@@ -78,3 +78,33 @@ def test_what_no_request_can_name_is_reported_and_deleted_with_its_avatar(servic
     assert not (folder / "7").exists()
     assert service.client.delete(f"/users/{user}?documents=true").status_code == 200
     assert not folder.exists()
+
+
+def test_a_deletion_has_a_receipt_and_is_listed(service: Service, user: str) -> None:
+    """It counts the documents too. ``vectorpool users`` tells of the deletion, until the user comes back."""
+    home = f"/users/{user}"
+    for path in ("a.txt", "b.txt"):
+        service.client.put(f"{home}/avatars/7/documents/{path}", content=b"text")
+    service.client.post(f"{home}/avatars/7/ingest")
+    assert service.client.get(f"/admin{home}/deletion").json()["code"] == "deletion-not-found"
+    assert service.client.delete(f"{home}?documents=true").status_code == 200
+    receipt = service.client.get(f"/admin{home}/deletion").json()
+    assert receipt["documents"] == 2 and receipt["objects"] >= 2 and receipt["verified_empty_at_ms"]
+    listed = run_cli("users", "--store", service.store).stdout.splitlines()
+    (line,) = [line for line in listed if line.split(" ")[0] == user]
+    assert line.startswith(f"{user} (deleted 20") and line.endswith(" UTC, verified empty)")
+    assert service.client.delete(f"{home}?documents=true").json()["code"] == "user-not-found"
+    service.client.post(f"{home}/collections", json={"name": "notes"})
+    assert user in run_cli("users", "--store", service.store).stdout.splitlines()
+
+
+def test_names_that_are_no_ids_do_not_end_the_listing_of_users(service: Service, user: str) -> None:
+    """``vectorpool users`` and ``scrub`` name them on stderr and go on."""
+    service.client.post(f"/users/{user}/collections", json={"name": "notes"})
+    folder = Path(service.store) / "users" / "line\nbreak" / "image"
+    folder.mkdir(parents=True)
+    (folder / "x").write_bytes(b"x")
+    listed = run_cli("users", "--store", service.store)
+    assert user in listed.stdout.splitlines() and "users/line\\x0abreak: not a user id" in listed.stderr
+    scrubbed = run_cli("scrub", "--all", "--store", service.store)
+    assert scrubbed.returncode == 0 and f"{user}: intact at commit" in scrubbed.stdout

@@ -33,6 +33,7 @@ GIB = 1024**3
 CLASSES = {
     "create": "PUT",
     "put": "PUT",
+    "copy": "PUT",
     "list_objects": "LIST",
     "list_prefixes": "LIST",
     "get": "GET",

@@ -84,6 +84,29 @@ async def test_delete_is_idempotent(bucket: Bucket) -> None:
     assert (await bucket.get("k/l")).data == b"2"
 
 
+async def test_a_copy_is_whole_and_replaces(bucket: Bucket) -> None:
+    """A copy has the source's bytes, of many megabytes too, replaces what was there, and is an object of its own."""
+    data = random.Random(3).randbytes(9_000_000)
+    await bucket.put("from/a", data)
+    await bucket.put("to/b c", b"old")
+    await bucket.copy("from/a", "to/b c")
+    assert (await bucket.get("to/b c")).data == data
+    await bucket.put("from/a", b"new")
+    assert (await bucket.head("to/b c")).size == len(data)
+    await bucket.delete("from/a")
+    for key in ODD_KEYS:
+        await bucket.put(key, key.encode())
+        await bucket.copy(key, f"{key}+copy")
+        await bucket.delete(key)
+        assert (await bucket.get(f"{key}+copy")).data == key.encode()
+        await bucket.delete(f"{key}+copy")
+    with pytest.raises(ObjectMissing):
+        await bucket.copy("from/a", "to/d")
+    with pytest.raises(ObjectMissing):
+        await bucket.head("to/d")
+    assert [info.key for info in await bucket.list_objects("", limit=9)] == ["to/b c"]
+
+
 async def test_create_takes_a_free_key_once(bucket: Bucket) -> None:
     """The second create of a key is refused, whatever its bytes, and changes nothing."""
     etag = await bucket.create("c", b"first")

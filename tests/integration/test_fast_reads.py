@@ -239,7 +239,7 @@ def test_a_journal_beside_the_file_is_a_doubt(both: Both) -> None:
 
 
 def test_a_file_that_changes_during_a_read_is_a_doubt(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is withheld if the file was written between its first and its last look, and right the next time."""
+    """What was read while the file was written is no answer: Chroma is asked for a get, and a query is read again."""
     info = both.create("notes", threshold=3)
     both.chroma.upsert(info, ["a"], rows(1), None, None, None)
     assert both.count(info) == 1
@@ -252,8 +252,11 @@ def test_a_file_that_changes_during_a_read_is_a_doubt(both: Both, monkeypatch: p
         return plain(*arguments)
 
     monkeypatch.setattr(both.fast, "_rows", write_meanwhile)
-    assert both.query(info, rows(1)[0].tolist()) is None
+    assert both.get(info) is None
     assert said
+    said.clear()
+    found = both.query(info, rows(1)[0].tolist(), 10)
+    assert said and found is not None and set(found.ids) == {"a", "b", "c", "d"}
     assert_same(both, info, rows(1)[0].tolist())
 
 

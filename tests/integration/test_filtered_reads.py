@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.plain_chroma import PlainChroma
 from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.failures import translate
 from vectorpool.engine.filters import MAX_VALUES
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Batch, Rows
@@ -31,10 +32,10 @@ class Directory:
         self.path = path
         self.open()
 
-    def open(self) -> None:
+    def open(self, **options: Any) -> None:
         """Open it."""
         self.chroma = PlainChroma(self.path)
-        self.records = Records(self.path, self.chroma.client, self.chroma.catalogue, EngineOptions())
+        self.records = Records(self.path, self.chroma.client, self.chroma.catalogue, EngineOptions(**options))
         reader = self.records._reader
         assert reader is not None
         self.reader = reader
@@ -159,6 +160,101 @@ def test_a_filter_that_is_too_large_is_refused_with_its_limit(directory: Directo
     with pytest.raises(LimitExceeded) as refused:
         directory.records.get(info.id, info.database, where=where)
     assert refused.value.extra["limit"] == MAX_VALUES
+
+
+def test_queries_with_regular_expressions_are_exact_too(directory: Directory) -> None:
+    """Chroma finds the records by text, and the fast path compares their vectors, and numbers by value."""
+    info, vectors = directory.fill("l2", 100, 200)
+    where = json.dumps({"$and": [{"n": {"$gte": 2.5}}, {"#document": {"$regex": "r[0-9]{2}$"}}]})
+    wanted = [n for n in range(10, 100) if n % 10 >= 3]
+    for rows, n in zip(directory.query(info, vectors[wanted], 500, where=where), wanted, strict=True):
+        assert rows.ids[0] == f"r{n}" and set(rows.ids) == {f"r{n}" for n in wanted}
+    for where_document in ({"$regex": "r1."}, {"$not_regex": "r1."}, {"$contains": ""}, {"$not_contains": ""}):
+        text = json.dumps(where_document)
+        theirs = set(directory.chroma.get(info, where_document=text).ids)
+        assert set(directory.query(info, vectors[:1], 500, where_document=text)[0].ids) == theirs
+        got = directory.records.get(info.id, info.database, where_document=text)
+        assert got is not None and set(got.ids) == theirs
+
+
+def test_queries_with_filters_that_chroma_judges_are_exact_too(directory: Directory) -> None:
+    """A key that Chroma reserves: it says which records there are, and their vectors are compared here."""
+    info, vectors = directory.fill("l2", 100, 200)
+    where = json.dumps({"#id": {"$nin": ["r1"]}})
+    assert len(directory.chroma.get(info, where=where).ids) == 200
+    for n, rows in enumerate(directory.query(info, vectors, 1, where=where, include=("embeddings",))):
+        assert rows.ids == [f"r{n}"]
+    with pytest.raises(Exception, match="Invalid where clause"):
+        directory.records.query(info.id, info.database, vectors[:1], 1, where=json.dumps({"n": {"$gt": "x"}}))
+
+
+def test_a_query_among_ids_of_which_one_is_missing(directory: Directory) -> None:
+    """With a filter it is exact among those that are there; without one Chroma refuses it."""
+    info, vectors = directory.fill("l2", 100, 100)
+    ids = ["r1", "missing", "r2", "r13"]
+    where = json.dumps({"n": {"$in": [2, 3]}})
+    assert set(directory.query(info, vectors[:1], 9, ids=ids, where=where)[0].ids) == {"r2", "r13"}
+    with pytest.raises(Exception, match="Error finding id"):
+        directory.records.query(info.id, info.database, vectors[:1], 9, ids=ids)
+    found = directory.query(info, vectors[1:2], 9, ids=[i for i in ids if i != "missing"])[0].ids
+    assert found[0] == "r1" and set(found) == {"r1", "r2", "r13"}
+
+
+def test_a_collection_that_shrinks_is_exact_again(directory: Directory) -> None:
+    """As soon as its records take no more than they may, while its files still hold all of them."""
+    info, vectors = directory.fill("l2", 100, 600)
+    directory.close()
+    directory.open(exact_bytes=100 * DIMENSION * 4)
+    assert directory.reader.query(info.id, info.database, vectors[:1], 1, ()) is None
+    directory.chroma.delete(info, [f"r{n}" for n in range(501)])
+    for _ in range(2):
+        for n, rows in zip(range(501, 600), directory.query(info, vectors[501:], 1), strict=True):
+            assert rows.ids == [f"r{n}"]
+        directory.close()
+        directory.open(exact_bytes=100 * DIMENSION * 4)
+
+
+def test_a_long_queue_is_taken_in(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More operations than are read at a time."""
+    monkeypatch.setattr("vectorpool.engine.collection_views._TAIL", 7)
+    info, vectors = directory.fill("l2", 10_000, 100)
+    for n, rows in enumerate(directory.query(info, vectors, 1)):
+        assert rows.ids == [f"r{n}"]
+
+
+def test_numbers_are_compared_by_value_above_the_bytes_that_are_exact(directory: Directory) -> None:
+    """The filter is evaluated here, and Chroma's index finds the nearest of its records."""
+    info, vectors = directory.fill("l2", 100, 200)
+    directory.close()
+    directory.open(exact_bytes=0)
+    for where, wanted in (
+        ({"n": {"$gte": 2.5}}, {f"r{n}" for n in range(200) if n % 10 >= 3}),
+        ({"x": 3 / 7}, {"r3"}),
+        ({"n": 2.5}, set()),
+        ({"n": {"$in": [*range(10**9, 10**9 + 34_000), 1]}}, {f"r{n}" for n in range(1, 200, 10)}),
+    ):
+        found = directory.records.query(info.id, info.database, vectors[:2], 200, where=json.dumps(where))
+        assert found is not None and [set(rows.ids) for rows in found] == [wanted, wanted], where
+
+
+def test_large_answers_of_chroma_are_put_together(tmp_path: Path) -> None:
+    """What one SQL statement cannot name: four queries with 10,000 results each, and 33,000 records."""
+    chroma = PlainChroma(tmp_path)
+    info = chroma.create("notes", {"space": "l2", "sync_threshold": 50_000, "batch_size": 50_000})
+    vectors = np.random.default_rng(3).normal(size=(33_000, 2)).astype("<f4")
+    fast = Records(tmp_path, chroma.client, chroma.catalogue, EngineOptions(fast_reads=False))
+    ids = [f"r{n}" for n in range(len(vectors))]
+    fast.put(Operation.ADD, info.id, info.database, Batch(ids, vectors, None, ids, None), lambda: None)
+    for n, rows in enumerate(chroma.query(info, vectors[:4], 10_000, include=("documents", "distances"))):
+        assert len(rows.ids) == 10_000 and rows.documents == rows.ids and rows.ids[0] == f"r{n}"
+    got = chroma.get(info, include=("documents", "embeddings"))
+    assert got.ids == ids and got.documents == ids and got.embeddings is not None and len(got.embeddings) == len(ids)
+    assert chroma.get(info, include=("documents",), limit=32_900, offset=50).ids == ids[50:32_950]
+    with pytest.raises(Exception, match="too many SQL variables") as refused:
+        chroma.get(info, ids=ids)
+    assert translate(refused.value).extra["limit"] == 32_000  # type: ignore[arg-type]
+    fast.close()
+    chroma.close()
 
 
 def test_text_is_found_alike_by_scan_and_by_trigrams(directory: Directory) -> None:

@@ -22,7 +22,15 @@ from tests.support.filter_models import Compare, as_chroma, by_value, satisfies
 from tests.support.plain_chroma import PlainChroma
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.filter_rows import Segment, matching
-from vectorpool.engine.filters import MAX_TERMS, MAX_VALUES, TooLarge, has_empty_join, read_filter
+from vectorpool.engine.filters import (
+    MAX_TERMS,
+    MAX_VALUES,
+    TooLarge,
+    has_empty_join,
+    left_to_chroma,
+    read_filter,
+    resolved,
+)
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Batch
 from vectorpool.engine.tables import METADATA_SCOPE, Operation, segments_of
@@ -114,12 +122,11 @@ class World:
         key, operator, value = self.random.choice(KEYS), self.random.choice(OPERATORS), self.operand(info)
         if operator in ("$in", "$nin"):
             others = [v for v in (self.operand(info) for _ in range(4)) if type(v) is type(value)]
+            if isinstance(value, float) and self.random.random() < 0.3:
+                others.append(self.random.choice([n for n in NUMBERS if isinstance(n, int)]))
             return {key: {operator: [value, *others]}}
         if operator in ("$gt", "$gte", "$lt", "$lte") and isinstance(value, (bool, str)):
             value = self.number()
-        if operator in ("$contains", "$not_contains"):
-            # Empty text is left to Chroma.
-            value = "a" if value == "" else value
         return {key: {operator: value}}
 
     def where_document(self, depth: int = 0) -> dict[str, Any]:
@@ -261,17 +268,34 @@ def test_larger_filters_are_refused_with_the_number(where: Any, what: str, limit
             for each in ({}, {"$and": []}, {"$or": []}, {"a": 1, "b": 1}, {"a": {}}, {"#id": 1})
         ),
         *((json.dumps({"a": each}), None) for each in ({"$in": []}, {"$in": [1, 2.5]}, {"$gt": "x"}, {"$gt": True})),
-        *((json.dumps({"a": each}), None) for each in (None, [1], 2**63, {"$contains": ""}, {"$regex": "x"})),
+        *((json.dumps({"a": each}), None) for each in (None, [1], 2**63, {"$contains": 2**63}, {"$regex": "x"})),
         *((each, None) for each in ("", "[", '{"a": NaN}', '{"a": 1e999}', '"text"', '{"a": "\\ud800"}')),
         *(
             (None, json.dumps(each))
-            for each in ({}, {"$and": []}, {"$contains": ""}, {"$contains": 1}, {"$regex": "x"})
+            for each in ({}, {"$and": []}, {"$contains": 1}, {"$regex": 1}, {"$and": [{"$nope": "x"}]})
         ),
     ],
 )
 def test_what_chroma_decides_is_left_to_it(where: str | None, where_document: str | None) -> None:
-    """Refusals, regular expressions and empty text are Chroma's."""
+    """Refusals are Chroma's."""
     assert read_filter(where, where_document) is None
+
+
+def test_conditions_that_chroma_evaluates_are_named(world: World) -> None:
+    """Regular expressions and empty text, wherever they stand; with their ids the rest is evaluated here."""
+    where = {"$or": [{"a": 2.5}, {"#document": {"$regex": "b|c"}}, {"#document": {"$not_regex": "é"}}]}
+    condition = read_filter(json.dumps(where), json.dumps({"$contains": ""}))
+    assert condition is not None
+    clauses = left_to_chroma(condition)
+    assert [json.loads(each.where_document or "") for each in clauses] == [
+        {"$regex": "b|c"},
+        {"$not_regex": "é"},
+        {"$contains": ""},
+    ]
+    found = resolved(condition, {clauses[0]: ("id-3",), clauses[1]: ("id-3", "id-4"), clauses[2]: ("id-4", "gone")})
+    segment = Segment(world.db, segments_of(world.db, world.infos[0].id)[METADATA_SCOPE], True)
+    assert [record_id for _, record_id in matching(segment, found)] == ["id-4"]
+    assert left_to_chroma(found) == []
 
 
 def test_a_float_is_found_by_its_own_value(world: World) -> None:

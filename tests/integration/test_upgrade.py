@@ -25,6 +25,7 @@ from vectorpool.commands import (
     IngestDocument,
     ListCommits,
     ListIngested,
+    ListRestored,
     QueryRecords,
     ReadOptions,
     Restore,
@@ -59,6 +60,9 @@ INGEST = IngestDocument(
 def unversion(directory: Path) -> None:
     """Make the sidecar one from before it had a version."""
     with closing(sqlite3.connect(directory / SIDECAR_FILE)) as db, db:
+        # What later migrations added.
+        for column in ("digest", "restored"):
+            db.execute(f"ALTER TABLE document DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 0")
 
 
@@ -372,3 +376,21 @@ async def test_each_fast_path_can_be_turned_off(
         await instance.do(upsert("a"))
         assert set(await instance.records()) == {"a"}
     assert calls.opened == [left]
+
+
+async def test_a_restored_older_sidecar_is_of_this_version(tmp_path: Path) -> None:
+    """A restore and a fork flag the documents of a state of the first version; its stamp says what it is then."""
+    bucket = MemoryBucket()
+    async with Instance(tmp_path, bucket) as instance:
+        await instance.do(INGEST)
+        old = (await commit_changed(bucket, USER, instance.settings, tmp_path / "old", unversion)).seq
+    async with Instance(tmp_path, bucket, name="b") as instance:
+        await instance.do(Restore(commit=old))
+        await instance.do(Fork(target_user_id="43", commit=old))
+        for user in (USER, "43"):
+            (row,) = (await instance.do(ListRestored(), user))["documents"]
+            assert (row["path"], row["digest"]) == ("a.txt", "")
+            log = CommitLog(bucket, user, settings=instance.settings)
+            (newest,) = await log.entries(limit=1)
+            assert newest.stamp is not None and newest.stamp.sidecar == VERSION
+            assert (await log.scrub()).problems == []

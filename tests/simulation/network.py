@@ -123,8 +123,14 @@ class Wire:
     async def put(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.put(key, data))
 
+    async def copy(self, source: str, target: str) -> None:
+        await self._send(lambda: self._far.copy(source, target))
+
     async def delete(self, key: str) -> None:
         await self._send(lambda: self._far.delete(key))
+
+    async def delete_listed(self, key: str) -> None:
+        await self._send(lambda: self._far.delete_listed(key))
 
     async def close(self) -> None:
         pass

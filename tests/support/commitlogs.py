@@ -110,9 +110,17 @@ class FaultyBucket:
         self._enter("put", key)
         return await self.inner.put(key, data)
 
+    async def copy(self, source: str, target: str) -> None:
+        self._enter("copy", target)
+        await self.inner.copy(source, target)
+
     async def delete(self, key: str) -> None:
         self._enter("delete", key)
         await self.inner.delete(key)
+
+    async def delete_listed(self, key: str) -> None:
+        self._enter("delete", key)
+        await self.inner.delete_listed(key)
 
     async def close(self) -> None:
         await self.inner.close()

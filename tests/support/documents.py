@@ -10,8 +10,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage, Match, QueryResult
-from vectorpool.commands import Command, ForgetDocument, IngestDocument, ListIngested, QueryRecords, WireCommand
+from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage, Match, QueryResult, Written
+from vectorpool.commands import (
+    Command,
+    ForgetDocument,
+    IngestDocument,
+    ListIngested,
+    QueryRecords,
+    SettleDocuments,
+    WireCommand,
+)
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import AvatarNotFound, CollectionNotFound, DocumentNotFound, OutcomeUnknown, VectorpoolError
@@ -52,6 +60,8 @@ class MemoryShard:
     def __init__(self) -> None:
         self.commit = 0
         self.ingested: dict[tuple[str, str, str], IngestDocument] = {}
+        # Documents whose rows a restore is said to have brought.
+        self.restored: set[tuple[str, str, str]] = set()
         self.writes: list[str] = []
         self.failures: list[VectorpoolError] = []
         self.answers_lost = 0
@@ -71,6 +81,8 @@ class MemoryShard:
             return self._list(user_id, command)
         if isinstance(command, QueryRecords):
             return self._query(user_id, command)
+        if isinstance(command, SettleDocuments):
+            return self._settle(user_id, command)
         assert isinstance(command, IngestDocument | ForgetDocument)
         if self.waiting_for is not None:
             self.waiting += 1
@@ -78,6 +90,9 @@ class MemoryShard:
         if self.failures:
             raise self.failures.pop(0)
         key = (user_id, command.avatar_id, command.path)
+        if isinstance(command, ForgetDocument) and command.unless_restored and key in self.restored:
+            return self._answer(Deleted(0))
+        self.restored.discard(key)
         old = self.ingested.pop(key, None)
         if old is None and isinstance(command, ForgetDocument):
             raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
@@ -93,12 +108,34 @@ class MemoryShard:
         self.writes.append(f"ingest {command.path}")
         return self._answer(DocumentWritten(len(command.ids), f"id of {command.collection}"))
 
+    def _settle(self, user_id: str, command: SettleDocuments) -> Answer:
+        settled = 0
+        for document in command.settled:
+            key = (user_id, command.avatar_id, document.path)
+            row = self.ingested.get(key)
+            if row is not None and row.digest == document.digest:
+                self.ingested[key] = msgspec.structs.replace(row, etag=document.etag)
+                self.restored.discard(key)
+                settled += 1
+        self.commit += bool(settled)
+        return self._answer(Written(settled))
+
     def _list(self, user_id: str, command: ListIngested) -> Answer:
         found = self._of(user_id, command.avatar_id)
         if not found:
             raise AvatarNotFound(f"There is no avatar {command.avatar_id!r}.")
         entries = [
-            Ingested(path, c.collection, c.etag, c.size, c.recipe, len(c.ids), c.vectors.embedder)
+            Ingested(
+                path,
+                c.collection,
+                c.etag,
+                c.size,
+                c.recipe,
+                len(c.ids),
+                c.vectors.embedder,
+                c.digest,
+                (user_id, command.avatar_id, path) in self.restored,
+            )
             for path, c in found.items()
         ]
         return self._answer(IngestedPage(entries))

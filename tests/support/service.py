@@ -16,6 +16,8 @@ import httpx
 
 COMMAND = str(Path(sys.executable).with_name("vectorpool"))
 START_S = 60
+# Without a name of its own, a request of this HTTP library is taken for one of an older client of Chroma.
+NAMED = {"user-agent": "vectorpool-tests"}
 STOP_S = 30
 
 
@@ -40,11 +42,11 @@ class Service:
         self.store = store or str(root / "store")
         self.replica_dir = root / "replicas"
         self._flags = flags if port is None else ("--port", port, *flags)
-        self._env = env or {}
+        self.env = env or {}
         self._process: subprocess.Popen[str] | None = None
         self._errors: deque[str] = deque(maxlen=2000)
         self.output: list[str] = []
-        self.client = httpx.Client(timeout=60)
+        self.client = httpx.Client(timeout=60, headers=NAMED)
 
     # --- The process ---------------------------------------------------------------------------------
 
@@ -57,7 +59,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(**self._env),
+            env=environment(**self.env),
             # A process group of its own: front and shards can be killed and frozen together.
             start_new_session=True,
         )
@@ -71,7 +73,9 @@ class Service:
                 self.output.append(line)
                 if found := re.search(r"listens on (http://\S+)", line):
                     self.client.close()
-                    self.client = httpx.Client(base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60)
+                    self.client = httpx.Client(
+                        base_url=found[1].replace("0.0.0.0", "127.0.0.1"), timeout=60, headers=NAMED
+                    )
                 if line.startswith("Try:"):
                     break
             else:
@@ -184,8 +188,15 @@ class Service:
         return response
 
 
-def run_cli(*arguments: str, cwd: Path | None = None, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run ``vectorpool`` to its end."""
+def run_cli(
+    *arguments: str, cwd: Path | None = None, timeout_s: float = 120, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run ``vectorpool`` to its end; ``env`` adds variables."""
     return subprocess.run(
-        [COMMAND, *arguments], capture_output=True, text=True, cwd=cwd, timeout=timeout_s, env=environment()
+        [COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=timeout_s,
+        env=environment(**(env or {})),
     )

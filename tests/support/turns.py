@@ -77,8 +77,14 @@ class TurnBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._call(lambda: self._inner.put(key, data))
 
+    async def copy(self, source: str, target: str) -> None:
+        await self._call(lambda: self._inner.copy(source, target))
+
     async def delete(self, key: str) -> None:
         await self._call(lambda: self._inner.delete(key))
+
+    async def delete_listed(self, key: str) -> None:
+        await self._call(lambda: self._inner.delete_listed(key))
 
     async def close(self) -> None:
         await self._inner.close()

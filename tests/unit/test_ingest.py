@@ -139,6 +139,64 @@ async def test_documents_that_are_gone_are_forgotten_unless_paths_are_named() ->
     assert list(world.shard.ingested) == [("42", "7", "b.txt")]
 
 
+async def test_what_a_restore_brought_is_missing_and_not_removed() -> None:
+    """A document that is not in the bucket keeps its records; one that is there is a document like any other again."""
+    world = World()
+    for name in ("a.txt", "b.txt", "c.txt"):
+        await world.put(name, f"text of {name}")
+    await world.ingest()
+    world.shard.restored = set(world.shard.ingested)
+    await world.library.delete("42", "7", "a.txt")
+    await world.put("c.txt", "another text")
+    world.shard.writes.clear()
+    assert statuses(await world.ingest(["a.txt", "z.txt"])) == {"a.txt": "missing", "z.txt": "failed"}
+    assert statuses(await world.ingest()) == {"a.txt": "missing", "b.txt": "unchanged", "c.txt": "ingested"}
+    assert world.shard.writes == ["ingest c.txt"]
+    assert world.shard.restored == {("42", "7", "a.txt")}
+    await world.library.delete("42", "7", "b.txt")
+    assert statuses(await world.ingest()) == {"a.txt": "missing", "b.txt": "removed", "c.txt": "unchanged"}
+    await world.put("a.txt", "text of a.txt")
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged", "c.txt": "unchanged"}
+    assert world.shard.restored == set()
+
+
+async def test_a_restore_during_an_ingest_is_not_undone() -> None:
+    """The ingest saw the rows before the restore flagged them: what it finds gone then is missing, not removed."""
+    world = World()
+    for name in ("a.txt", "b.txt"):
+        await world.put(name, "text")
+    await world.ingest()
+    await world.library.delete("42", "7", "a.txt")
+    await world.put("b.txt", "another text")
+    world.shard.waiting_for = asyncio.Event()
+    ingest = asyncio.create_task(world.ingest())
+    while not world.shard.waiting:
+        await asyncio.sleep(0)
+    world.shard.restored = set(world.shard.ingested)
+    world.shard.waiting_for.set()
+    assert statuses(await ingest) == {"a.txt": "missing", "b.txt": "ingested"}
+    assert ("42", "7", "a.txt") in world.shard.ingested
+
+
+async def test_the_same_bytes_at_another_etag_are_unchanged() -> None:
+    """They are read once, not embedded, and the row gets the ETag, so that the next ingest reads nothing."""
+    world = World()
+    await world.put("a.txt", "text")
+    await world.ingest()
+    key = ("42", "7", "a.txt")
+    row = world.shard.ingested[key]
+    world.shard.ingested[key] = msgspec.structs.replace(row, etag="of an object that was written again")
+    world.embedder.embedded.clear()
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged"}
+    assert (world.shard.ingested[key], world.embedder.embedded) == (row, [])
+    commit = world.shard.commit
+    assert statuses(await world.ingest()) == {"a.txt": "unchanged"}
+    assert world.shard.commit == commit
+    # A salvage lost chunks of it.
+    world.shard.ingested[key] = msgspec.structs.replace(row, etag="")
+    assert statuses(await world.ingest()) == {"a.txt": "ingested"}
+
+
 async def test_a_document_whose_forgetting_was_not_answered_is_removed() -> None:
     """The second attempt finds nothing to forget, which is what was wanted."""
     world = World()
@@ -155,6 +213,7 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     world = World(settings=Settings(max_document_bytes=1000, max_records=2, chunk_tokens=16, chunk_overlap_tokens=0))
     await world.put("a-good.txt", "fine")
     await world.put("b-binary.txt", b"\x00\x01")
+    await world.put("b-nul.md", b"# Text\n\nbefore\x00after it")
     await world.put("c-latin.txt", b"caf\xe9")
     await world.put("d-image.png", b"\x89PNG")
     await world.put("e-long.txt", "Many words are in here. " * 20)
@@ -162,8 +221,9 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     await world.put("z-good.txt", "fine too")
     report = await world.ingest()
     reasons = {outcome.path: outcome.reason or "" for outcome in report.documents if outcome.status == "failed"}
-    assert sorted(reasons) == ["b-binary.txt", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
+    assert sorted(reasons) == ["b-binary.txt", "b-nul.md", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
     assert "not text" in reasons["b-binary.txt"] and "0xe9" in reasons["c-latin.txt"]
+    assert "byte 14 is none" in reasons["b-nul.md"]
     assert "Supported are" in reasons["d-image.png"] and "one command carries 2" in reasons["e-long.txt"]
     assert "limit is 1000" in reasons["f-huge.txt"]
     assert report.count("ingested") == 2

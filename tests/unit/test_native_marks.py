@@ -62,7 +62,7 @@ def test_places_are_bounded_and_given_back() -> None:
 
 
 def test_an_owner_belongs_to_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread has an owner only while it does that owner's work; without one nothing is marked."""
+    """A thread has an owner only while it does that owner's work, also after an error; else nothing is marked."""
     marks = Marks()
     monkeypatch.setattr(native_marks._Process, "marks", marks)
     seen: list[set[str]] = []

@@ -17,6 +17,8 @@ from vectorpool import names
 from vectorpool.commitlog import garbage
 from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.log import CommitLog
+from vectorpool.documents.library import DocumentLibrary
+from vectorpool.kept_documents import Expiry, KeptDocuments, KeptSize
 from vectorpool.objects.bucket import Body, ObjectInfo
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.pool.stores import StoreFactory
@@ -58,6 +60,9 @@ class Instance:
 
     async def list_users(self) -> list[str]:
         return await self.bucket.list_prefixes(names.users_prefix())
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        return await KeptDocuments(self.bucket, self._settings, self._sources).remove_expired(user_id)
 
     def log(self, user_id: str) -> CommitLog:
         return CommitLog(self.bucket, user_id, settings=self._settings, sources=self._sources)
@@ -221,6 +226,30 @@ def test_damage_is_told_though_the_garbage_cannot_be_removed(tmp_path: Path, cap
     assert told == [
         "a log is damaged: 1 problems, newest commit 3, newest intact commit 3; see vectorpool scrub",
     ]
+
+
+@pytest.mark.parametrize("user_id", ["42", "with-documents-only"])
+def test_a_turn_deletes_the_expired_bytes_of_documents(tmp_path: Path, user_id: str) -> None:
+    """Of users with a log and without one; what is younger than the retention time stays, by whichever instance."""
+
+    async def story(world: World) -> None:
+        if user_id == "42":
+            await world.write(user_id)
+        library = DocumentLibrary(world.store, world.settings, world.sources)
+        for text in ("first", "second"):
+            await library.put(user_id, "7", "a.txt", text.encode())
+        for _ in range(2):
+            world.start()
+        await world.sources.sleep(WEEK_S)
+        assert (await library.kept_size(user_id)).documents == 1
+        await library.put(user_id, "7", "a.txt", b"third")
+        await world.sources.sleep(2 * WEEK_S)
+        assert await library.kept_size(user_id) == KeptSize(1, len("second"))
+        await world.sources.sleep(2 * WEEK_S)
+        assert await library.kept_size(user_id) == KeptSize()
+        assert (await library.get(user_id, "7", "a.txt")).data == b"third"
+
+    live(tmp_path, story, retention_s=2 * WEEK_S - 2 * 24 * 3600)
 
 
 def test_a_turn_removes_all_that_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

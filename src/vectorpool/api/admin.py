@@ -12,7 +12,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.durations import SCRUB_S
 from vectorpool.api.namespaces import UserId
 from vectorpool.api.responses import pass_on, respond
-from vectorpool.errors import UserNotFound, VerificationNotFound
+from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
 from vectorpool.names import check_user_id
 
 
@@ -71,6 +71,15 @@ class Admin(Controller):
     async def show_scrub(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show when a user's log was verified last, here or on another instance, and what was found."""
         return pass_on(await request.execute(check_user_id(user_id), commands.LastVerification()))
+
+    @get(
+        "/users/{user_id:str}/deletion",
+        summary="Show the receipt of a deletion",
+        operation_class=documented(gives=answers.Deletion, problems=(DeletionNotFound,)),
+    )
+    async def show_deletion(self, request: Call, user_id: UserId) -> Response[Any]:
+        """Show what the last deletion of a user deleted, and when a listing showed that nothing is left."""
+        return pass_on(await request.execute(check_user_id(user_id), commands.LastDeletion()))
 
     @get(
         "/pool",

@@ -97,11 +97,15 @@ class Avatars(Controller):
     async def delete_avatar(
         self, request: Call, user_id: UserId, avatar_id: AvatarId, and_documents: AndDocuments = False
     ) -> Response[Any]:
-        """Delete an avatar's collections; with ``documents=true`` its source documents too."""
+        """Delete an avatar's collections; with ``documents=true`` its source documents too.
+
+        What is kept of documents that were replaced or deleted earlier is deleted in either case.
+        """
         check_user_id(user_id)
         check_avatar_id(avatar_id)
         request.context.allow(DELETE_S)
         removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
+        removed += await request.context.within(request.service.library.discard_kept(user_id, avatar_id), changes=True)
         try:
             answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
         except (UserNotFound, AvatarNotFound) as error:

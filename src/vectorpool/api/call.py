@@ -10,10 +10,11 @@ from typing import Any, Final
 from litestar import Request
 
 from vectorpool.answers import Answer
-from vectorpool.api.callers import Caller
 from vectorpool.api.service import Service
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
+from vectorpool.identity.authority import Authority
+from vectorpool.identity.caller import Caller
 
 # Where the front keeps what belongs to one request, in the state of the ASGI scope.
 CONTEXT_KEY: Final = "context"
@@ -38,6 +39,12 @@ class Call(Request[Any, Any, Any]):
     async def execute(self, user_id: str, command: Command) -> Answer:
         """Answer one command for this request. Raises VectorpoolError."""
         return await self.service.router.execute(user_id, command, self.context)
+
+    @property
+    def authority(self) -> Authority:
+        """The authority over signed tokens."""
+        authority: Authority = self.app.state.authority
+        return authority
 
     @property
     def caller(self) -> Caller:

@@ -15,7 +15,9 @@ that the command line can check the file before the web framework is loaded.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,41 +25,17 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from vectorpool.errors import Forbidden, InvalidId, Misconfigured, Unauthenticated
+from vectorpool.errors import InvalidId, Misconfigured, Unauthenticated
+from vectorpool.identity.authority import unknown_token
+from vectorpool.identity.caller import ALL_USERS, ANY_CALLER, Caller
 from vectorpool.names import check_user_id, excerpt
 from vectorpool.spelling import meant
 
 MAX_FILE_BYTES: Final = 16 * 1024**2
-ALL_USERS: Final = "*"
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OF_NOTHING: Final = hashlib.sha256(b"").digest()
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """The sender of a request, as far as the token says.
-
-    ``users`` are the ids that it may touch, None for every user; ``is_admin`` opens ``/admin``, and only that.
-    """
-
-    name: str
-    users: frozenset[str] | None = frozenset()
-    is_admin: bool = False
-
-    def may_touch(self, user_id: str) -> bool:
-        """Return whether the caller may read and change what is this user's."""
-        return self.users is None or user_id in self.users
-
-    def check(self, user_id: str) -> str:
-        """Return ``user_id`` if the caller may touch that user; raise Forbidden, whether or not the user exists."""
-        if not self.may_touch(user_id):
-            raise Forbidden("This token may not touch this user. Send one that may, or ask for a user that is yours.")
-        return user_id
-
-
-ANY_CALLER: Final = Caller("anybody", users=None, is_admin=True)
-NO_CALLER: Final = Caller("none")
 
 
 class Callers:
@@ -85,15 +63,24 @@ class Callers:
         """
         if self._by_digest is None:
             return ANY_CALLER
-        tokens = _tokens(headers)
-        if not tokens:
-            raise Unauthenticated("No token. Send it as `Authorization: Bearer TOKEN` or as `X-Chroma-Token: TOKEN`.")
-        if len(tokens) > 1:
-            raise Unauthenticated("The request has several tokens that differ. Send one.")
-        caller = self._by_digest.get(hashlib.sha256(tokens.pop()).digest())
+        caller = self.find(token_of(headers))
         if caller is None:
-            raise Unauthenticated("The token is not known here. Send one that is, whole and as it was given to you.")
+            raise unknown_token()
         return caller
+
+    def find(self, token: bytes) -> Caller | None:
+        """Return the caller of a token, None if the file does not list it."""
+        return None if self._by_digest is None else self._by_digest.get(hashlib.sha256(token).digest())
+
+
+def token_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the token of a request; raise Unauthenticated if there is none, or if there are several that differ."""
+    tokens = _tokens(headers)
+    if not tokens:
+        raise Unauthenticated("No token. Send it as `Authorization: Bearer TOKEN` or as `X-Chroma-Token: TOKEN`.")
+    if len(tokens) > 1:
+        raise Unauthenticated("The request has several tokens that differ. Send one.")
+    return tokens.pop()
 
 
 def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
@@ -161,6 +148,7 @@ def check_token_name(name: str) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
+            _check_writers(path, os.fstat(file.fileno()), path.resolve().parent.stat())
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise Misconfigured(
@@ -175,6 +163,21 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise Misconfigured(f"The tokens file {path} is not UTF-8. Write it anew as TOML in UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"The tokens file {path} is not valid TOML: {error}.") from None
+
+
+def _check_writers(path: Path, file: os.stat_result, directory: os.stat_result) -> None:
+    """Raise Misconfigured if other accounts of the machine could write the file, or put another one in its place."""
+    group_is_ours = file.st_gid in (os.getegid(), *os.getgroups())
+    if file.st_mode & stat.S_IWOTH or (file.st_mode & stat.S_IWGRP and not group_is_ours):
+        raise Misconfigured(
+            f"The tokens file {path} may be written by other accounts of this machine, who could let themselves in. "
+            "Take that away: chmod go-w."
+        )
+    if directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
+        raise Misconfigured(
+            f"The directory of the tokens file {path} may be written by every account of this machine, who could put "
+            "another file in its place. Take that away: chmod o-w."
+        )
 
 
 def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:

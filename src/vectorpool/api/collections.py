@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import CollectionName, Ns
-from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody, decode
+from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody
 from vectorpool.api.responses import pass_on
 from vectorpool.checks import check_collection_metadata
 from vectorpool.errors import (
@@ -28,6 +30,9 @@ ABSENT = (UserNotFound, AvatarNotFound, CollectionNotFound)
 
 PageLimit = Annotated[int | None, QueryParameter(ge=1, description="The most to return; all if left out.")]
 PageOffset = Annotated[int, QueryParameter(ge=0, description="How many to pass over first.")]
+
+
+_EMBEDDER: Final = re.compile(r"[!-~]{1,200}")
 
 
 class Collections(Controller):
@@ -48,7 +53,7 @@ class Collections(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Create a collection. The user and the avatar are created with it."""
-        body = decode(await request.body(), CreateCollectionBody)
+        body = await decode_bounded(await request.body(), CreateCollectionBody, request.service.settings)
         command = commands.CreateCollection(
             avatar_id=namespace.avatar_id,
             name=check_collection_name(body.name),
@@ -87,15 +92,24 @@ class Collections(Controller):
         ),
     )
     async def modify_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
-        """Give a collection a new name, or new metadata, which replaces the old as a whole."""
-        body = decode(await request.body(), ModifyCollectionBody)
-        if body.name is None and not body.metadata:
-            raise InvalidRequest("The body changes nothing. Give a new name, new metadata, or both.")
+        """Give a collection a new name, new metadata, which replaces the old as a whole, or the name of its embedder.
+
+        The embedder says which model made the embeddings of a collection that was imported; it changes none of them.
+        """
+        body = await decode_bounded(await request.body(), ModifyCollectionBody, request.service.settings)
+        if body.name is None and not body.metadata and body.embedder is None:
+            raise InvalidRequest("The body changes nothing. Give a new name, new metadata or an embedder.")
+        if body.embedder is not None and not _EMBEDDER.fullmatch(body.embedder):
+            raise InvalidRequest(
+                "An embedder's name is 1 to 200 printable characters, such as onnx:all-MiniLM-L6-v2-int8 or "
+                "openai:text-embedding-3-small."
+            )
         command = commands.ModifyCollection(
             avatar_id=namespace.avatar_id,
             name=check_collection_name(name),
             new_name=None if body.name is None else check_collection_name(body.name),
             new_metadata=check_collection_metadata(body.metadata),
+            embedder=body.embedder,
         )
         return pass_on(await request.execute(namespace.user_id, command))
 

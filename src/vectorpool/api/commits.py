@@ -5,23 +5,28 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Final
 
+import msgspec
 from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import FORK_S, RESTORE_S
 from vectorpool.api.namespaces import UserId
-from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody, decode
-from vectorpool.api.responses import pass_on
+from vectorpool.api.requests import CreateBackupBody, ForkBody, RestoreBody
+from vectorpool.api.responses import pass_on, respond
+from vectorpool.documents.recovery import Recovery
 from vectorpool.errors import (
     BackupExists,
     BackupNotFound,
     CommitConflict,
     CommitNotFound,
     InvalidRequest,
+    OutcomeUnknown,
     UserNotFound,
+    VectorpoolError,
     VectorstoreExists,
 )
 from vectorpool.names import check_backup_name, check_user_id
@@ -62,18 +67,32 @@ class History(Controller):
         status_code=200,
         summary="Restore a commit",
         operation_class=documented(
-            takes=RestoreBody, gives=answers.Restored, problems=(UserNotFound, CommitNotFound, CommitConflict)
+            takes=RestoreBody,
+            gives=answers.Restored,
+            problems=(UserNotFound, CommitNotFound, BackupNotFound, CommitConflict, OutcomeUnknown),
         ),
     )
     async def restore(self, request: Call, user_id: UserId) -> Response[Any]:
-        """Make the state of an earlier commit the newest, as a new commit. The history stays whole."""
-        body = decode(await request.body(), RestoreBody)
+        """Make the state of an earlier commit the newest, as a new commit. The history stays whole.
+
+        Documents that were replaced or deleted since come back as well, as far as they are kept, to paths that are free
+        or that hold what the service itself wrote. Of those whose bytes are not kept, the records stay.
+        """
+        body = await decode_bounded(await request.body(), RestoreBody, request.service.settings)
         request.context.allow(RESTORE_S)
-        if (body.commit is None) == (body.time is None):
-            raise InvalidRequest("Say what to restore: a commit, or a time, and not both.")
-        time_ms = None if body.time is None else _time_ms(body.time)
-        command = commands.Restore(commit=body.commit, time_ms=time_ms)
-        return pass_on(await request.execute(check_user_id(user_id), command))
+        if sum(each is not None for each in (body.commit, body.time, body.backup)) != 1:
+            raise InvalidRequest("Say what to restore: a commit, a time or a backup, and one of them only.")
+        command = commands.Restore(
+            commit=body.commit,
+            time_ms=None if body.time is None else _time_ms(body.time),
+            backup=None if body.backup is None else check_backup_name(body.backup),
+        )
+        answer = await request.execute(check_user_id(user_id), command)
+        restored = msgspec.json.decode(answer.body, type=answers.Restored)
+        done = f"The state of commit {restored.restored_from} is restored as commit {restored.commit}"
+        recovery = Recovery(request.service.library, user_id)
+        restored.documents = await _recover(request, recovery, done, "Send the request again to bring back the others.")
+        return respond(restored, commit=answer.commit)
 
     @get(
         "/backups",
@@ -95,7 +114,9 @@ class History(Controller):
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, by default the newest. It is kept until the name is deleted."""
         raw = await request.body()
-        body = decode(raw, CreateBackupBody) if raw.strip() else CreateBackupBody()
+        body = (
+            await decode_bounded(raw, CreateBackupBody, request.service.settings) if raw.strip() else CreateBackupBody()
+        )
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)
 
@@ -125,12 +146,33 @@ class History(Controller):
         status_code=201,
         summary="Fork a vectorstore",
         operation_class=documented(
-            takes=ForkBody, gives=answers.Forked, problems=(UserNotFound, CommitNotFound, VectorstoreExists)
+            takes=ForkBody,
+            gives=answers.Forked,
+            problems=(UserNotFound, CommitNotFound, VectorstoreExists, OutcomeUnknown),
         ),
     )
     async def fork(self, request: Call, user_id: UserId) -> Response[Any]:
-        """Copy the state of a commit, by default the newest, to another user, who must not have a vectorstore."""
-        body = decode(await request.body(), ForkBody)
+        """Copy the state of a commit, by default the newest, to another user, who must not have a vectorstore.
+
+        The documents of the state are copied as well, as far as their bytes are there or kept, to paths that are free.
+        """
+        body = await decode_bounded(await request.body(), ForkBody, request.service.settings)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
-        return pass_on(await request.execute(check_user_id(user_id), command), 201)
+        answer = await request.execute(check_user_id(user_id), command)
+        forked = msgspec.json.decode(answer.body, type=answers.Forked)
+        recovery = Recovery(request.service.library, forked.user_id, user_id)
+        done = f"User {forked.user_id} has the vectorstore, as commit {forked.commit}"
+        remedy = "The listing of documents says which are missing: put them there."
+        forked.documents = await _recover(request, recovery, done, remedy)
+        return respond(forked, commit=answer.commit, status=201)
+
+
+async def _recover(request: Call, recovery: Recovery, done: str, remedy: str) -> answers.RecoveredDocuments | None:
+    """Bring back documents after a restore or fork; ``done`` says what is certain. Raises OutcomeUnknown."""
+    try:
+        return await recovery.run(request.service.router, request.context)
+    except VectorpoolError as error:
+        raise OutcomeUnknown(
+            f"{done}, but not all of its documents were brought back ({error.code}). {remedy}"
+        ) from error

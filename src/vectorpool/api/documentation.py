@@ -41,9 +41,12 @@ from vectorpool.errors import (
     QueueFull,
     ShardUnavailable,
     StoreUnavailable,
+    TokenKeysUnavailable,
     Unauthenticated,
     VectorpoolError,
 )
+from vectorpool.identity.grants import Minted
+from vectorpool.identity.revocations import Revocation
 
 # --- Examples ----------------------------------------------------------------------------------------
 
@@ -166,11 +169,23 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
         bytes=1_930_112,
         problems=[],
     ),
+    answers.Deletion: answers.Deletion(
+        user_id="42",
+        commit=18,
+        deleted_at_ms=1_780_000_000_000,
+        objects=20,
+        bytes=1_930_112,
+        backups=1,
+        documents=3,
+        verified_empty_at_ms=1_780_000_000_150,
+    ),
     answers.Restored: answers.Restored(commit=18, restored_from=17),
     answers.Backup: _BACKUP,
     answers.BackupPage: answers.BackupPage(backups=[_BACKUP]),
     answers.Forked: answers.Forked(user_id="43", commit=1),
     views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
+    Minted: Minted("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ0b2tlbiJ9.c2lnbmF0dXJl", "0a1b2c3d", 1_780_000_000_000, "k1"),
+    Revocation: Revocation("0a1b2c3d", 1_780_000_000_000, 1_780_003_600_000),
 }
 _RECORDS_EXAMPLE: Final = {
     "records": [
@@ -189,6 +204,8 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
     requests.RestoreBody: {"commit": 17},
     requests.CreateBackupBody: {"commit": 17},
     requests.ForkBody: {"user_id": "43"},
+    requests.MintTokenBody: {"users": ["42"], "access": "write", "ttl_s": 3600},
+    requests.RevokeTokenBody: {"token_id": "0a1b2c3d", "expires_at_ms": 1_780_003_600_000},
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
 }
 
@@ -233,7 +250,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
 )
 
 # Problems of every operation that is not open, if the service has tokens.
-_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
+_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden, TokenKeysUnavailable)
 
 COMMIT_HEADER_DOC: Final = {
     COMMIT_HEADER: {
@@ -362,7 +379,9 @@ def operation_id(handler: HTTPRouteHandler, _method: Method, path: list[Any]) ->
 # One of the two headers, or none if the service has no tokens.
 TOKEN_SCHEMES: Final = Components(
     security_schemes={
-        "bearer": SecurityScheme(type="http", scheme="bearer", description="A token of the tokens file."),
+        "bearer": SecurityScheme(
+            type="http", scheme="bearer", description="A token of the tokens file, or a JSON web token."
+        ),
         "chromaToken": SecurityScheme(
             type="apiKey",
             security_scheme_in="header",

@@ -11,20 +11,26 @@ from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.namespaces import Namespace, Ns
-from vectorpool.api.requests import IngestBody, PassageQueryBody, decode
+from vectorpool.api.preconditions import plain, preconditions_of
+from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.documents.missing import with_missing
+from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
-    CollectionNotFound,
+    DimensionMismatch,
+    DocumentConflict,
+    DocumentMissing,
     DocumentNotFound,
     EmbedderMismatch,
     EmbedderUnavailable,
@@ -34,7 +40,10 @@ from vectorpool.errors import (
     LimitExceeded,
     MalformedJson,
     NotFound,
+    PathTaken,
+    PreconditionFailed,
     StoreUnavailable,
+    UnsupportedFormat,
     UserNotFound,
 )
 from vectorpool.names import check_document_path
@@ -59,14 +68,36 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
+async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
+    try:
+        answer = await request.execute(user_id, command)
+    except (UserNotFound, AvatarNotFound):
+        return []
+    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
+
+
+async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
+    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
+    if await _restored(request, user_id, command):
+        raise DocumentMissing(
+            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
+            "it again, or delete it to delete its records."
+        )
+
+
 def _headers(path: str, etag: str, size: int) -> dict[str, str]:
     # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
     name = quote(path.rpartition("/")[2], safe="")
     return {
-        "ETag": f'"{etag.strip(chr(34))}"',
+        "ETag": f'"{plain(etag)}"',
         "Content-Length": str(size),
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
     }
+
+
+def _unchanged(etag: str) -> Response[Any]:
+    return Response(b"", status_code=304, media_type=_BYTES, headers={"ETag": f'"{plain(etag)}"'})
 
 
 class Documents(Controller):
@@ -85,14 +116,19 @@ class Documents(Controller):
     async def list_documents(
         self, request: Call, namespace: Ns, limit: PageSize = _LARGEST_PAGE, after: After = None
     ) -> Response[Any]:
-        """List documents by path, including those that other programs put there.
+        """List documents by path, including those that other programs put there, and those that are missing.
 
-        ``refused`` names objects among them that no request can name. They are not ingested; rename them where they
-        are, or delete the avatar with ``documents=true``.
+        A document is ``missing`` if a restore or fork brought its records and its bytes are not kept. Put it again, or
+        delete it. ``refused`` names objects among them that no request can name. They are not ingested; rename them
+        where they are, or delete the avatar with ``documents=true``.
         """
         avatar_id = _avatar(namespace)
         listing = request.service.library.list_documents(namespace.user_id, avatar_id, limit=limit, after=after)
         page = await request.context.within(listing)
+        place = None if after is None else (avatar_id, after)
+        # One more than is shown says whether there is another page.
+        command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
+        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
         if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
@@ -103,46 +139,95 @@ class Documents(Controller):
         status_code=200,
         summary="Put a document",
         operation_class=documented(
-            takes=_BYTES, gives=Document, problems=(InvalidId, LimitExceeded, StoreUnavailable), with_commit=False
+            takes=_BYTES,
+            gives=Document,
+            problems=(
+                InvalidId,
+                LimitExceeded,
+                DocumentConflict,
+                PathTaken,
+                PreconditionFailed,
+                StoreUnavailable,
+                UnsupportedFormat,
+            ),
+            with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet."""
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+
+        With ``If-None-Match: *`` only a new one; with ``If-Match`` only in place of the one with that ETag. What it
+        replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise UnsupportedFormat(
+                "The body is a form (multipart), and its envelope would become a part of the document. Send the bytes "
+                "alone: curl --data-binary @FILE, or curl -T FILE."
+            )
         data = await request.body()
         library = request.service.library
+        found = await self._etag(request, namespace, name)
+        conditions.check(found)
+        if conditions.only_new:
+            made = await request.context.within(library.create(namespace.user_id, avatar_id, name, data), changes=True)
+            if made is None:
+                conditions.check(await self._etag(request, namespace, name))
+                raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
+        else:
+            await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+        document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
+        return respond(document, status=201 if found is None else 200)
+
+    async def _etag(self, request: Call, namespace: Namespace, name: str) -> str | None:
+        """Return the ETag of a document, None if there is none."""
+        head = request.service.library.head(namespace.user_id, _avatar(namespace), name)
         try:
-            await request.context.within(library.head(namespace.user_id, avatar_id, name))
-            status = 200
+            return (await request.context.within(head)).etag
         except DocumentNotFound:
-            status = 201
-        await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
-        return respond(await request.context.within(library.head(namespace.user_id, avatar_id, name)), status=status)
+            return None
 
     @get(
         "/documents/{path:path}",
         summary="Get a document",
         operation_class=documented(
-            gives=_BYTES, problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False
+            gives=_BYTES,
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, PreconditionFailed, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
-        """Get the bytes of a document, with its ETag, and a content type by its suffix."""
-        name = _path(path)
-        body = await request.context.within(request.service.library.get(namespace.user_id, _avatar(namespace), name))
+        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``."""
+        name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        etag = None if conditions.is_empty else await self._etag(request, namespace, name)
+        if etag is not None and not conditions.check(etag, is_read=True):
+            return _unchanged(etag)
+        try:
+            body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
         return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
 
     @head(
         "/documents/{path:path}",
         summary="Look at a document",
-        operation_class=documented(problems=(InvalidId, DocumentNotFound, StoreUnavailable), with_commit=False),
+        operation_class=documented(
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
+        ),
     )
     async def head_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[None]:
         """Get the size, ETag and content type of a document without its bytes."""
-        name = _path(path)
-        document = await request.context.within(
-            request.service.library.head(namespace.user_id, _avatar(namespace), name)
-        )
+        name, avatar_id = _path(path), _avatar(namespace)
+        try:
+            document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
+        except DocumentNotFound:
+            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            raise
+        if not preconditions_of(request.headers).check(document.etag, is_read=True):
+            return _unchanged(document.etag)
         # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
         nothing: Any = b""
         return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
@@ -151,11 +236,20 @@ class Documents(Controller):
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound,)),
+        operation_class=documented(
+            gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict, PreconditionFailed)
+        ),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested."""
+        """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.
+
+        Its bytes are kept for ``retention_s``, so that a restore or a fork can bring them back. A missing document is
+        deleted like any other.
+        """
         name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        if not conditions.is_empty:
+            conditions.check(await self._etag(request, namespace, name))
         missing: DocumentNotFound | None = None
         try:
             await request.context.within(
@@ -164,16 +258,16 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
-        deleted, commit = 0, 0
+        deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
         except NotFound:
             # It was never ingested, or what was made of it is forgotten already.
             pass
         else:
-            commit = answer.commit
+            commit, was_ingested = answer.commit, True
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
-        if missing is not None and not deleted:
+        if missing is not None and not was_ingested:
             raise missing
         return respond(answers.Deleted(deleted), commit=commit)
 
@@ -193,7 +287,7 @@ class Documents(Controller):
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
         raw = await request.body()
         request.context.allow(INGEST_S)
-        body = decode(raw, IngestBody) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -218,7 +312,8 @@ class Documents(Controller):
                 InvalidFilter,
                 UserNotFound,
                 AvatarNotFound,
-                CollectionNotFound,
+                DocumentNotFound,
+                DimensionMismatch,
                 EmbedderMismatch,
                 EmbedderUnavailable,
             ),
@@ -230,7 +325,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = decode(await request.body(), PassageQueryBody)
+        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())
@@ -249,9 +344,11 @@ class Documents(Controller):
                 await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
-        answer = await request.execute(namespace.user_id, command)
+        with naming_documents(_avatar(namespace)):
+            answer = await request.execute(namespace.user_id, command)
         found = msgspec.json.decode(answer.body, type=answers.QueryResult)
-        page = PassagePage([[_passage(match) for match in matches] for matches in found.results])
+        passages = [[_passage(match) for match in matches] for matches in found.results]
+        page = PassagePage(passages, found.assumed_embedder)
         return respond(page, commit=answer.commit)
 
 

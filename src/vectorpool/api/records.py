@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Generator, Sequence
+from typing import Any, Final, cast
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
 from vectorpool.answers import Answer
+from vectorpool.api.bodies import INLINE_BYTES, at_once, decode_bounded, in_turns, values_of_a_record
 from vectorpool.api.call import Call
 from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
 from vectorpool.api.namespaces import CollectionName, Namespace, Ns
+from vectorpool.api.outline import cut_records
 from vectorpool.api.requests import (
     DeleteRecordsBody,
     GetRecordsBody,
@@ -49,8 +50,9 @@ from vectorpool.errors import (
     RecordNotFound,
 )
 from vectorpool.names import check_collection_name, excerpt
+from vectorpool.settings import Settings
 
-# Bytes of JSON decoded before the event loop may run other tasks: about a millisecond.
+# Bytes of records that are decoded in one step: about a millisecond.
 _SLICE_BYTES: Final = 256 * 1024
 
 _WRITE_PROBLEMS: Final = (
@@ -75,39 +77,61 @@ class _Records(msgspec.Struct):
 
 async def _read_records(request: Call, user_id: str, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings = request.service.settings
-    raw = decode(await request.body(), RawWriteRecordsBody).records
-    if not raw:
-        raise InvalidRequest("The call carries no records. Send at least one.")
-    check_count("records", len(raw), limit=settings.max_records, limit_name="max_records")
+    settings, body = request.service.settings, await request.body()
+    reading = _reading(body, settings, update=update)
+    read = at_once(reading) if len(body) <= INLINE_BYTES else await in_turns(reading)
+    ids = [body.id for body in read.bodies]
+    check_record_ids(ids, limit=settings.max_records)
+    documents = [body.document for body in read.bodies]
+    uris = [body.uri for body in read.bodies]
+    names = [f"record {excerpt(an_id)}" for an_id in ids]
+    vectors = await embed_missing(
+        read.rows, documents, names, request.service.embedder, request.context, user_id=user_id
+    )
+    return _Records(ids, _column(documents), _column(read.metadatas), _column(uris), vectors)
+
+
+class _Read(msgspec.Struct):
+    """Records as they were read: their texts, their embeddings, their metadata."""
+
     bodies: list[RecordBody] = []
     rows: list[Row | None] = []
     metadatas: list[dict[str, Any] | None] = []
-    since = 0
-    for at, piece in enumerate(raw):
-        body = decode(piece, RecordBody, place=f"records[{at}]")
-        name = f"record {excerpt(body.id)}"
-        metadatas.append(check_metadata(body.metadata, of=name, nulls=update))
-        rows.append(None if body.embedding is None else to_row(body.embedding, settings, of=name))
-        if body.document is not None:
-            check_document(f"The document of {name}", body.document)
-        elif body.embedding is None and not update:
-            raise InvalidRequest(f"{name[0].upper()}{name[1:]} has neither a document nor an embedding. Send one.")
-        if body.uri is not None:
-            check_text(f"The uri of {name}", body.uri)
-        # Keep the columns, not the lists of Python floats.
-        bodies.append(RecordBody(id=body.id, document=body.document, uri=body.uri))
+
+
+def _reading(body: bytes, settings: Settings, *, update: bool) -> Generator[None, None, _Read]:
+    """Read the records of a body, some at a time."""
+    pieces: list[msgspec.Raw] | list[memoryview]
+    if len(body) <= INLINE_BYTES:
+        pieces = decode(body, RawWriteRecordsBody).records
+    else:
+        pieces = yield from cut_records(body, settings, values_of_a_record(settings))
+    if not pieces:
+        raise InvalidRequest("The call carries no records. Send at least one.")
+    check_count("records", len(pieces), limit=settings.max_records, limit_name="max_records")
+    read, since = _Read(), 0
+    for at, piece in enumerate(cast(list[Any], pieces)):
+        _read_record(piece, at, read, settings, update=update)
         since += len(memoryview(piece))
         if since >= _SLICE_BYTES:
             since = 0
-            await asyncio.sleep(0)
-    ids = [body.id for body in bodies]
-    check_record_ids(ids, limit=settings.max_records)
-    documents = [body.document for body in bodies]
-    uris = [body.uri for body in bodies]
-    names = [f"record {excerpt(an_id)}" for an_id in ids]
-    vectors = await embed_missing(rows, documents, names, request.service.embedder, request.context, user_id=user_id)
-    return _Records(ids, _column(documents), _column(metadatas), _column(uris), vectors)
+            yield
+    return read
+
+
+def _read_record(piece: msgspec.Raw | memoryview, at: int, read: _Read, settings: Settings, *, update: bool) -> None:
+    body = decode(piece, RecordBody, place=f"records[{at}]")
+    name = f"record {excerpt(body.id)}"
+    read.metadatas.append(check_metadata(body.metadata, of=name, nulls=update))
+    read.rows.append(None if body.embedding is None else to_row(body.embedding, settings, of=name))
+    if body.document is not None:
+        check_document(f"The document of {name}", body.document)
+    elif body.embedding is None and not update:
+        raise InvalidRequest(f"{name[0].upper()}{name[1:]} has neither a document nor an embedding. Send one.")
+    if body.uri is not None:
+        check_text(f"The uri of {name}", body.uri)
+    # Keep the columns, not the lists of Python floats.
+    read.bodies.append(RecordBody(id=body.id, document=body.document, uri=body.uri))
 
 
 def _column(values: Sequence[Any]) -> list[Any] | None:
@@ -116,7 +140,7 @@ def _column(values: Sequence[Any]) -> list[Any] | None:
 
 async def get_from(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer a GetRecordsBody, as JSON, with the records of a collection."""
-    body = decode(raw, GetRecordsBody)
+    body = await decode_bounded(raw, GetRecordsBody, service.settings)
     if "distances" in body.include:
         raise InvalidRequest("include may not hold distances here: only a query measures them. Leave it out.")
     settings = service.settings
@@ -136,7 +160,7 @@ async def get_from(raw: bytes, namespace: Namespace, service: Service, context: 
 
 async def query_in(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer a QueryBody, as JSON, with the nearest records of a collection."""
-    body = decode(raw, QueryBody)
+    body = await decode_bounded(raw, QueryBody, service.settings)
     if bool(body.texts) == bool(body.embeddings):
         raise InvalidRequest("A query needs exactly one of texts and embeddings. Send one of them, not empty.")
     for text in body.texts or ():
@@ -232,7 +256,7 @@ class Records(Controller):
     )
     async def delete_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
-        body = decode(await request.body(), DeleteRecordsBody)
+        body = await decode_bounded(await request.body(), DeleteRecordsBody, request.service.settings)
         if body.ids is None and body.where is None and body.where_document is None:
             raise InvalidRequest("The call names no records. Give ids, where or where_document.")
         command = commands.DeleteRecords(

@@ -1,14 +1,13 @@
 """The bodies of requests as msgspec structs, which also document them, and their decoding.
 
 An unknown member is refused, because it is a misspelled one. Records are first cut into raw pieces, so that their
-number is known, and bounded, before any of them is decoded; then they are decoded in slices, with other tasks of the
-event loop between them.
+number is known, and bounded, before any of them is decoded. Large bodies pass through ``api.bodies``.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -16,6 +15,8 @@ from msgspec import Meta
 from vectorpool import bounds
 from vectorpool.commands import Hnsw, Include
 from vectorpool.errors import MalformedJson
+from vectorpool.identity.claims import MAX_NAME_CHARS, MAX_TOKEN_ID_CHARS
+from vectorpool.identity.grants import DEFAULT_TTL_S, MAX_TTL_S
 from vectorpool.names import MAX_SEQ
 from vectorpool.settings import Space
 from vectorpool.spelling import meant
@@ -109,6 +110,13 @@ class ModifyCollectionBody(_Body, frozen=True):
     metadata: Annotated[
         MetadataBody | None, Meta(description="The new metadata, which replaces the old as a whole.")
     ] = None
+    embedder: Annotated[
+        str | None,
+        Meta(
+            description="Which model made the embeddings, as `kind:model`; for a collection that was imported.",
+            examples=["onnx:all-MiniLM-L6-v2-int8"],
+        ),
+    ] = None
 
 
 class RecordBody(_Body, frozen=True):
@@ -168,13 +176,14 @@ CommitNumber = Annotated[int, Meta(ge=1, le=MAX_SEQ, description="The number of 
 
 
 class RestoreBody(_Body, frozen=True):
-    """The commit to restore: by number or by time, exactly one of the two."""
+    """The commit to restore: by number, by time or by the name of a backup, exactly one of the three."""
 
     commit: CommitNumber | None = None
     time: Annotated[
         str | None,
         Meta(description="The newest commit that is not younger.", examples=["2026-11-21T09:00:00Z"]),
     ] = None
+    backup: Annotated[str | None, Meta(description="The commit of this backup.", examples=["before-migration"])] = None
 
 
 class CreateBackupBody(_Body, frozen=True):
@@ -188,6 +197,38 @@ class ForkBody(_Body, frozen=True):
 
     user_id: Annotated[str, Meta(description="The other user, who has no vectorstore yet.", examples=["43"])]
     commit: CommitNumber | None = None
+
+
+class MintTokenBody(_Body, frozen=True):
+    """What the new token is to allow. It is not stored: this answer is the only place where it is shown."""
+
+    users: Annotated[
+        list[str] | Literal["*"], Meta(description='Ids of users, or "*", every user.', examples=[["42"]])
+    ] = []
+    avatars: Annotated[
+        list[str] | None, Meta(description="Narrows the token to these avatars of its users.", examples=[["7"]])
+    ] = None
+    access: Annotated[Literal["read", "write"], Meta(description="Whether the token may also write.")] = "read"
+    admin: Annotated[bool, Meta(description="Opens /admin, and gives no access to users' data.")] = False
+    limits: Annotated[
+        dict[str, float] | None, Meta(description="Limits by name, carried in the token and not enforced.")
+    ] = None
+    ttl_s: Annotated[int, Meta(description="Seconds until the token expires.", ge=1, le=MAX_TTL_S)] = DEFAULT_TTL_S
+    name: Annotated[str, Meta(description="Whom the token is for: its sub.", max_length=MAX_NAME_CHARS)] = "token"
+
+
+ExpiryMs = Annotated[
+    int, Meta(description="When it expires, ms since 1970; without it the id stays revoked.", ge=0, le=10**15)
+]
+
+
+class RevokeTokenBody(_Body, frozen=True):
+    """The token to revoke, by its id (jti)."""
+
+    token_id: Annotated[
+        str, Meta(description="The token's jti.", min_length=1, max_length=MAX_TOKEN_ID_CHARS, examples=["0a1b2c3d"])
+    ]
+    expires_at_ms: ExpiryMs | None = None
 
 
 class IngestBody(_Body, frozen=True):
@@ -211,7 +252,7 @@ _UNKNOWN: Final = re.compile(r"unknown field `([^`]+)`")
 _DECODERS: Final[dict[Any, msgspec.json.Decoder[Any]]] = {}
 
 
-def decode(body: bytes | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
+def decode(body: bytes | memoryview | msgspec.Raw, shape: type[T], *, place: str = "") -> T:
     """Return a JSON body as ``shape``; raise MalformedJson that says where it is not.
 
     ``place`` is prefixed to the place in messages, such as ``records[3]``.

@@ -34,17 +34,19 @@ class Users(Controller):
     async def get_user(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show what is stored for a user, the last commit, and where the vectorstore is on this instance."""
         check_user_id(user_id)
+        library = request.service.library
+        kept = await request.context.within(library.kept_size(user_id))
         try:
             answer = await request.execute(user_id, commands.DescribeVectorstore())
             stored, commit = answer.body, answer.commit
         except UserNotFound:
-            avatars = await request.context.within(request.service.library.list_avatars(user_id))
-            if not avatars:
+            avatars = await request.context.within(library.list_avatars(user_id))
+            if not avatars and not kept.documents:
                 raise
             nothing = answers.Vectorstore(user_id, avatars=len(avatars), collections=0, records=0, bytes=0)
             stored, commit = msgspec.json.encode(nothing), 0
         residency = await request.execute(user_id, commands.Inspect())
-        view = UserView(user_id, commit, msgspec.Raw(stored), msgspec.Raw(residency.body))
+        view = UserView(user_id, commit, msgspec.Raw(stored), msgspec.Raw(residency.body), kept)
         return respond(view, commit=commit)
 
     @get(
@@ -70,6 +72,7 @@ class Users(Controller):
     async def delete_user(self, request: Call, user_id: UserId, and_documents: AndDocuments = False) -> Response[Any]:
         """Delete a user's vectorstore; with ``documents=true`` the avatars' source documents too.
 
+        What is kept of documents that were replaced or deleted earlier is deleted in either case.
         What other systems keep beside it (media, adapters, images) is never touched.
         """
         check_user_id(user_id)
@@ -78,11 +81,13 @@ class Users(Controller):
         if and_documents:
             with request.context.limit(changes=True):
                 removed = await request.service.library.delete_of_user(user_id)
+        kept = await request.context.within(request.service.library.discard_kept(user_id), changes=True)
+        beside = kept + (removed or 0)
         try:
             answer = await request.execute(user_id, commands.DeleteVectorstore(documents=removed))
         except UserNotFound:
-            if not removed:
+            if not beside:
                 raise
-            return respond(answers.Deleted(removed), commit=0)
+            return respond(answers.Deleted(beside), commit=0)
         deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
-        return respond(answers.Deleted(deleted.deleted + (removed or 0)), commit=answer.commit)
+        return respond(answers.Deleted(deleted.deleted + beside), commit=answer.commit)

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from vectorpool.answers import TaskView
+from vectorpool.kept_documents import KeptSize
 
 
 class UserView(msgspec.Struct):
@@ -18,6 +19,8 @@ class UserView(msgspec.Struct):
     # JSON as the shard wrote it: answers.Vectorstore and answers.Residency.
     stored: Annotated[msgspec.Raw, Meta(description="What is stored: see Vectorstore.")]
     residency: Annotated[msgspec.Raw, Meta(description="Where it is: see Residency.")]
+    # Bytes of documents that were replaced or deleted, kept for restores and forks.
+    kept: KeptSize = KeptSize()
 
 
 class Passage(msgspec.Struct):
@@ -34,10 +37,14 @@ class Passage(msgspec.Struct):
     metadata: dict[str, Any]
 
 
-class PassagePage(msgspec.Struct):
-    """For each question, in order, its passages, nearest first."""
+class PassagePage(msgspec.Struct, omit_defaults=True):
+    """For each question, in order, its passages, nearest first.
+
+    ``assumed_embedder`` is there if no embedder is recorded for the records: they are taken to be this one's.
+    """
 
     results: list[list[Passage]]
+    assumed_embedder: str | None = None
 
 
 class Health(msgspec.Struct):

@@ -15,8 +15,9 @@ from typing import Any
 import click
 
 from vectorpool import __version__
-from vectorpool.cli.options import DOCUMENTS, EVERYTHING, STORE, settings_options
+from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
+from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
 
 
@@ -35,6 +36,10 @@ class _Commands(click.Group):
 
 
 def _work(module: str, function: str, settings: Settings, *arguments: Any) -> None:
+    if function not in ("serve", "export"):
+        # What they build on the local disk is theirs alone. The shards of ``serve`` see to that themselves, and what is
+        # exported has the modes that the caller's umask gives.
+        keep_private()
     exit_code = getattr(importlib.import_module(f"vectorpool.cli.{module}"), function)(settings, *arguments)
     if exit_code:
         sys.exit(exit_code)
@@ -115,20 +120,52 @@ def query(settings: Settings, text: str, user_id: str, avatar_id: str, n_results
 @click.option("--user", "user_ids", multiple=True, metavar="ID", help="A user that it may touch; may be repeated.")
 @click.option("--every-user", is_flag=True, help="It may touch every user.")
 @click.option("--admin", "is_admin", is_flag=True, help="It may use /admin.")
-def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool) -> None:
+@click.option("--jwt", "is_jwt", is_flag=True, help="Sign a JSON web token instead, which no file has to list.")
+@click.option("--avatar", "avatar_ids", multiple=True, metavar="ID", help="With --jwt: only this avatar; repeatable.")
+@click.option("--access", type=click.Choice(["read", "write"]), help="With --jwt: may it write?  [default: read]")
+@click.option(
+    "--ttl", "ttl_s", type=click.IntRange(1), metavar="S", help="With --jwt: it expires after.  [default: 3600]"
+)
+@click.option("--config", metavar="FILE", help="With --jwt: a TOML file with settings.")
+def token(name: str, user_ids: tuple[str, ...], every_user: bool, is_admin: bool, is_jwt: bool, **of_jwt: Any) -> None:
     """Make a token for the caller NAME; print it, and the lines for the tokens file (--tokens-file).
 
     The token is printed on stderr and stored nowhere; the lines are printed on stdout and contain no secret. A service
-    reads the file when it starts.
+    reads the file when it starts, and again when it changes.
+
+    With --jwt the token is signed by the first secret of VECTORPOOL_TOKEN_SECRET or VECTORPOOL_TOKEN_SECRET_FILE, and
+    printed on stdout, alone; its id, which revokes it, is printed on stderr.
 
     \b
     vectorpool token alice --user 42 --user 43 >> tokens.toml
     vectorpool token operator --admin >> tokens.toml
     vectorpool token backend --every-user >> tokens.toml
+    vectorpool token app --jwt --user 42 --avatar 7 --access write --ttl 86400
     """
     if bool(user_ids) == every_user and (every_user or not is_admin):
         raise click.UsageError("Say what the token allows: --user, --every-user or --admin.")
-    importlib.import_module("vectorpool.cli.tokens").token(name, user_ids, every_user, is_admin)
+    module = importlib.import_module("vectorpool.cli.tokens")
+    if is_jwt:
+        module.signed_token(name, user_ids, every_user, is_admin, **of_jwt)
+        return
+    if any(of_jwt.values()):
+        raise click.UsageError("--avatar, --access, --ttl and --config go with --jwt.")
+    module.token(name, user_ids, every_user, is_admin)
+
+
+@main.command()
+@click.argument("token_id", metavar="ID")
+@click.option("--until", metavar="TIME", help="When the token expires, such as 2026-11-21T09:00:00Z.")
+@settings_options(STORE)
+def revoke(settings: Settings, token_id: str, until: str | None) -> None:
+    """Revoke the JSON web token of the id (jti) ID. Every instance refuses it within a minute.
+
+    Without --until the id stays in the list of revoked tokens for good.
+
+    \b
+    vectorpool revoke 5f0c2a6e-1f0e-4d0a-9b6e-0f5c1f7f3a11 --store s3://bucket/prefix
+    """
+    _work("tokens", "revoke", settings, token_id, until)
 
 
 @main.command()
@@ -178,17 +215,22 @@ def scrub(settings: Settings, user_ids: tuple[str, ...], everyone: bool) -> None
 @click.argument("user_id", metavar="USER")
 @click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to go back to.")
 @click.option("--time", metavar="TIME", help="Go back to a time, such as 2026-11-21T09:00:00Z.")
-@settings_options(STORE)
-def restore(settings: Settings, user_id: str, commit: int | None, time: str | None) -> None:
+@click.option("--backup", metavar="NAME", help="Go back to the commit of a backup.")
+@settings_options(KEPT)
+def restore(settings: Settings, user_id: str, commit: int | None, time: str | None, backup: str | None) -> None:
     """Make the state of an earlier commit the newest, as a new commit. The history stays.
+
+    Documents that were replaced or deleted since come back as well, as far as they are kept (--retention-s), to paths
+    that are free or that hold what the service itself wrote. Exit code 1 if a document could not be read or written.
 
     \b
     vectorpool restore 42 --commit 17
     vectorpool restore 42 --time 2026-11-21T09:00:00Z
+    vectorpool restore 42 --backup before-migration
     """
-    if (commit is None) == (time is None):
-        raise click.UsageError("Give --commit or --time, one of them.")
-    _work("backups", "restore", settings, user_id, commit, time)
+    if sum(each is not None for each in (commit, time, backup)) != 1:
+        raise click.UsageError("Give --commit, --time or --backup, one of them.")
+    _work("backups", "restore", settings, user_id, commit, time, backup)
 
 
 @main.command()
@@ -216,9 +258,9 @@ def backup(settings: Settings, user_id: str, name: str | None, commit: int | Non
 @click.argument("user_id", metavar="USER")
 @click.argument("target_user_id", metavar="TARGET")
 @click.option("--commit", type=click.IntRange(1), metavar="COMMIT", help="The commit to fork; the newest if left out.")
-@settings_options(STORE)
+@settings_options(KEPT)
 def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | None) -> None:
-    """Copy a user's vectorstore to another user, who has none yet.
+    """Copy a user's vectorstore and its documents to another user, who has no vectorstore yet.
 
     \b
     vectorpool fork 42 43

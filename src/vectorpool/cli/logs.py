@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from rich.filesize import decimal
 from rich.table import Table
 
 from vectorpool.cli.console import err, out, progress_bar, run, spinner
+from vectorpool.commitlog.deletions import load_receipt, users_with_receipts
+from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.errors import InvalidRequest, StoreRefused, StoreUnavailable, UserNotFound
+from vectorpool.errors import Damaged, InvalidRequest, StoreRefused, StoreUnavailable, UserNotFound
 from vectorpool.names import check_user_id, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable
 from vectorpool.objects.stores import open_bucket
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.compatibility import ENGINE
+
+# Users looked at at the same time.
+_AT_ONCE: Final = 16
 
 
 @asynccontextmanager
@@ -39,15 +46,36 @@ async def open_store(settings: Settings) -> AsyncIterator[Bucket]:
 
 
 def users(settings: Settings) -> int:
-    """Print the ids of the users, one a line."""
+    """Print the ids of the users, one a line; those that were deleted say so, and when."""
     return run(_users(settings))
 
 
 async def _users(settings: Settings) -> int:
     async with open_store(settings) as bucket:
-        for user_id in await list_user_ids(bucket):
-            out.print(user_id, markup=False)
+        ids = await list_user_ids(bucket)
+        receipts = sorted(set(await users_with_receipts(bucket)) & set(ids))
+        gone: dict[str, str] = {}
+        for start in range(0, len(receipts), _AT_ONCE):
+            batch = receipts[start : start + _AT_ONCE]
+            told = await asyncio.gather(*(_deletion_of(bucket, user_id) for user_id in batch))
+            gone.update((user_id, text) for user_id, text in zip(batch, told, strict=True) if text)
+        for user_id in ids:
+            out.print(user_id + (f" ({gone[user_id]})" if user_id in gone else ""), markup=False)
     return 0
+
+
+async def _deletion_of(bucket: Bucket, user_id: str) -> str:
+    """Return what to say of a user whose vectorstore was deleted at some time; nothing if there is one again."""
+    try:
+        newest = await newest_header(bucket, user_id)
+    except Damaged:
+        return ""
+    receipt = await load_receipt(bucket, user_id)
+    if newest is None or not newest.header.tombstone or receipt is None:
+        return ""
+    when = datetime.fromtimestamp(receipt.deleted_at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    state = "verified empty" if receipt.verified_empty_at_ms is not None else "not verified empty yet"
+    return f"deleted {when}, {state}"
 
 
 async def list_user_ids(bucket: Bucket) -> list[str]:
@@ -78,7 +106,7 @@ async def _log(settings: Settings, user_id: str, limit: int) -> int:
             continue
         when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = "deleted" if entry.tombstone else ", ".join(entry.summary.collections)
-        what = "migrated" if entry.summary.migrated else what
+        what = "migrated" if entry.summary.migrated else "erased" if entry.summary.erased else what
         table.add_row(
             str(entry.seq),
             when,

@@ -7,7 +7,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings
+from vectorpool.configuration import SECRETS, SettingInfo, describe_settings, load_settings, read_secret
+from vectorpool.settings import Settings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,7 +21,15 @@ STORE: Final = tuple(
     for row in _ALL
     if row.name.startswith(("s3_", "store")) or row.name in ("replica_dir", "log_level", "compact_amplification")
 )
-DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name.startswith(_TEXT_PREFIXES))
+# What decides which bytes of documents are kept.
+_KEEPING: Final = ("retention_s", "max_document_bytes")
+KEPT: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name in _KEEPING)
+DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in KEPT or row.name.startswith(_TEXT_PREFIXES))
+
+
+def read_settings(config: str | None) -> Settings:
+    """Return the settings of the environment and of a file, without flags. Raises Misconfigured."""
+    return load_settings(config=config)
 
 
 def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..., Any]]:
@@ -29,7 +38,10 @@ def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..
 
     def decorate(function: Function) -> Callable[..., Any]:
         def with_settings(*, config: str | None, **arguments: Any) -> Any:
-            flags = {row.name: arguments.pop(row.name) for row in rows}
+            flags = {row.name: arguments.pop(row.name) for row in rows if row.flag}
+            for row in rows:
+                if row.name in SECRETS and flags.get(row.name) is not None:
+                    flags[row.name] = read_secret(flags[row.name], row.flag)
             return function(load_settings(flags, config=config), **arguments)
 
         with_settings.__doc__ = function.__doc__
@@ -45,7 +57,8 @@ def settings_options(names: tuple[str, ...]) -> Callable[[Function], Callable[..
 
 def _with_options(command: Callable[..., Any], rows: list[SettingInfo]) -> Callable[..., Any]:
     for row in reversed(rows):
-        command = _option(row)(command)
+        if row.flag:
+            command = _option(row)(command)
     return click.option("--config", metavar="FILE", help="A TOML file with settings.")(command)
 
 
@@ -58,6 +71,8 @@ def _option(row: SettingInfo) -> Callable[[Callable[..., Any]], Callable[..., An
     if row.type == "true or false":
         return click.option(f"{row.flag}/--no-{row.flag[2:]}", row.name, default=None, help=text)
     metavar = {"integer": "N", "number": "X"}.get(row.type, "TEXT")
+    if row.name in SECRETS:
+        metavar, text = "FILE", f"A file that holds it: {text}"
     if " or " in row.type:
         metavar = "|".join(row.type.split(" or "))
     return click.option(row.flag, row.name, default=None, metavar=metavar, help=text)

@@ -23,6 +23,7 @@ from vectorpool.api.callers import Callers, read_callers
 from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
+from vectorpool.identity.authority import Authority
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
@@ -40,7 +41,7 @@ _LEAVE: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; SIGHUP reads the tokens file again.
+    """Serve until SIGTERM, SIGINT or SIGQUIT, then drain; SIGHUP reads the files of tokens and secrets again.
 
     Raises Misconfigured before anything is started.
     """
@@ -49,9 +50,12 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # It logs every request with its URL, and a URL may hold credentials.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)
+    authority = Authority(settings)
     allocator.limit_arenas()
     settings = descriptors.fit(settings, descriptors.allow_most())
     admission = Admission(settings)
@@ -60,8 +64,8 @@ def serve(settings: Settings) -> None:
         address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        check_openness(settings, callers, listener)
-        runner.run(_serve(settings, callers, admission, listener))
+        check_openness(settings, callers, authority, listener)
+        runner.run(_serve(settings, callers, authority, admission, listener))
 
 
 class _Server(uvicorn.Server):
@@ -81,7 +85,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, callers: Callers, admission: Admission, listener: socket.socket) -> None:
+async def _serve(
+    settings: Settings, callers: Callers, authority: Authority, admission: Admission, listener: socket.socket
+) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
@@ -94,10 +100,10 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
     connection = importlib.import_module("vectorpool.front.connection")
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(app.create_app, settings, service=None, callers=callers)
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, authority=authority)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
-    async with app.open_service(settings, starting=app.StartingRouter(router, started)) as service:
+    async with app.open_service(settings, starting=app.StartingRouter(router, started), authority=authority) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
@@ -119,7 +125,7 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
                 timeout_graceful_shutdown=1,
             )
         )
-        server.announcement = announce(settings, callers, listener)
+        server.announcement = announce(settings, callers, authority, listener)
         leaving: set[asyncio.Task[None]] = set()
 
         def leave() -> None:
@@ -128,8 +134,9 @@ async def _serve(settings: Settings, callers: Callers, admission: Admission, lis
             leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
 
         def reload() -> None:
-            reloading.add(task := asyncio.create_task(front.tokens.reload()))
-            task.add_done_callback(reloading.discard)
+            for again in (front.tokens.reload(), authority.reload()):
+                reloading.add(task := asyncio.create_task(again))
+                task.add_done_callback(reloading.discard)
 
         reloading: set[asyncio.Task[None]] = set()
         for number in _LEAVE:
@@ -162,16 +169,18 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def announce(settings: Settings, callers: Callers, listener: socket.socket) -> str:
+def announce(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> str:
     """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     url = address.url_of(listener)
     store = settings.store if "://" in settings.store else Path(settings.store).resolve()
-    tokens = "not asked for" if callers.count is None else f"asked for; {callers.count} known"
-    if callers.count is None and settings.insecure_open:
+    known = [f"{callers.count} known"] if callers.count is not None else []
+    known += authority.describe()
+    tokens = f"asked for; {', '.join(known)}" if known else "not asked for"
+    if not known and settings.insecure_open:
         tokens += ". EVERYONE who reaches this address may read and change everything (insecure_open)"
-    curl = "curl" if callers.count is None else 'curl -H "Authorization: Bearer $TOKEN"'
+    curl = "curl" if not known else 'curl -H "Authorization: Bearer $TOKEN"'
     return (
         f"vectorpool listens on http://{shown}:{port}\n"
         f"  store       {store}\n"
@@ -186,9 +195,9 @@ def announce(settings: Settings, callers: Callers, listener: socket.socket) -> s
     )
 
 
-def check_openness(settings: Settings, callers: Callers, listener: socket.socket) -> None:
+def check_openness(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> None:
     """Raise Misconfigured if others than this machine could reach a service that asks for no tokens."""
-    if callers.count is not None:
+    if callers.count is not None or authority.is_configured:
         return
     if settings.insecure_open:
         _logger.warning("everyone who reaches the service may read and change everything: insecure_open, no tokens")

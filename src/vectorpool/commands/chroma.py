@@ -1,8 +1,9 @@
 """The commands behind Chroma's own protocol: its semantics, where they differ from the native API's.
 
-A ``database`` is named as Chroma names it, and a collection's records are reached by the collection's id. Filters
-and configurations are JSON text, passed on as they came: Chroma judges them. What these commands answer is JSON of
-Chroma's shapes, and what they refuse is a ``ChromaRefusal``.
+A ``database`` is named as Chroma names it, and a collection's records are reached by the collection's id, in whichever
+database it is. With ``confined`` it must be in ``database``, because the caller's token allows no other. Filters and
+configurations are JSON text, passed on as they came: Chroma judges them. What these commands answer is JSON of Chroma's
+shapes, and what they refuse is a ``ChromaRefusal``.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class ChromaCountRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-coun
 
     database: str
     collection_id: str
+    confined: bool = False
 
 
 class ChromaGetRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-records"):
@@ -65,6 +67,7 @@ class ChromaGetRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-get-re
 
     database: str
     collection_id: str
+    confined: bool = False
     ids: list[str] | None = None
     where: str | None = None
     where_document: str | None = None
@@ -78,6 +81,7 @@ class ChromaQueryRecords(ChromaRead, frozen=True, kw_only=True, tag="chroma-quer
 
     database: str
     collection_id: str
+    confined: bool = False
     vectors: Vectors
     n_results: int = 10
     ids: list[str] | None = None
@@ -128,6 +132,7 @@ class ChromaUpdateCollection(Write, frozen=True, kw_only=True, tag="chroma-updat
 
     database: str
     collection_id: str
+    confined: bool = False
     new_name: str | None = None
     new_metadata: Metadata | None = None
     new_configuration: str | None = None
@@ -145,6 +150,7 @@ class ChromaWriteRecords(RecordWrite, frozen=True, kw_only=True):
 
     database: str
     collection_id: str
+    confined: bool = False
     ids: list[str]
     vectors: Vectors | None = None
     documents: list[str | None] | None = None
@@ -174,6 +180,7 @@ class ChromaDeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="chroma-de
 
     database: str
     collection_id: str
+    confined: bool = False
     ids: list[str] | None = None
     where: str | None = None
     where_document: str | None = None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import msgspec
+
 from vectorpool.commands.base import Hnsw, Include, LogOperation, Metadata, Operation, Read, RecordWrite, Vectors, Write
 
 # --- Reads -------------------------------------------------------------------------------------------
@@ -83,6 +85,19 @@ class ListIngested(Read, frozen=True, kw_only=True, tag="list-ingested"):
     avatar_id: str
 
 
+class ListRestored(Read, frozen=True, kw_only=True, tag="list-restored"):
+    """Documents whose records a restore or fork brought, and whose bytes no ingest has seen since.
+
+    By avatar and path, after ``after`` (an avatar and a path); of one avatar, or of one path. Answers
+    answers.RestoredPage.
+    """
+
+    avatar_id: str | None = None
+    path: str | None = None
+    after: tuple[str, str] | None = None
+    limit: int = 1000
+
+
 class ListLost(Read, frozen=True, kw_only=True, tag="list-lost"):
     """Records that were lost when the vectorstore had to be salvaged. Answers answers.LostPage."""
 
@@ -104,12 +119,14 @@ class CreateCollection(Write, frozen=True, kw_only=True, tag="create-collection"
 
 
 class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"):
-    """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
+    """A new name, new metadata (which replaces the old), or an embedder. Answers answers.Collection."""
 
     avatar_id: str | None = None
     name: str
     new_name: str | None = None
     new_metadata: Metadata | None = None
+    # Records by whom the embeddings were made; it changes none of them.
+    embedder: str | None = None
 
 
 class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):
@@ -179,15 +196,39 @@ class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-documen
     vectors: Vectors
     documents: list[str]
     metadatas: list[Metadata]
+    # The SHA-256 of the bytes.
+    digest: str = ""
     seen: int | None = None
     collection_id: str | None = None
 
 
 class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-document"):
-    """Deletes the chunks of a document and what the sidecar says of it. Answers answers.Deleted."""
+    """Deletes the chunks of a document and what the sidecar says of it. Answers answers.Deleted.
+
+    ``unless_restored`` leaves what a restore or fork brought, and deletes nothing then.
+    """
 
     avatar_id: str
     path: str
+    unless_restored: bool = False
+
+
+class DocumentBytes(msgspec.Struct, frozen=True, array_like=True):
+    """The bytes at a document's path: their SHA-256, and the ETag of the object that holds them."""
+
+    path: str
+    digest: str
+    etag: str
+
+
+class SettleDocuments(RecordWrite, frozen=True, kw_only=True, tag="settle-documents"):
+    """Notes which documents are at their paths with the bytes that their records were made of.
+
+    Rows of other bytes are passed over. Answers answers.Written: how many rows changed.
+    """
+
+    avatar_id: str
+    settled: list[DocumentBytes]
 
 
 # --- Operations on the slot, not on what it holds ----------------------------------------------------
@@ -212,13 +253,14 @@ class Inspect(Operation, frozen=True, kw_only=True, tag="inspect"):
 class Restore(Operation, frozen=True, kw_only=True, tag="restore"):
     """Makes the state of an earlier commit the newest, as a new commit. Answers answers.Restored.
 
-    Exactly one of ``commit`` and ``time_ms`` is given; a time means the newest commit that is not younger.
+    Exactly one of ``commit``, ``time_ms`` and ``backup`` is given; a time means the newest commit that is not younger.
     """
 
     is_change: ClassVar[bool] = True
 
     commit: int | None = None
     time_ms: int | None = None
+    backup: str | None = None
 
 
 class ListCommits(LogOperation, frozen=True, kw_only=True, tag="list-commits"):
@@ -260,6 +302,10 @@ class Verify(LogOperation, frozen=True, kw_only=True, tag="verify"):
 
 class LastVerification(LogOperation, frozen=True, kw_only=True, tag="last-verification"):
     """What the last verification found. Answers answers.Verification."""
+
+
+class LastDeletion(LogOperation, frozen=True, kw_only=True, tag="last-deletion"):
+    """The receipt of the last deletion of the vectorstore. Answers answers.Deletion."""
 
 
 class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):

@@ -1,15 +1,13 @@
 """Adopt: a plain Chroma directory becomes the first commit. The directory itself is not changed.
 
-A directory whose database has a journal or a write-ahead log is copied first, and SQLite recovers the copy.
+A directory whose database has a journal or a write-ahead log is copied first, and SQLite recovers the copy. Others made
+the directory, so it is held to the rule of ``platform.trees``, and the engine must admit its databases.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
-import sqlite3
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +21,12 @@ from vectorpool.commitlog.outcomes import PendingCommit, Position
 from vectorpool.commitlog.stamp import Engine
 from vectorpool.errors import InvalidRequest, LimitExceeded
 from vectorpool.objects.bucket import Bucket, ObjectInfo, ObjectMissing
+from vectorpool.objects.unusable import unusable_because
+from vectorpool.platform.trees import open_database, open_directory, open_file, regular_files
 from vectorpool.sources import Sources
 
 _PAGE: Final = 1000
+_JOURNALS: Final = ("-wal", "-journal")
 
 
 async def has_plain_directory(bucket: Bucket, user_id: str) -> bool:
@@ -58,9 +59,9 @@ async def download_plain_directory(bucket: Bucket, user_id: str, directory: Path
     objects = []
     for info in await list_everything(bucket, prefix):
         path = info.key.removeprefix(prefix)
-        if path.startswith(("log/", "tags/")) or path.endswith("/"):
+        if path.startswith(("log/", "tags/", names.KEPT_FOLDER)) or path.endswith("/"):
             continue
-        if wrong := check_path(path):
+        if wrong := check_path(path) or unusable_because(info.key):
             raise InvalidRequest(f"The Chroma directory below {prefix} cannot be adopted: {wrong}. Remove it there.")
         objects.append((path, info))
     if len(objects) > MAX_FILES or sum(info.size for _, info in objects) > MAX_STATE_BYTES:
@@ -90,33 +91,57 @@ async def _download(bucket: Bucket, info: ObjectInfo, file: Path, gate: asyncio.
 
 
 def settle(directory: Path) -> None:
-    """Let SQLite recover what a crash left in the journals of the databases in ``directory``, a private copy."""
-    for side in sorted(directory.rglob("*")):
-        for suffix in ("-wal", "-journal"):
-            if not side.name.endswith(suffix) or not side.is_file() or not side.stat().st_size:
-                continue
-            database = side.with_name(side.name.removesuffix(suffix))
-            if not database.is_file():
-                continue
-            try:
-                with contextlib.closing(sqlite3.connect(database)) as connection:
-                    connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            except sqlite3.DatabaseError as error:
-                raise InvalidRequest(
-                    f"{database.name} was left in the middle of a write, and SQLite cannot finish it ({error}). "
-                    "Open it once with the Chroma that wrote it."
-                ) from None
+    """Let SQLite recover what a crash left in the journals of the databases in ``directory``, a private copy.
+
+    A database in WAL mode leaves that mode: without its other files it could not be opened for reading. Raises
+    InvalidRequest.
+    """
+    for name in (names.CHROMA_DATABASE_FILE, names.SIDECAR_FILE):
+        database = directory / name
+        sides = [database.with_name(name + suffix) for suffix in _JOURNALS]
+        if not database.is_file():
+            continue
+        if not any(side.is_file() and side.stat().st_size for side in sides) and not _is_in_wal_mode(database):
+            continue
+        try:
+            with open_database(database, write=True) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                connection.execute("PRAGMA journal_mode=DELETE").fetchall()
+        except InvalidRequest as error:
+            raise InvalidRequest(
+                f"{name} was left in the middle of a write, and SQLite cannot finish it. Open it once with the Chroma "
+                f"that wrote it. {error.detail}"
+            ) from error
 
 
-def is_clean(directory: Path) -> bool:
-    """Whether no journal of ``directory`` holds anything."""
-    return not any(f.name.endswith(("-wal", "-journal")) and f.stat().st_size for f in directory.rglob("*"))
+def survey(directory: Path) -> dict[str, int]:
+    """Return the files of a directory to adopt, with their sizes in bytes; nothing of it is opened.
+
+    Raises InvalidRequest if it is no directory of Chroma's, or holds links, and LimitExceeded. Blocking.
+    """
+    is_there = directory.is_dir()
+    sizes = regular_files(directory, max_files=MAX_FILES, max_bytes=MAX_STATE_BYTES) if is_there else {}
+    if names.CHROMA_DATABASE_FILE not in sizes:
+        raise InvalidRequest(
+            f"There is no {names.CHROMA_DATABASE_FILE} in {directory}. Name the directory that a "
+            "chromadb.PersistentClient was given as its path."
+        )
+    return sizes
 
 
-def copy_directory(source: Path, target: Path) -> None:
-    """Copy a directory, so that the copy can be settled."""
-    shutil.copytree(source, target, dirs_exist_ok=True)
+def is_clean(directory: Path, sizes: dict[str, int]) -> bool:
+    """Whether no journal of a directory that was surveyed holds anything, and no database is in WAL mode. Blocking."""
+    if any(size and path.endswith(_JOURNALS) for path, size in sizes.items()):
+        return False
+    databases = [name for name in (names.CHROMA_DATABASE_FILE, names.SIDECAR_FILE) if name in sizes]
+    return not any(_is_in_wal_mode(directory / name) for name in databases)
+
+
+def _is_in_wal_mode(database: Path) -> bool:
+    with open_directory(database.parent) as parent, os.fdopen(open_file(parent, database.name), "rb") as file:
+        header = file.read(20)
+    return header[18:20] == b"\x02\x02"
 
 
 def adopt_directory(
@@ -126,11 +151,8 @@ def adopt_directory(
 
     Raises InvalidRequest if it is no Chroma directory or cannot be captured, NewerEngine if a later engine wrote it.
     """
-    if not os.path.isfile(directory / names.CHROMA_DATABASE_FILE):  # noqa: PTH113 - one stat; no exception for a loop
-        raise InvalidRequest(
-            f"There is no {names.CHROMA_DATABASE_FILE} in {directory}. Name the directory that a "
-            "chromadb.PersistentClient was given as its path."
-        )
+    survey(directory)
+    engine.admit(directory)
     stamp = engine.stamp_of(directory)
     engine.check(stamp)
     body = BodyBuilder()
@@ -139,5 +161,5 @@ def adopt_directory(
     except UncleanDirectory as error:
         raise InvalidRequest(f"The directory cannot be adopted: {error}") from error
     return build_commit(
-        user_id, parent, state_before, image, [], body, Summary(), sources, self_contained=True, stamp=stamp
+        user_id, parent, state_before, image, [], body, Summary(adopted=True), sources, self_contained=True, stamp=stamp
     )

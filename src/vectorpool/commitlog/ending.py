@@ -13,10 +13,14 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
+
 from vectorpool import names
+from vectorpool.answers import Deletion
 from vectorpool.commitlog import append
 from vectorpool.commitlog.adoption import has_plain_directory, list_everything
 from vectorpool.commitlog.body import BodyBuilder
+from vectorpool.commitlog.deletions import announce, load_receipt, save_receipt
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
 from vectorpool.commitlog.floor import raise_floor
 from vectorpool.commitlog.format import GRAVE, Decoded, Summary
@@ -24,12 +28,14 @@ from vectorpool.commitlog.image import EMPTY
 from vectorpool.commitlog.outcomes import ORIGIN, LostRace, Position
 from vectorpool.commitlog.plan import LogObject, is_grave, parse_object
 from vectorpool.errors import CommitConflict, CorruptObject, NewerFormat, OutcomeUnknown, StoreUnavailable
-from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.bucket import Bucket, ObjectInfo
 from vectorpool.objects.unusable import unusable_because
 from vectorpool.sources import Sources
 
 _TRIES: Final = 8
 _DELETES: Final = 16
+# Listings that look for what is left, each after what the one before found was deleted.
+_LISTINGS: Final = 3
 
 
 async def newest_object(bucket: Bucket, user_id: str) -> LogObject | None:
@@ -61,10 +67,14 @@ async def newest_header(bucket: Bucket, user_id: str) -> Decoded | None:
     raise CommitConflict(f"The log of user {user_id} keeps changing while it is read. Send the request again.")
 
 
-async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *, seal: bool = False) -> int:
+async def end(
+    bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *, seal: bool = False, documents: int | None = None
+) -> int:
     """Append a tombstone unless one is the newest, then delete all else; return how many objects were deleted.
 
-    An empty log gets a tombstone only with ``seal``.
+    An empty log gets a tombstone only with ``seal``. Other instances are told, and a receipt is stored once a listing
+    shows that nothing is left; ``documents`` is for the receipt. Where all of this was done before, nothing is written.
+
     ``budget_s`` is the time limit of the append. Raises StoreUnavailable if nothing was written, OutcomeUnknown if that
     is not known, or if the tombstone is durable and something is left over.
     """
@@ -81,7 +91,7 @@ async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *
     if keep is None:
         raise CommitConflict(f"Others kept committing to the vectorstore of user {user_id}. Send the request again.")
     try:
-        return await _delete_all_else(bucket, user_id, keep)
+        return await _Deletion(bucket, user_id, keep, sources).run(documents)
     except StoreUnavailable as error:
         raise OutcomeUnknown(
             f"The vectorstore of user {user_id} is deleted, and some of its objects are left: {error.detail} Send the "
@@ -89,27 +99,73 @@ async def end(bucket: Bucket, user_id: str, sources: Sources, budget_s: float, *
         ) from error
 
 
-async def _delete_all_else(bucket: Bucket, user_id: str, keep: str) -> int:
-    # From here on no tag can be made of what is about to be deleted.
-    log = names.log_prefix(user_id)
-    await raise_floor(bucket, user_id, _seq_of(keep))
-    garbage: list[tuple[str, bool]] = []
-    for info in await list_everything(bucket, names.vectorstore_prefix(user_id)):
-        obj = parse_object(info) if info.key.startswith(log) else None
-        if obj is not None and info.key <= keep:
-            # The tombstone, and later commits on it.
-            continue
-        if info.key.startswith(names.floors_prefix(user_id)):
-            continue
-        if obj is None or not is_grave(obj):
-            garbage.append((info.key, obj is not None and obj.kind == "commit"))
-    # The tags go first, so that an end that was cut short leaves no backup of what it deletes.
-    tags = names.tags_prefix(user_id)
-    garbage.sort(key=lambda item: not item[0].startswith(tags))
-    for start in range(0, len(garbage), _DELETES):
-        batch = garbage[start : start + _DELETES]
-        await asyncio.gather(*(_delete(bucket, key, bury) for key, bury in batch))
-    return len(garbage)
+class _Deletion:
+    """Deletes what lies below a tombstone, whose key is ``keep``, and says so."""
+
+    def __init__(self, bucket: Bucket, user_id: str, keep: str, sources: Sources) -> None:
+        self._bucket = bucket
+        self._user_id = user_id
+        self._keep = keep
+        self._seq = _seq_of(keep)
+        self._sources = sources
+
+    async def run(self, documents: int | None) -> int:
+        """Return how many objects were deleted."""
+        bucket, before = self._bucket, await load_receipt(self._bucket, self._user_id)
+        if before is not None and before.commit != self._seq:
+            before = None
+        left = await self._left()
+        if not left and before is not None and before.verified_empty_at_ms is not None and not documents:
+            return 0
+        # From here on no tag can be made of what is about to be deleted, and the listing shows all that were made. They
+        # go first, so that an end that is cut short leaves no backup of what it deletes.
+        await raise_floor(bucket, self._user_id, self._seq)
+        left, tags = await self._left(), names.tags_prefix(self._user_id)
+        await self._delete([(info, bury) for info, bury in left if info.key.startswith(tags)])
+        # Then instances are told, so that they drop what they hold however far the deletion comes.
+        now_ms = self._sources.now_ms()
+        await announce(bucket, self._user_id, self._seq, now_ms)
+        receipt = before or Deletion(
+            user_id=self._user_id,
+            commit=self._seq,
+            deleted_at_ms=now_ms,
+            objects=len(left),
+            bytes=sum(info.size for info, _ in left),
+            backups=sum(info.key.startswith(tags) for info, _ in left),
+        )
+        if documents is not None:
+            receipt = msgspec.structs.replace(receipt, documents=(receipt.documents or 0) + documents)
+        await save_receipt(bucket, msgspec.structs.replace(receipt, verified_empty_at_ms=None))
+        deleted = 0
+        # What a writer that slept put there meanwhile is found by the listing that verifies.
+        for _ in range(_LISTINGS):
+            await self._delete(left)
+            deleted += len(left)
+            if not (left := await self._left()):
+                verified = msgspec.structs.replace(receipt, verified_empty_at_ms=self._sources.now_ms())
+                await save_receipt(bucket, verified)
+                break
+        return deleted
+
+    async def _delete(self, left: list[tuple[ObjectInfo, bool]]) -> None:
+        for start in range(0, len(left), _DELETES):
+            batch = left[start : start + _DELETES]
+            await asyncio.gather(*(_delete(self._bucket, info.key, bury) for info, bury in batch))
+
+    async def _left(self) -> list[tuple[ObjectInfo, bool]]:
+        """Return what is left to delete, and whether it is buried: a commit, whose number stays taken."""
+        log = names.log_prefix(self._user_id)
+        left: list[tuple[ObjectInfo, bool]] = []
+        for info in await list_everything(self._bucket, names.vectorstore_prefix(self._user_id)):
+            obj = parse_object(info) if info.key.startswith(log) else None
+            if obj is not None and info.key <= self._keep:
+                # The tombstone, and later commits on it.
+                continue
+            if info.key.startswith(names.floors_prefix(self._user_id)):
+                continue
+            if obj is None or not is_grave(obj):
+                left.append((info, obj is not None and obj.kind == "commit"))
+        return left
 
 
 async def _append_tombstone(

@@ -89,7 +89,8 @@ class Summary(msgspec.Struct, frozen=True):
 
     ``restored_from`` is the commit whose state this one brought back; 0 for any other commit.
     ``salvaged`` and ``lost`` count the records of a vectorstore that Chroma could not open or answer from.
-    ``migrated`` says that the commit holds what opening an older state changed, and no write.
+    ``migrated`` says that the commit holds what opening an older state changed, and no write. ``erased`` says that it
+    removes what was deleted before from the files. ``adopted`` says that another program made the files.
     """
 
     added: int = 0
@@ -99,6 +100,8 @@ class Summary(msgspec.Struct, frozen=True):
     salvaged: int = 0
     lost: int = 0
     migrated: bool = False
+    erased: bool = False
+    adopted: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):

@@ -219,6 +219,7 @@ async def _hydrate_once(
         read_bytes=sum(stream.obj.size for stream in streams),
         time_ms=header.time_ms,
         stamp=header.stamp,
+        adopted=header.summary.adopted,
     )
 
 

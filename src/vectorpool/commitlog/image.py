@@ -33,6 +33,7 @@ from vectorpool.errors import LimitExceeded
 
 DIGEST_BYTES: Final = 16
 _CHUNK_BYTES: Final = 1024**2
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOKS: Final = 5
 # Far more than a tick of any file system's clock.
 _TICKS_NS: Final = 2_000_000_000
@@ -212,7 +213,8 @@ def capture_into(
 def _read_stable(file: Path, before: bytes | None, keep: tuple[str, list[Extent]] | None) -> FileState:
     """Read a file until it did not change while it was read."""
     for _ in range(_LOOKS):
-        with file.open("rb", buffering=0) as handle:
+        # Where others made the directory, a link may have come in the place of a file.
+        with open(os.open(file, _READ), "rb", buffering=0) as handle:  # noqa: PTH123 - a descriptor
             start = os.fstat(handle.fileno())
             if keep:
                 keep[1].clear()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool import names
+from vectorpool.answers import Deletion
 from vectorpool.commitlog import (
     adoption,
     append,
     compaction,
+    deletions,
     ending,
     entries,
     garbage,
@@ -42,11 +44,14 @@ from vectorpool.commitlog.outcomes import (
     Tag,
 )
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
+from vectorpool.local_paths import scratch_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
+from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -205,9 +210,10 @@ class CommitLog:
         """Delete a backup, readable or not; its commit becomes garbage if it is old. Raises BackupNotFound."""
         await tags.remove(self._bucket, self._user_id, name)
 
-    async def restore(self, at: int) -> Position:
+    async def restore(self, at: int, *, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at`` the newest, as a new commit, even if the newest is damaged.
 
+        ``edit`` may change the files of the state first.
         Raises CommitNotFound, UserNotFound, CorruptObject, BrokenLog, NewerEngine, StoreUnavailable, OutcomeUnknown,
         CommitConflict.
         """
@@ -220,6 +226,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
         return await self._appended(pending, etag)
 
@@ -227,9 +234,10 @@ class CommitLog:
         """Return the newest commit not made after a time, milliseconds since 1970; raise CommitNotFound."""
         return await restore.seq_at(self._bucket, self._user_id, time_ms)
 
-    async def fork(self, target_user_id: str, *, at: int | None = None) -> Position:
+    async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
+        ``edit`` may change the files of the state first.
         Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
         OutcomeUnknown.
         """
@@ -245,6 +253,7 @@ class CommitLog:
             self._scratch,
             self._engine,
             self._settings.store_timeout_s,
+            edit,
         )
 
     async def _begin(self) -> None:
@@ -274,7 +283,16 @@ class CommitLog:
         """Return what ``verify`` found last, here or on another instance; None if it never ran."""
         return await verification.load(self._bucket, self._user_id)
 
-    async def end(self, *, seal: bool = False) -> int:
+    async def deletion(self) -> Deletion | None:
+        """Return the receipt of the last deletion, here or on another instance; None if there is none."""
+        return await deletions.load_receipt(self._bucket, self._user_id)
+
+    async def finish_end(self) -> int:
+        """Finish a deletion that was cut short: return how many objects were left; 0 if the newest is no tombstone."""
+        newest = await ending.newest_header(self._bucket, self._user_id)
+        return await self.end() if newest is not None and newest.header.tombstone else 0
+
+    async def end(self, *, seal: bool = False, documents: int | None = None) -> int:
         """Delete the vectorstore: append a tombstone, then delete all else below ``vectorstore/``, backups too.
 
         ``seal`` appends the tombstone also where there is no log yet, so that no writer that knew of none begins one.
@@ -283,7 +301,7 @@ class CommitLog:
         Raises StoreUnavailable, OutcomeUnknown, CommitConflict; calling it again finishes what was left over.
         """
         deleted = await ending.end(
-            self._bucket, self._user_id, self._sources, self._settings.store_timeout_s, seal=seal
+            self._bucket, self._user_id, self._sources, self._settings.store_timeout_s, seal=seal, documents=documents
         )
         if self._warm is not None:
             await asyncio.to_thread(self._warm.drop, self._user_id)
@@ -301,11 +319,12 @@ class CommitLog:
             raise self._exists()
         parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
         before = EMPTY.checksum()
-        if await asyncio.to_thread(adoption.is_clean, source_dir):
+        sizes = await asyncio.to_thread(adoption.survey, source_dir)
+        if await asyncio.to_thread(adoption.is_clean, source_dir, sizes):
             pending = await self._pack(parent, before, source_dir)
         else:
             async with self._scratch() as scratch:
-                await asyncio.to_thread(adoption.copy_directory, source_dir, scratch)
+                await asyncio.to_thread(copy_files, source_dir, sizes, scratch)
                 await asyncio.to_thread(adoption.settle, scratch)
                 pending = await self._pack(parent, before, scratch)
         try:
@@ -347,7 +366,7 @@ class CommitLog:
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
-        parent = names.scratch_dir(Path(self._settings.replica_dir))
+        parent = scratch_dir(Path(self._settings.replica_dir))
         with on_local_disk(parent):
             path = await asyncio.to_thread(_make_scratch, parent)
         try:
@@ -360,11 +379,16 @@ class CommitLog:
 def _make_scratch(parent: Path) -> Path:
     """Make a directory named for this process, and remove those of processes that are no more."""
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.iterdir():
+    remove_scratch_of_the_dead(parent)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+def remove_scratch_of_the_dead(parent: Path) -> None:
+    """Remove the scratch directories of processes that are no more. Blocking."""
+    for left in parent.iterdir() if parent.is_dir() else ():
         owner = left.name.partition("-")[0]
         if owner.isdigit() and not _is_alive(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
 
 
 def _is_alive(process: int) -> bool:

@@ -24,7 +24,8 @@ class Hydrated(msgspec.Struct, frozen=True):
 
     ``tombstone`` says that the vectorstore was deleted; its image is empty and later commits follow on it.
     ``fetched_bytes`` and ``fetched_objects`` count what came from the bucket, ``warm_objects`` from the warm tier;
-    ``read_bytes`` is the size of all objects read. ``stamp`` names the engine that wrote the state.
+    ``read_bytes`` is the size of all objects read. ``stamp`` names the engine that wrote the state. ``adopted`` says
+    that another program made the files.
     """
 
     position: Position
@@ -36,6 +37,7 @@ class Hydrated(msgspec.Struct, frozen=True):
     read_bytes: int = 0
     time_ms: int = 0
     stamp: EngineStamp | None = None
+    adopted: bool = False
 
 
 class PendingCommit(msgspec.Struct, frozen=True):
@@ -137,7 +139,7 @@ class Problem(msgspec.Struct, frozen=True):
 class ScrubReport(msgspec.Struct, frozen=True):
     """What a walk over a whole log found. ``newest_intact_seq`` is the latest commit that hydrates; 0 for none.
 
-    ``verified_at_ms`` is when the walk began, milliseconds since 1970.
+    ``verified_at_ms`` is when the walk began, milliseconds since 1970. ``ended``: the newest commit is a tombstone.
     """
 
     newest_seq: int
@@ -147,6 +149,7 @@ class ScrubReport(msgspec.Struct, frozen=True):
     bytes: int
     problems: list[Problem]
     verified_at_ms: int = 0
+    ended: bool = False
 
     @property
     def ok(self) -> bool:

@@ -3,6 +3,8 @@
 Both are made of log objects in a scratch directory, never of an open one. Each is one conditional create, so it is
 there as a whole or not at all.
 
+Both take a state's files as they were, but for what ``edit`` changes: the caller notes there that it is a copy.
+
 *Restore.* If the newest state can be read, and the difference is small, the new commit is a delta over it. Otherwise
 the commit is self-contained and rests on the newest *number*. It has the parent's hash if at least the header could be
 read, and none otherwise, as a tombstone. Replicas of the damaged state lose their next number and hydrate, as after
@@ -22,6 +24,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from vectorpool import names
 from vectorpool.commitlog import append
@@ -49,6 +53,8 @@ from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
 
 Scratch = Callable[[], AbstractAsyncContextManager[Path]]
+# Changes the files of a state before it is committed; returns whether it changed any. Blocking.
+Edit = Callable[[Path], bool]
 
 _TRIES: Final = 8
 # A larger share of the state is committed as a whole: with a delta, the next hydrate would read both.
@@ -73,16 +79,17 @@ async def restore(
     scratch: Scratch,
     engine: Engine,
     budget_s: float,
+    edit: Edit | None = None,
 ) -> tuple[PendingCommit, str]:
     """Make the state of commit ``at`` the newest, by a new commit; return it, durable, and its ETag (or "").
 
     Raises CommitNotFound (also for a tombstone, or after one), UserNotFound, CorruptObject or BrokenLog for an ``at``
     that is damaged, StoreUnavailable, OutcomeUnknown, CommitConflict if others kept committing. Raises NewerEngine if a
     later engine wrote the newest state or that of ``at``; nothing is appended then. ``budget_s`` is the time limit
-    of an append, in seconds.
+    of an append, in seconds. ``edit`` may change the files of the state first.
     """
     async with scratch() as directory:
-        old = await _state(bucket, user_id, warm, directory, at, engine)
+        old = await _state(bucket, user_id, warm, directory, at, engine, edit)
         for _ in range(_TRIES):
             below = await _newest(bucket, user_id, warm, engine)
             pending = await asyncio.to_thread(_pack, user_id, below, directory, old, sources)
@@ -104,11 +111,12 @@ async def fork(
     scratch: Scratch,
     engine: Engine,
     budget_s: float,
+    edit: Edit | None = None,
 ) -> Position:
     """Make the state of commit ``at``, or the newest, the vectorstore of user ``target``; return its first position.
 
     Raises VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, StoreUnavailable, OutcomeUnknown,
-    NewerEngine if a later engine wrote the state.
+    NewerEngine if a later engine wrote the state. ``edit`` may change the files of the state first.
     """
     exists = VectorstoreExists(f"User {target} has a vectorstore already. Delete it first, or fork to another user id.")
     newest = await newest_header(bucket, target)
@@ -118,7 +126,7 @@ async def fork(
         raise exists
     parent = ORIGIN if newest is None else Position(newest.header.seq, newest.commit_hash)
     async with scratch() as directory:
-        state = await _state(bucket, user_id, warm, directory, at, engine)
+        state = await _state(bucket, user_id, warm, directory, at, engine, edit)
         whole = _Below(parent, EMPTY.checksum(), None)
         pending = await asyncio.to_thread(_pack, target, whole, directory, state, sources, Summary())
         try:
@@ -174,7 +182,13 @@ async def _time_of(reader: Reader, commit: LogObject) -> int:
 
 
 async def _state(
-    bucket: Bucket, user_id: str, warm: WarmTier | None, directory: Path, at: int | None, engine: Engine
+    bucket: Bucket,
+    user_id: str,
+    warm: WarmTier | None,
+    directory: Path,
+    at: int | None,
+    engine: Engine,
+    edit: Edit | None,
 ) -> Hydrated:
     newest = await newest_object(bucket, user_id)
     if newest is None:
@@ -184,7 +198,21 @@ async def _state(
         raise UserNotFound(f"Nothing is stored for user {user_id}.")
     if found.tombstone:
         raise CommitNotFound(f"Commit {at} is the end of a vectorstore of user {user_id}: there is no state in it.")
-    return found
+    return found if edit is None else await asyncio.to_thread(_edited, found, directory, engine, edit)
+
+
+def _edited(state: Hydrated, directory: Path, engine: Engine, edit: Edit) -> Hydrated:
+    """Return the state of a directory after its files were changed."""
+    if not edit(directory):
+        return state
+    image, _, _ = capture_into(directory, state.image, lambda extents: None)
+    stamp = engine.stamp_of(directory)
+    if stamp is None or state.stamp is None:
+        stamp = stamp or state.stamp
+    else:
+        # A directory does not tell the version that wrote it.
+        stamp = msgspec.structs.replace(stamp, version=state.stamp.version)
+    return msgspec.structs.replace(state, image=image, stamp=stamp)
 
 
 async def _newest(bucket: Bucket, user_id: str, warm: WarmTier | None, engine: Engine) -> _Below:

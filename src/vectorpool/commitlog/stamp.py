@@ -41,6 +41,10 @@ class Engine(Protocol):
         """Raise NewerEngine if a later engine wrote a state of this stamp."""
         ...
 
+    def admit(self, directory: Path) -> None:
+        """Raise InvalidRequest if a directory that others made holds what the engine never makes. Blocking."""
+        ...
+
 
 class AnyEngine:
     """An engine that makes no stamps and refuses none: for logs whose files are not a vectorstore's."""
@@ -50,6 +54,9 @@ class AnyEngine:
         return None
 
     def check(self, stamp: EngineStamp | None) -> None:
+        """Refuse nothing."""
+
+    def admit(self, directory: Path) -> None:
         """Refuse nothing."""
 
 

@@ -1,9 +1,9 @@
 """Documents to records: read, cut, embed, and send one command a document.
 
 One document is one command, hence one commit: a reader sees all of its chunks or none, and an interrupted
-ingest resumes after the last committed document. A document is skipped if the sidecar has its ETag and its recipe:
-embedder, format, chunker and their numbers. While one document commits, at most ``_AHEAD`` next ones are read and
-embedded.
+ingest resumes after the last committed document. A document is skipped if the sidecar has its recipe (embedder, format,
+chunker and their numbers) and its ETag, or the SHA-256 of its bytes. While one document commits, at most ``_AHEAD``
+next ones are read and embedded.
 
 A fault of one document (its format, its size, an id) fails only that document; records that were ingested from it
 before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
@@ -19,7 +19,6 @@ and forgotten if it is gone: a deletion removes the bytes first and forgets then
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
@@ -29,27 +28,30 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, DocumentWritten, Ingested, IngestedPage
-from vectorpool.bounds import RECORD_ID_BYTES
+from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage
 from vectorpool.commands import (
     Command,
+    DocumentBytes,
     ForgetDocument,
-    Include,
     IngestDocument,
     ListIngested,
     QueryRecords,
+    SettleDocuments,
     Vectors,
 )
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
-from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, failed
+from vectorpool.documents.questions import naming_documents
+from vectorpool.documents.records import chunk_ids, chunk_metadata
+from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status, failed
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
     CommitConflict,
     DeadlineExceeded,
+    DocumentNotFound,
     Draining,
     InvalidId,
     InvalidRequest,
@@ -58,6 +60,7 @@ from vectorpool.errors import (
     TryAgain,
     UserNotFound,
 )
+from vectorpool.kept_documents import digest_of
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -69,8 +72,6 @@ _AHEAD: Final = 2
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
-# Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
-_LONGEST_IN_ID: Final = RECORD_ID_BYTES - 12
 
 
 class Router(Protocol):
@@ -119,9 +120,9 @@ class Ingestor:
     ) -> IngestReport:
         """Make an avatar's records match its documents, or only the documents of ``paths``.
 
-        Without ``paths``, documents that are no longer in the bucket are forgotten. ``force`` ingests unchanged ones
-        too. Raises the error that ends the whole ingest (see the module), and DeadlineExceeded at the deadline;
-        documents committed until then stay.
+        Without ``paths``, documents that are no longer in the bucket are forgotten, except those whose records a
+        restore or fork brought: they are ``missing``. ``force`` ingests unchanged ones too. Raises the error that ends
+        the whole ingest (see the module), and DeadlineExceeded at the deadline; what was committed until then stays.
         """
         run = _Run(self, user_id, avatar_id, force, progress, context)
         return await run.execute(paths)
@@ -135,7 +136,6 @@ class Ingestor:
         *,
         where: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
-        include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
@@ -147,9 +147,9 @@ class Ingestor:
             n_results=n_results,
             where=where,
             where_document=where_document,
-            include=include,
         )
-        return await self.router.execute(user_id, command, context)
+        with naming_documents(avatar_id):
+            return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
         """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""
@@ -195,6 +195,8 @@ class _Run:
         self._seen: int | None = None
         self._collection_id: str | None = None
         self._outcomes: list[DocumentOutcome] = []
+        # Documents with the bytes of their rows, though at another ETag, or a restore brought the rows.
+        self._settled: list[DocumentBytes] = []
         self._commit = 0
         self._total = 0
         self._chunks = 0
@@ -216,9 +218,21 @@ class _Run:
         async with aclosing(self._prepared(documents)) as ready:
             async for prepared in ready:
                 await self._finish(prepared)
+        await self._settle()
         for path in gone:
-            await self._forget(path, self._known[path].chunks)
+            if self._known[path].restored:
+                self._done(DocumentOutcome(path, "missing", self._known[path].chunks))
+            else:
+                await self._forget(path, self._known[path].chunks)
         return IngestReport(sorted(self._outcomes, key=lambda outcome: outcome.path), self._commit)
+
+    async def _settle(self) -> None:
+        """Note at which ETags documents have the bytes that their records were made of."""
+        most = self._of.settings.max_records
+        for start in range(0, len(self._settled), most):
+            command = SettleDocuments(avatar_id=self._avatar_id, settled=self._settled[start : start + most])
+            answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
+            self._commit = max(self._commit, answer.commit)
 
     async def _list_ingested(self) -> dict[str, Ingested]:
         command = ListIngested(avatar_id=self._avatar_id)
@@ -236,6 +250,9 @@ class _Run:
         try:
             return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
         except (InvalidRequest, NotFound) as error:
+            known = self._known.get(path)
+            if isinstance(error, DocumentNotFound) and known is not None and known.restored:
+                return DocumentOutcome(path, "missing", known.chunks)
             return failed(path, error)
 
     async def _prepared(self, documents: Sequence[Document | DocumentOutcome]) -> AsyncGenerator[_Prepared, None]:
@@ -262,9 +279,14 @@ class _Run:
         try:
             entry = format_of(path)
             recipe = self._of.recipe(entry)
-            if not self._force and self._is_unchanged(document, recipe):
-                return _Prepared(path, outcome=DocumentOutcome(path, "unchanged", self._known[path].chunks))
+            known = self._known_by(path, recipe)
+            if known is not None and known.etag == document.etag:
+                return self._unchanged(known, document.etag)
             body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
+            digest = digest_of(body.data)
+            if known is not None and known.etag and known.digest == digest:
+                # Stores give a new ETag to the same bytes when they are written again, as a restore does.
+                return self._unchanged(known, body.etag)
             chunks = await asyncio.to_thread(self._cut, entry, body.data)
             self._check_chunks(path, chunks)
             vectors = await self._embed(path, [chunk.text for chunk in chunks])
@@ -277,21 +299,23 @@ class _Run:
             etag=body.etag,
             size=len(body.data),
             recipe=recipe,
-            ids=_chunk_ids(path, len(chunks)),
+            ids=chunk_ids(path, len(chunks)),
             vectors=vectors,
             documents=[chunk.text for chunk in chunks],
-            metadatas=[_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
+            metadatas=[chunk_metadata(path, number, chunk) for number, chunk in enumerate(chunks)],
+            digest=digest,
         )
         return _Prepared(path, command=command)
 
-    def _is_unchanged(self, document: Document, recipe: str) -> bool:
-        known = self._known.get(document.path)
-        collection = self._of.settings.documents_collection
-        return known is not None and (known.etag, known.recipe, known.collection) == (
-            document.etag,
-            recipe,
-            collection,
-        )
+    def _known_by(self, path: str, recipe: str) -> Ingested | None:
+        """Return what is known of a document, if the same bytes would give the same records now."""
+        known, wanted = self._known.get(path), (recipe, self._of.settings.documents_collection)
+        return known if known is not None and not self._force and (known.recipe, known.collection) == wanted else None
+
+    def _unchanged(self, known: Ingested, etag: str) -> _Prepared:
+        if known.restored or known.etag != etag:
+            self._settled.append(DocumentBytes(known.path, known.digest, etag))
+        return _Prepared(known.path, outcome=DocumentOutcome(known.path, "unchanged", known.chunks))
 
     def _cut(self, entry: Format, data: bytes) -> list[Chunk]:
         extract = entry.extract(data)
@@ -341,12 +365,16 @@ class _Run:
             self._done(DocumentOutcome(command.path, "ingested", len(command.ids)))
 
     async def _forget(self, path: str, chunks: int) -> None:
-        command = ForgetDocument(avatar_id=self._avatar_id, path=path)
-        # Another caller, or an attempt whose outcome was unknown, may have deleted it already.
+        # A restore may have brought the row since it was read or written here.
+        command = ForgetDocument(avatar_id=self._avatar_id, path=path, unless_restored=True)
+        status: Status = "removed"
+        # Another caller, or an attempt whose outcome was unknown, may have forgotten it already.
         with suppress(NotFound):
             answer = await self._persist(partial(self._of.router.execute, self._user_id, command, self._context))
             self._commit = max(self._commit, answer.commit)
-        self._done(DocumentOutcome(path, "removed", chunks))
+            if chunks and not msgspec.json.decode(answer.body, type=Deleted).deleted:
+                status = "missing"
+        self._done(DocumentOutcome(path, status, chunks))
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
@@ -369,16 +397,3 @@ class _Run:
     def _report(self, path: str) -> None:
         if self._progress is not None:
             self._progress(IngestProgress(len(self._outcomes), self._total, self._chunks, path))
-
-
-def _chunk_ids(path: str, count: int) -> list[str]:
-    """Return the ids of a document's chunks: its path and a number. A long path is cut, and its digest tells which."""
-    raw = path.encode()
-    if len(raw) > _LONGEST_IN_ID:
-        path = f"{raw[: _LONGEST_IN_ID - 33].decode(errors='ignore')}~{hashlib.sha256(raw).hexdigest()[:32]}"
-    return [f"{path}#{number:04d}" for number in range(count)]
-
-
-def _metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    # An upsert keeps metadata keys that it does not name; None removes an old heading.
-    return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}

@@ -2,8 +2,12 @@
 
 Other programs put documents there too, so a listing shows what is there, and nothing here keeps a list of its own.
 Objects whose names are no document paths (empty segments, ``..``, control characters) are listed as refused, and are
-deleted with their avatar. Directory markers, which end with a slash, are no documents. Nothing outside that prefix is
-read or written; ``names`` refuses what could leave it.
+deleted with their avatar. Directory markers, which end with a slash, are no documents. Besides that prefix, only the
+kept bytes of documents are read and written (``kept_documents``); ``names`` refuses what could leave either.
+
+*Keeping.* The bytes of a document are kept before they are replaced or deleted here; what another program replaces or
+deletes is not. A replacement on a condition is not reliable on every store, so if two writers replace the same document
+within the same moment, the bytes of the first may not be kept.
 """
 
 from __future__ import annotations
@@ -17,7 +21,15 @@ import msgspec
 
 from vectorpool.answers import Refused
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import DocumentNotFound, InvalidId, LimitExceeded
+from vectorpool.errors import (
+    DocumentConflict,
+    DocumentNotFound,
+    InvalidId,
+    LimitExceeded,
+    OutcomeUnknown,
+    PathTaken,
+)
+from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,
     check_avatar_id,
@@ -27,24 +39,43 @@ from vectorpool.names import (
     split_user_ids,
     users_prefix,
 )
-from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
-from vectorpool.objects.refusals import unavailable
+from vectorpool.objects.bucket import (
+    Bucket,
+    BucketDenied,
+    BucketUnavailable,
+    KeyTaken,
+    KeyTooLong,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+)
+from vectorpool.objects.refusals import refusal_of, unavailable
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
 
 PAGE: Final = 1000
 # Objects deleted at the same time.
 _DELETES: Final = 16
 
 
-class Document(msgspec.Struct, frozen=True):
-    """A source document: its path, size in bytes, the store's ETag and time (ms since 1970), and its content type."""
+# How often a document that others change meanwhile is looked at before it is replaced.
+_LOOKS = 4
+
+
+class Document(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A source document: its path, bytes, the store's ETag and time (ms since 1970), and its content type.
+
+    ``missing`` says that a restore or fork brought its records, and that its bytes are not kept. Size and ETag are then
+    those of the bytes that its records were made of, and the time is 0.
+    """
 
     path: str
     size: int
     etag: str
     modified_ms: int
     content_type: str
+    missing: bool = False
 
 
 class DocumentPage(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -68,20 +99,25 @@ class DocumentBody(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def _store_errors(bucket: Bucket, what: str) -> Iterator[None]:
+def store_errors(bucket: Bucket, what: str) -> Iterator[None]:
     """Raise the bucket's errors as errors for the caller."""
     try:
         yield
+    except KeyTooLong as error:
+        raise InvalidId(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
+    except KeyTaken as error:
+        raise PathTaken(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
     except (BucketUnavailable, BucketDenied) as error:
         raise unavailable(bucket.url, what, error) from error
 
 
 class DocumentLibrary:
-    """Reads and writes source documents, and nothing else in the bucket."""
+    """Reads and writes source documents and their kept bytes, and nothing else in the bucket."""
 
-    def __init__(self, bucket: Bucket, settings: Settings) -> None:
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, settings: Settings, sources: Sources = SYSTEM) -> None:
+        self.bucket = bucket
         self._max_bytes = settings.max_document_bytes
+        self.kept = KeptDocuments(bucket, settings, sources)
 
     def _check_size(self, path: str, size: int) -> None:
         if size > self._max_bytes:
@@ -92,18 +128,83 @@ class DocumentLibrary:
             )
 
     async def put(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str:
-        """Write a document, replacing any other of that path, and return its ETag; raise LimitExceeded, InvalidId."""
+        """Write a document, replacing any other of that path, and return its ETag.
+
+        The bytes that it replaces are kept first, see ``keep``. Raises LimitExceeded, InvalidId, DocumentConflict, and
+        OutcomeUnknown if it is written and a restore would take it for another program's.
+        """
         key = document_key(user_id, avatar_id, path)
         self._check_size(path, len(data))
-        with _store_errors(self._bucket, "writing a document"):
-            return await self._bucket.put(key, data)
+        await self.keep(user_id, avatar_id, path)
+        with store_errors(self.bucket, "writing a document"):
+            etag = await self.bucket.put(key, data)
+        return await self._mark(user_id, avatar_id, path, etag)
+
+    async def _mark(self, user_id: str, avatar_id: str, path: str, etag: str) -> str:
+        """Note that this instance wrote a document, and return its ETag. Raises OutcomeUnknown."""
+        try:
+            await self.kept.mark(user_id, avatar_id, path, etag)
+        except (BucketUnavailable, BucketDenied) as error:
+            raise OutcomeUnknown(
+                f"The document {path!r} is written, but the store did not take the note of it that restores need "
+                f"({error}). Put it again."
+            ) from error
+        return etag
+
+    async def keep(self, user_id: str, avatar_id: str, path: str) -> ObjectInfo | None:
+        """Keep the bytes that are at a path, before they are replaced or deleted; return what is there, or None.
+
+        A document over ``max_document_bytes`` cannot become records, and is not kept. Raises DocumentConflict if others
+        keep changing the document, StoreUnavailable.
+        """
+        key = document_key(user_id, avatar_id, path)
+        with store_errors(self.bucket, "keeping the bytes of a document"):
+            there = await self.look(key)
+            for _ in range(_LOOKS):
+                if there is None or not self.kept.is_on or there.size > self._max_bytes:
+                    return there
+                try:
+                    kept = await self.kept.keep(user_id, avatar_id, there)
+                except ObjectMissing:
+                    kept = ""
+                # Another instance may have replaced what was kept: then its bytes must be kept too.
+                before, there = there, await self.look(key)
+                if there is None or kept == there.etag == before.etag:
+                    return there
+        raise DocumentConflict(
+            f"Others keep changing the document {path!r}. Nothing was changed; send the request again."
+        )
+
+    async def look(self, key: str) -> ObjectInfo | None:
+        """Return what is known of an object, or None if it is not there. Raises what the bucket raises."""
+        try:
+            return await self.bucket.head(key)
+        except ObjectMissing:
+            return None
+
+    async def create(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str | None:
+        """Write a document where there is none, and return its ETag, or None if there is one.
+
+        Raises LimitExceeded, InvalidId, OutcomeUnknown. A retried request may find what its own first attempt wrote.
+        """
+        key = document_key(user_id, avatar_id, path)
+        self._check_size(path, len(data))
+        with store_errors(self.bucket, "writing a document"):
+            try:
+                etag = await self.bucket.create(key, data)
+            except ObjectExists:
+                body = await self.bucket.get(key)
+                if body.data != data:
+                    return None
+                etag = body.etag
+        return await self._mark(user_id, avatar_id, path, etag)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""
         key = document_key(user_id, avatar_id, path)
-        with _store_errors(self._bucket, "looking at a document"):
+        with store_errors(self.bucket, "looking at a document"):
             try:
-                return _document(path, await self._bucket.head(key))
+                return _document(path, await self.bucket.head(key))
             except ObjectMissing:
                 raise _missing(avatar_id, path) from None
 
@@ -111,18 +212,32 @@ class DocumentLibrary:
         """Return a document; raise DocumentNotFound, or LimitExceeded before bytes over the limit are read."""
         self._check_size(path, (await self.head(user_id, avatar_id, path)).size)
         key = document_key(user_id, avatar_id, path)
-        with _store_errors(self._bucket, "reading a document"):
+        with store_errors(self.bucket, "reading a document"):
             try:
-                body = await self._bucket.get(key)
+                body = await self.bucket.get(key)
             except ObjectMissing:
                 raise _missing(avatar_id, path) from None
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
     async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document; raise DocumentNotFound. Its records stay until the document is forgotten."""
-        await self.head(user_id, avatar_id, path)
-        with _store_errors(self._bucket, "deleting a document"):
-            await self._bucket.delete(document_key(user_id, avatar_id, path))
+        """Delete a document, whose bytes are kept first; raise DocumentNotFound, DocumentConflict.
+
+        What was ingested from it stays until it is forgotten.
+        """
+        if await self.keep(user_id, avatar_id, path) is None:
+            raise _missing(avatar_id, path)
+        with store_errors(self.bucket, "deleting a document"):
+            await self.bucket.delete(document_key(user_id, avatar_id, path))
+
+    async def discard_kept(self, user_id: str, avatar_id: str | None = None) -> int:
+        """Delete all kept bytes of an avatar, or of a user; return how many documents they were."""
+        with store_errors(self.bucket, "deleting kept documents"):
+            return await self.kept.delete(user_id, avatar_id)
+
+    async def kept_size(self, user_id: str) -> KeptSize:
+        """Return how much is kept for a user."""
+        with store_errors(self.bucket, "listing kept documents"):
+            return await self.kept.size(user_id)
 
     async def list_documents(
         self, user_id: str, avatar_id: str, *, limit: int = PAGE, after: str | None = None
@@ -136,8 +251,8 @@ class DocumentLibrary:
         while True:
             # One more than the limit shows whether there is another page.
             asked = limit + 1 - len(found)
-            with _store_errors(self._bucket, "listing documents"):
-                infos = await self._bucket.list_objects(prefix, limit=asked, after=at)
+            with store_errors(self.bucket, "listing documents"):
+                infos = await self.bucket.list_objects(prefix, limit=asked, after=at)
             for info in infos:
                 path = info.key.removeprefix(prefix)
                 if path.endswith("/") or not path:
@@ -172,12 +287,12 @@ class DocumentLibrary:
     async def _delete_below(self, prefix: str, is_meant: Callable[[str], bool]) -> int:
         deleted, after = 0, None
         while True:
-            with _store_errors(self._bucket, "listing documents"):
-                infos = await self._bucket.list_objects(prefix, limit=PAGE, after=after)
+            with store_errors(self.bucket, "listing documents"):
+                infos = await self.bucket.list_objects(prefix, limit=PAGE, after=after)
             keys = [info.key for info in infos if is_meant(info.key)]
             for start in range(0, len(keys), _DELETES):
-                with _store_errors(self._bucket, "deleting a document"):
-                    await asyncio.gather(*map(self._bucket.delete_listed, keys[start : start + _DELETES]))
+                with store_errors(self.bucket, "deleting a document"):
+                    await asyncio.gather(*map(self.bucket.delete_listed, keys[start : start + _DELETES]))
             deleted += sum(not key.endswith("/") for key in keys)
             if len(infos) < PAGE:
                 return deleted
@@ -200,8 +315,8 @@ class DocumentLibrary:
 
     async def list_users(self) -> list[str]:
         """Return the ids of the users that have anything in the bucket, documents or a vectorstore, sorted."""
-        with _store_errors(self._bucket, "listing the users"):
-            found = await self._bucket.list_prefixes(users_prefix())
+        with store_errors(self.bucket, "listing the users"):
+            found = await self.bucket.list_prefixes(users_prefix())
         return sorted(split_user_ids(found)[0])
 
     async def list_avatars(self, user_id: str) -> list[str]:
@@ -210,8 +325,8 @@ class DocumentLibrary:
 
     async def scan_avatars(self, user_id: str) -> tuple[list[str], list[Refused]]:
         """Return the ids of the avatars that have anything in the bucket, and the names there that are no ids."""
-        with _store_errors(self._bucket, "listing avatars"):
-            names = await self._bucket.list_prefixes(avatars_prefix(user_id))
+        with store_errors(self.bucket, "listing avatars"):
+            names = await self.bucket.list_prefixes(avatars_prefix(user_id))
         reasons = {name: _refusal(check_avatar_id, name) for name in names}
         ids = [name for name, reason in reasons.items() if reason is None]
         return ids, [Refused(printable(name), reason) for name, reason in reasons.items() if reason is not None]

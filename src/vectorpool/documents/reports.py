@@ -9,7 +9,8 @@ import msgspec
 
 from vectorpool.errors import VectorpoolError
 
-Status = Literal["ingested", "unchanged", "removed", "failed"]
+# ``missing``: a restore or fork brought the records of a document whose bytes are not kept.
+Status = Literal["ingested", "unchanged", "removed", "missing", "failed"]
 
 
 class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):

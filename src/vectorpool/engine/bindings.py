@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import chromadb_rust_bindings as rust
 
+from vectorpool.engine.deletions import Deletions
 from vectorpool.engine.failures import as_broken
 from vectorpool.engine.index_bounds import refusals
 from vectorpool.engine.index_repair import Change, IndexRepair
@@ -32,6 +33,9 @@ _CACHE_COLLECTIONS: Final = 65536
 # Collections whose indexes one client may load before it is replaced. Each takes four descriptors and from 2 MB of
 # memory on. A new client takes 10 ms, and the first query of a collection in it 5 ms or more.
 MAX_COLLECTIONS: Final = 32
+
+# Calls that delete or overwrite, as an upsert may too.
+_DELETING: Final = frozenset({"delete", "update", "update_collection", "delete_collection", "delete_database"})
 
 # Writes that go through Chroma after a client was replaced because of fast writes. A caller that alternates between
 # writes and requests that only Chroma answers pays for a new client once in so many writes.
@@ -59,6 +63,7 @@ class Client:
         self._is_exclusive = False
         self._changed = threading.Condition()
         self._client: rust.Bindings | None = _open(directory)
+        self.deletions = Deletions(directory)
         self._is_closed = False
 
     def close(self) -> None:
@@ -199,15 +204,8 @@ class Client:
         """Return for each embedding the nearest records as columns; filters are JSON."""
         return self._call(
             "query",
-            collection_id,
-            ids,
-            embeddings,
-            n_results,
-            where,
-            where_document,
-            list(include),
-            DEFAULT_TENANT,
-            database,
+            *(collection_id, ids, embeddings, n_results, where, where_document, list(include)),
+            *(DEFAULT_TENANT, database),
             loads=collection_id,
             needs_newest=True,
         )
@@ -283,7 +281,10 @@ class Client:
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
             with native_marks.inside(), nullcontext() if loads is None else self._repair.around(loads, change):
-                return getattr(client, method)(*arguments)
+                answer = getattr(client, method)(*arguments)
+            if method in _DELETING:
+                self.deletions.note(dropped=method == "delete_collection")
+            return answer
         except BaseException as error:
             broken = as_broken(error)
             if broken is not None:

@@ -29,7 +29,7 @@ def rewrite_id(directory: Path, old: str, new: str) -> None:
 
     Raises OSError (a TimeoutError if the files stay open) or sqlite3.Error if that cannot be done.
     """
-    _wait_until_closed(directory)
+    wait_until_closed(directory)
     with closing(sqlite3.connect(directory / CHROMA_DATABASE_FILE)) as db, db:
         # Nothing here must survive a crash: what counts is the commit that follows.
         db.execute("PRAGMA synchronous=OFF")
@@ -38,7 +38,7 @@ def rewrite_id(directory: Path, old: str, new: str) -> None:
         db.execute(f"UPDATE embeddings_queue SET topic = replace(topic, ?, ?) WHERE {OF_COLLECTION}", (old, new, old))
 
 
-def _wait_until_closed(directory: Path) -> None:
+def wait_until_closed(directory: Path) -> None:
     """Return once no file of the directory is open in this process; raise TimeoutError."""
     files = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in directory.rglob("*") if path.is_file())}
     waited_s = 0.0

@@ -11,6 +11,8 @@ import numpy as np
 
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.collection_ids import wait_until_closed
+from vectorpool.engine.deletions import mark_empty
 from vectorpool.engine.failures import translate
 from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
@@ -42,6 +44,13 @@ class Engine:
         """Close every file; descriptors and threads are returned when the last call in progress ends. Idempotent."""
         self.records.close()
         self._client.close()
+
+    def settle_deletions(self, now_ms: int) -> None:
+        """Mark what was deleted since the last call, and remove folders of dropped indexes; before a capture.
+
+        No read or write may run meanwhile. Raises sqlite3.Error and OSError.
+        """
+        self._client.deletions.settle(now_ms)
 
     def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         """Delete a collection with its records; return how many there were.
@@ -92,8 +101,11 @@ class Engine:
 def migrate(directory: Path) -> None:
     """Bring the schema of an older directory to this version's, as Chroma does when it opens one. Blocking."""
     Client(directory).close()
+    wait_until_closed(directory)
 
 
 def create_empty(directory: Path) -> None:
     """Fill an empty directory with Chroma's files, as for a user without a record. Blocking."""
     Client(directory).close()
+    wait_until_closed(directory)
+    mark_empty(directory)

@@ -17,6 +17,7 @@ from vectorpool.errors import (
     InternalError,
     InvalidFilter,
     InvalidRequest,
+    LimitExceeded,
     RecordNotFound,
     VectorpoolError,
 )
@@ -39,6 +40,17 @@ _NAME_TAKEN: Final = "UNIQUE constraint failed"
 _PANIC: Final = "PanicException"
 _NOT_FOUND: Final = "NotFoundError"
 
+# What SQLite says of a statement that is too large for it, by a part of its text: what there is too much of, the most
+# that it takes, and the name of the limit.
+_VARIABLES: Final = "too many SQL variables"
+_LIMITS: Final = (
+    (_VARIABLES, "ids or values", 32_000, "ids and values"),
+    ("Expression tree is too large", "conditions of a filter", 1000, "filter conditions"),
+    ("LIKE or GLOB pattern too complex", "bytes of a text to search for", 50_000, "filter text bytes"),
+)
+# SQLite's number for a function that failed; Chroma has one, which compiles regular expressions.
+_REGEX_TOO_LARGE: Final = "(code: 1043)"
+
 # What Chroma's server answers with another status than the kind of the exception says, by a part of its text.
 _STATUS_BY_TEXT: Final = (
     ("already exists", 409),
@@ -55,6 +67,7 @@ _STATUS_BY_TEXT: Final = (
     ("did not match any variant", 422),
 )
 _STATUS_BY_KIND: Final = {"InvalidArgumentError": 400, "TypeError": 422, "ValueError": 400, _NOT_FOUND: 404}
+_COMPILED: Final = "The regular expression is larger than Chroma compiles"
 _OTHER_SHAPE: Final = "Failed to deserialize the JSON body into the target type: "
 
 
@@ -75,6 +88,20 @@ def is_unknown_record(error: Exception) -> bool:
     return _UNKNOWN_RECORD in str(error)
 
 
+def is_over_variables(error: Exception) -> bool:
+    """Return whether Chroma named more records in one SQL statement than SQLite takes."""
+    return _VARIABLES in str(error)
+
+
+def _too_large(text: str) -> VectorpoolError | None:
+    """Return the refusal of a request that Chroma makes too large an SQL statement of; None if that is not it."""
+    for part, what, limit, name in _LIMITS:
+        if part in text:
+            detail = f"Chroma answers this request, and takes at most {limit:,} {what}. Split the call."
+            return LimitExceeded(detail, extra={"limit": limit, "limit_name": name})
+    return None
+
+
 def is_name_taken(error: Exception) -> bool:
     """Return whether the bindings say, in SQLite's words, that a collection of the new name is there."""
     return _NAME_TAKEN in str(error)
@@ -85,6 +112,10 @@ def translate(error: Exception) -> VectorpoolError:
     if isinstance(error, VectorpoolError):
         return error
     kind, text = type(error).__name__, str(error)
+    if (too_large := _too_large(text)) is not None:
+        return too_large
+    if _REGEX_TOO_LARGE in text:
+        return InvalidFilter(f"{_COMPILED}. Make it shorter, or repeat less.")
     if kind == "InvalidArgumentError" and "dimension" in text:
         return DimensionMismatch(text)
     if kind == "InvalidArgumentError" and ("where" in text.lower() or "Regex" in text):
@@ -109,6 +140,10 @@ def refusal(error: Exception) -> VectorpoolError:
     if isinstance(error, VectorpoolError):
         return error
     kind, text = type(error).__name__, str(error).removeprefix("Error getting collection: ")
+    if (too_large := _too_large(text)) is not None:
+        return too_large
+    if _REGEX_TOO_LARGE in text:
+        return ChromaRefusal(_COMPILED, status=400)
     for part, status in _STATUS_BY_TEXT:
         if part in text:
             # What is part of a body for the server is a text of its own for the bindings.

@@ -3,7 +3,8 @@
 A call of Chroma costs 0.4 to 1.5 ms, most of it on the way between its threads. The same rows are in its SQLite file,
 some microseconds away, and the same vectors in a flat index (``flat_index``). Requests are answered here, filtered
 ones by ``filter_rows``; every refusal and every doubt is left to Chroma: a method returns None. With ``at_once`` a
-method also returns None for what would take longer than an event loop should wait.
+method also returns None for what would take longer than an event loop should wait. A query, or a filter, waits a little
+for a write that is under way: Chroma would answer it otherwise.
 
 Chroma may write meanwhile (its locks do not count within one process), so each answer proves that the file did not
 change: a transaction of SQLite has a journal beside the file from before its first page is written until it ends, and
@@ -16,22 +17,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_views import Behind, Doubt, Key, Later, View, Views
 from vectorpool.engine.filter_rows import Segment, matching
-from vectorpool.engine.filters import Condition, is_indexed, keys_of
-from vectorpool.engine.flat_index import FlatIndex, apply
-from vectorpool.engine.index_files import read_vectors
+from vectorpool.engine.filters import Condition, LeftToChroma, is_indexed, keys_of, left_to_chroma, resolved
+from vectorpool.engine.flat_index import FlatIndex
+from vectorpool.engine.index_rows import IndexRows, Stamp
 from vectorpool.engine.record_columns import read_columns
 from vectorpool.engine.rows import Float32, Rows
-from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 from vectorpool.errors import VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
 
@@ -39,10 +41,6 @@ T = TypeVar("T")
 
 # SQLite would keep 2 MB of pages a connection. A read needs some dozens, and the system caches the others.
 _CACHE_PAGES: Final = "PRAGMA cache_size = 128"
-# Operations of the queue that are applied at once; there are as many as the sync threshold says, 1,000 by default.
-_MAX_TAIL: Final = 20_000
-# Collections that are remembered; the oldest is forgotten for another.
-_MAX_VIEWS: Final = 64
 # A request with more ids than this is not answered at once.
 _MAX_IDS: Final = 1000
 # Records and multiplications of a read with ``at_once``: about half a millisecond.
@@ -51,24 +49,35 @@ _MAX_NUMBERS_AT_ONCE: Final = 2 * 1024**2
 # Records above which a text is looked for in the trigram index first.
 _MAX_SCANNED: Final = 2000
 _MAX_OFFSET: Final = 2**62
+# How often, and with what pauses, a read that only the fast path answers rightly waits for a write: half a second.
+_PATIENCE: Final = 100
+_PAUSE_S: Final = 0.005
+# How often Chroma is made to take in what was written, for one read. Some of it may stay in the queue for good.
+_SETTLED: Final = 3
 
 
-class _View(msgspec.Struct):
-    """What is known of a collection at one change counter; the index may be of an earlier one."""
+class Chroma(Protocol):
+    """What is asked of Chroma itself."""
 
-    stamp: tuple[bytes, int]
-    dimension: int | None
-    metadata_segment: str
-    vector_segment: str
-    has_lists: bool
-    count: int | None = None
-    index: FlatIndex | None = None
-    # Whether the index is of this counter.
-    is_indexed: bool = False
-    # The last queued operation that the index has taken in.
-    seq: int = 0
-    # Whether the vectors once took more than they may; a collection that shrinks is looked at again when it is opened.
-    is_too_large: bool = False
+    def settle(self, collection_id: str, database: str) -> None:
+        """Have it take into its tables what was written."""
+
+    def ids_matching(self, collection_id: str, database: str, clause: LeftToChroma) -> Sequence[str]:
+        """Return the ids of the records that satisfy what is left to Chroma."""
+
+
+class _Question(msgspec.Struct, frozen=True):
+    """A request: what its answer needs of the files, and whether it may wait for them."""
+
+    key: Key
+    condition: Condition | None = None
+    needs_index: bool = False
+    at_once: bool = False
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether Chroma might answer it otherwise."""
+        return not self.at_once and (self.needs_index or self.condition is not None)
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -76,20 +85,29 @@ class _Asked(msgspec.Struct, frozen=True):
     places: NDArray[np.intp] | None
 
 
-class _Doubt(Exception):
-    """The files do not say it plainly: Chroma is to be asked."""
+class _Reading(msgspec.Struct, frozen=True):
+    """What an answer is made of: the view, its index if that is needed, and the condition with nothing left to ask."""
+
+    view: View
+    index: FlatIndex | None
+    condition: Condition | None
+
+    def found(self, db: sqlite3.Connection, ids: Sequence[str] | None) -> list[tuple[int, str]]:
+        """Return (row, record id) of the records that satisfy the condition, of these ids or of all."""
+        view = self.view
+        segment = Segment(db, view.metadata_segment, view.has_lists, (view.count or 0) > _MAX_SCANNED)
+        return matching(segment, self.condition, ids)
 
 
-# The stamp of no file.
-_NEVER: Final = (b"", 0)
-_DOUBTS: Final = (_Doubt, OSError, sqlite3.Error, ValueError, OverflowError, KeyError, VectorpoolError)
+_DOUBTS: Final = (Doubt, OSError, sqlite3.Error, ValueError, OverflowError, KeyError, VectorpoolError)
 
 
 class FastReader:
     """Reads one open Chroma directory. Many threads may ask; one at a time is served.
 
-    ``known`` returns a collection by database and id; ``max_bytes`` bounds the vectors of one collection. ``files`` is
-    held while a read is served. ``unsettled`` holds the collections whose index files Chroma may be writing.
+    ``known`` returns a collection by database and id. ``max_bytes`` bounds the vectors of one collection, and ``rows``
+    those of all that are kept. ``files`` is held while a read is served. ``unsettled`` holds the collections whose
+    index files Chroma may be writing. Without ``chroma``, what needs it is not answered.
     """
 
     def __init__(
@@ -99,15 +117,15 @@ class FastReader:
         max_bytes: int,
         files: threading.Lock,
         unsettled: Container[str] = (),
+        rows: IndexRows | None = None,
+        chroma: Chroma | None = None,
     ) -> None:
         self._directory = directory
-        self._unsettled = unsettled
         self._known = known
-        self._max_bytes = max_bytes
         self._files = files
+        self._chroma = chroma
         self._journal = str(directory / (CHROMA_DATABASE_FILE + "-journal"))
-        # By (collection id, database).
-        self._views: dict[tuple[str, str], _View] = {}
+        self._views = Views(directory, known, max_bytes, unsettled, IndexRows() if rows is None else rows)
         self._file = os.open(directory / CHROMA_DATABASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
         self._db = self._connect()
         self._is_closed = False
@@ -128,17 +146,17 @@ class FastReader:
                 self._db.close()
                 os.close(self._file)
 
+    def takes(self, collection_id: str, database: str, condition: Condition) -> bool:
+        """Return whether the collection's schema indexes all that a condition names; else Chroma may refuse it."""
+        info = self._known(database, collection_id)
+        return info is not None and is_indexed(info.schema, keys_of(condition))
+
     # --- Requests ------------------------------------------------------------------------------------
 
     def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:
         """Return the number of records, or None if Chroma has to be asked."""
-
-        def ask(view: _View) -> int:
-            if view.count is None:
-                view.count = self._count(view)
-            return view.count
-
-        return self._answer(collection_id, database, ask, at_once=at_once)
+        question = _Question((collection_id, database), at_once=at_once)
+        return self._answer(question, lambda reading: self._views.count(self._db, reading.view))
 
     def get(
         self,
@@ -157,21 +175,21 @@ class FastReader:
         if (ids is not None and not ids) or (at_once and is_long) or max(offset, limit or 0) >= _MAX_OFFSET:
             return None
 
-        def ask(view: _View) -> Rows:
-            self._check_indexed((collection_id, database), condition)
+        def ask(reading: _Reading) -> Rows:
             if condition is None and ids is None:
                 sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id LIMIT ? OFFSET ?"
                 at_most = _MAX_RECORDS_AT_ONCE + 1 if at_once else _MAX_OFFSET
                 at_most = at_most if limit is None else min(limit, at_most)
-                found = self._db.execute(sql, (view.metadata_segment, at_most, offset)).fetchall()
+                found = self._db.execute(sql, (reading.view.metadata_segment, at_most, offset)).fetchall()
             else:
                 end = None if limit is None else offset + limit
-                found = matching(self._segment(view), condition, ids)[offset:end]
+                found = reading.found(self._db, ids)[offset:end]
             if at_once and len(found) > _MAX_RECORDS_AT_ONCE:
-                raise _Doubt
-            return self._rows(view, found, include)
+                raise Doubt
+            return self._rows(reading, found, include)
 
-        return self._answer(collection_id, database, ask, is_indexed="embeddings" in include, at_once=at_once)
+        needs_index = "embeddings" in include
+        return self._answer(_Question((collection_id, database), condition, needs_index, at_once), ask)
 
     def query(
         self,
@@ -190,211 +208,120 @@ class FastReader:
         if not len(queries) or limit <= 0 or (at_once and is_long) or not np.isfinite(queries).all():
             return None
 
-        def ask(view: _View) -> list[Rows]:
-            self._check_indexed((collection_id, database), condition)
-            index = view.index
-            if index is None or queries.shape[1] != view.dimension:
-                raise _Doubt
+        def ask(reading: _Reading) -> list[Rows]:
+            index = reading.index
+            if index is None or queries.shape[1] != reading.view.dimension:
+                raise Doubt
             if at_once and (limit > _MAX_RECORDS_AT_ONCE or len(index) * queries.size > _MAX_NUMBERS_AT_ONCE):
-                raise _Doubt
+                raise Doubt
             places = None
             if ids is not None or condition is not None:
-                # Chroma refuses a query among ids of which one is not there.
-                if ids is not None and not (ids and all(record_id in index for record_id in ids)):
-                    raise _Doubt
-                found = matching(self._segment(view), condition, ids)
-                places = index.places_of([record_id for _, record_id in found])
+                # Without a filter, Chroma refuses a query among ids of which one is not there.
+                if ids is not None and condition is None and not (ids and all(each in index for each in ids)):
+                    raise Doubt
+                places = index.places_of([record_id for _, record_id in reading.found(self._db, ids)])
             asked = _Asked(include, places)
-            return [self._nearest(view, index, query, limit, asked) for query in queries]
+            return [self._nearest(reading, index, query, limit, asked) for query in queries]
 
-        return self._answer(collection_id, database, ask, is_indexed=True, at_once=at_once)
+        return self._answer(_Question((collection_id, database), condition, True, at_once), ask)
 
     # --- Inside --------------------------------------------------------------------------------------
 
-    def _answer(
-        self,
-        collection_id: str,
-        database: str,
-        ask: Callable[[_View], T],
-        *,
-        is_indexed: bool = False,
-        at_once: bool,
-    ) -> T | None:
-        if not self._files.acquire(blocking=not at_once):
-            return None
+    def _answer(self, question: _Question, ask: Callable[[_Reading], T]) -> T | None:
+        unsettled = 0
+        for _ in range(_PATIENCE if question.is_patient else 1):
+            try:
+                return self._answer_if_still(question, ask)
+            except Behind:
+                if self._chroma is None or not question.is_patient or unsettled == _SETTLED:
+                    return None
+                unsettled += 1
+                self._chroma.settle(*question.key)
+            except Later:
+                if question.is_patient:
+                    time.sleep(_PAUSE_S)
+            except Doubt:
+                return None
+        return None
+
+    def _answer_if_still(self, question: _Question, ask: Callable[[_Reading], T]) -> T:
+        """Answer from the files as they are. Raises Doubt."""
+        condition, before = question.condition, None
+        if condition is not None and (clauses := left_to_chroma(condition)):
+            if self._chroma is None:
+                raise Doubt
+            before = self._stamp()
+            if question.needs_index and self._views.is_too_large(question.key, before):
+                raise Doubt
+            named = {clause: tuple(self._chroma.ids_matching(*question.key, clause)) for clause in clauses}
+            condition = resolved(condition, named)
+        if not self._files.acquire(blocking=not question.at_once):
+            raise Later
         try:
-            return self._answer_alone((collection_id, database), ask, is_indexed=is_indexed, at_once=at_once)
+            if self._is_closed:
+                raise Doubt
+            stamp = self._stamp()
+            if stamp is None or (before is not None and before != stamp):
+                raise Later
+            return self._answer_at(stamp, question, condition, ask)
         finally:
             self._files.release()
 
-    def _answer_alone(
-        self, key: tuple[str, str], ask: Callable[[_View], T], *, is_indexed: bool, at_once: bool
-    ) -> T | None:
-        stamp = None if self._is_closed else self._stamp()
-        if stamp is None:
-            return None
-        seq = self._seq_of(key)
+    def _answer_at(
+        self, stamp: Stamp, question: _Question, condition: Condition | None, ask: Callable[[_Reading], T]
+    ) -> T:
+        key = question.key
+        seq = self._views.seq_of(key)
         try:
-            view = self._view(key, stamp)
-            if is_indexed:
-                self._index(view, key, at_once=at_once)
-            answer = ask(view)
+            view = self._views.view(self._db, key, stamp)
+            index = self._views.index(self._db, view, key, at_once=question.at_once) if question.needs_index else None
+            answer = ask(_Reading(view, index, condition))
         except _DOUBTS as error:
-            if isinstance(error, _Doubt) and self._stamp() == stamp:
-                return None
+            is_changed = self._is_closed or self._stamp() != stamp
+            if isinstance(error, Doubt) and not is_changed:
+                raise
         else:
-            if self._stamp() == stamp:
+            is_changed = self._stamp() != stamp
+            if not is_changed:
                 return answer
-        # The file changed meanwhile, or SQLite could not read it. What was read is forgotten, and the pages too. An
-        # index that took in no operation meanwhile is still valid.
-        doubted = self._views.pop(key, None)
-        if doubted is not None and doubted.index is not None and doubted.seq == seq:
-            doubted.stamp = _NEVER
-            self._views[key] = doubted
+        # The file changed meanwhile, or SQLite could not read it. What was read is forgotten, and the pages too.
+        self._views.forget(key, seq)
         self._db.close()
         self._db = self._connect()
-        return None
+        raise Later if is_changed else Doubt
 
-    def _seq_of(self, key: tuple[str, str]) -> int | None:
-        view = self._views.get(key)
-        return view.seq if view is not None and view.index is not None else None
+    def _stamp(self) -> Stamp | None:
+        """Return what tells this content of the file from another; None while it is being written.
 
-    def _stamp(self) -> tuple[bytes, int] | None:
-        """Return what tells this content of the file from another; None while it is being written, or has a WAL."""
+        Raises Doubt if the file is none, or has a WAL.
+        """
         head = os.pread(self._file, 28, 0)
-        if len(head) < 28 or head[18] != 1 or head[19] != 1 or os.access(self._journal, os.F_OK):
+        if len(head) < 28 or head[18] != 1 or head[19] != 1:
+            raise Doubt
+        if os.access(self._journal, os.F_OK):
             return None
         # The time too: a transaction that is rolled back leaves the counter as it was.
         return head[24:28], os.fstat(self._file).st_mtime_ns
 
-    def _view(self, key: tuple[str, str], stamp: tuple[bytes, int]) -> _View:
-        view = self._views.get(key)
-        if view is not None and view.stamp == stamp:
-            return view
-        sql = (
-            "SELECT c.dimension, s.scope, s.id FROM collections c JOIN databases d ON d.id = c.database_id "
-            "JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
-        )
-        found = self._db.execute(sql, key).fetchall()
-        segments = {scope: segment for _, scope, segment in found}
-        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE}:
-            raise _Doubt
-        metadata_segment = segments[METADATA_SCOPE]
-        late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
-        if self._db.execute(late, (position_of(self._db, metadata_segment), key[0])).fetchone():
-            # Chroma has not taken into its tables what was written; it will when it is asked.
-            raise _Doubt
-        lists = self._db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
-        fresh = _View(stamp, found[0][0], metadata_segment, segments[VECTOR_SCOPE], bool(lists))
-        if view is not None and view.vector_segment == fresh.vector_segment:
-            fresh.index, fresh.seq, fresh.is_too_large = view.index, view.seq, view.is_too_large
-        if len(self._views) >= _MAX_VIEWS and key not in self._views:
-            del self._views[next(iter(self._views))]
-        self._views[key] = fresh
-        return fresh
-
-    def _index(self, view: _View, key: tuple[str, str], *, at_once: bool) -> None:
-        """Have the view's index hold what the files hold. Raises _Doubt if it may not, or they do not say."""
-        if view.dimension is None or view.is_too_large:
-            raise _Doubt
-        if view.is_indexed:
-            return
-        persisted = position_of(self._db, view.vector_segment)
-        is_loaded = view.index is None or persisted > view.seq
-        # After the position was read: files that belong to it are settled, or the collection is not.
-        if is_loaded and (at_once or key[0] in self._unsettled):
-            raise _Doubt
-        index, view.index = view.index, None
-        if is_loaded:
-            # Counted first: to read all vectors only to leave them would be half of a cold answer.
-            view.is_too_large = self._count(view) * view.dimension * 4 > self._max_bytes
-            if view.is_too_large:
-                raise _Doubt
-            # The queue may have lost what the HNSW files have taken in.
-            index, view.seq = self._load(view, key), persisted
-            if key[0] in self._unsettled:
-                raise _Doubt
-        assert index is not None
-        sql = (
-            "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "
-            f"WHERE seq_id > ? AND {OF_COLLECTION} ORDER BY seq_id LIMIT ?"
-        )
-        tail = self._db.execute(sql, (view.seq, key[0], _MAX_TAIL + 1)).fetchall()
-        if len(tail) > _MAX_TAIL:
-            raise _Doubt
-        if tail:
-            if not apply(index, [operation[1:] for operation in tail]):
-                raise _Doubt
-            view.seq = tail[-1][0]
-        if is_loaded or tail:
-            view.count = self._count(view)
-            if len(index) != view.count:
-                raise _Doubt
-            view.is_too_large = view.count * index.dimension * 4 > self._max_bytes
-            if view.is_too_large:
-                raise _Doubt
-        view.index, view.is_indexed = index, True
-
-    def _count(self, view: _View) -> int:
-        sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
-        return int(self._db.execute(sql, (view.metadata_segment,)).fetchone()[0])
-
-    def _load(self, view: _View, key: tuple[str, str]) -> FlatIndex:
-        assert view.dimension is not None
-        info = self._known(key[1], key[0])
-        if info is None:
-            raise _Doubt
-        self._doubt_older_parameters(view.vector_segment, info)
-        # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
-        read = read_vectors(
-            self._directory / view.vector_segment,
-            dimension=view.dimension,
-            max_neighbors=info.max_neighbors,
-            max_bytes=2 * self._max_bytes,
-        )
-        if read is None:
-            view.is_too_large = True
-            raise _Doubt
-        index = FlatIndex(info.space, view.dimension)
-        if read[0]:
-            index.fill(*read)
-        return index
-
-    def _doubt_older_parameters(self, vector_segment: str, info: CollectionInfo) -> None:
-        """Raise _Doubt if a version before 1.0 noted another space or other links than Chroma tells."""
-        noted = noted_parameters(self._db, vector_segment)
-        told = (info.space, info.max_neighbors)
-        if (noted.get("hnsw:space", info.space), noted.get("hnsw:M", info.max_neighbors)) != told:
-            raise _Doubt
-
-    def _nearest(self, view: _View, index: FlatIndex, query: Float32, limit: int, asked: _Asked) -> Rows:
+    def _nearest(self, reading: _Reading, index: FlatIndex, query: Float32, limit: int, asked: _Asked) -> Rows:
         found, distances = list[str](), list[float]()
         if len(index) and (asked.places is None or len(asked.places)):
             found, distances = index.nearest(query, limit, asked.places)
-        places = {record_id: row for row, record_id in matching(self._segment(view), None, found)}
+        named = _Reading(reading.view, None, None).found(self._db, found)
+        places = {record_id: row for row, record_id in named}
         if len(places) != len(found):
-            raise _Doubt
-        rows = self._rows(view, [(places[record_id], record_id) for record_id in found], asked.include)
+            raise Doubt
+        rows = self._rows(reading, [(places[record_id], record_id) for record_id in found], asked.include)
         return msgspec.structs.replace(rows, distances=distances if "distances" in asked.include else None)
 
-    def _segment(self, view: _View) -> Segment:
-        return Segment(self._db, view.metadata_segment, view.has_lists, (view.count or 0) > _MAX_SCANNED)
-
-    def _check_indexed(self, key: tuple[str, str], condition: Condition | None) -> None:
-        """Raise _Doubt if the collection's schema leaves something out of Chroma's indexes: Chroma may refuse."""
-        if condition is not None:
-            info = self._known(key[1], key[0])
-            if info is None or not is_indexed(info.schema, keys_of(condition)):
-                raise _Doubt
-
-    def _rows(self, view: _View, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
+    def _rows(self, reading: _Reading, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
         """Return the records of (row, id) in this order, with the columns that are asked for."""
-        rows = read_columns(self._db, found, include, has_lists=view.has_lists)
+        rows = read_columns(self._db, found, include, has_lists=reading.view.has_lists)
         if rows is None:
-            raise _Doubt
+            raise Doubt
         if "embeddings" not in include:
             return rows
-        if view.index is None or view.index.space == "cosine":
+        if reading.index is None or reading.index.space == "cosine":
             # The index holds directions; Chroma has the vectors as they were sent.
-            raise _Doubt
-        return msgspec.structs.replace(rows, embeddings=view.index.vectors(rows.ids))
+            raise Doubt
+        return msgspec.structs.replace(rows, embeddings=reading.index.vectors(rows.ids))

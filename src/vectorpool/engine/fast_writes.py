@@ -212,6 +212,7 @@ class FastWriter:
                 continue
             if found:
                 row = int(found[0])
+                self._client.deletions.note()
                 db.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (queue.seq, row))
             else:
                 sql = "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)"

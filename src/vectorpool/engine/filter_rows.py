@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from vectorpool.engine.filters import Condition, Equal, Joined, Member, Ordered, Scalar, Text, stored_float
+from vectorpool.engine.filters import Condition, Equal, Joined, Member, Named, Ordered, Scalar, Text, stored_float
 from vectorpool.engine.tables import DOCUMENT_KEY, marks
 
 # Values or ids that one statement takes.
@@ -80,6 +80,9 @@ def _evaluate(segment: Segment, condition: Condition) -> _Found:
         return _Found(_ordered(segment, condition), False)
     if isinstance(condition, Text):
         return _Found(_containing(segment, condition.text), condition.is_negated)
+    if isinstance(condition, Named):
+        return _Found(_named(segment, condition.ids), False)
+    assert isinstance(condition, Member), "what is left to Chroma is resolved before"
     return _Found(_member(segment, condition), condition.is_negated)
 
 

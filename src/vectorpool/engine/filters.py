@@ -1,8 +1,9 @@
 """Filters on records: a ``where`` and a ``where_document``, parsed from JSON into conditions on values.
 
 ``read_filter`` takes what both protocols take. It returns None for a filter that Chroma has to answer or refuse: a
-regular expression, empty text to search for, a list of mixed types, an order on text or booleans, a key that Chroma
-reserves, and everything that is not a filter. It decides this before any file is read.
+list of mixed types, an order on text or booleans, a key that Chroma reserves, and everything that is not a filter. It
+decides this before any file is read. Within a filter, regular expressions and empty text are left to Chroma
+(``LeftToChroma``), which is asked for the ids that satisfy them.
 
 Chroma stores a float through JSON text, and its JSON reader does not round correctly: some floats are stored one or
 two units in the last place away. ``stored_float`` returns what it stores. A condition on a number x takes both x and
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -27,6 +28,9 @@ MAX_VALUES: Final = 200_000
 # A deeper filter is left to Chroma, whose JSON reader refuses more than 128 levels.
 _MAX_DEPTH: Final = 60
 
+# Conditions of one filter that Chroma evaluates, each in a call of its own.
+_MAX_LEFT: Final = 100
+_ON_TEXT: Final = ("$contains", "$not_contains", "$regex", "$not_regex")
 _ORDERED: Final = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _I64: Final = 2**63
 # Divisors of Chroma's JSON reader: it knows the powers of ten up to this exponent.
@@ -35,7 +39,7 @@ _LARGEST_SIGNIFICAND: Final = 2**64 - 1
 
 
 class Equal(msgspec.Struct, frozen=True):
-    """The key holds one of these values, all of one type; ``is_negated``: it does not, or the key is missing."""
+    """The key holds one of these values, numbers or of one type; ``is_negated``: it does not, or the key is missing."""
 
     key: str
     values: tuple[Scalar, ...]
@@ -65,6 +69,19 @@ class Text(msgspec.Struct, frozen=True):
     is_negated: bool
 
 
+class LeftToChroma(msgspec.Struct, frozen=True):
+    """The record satisfies filters in JSON that Chroma evaluates: a condition on text, or all that a request has."""
+
+    where: str | None
+    where_document: str | None
+
+
+class Named(msgspec.Struct, frozen=True):
+    """The record has one of these ids."""
+
+    ids: tuple[str, ...]
+
+
 class Joined(msgspec.Struct, frozen=True):
     """All of some conditions (``is_all``), or any of them."""
 
@@ -72,7 +89,7 @@ class Joined(msgspec.Struct, frozen=True):
     parts: tuple[Condition, ...]
 
 
-Condition: TypeAlias = Equal | Ordered | Member | Text | Joined
+Condition: TypeAlias = Equal | Ordered | Member | Text | LeftToChroma | Named | Joined
 
 
 class TooLarge(Exception):
@@ -106,7 +123,21 @@ def keys_of(condition: Condition) -> set[str]:
     """Return the metadata keys that a condition names."""
     if isinstance(condition, Joined):
         return set().union(*(keys_of(part) for part in condition.parts))
-    return set() if isinstance(condition, Text) else {condition.key}
+    return {condition.key} if isinstance(condition, (Equal, Ordered, Member)) else set()
+
+
+def left_to_chroma(condition: Condition) -> list[LeftToChroma]:
+    """Return what Chroma has to evaluate before the condition can be; each once."""
+    if isinstance(condition, Joined):
+        return list(dict.fromkeys(each for part in condition.parts for each in left_to_chroma(part)))
+    return [condition] if isinstance(condition, LeftToChroma) else []
+
+
+def resolved(condition: Condition, ids: Mapping[LeftToChroma, tuple[str, ...]]) -> Condition:
+    """Return the condition with the ids that Chroma found in place of what was left to it."""
+    if isinstance(condition, Joined):
+        return Joined(condition.is_all, tuple(resolved(part, ids) for part in condition.parts))
+    return Named(ids[condition]) if isinstance(condition, LeftToChroma) else condition
 
 
 def has_empty_join(text: str | None) -> bool:
@@ -172,7 +203,14 @@ class _Size:
     """Counts the conditions and values of a filter."""
 
     def __init__(self) -> None:
-        self._terms = self._values = 0
+        self._terms = self._values = self._left = 0
+
+    def leave(self) -> None:
+        """Count a condition that Chroma evaluates; with too many, it evaluates the whole filter."""
+        self._left += 1
+        if self._left > _MAX_LEFT:
+            raise _NotOurs
+        self.add(1)
 
     def add(self, values: int) -> None:
         self._terms += 1
@@ -196,15 +234,20 @@ def _joined(node: Any, size: _Size, leaf: Any, depth: int = 1) -> Condition:
 
 
 def _on_text(operator: str, text: Any, size: _Size) -> Condition:
-    # SQLite ends the pattern at a NUL; what Chroma then finds is its own matter.
-    if operator not in ("$contains", "$not_contains") or not isinstance(text, str) or not text or "\0" in text:
+    if operator not in _ON_TEXT or not isinstance(text, str):
         raise _NotOurs
     _clean(text)
+    # SQLite ends the pattern at a NUL; what Chroma then finds is its own matter.
+    if "regex" in operator or not text or "\0" in text:
+        size.leave()
+        return LeftToChroma(None, json.dumps({operator: text}))
     size.add(1)
     return Text(text, operator == "$not_contains")
 
 
 def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
+    if key == "#document" and isinstance(operand, dict) and len(operand) == 1:
+        return _on_text(*next(iter(operand.items())), size)
     if not key or key.startswith(("#", "$", "chroma:")) or "\0" in key:
         raise _NotOurs
     _clean(key)
@@ -223,8 +266,6 @@ def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
     if operator in ("$eq", "$ne"):
         return Equal(key, (value,), operator == "$ne")
     if operator in ("$contains", "$not_contains"):
-        if value == "":
-            raise _NotOurs
         return Member(key, value, operator == "$not_contains")
     if operator not in _ORDERED or isinstance(value, (bool, str)):
         raise _NotOurs
@@ -233,6 +274,9 @@ def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
 
 def _same_kind(values: Sequence[Any]) -> tuple[Scalar, ...]:
     found = tuple(_scalar(value) for value in values)
+    if isinstance(found[0], float) and all(type(value) in (int, float) for value in found):
+        # After a float, Chroma takes integers too.
+        return found
     if any(type(value) is not type(found[0]) for value in found):
         raise _NotOurs
     return found

@@ -21,6 +21,8 @@ from vectorpool.engine.tables import Operation
 # How far the quick form of a squared distance may be off, in units of the squared lengths that it subtracts.
 _ROUNDING: Final = 4e-6
 _SMALLEST: Final = 16
+# A text, and its places in a list and a dictionary.
+_BYTES_OF_AN_ID: Final = 200
 # Rows that are converted to float64 at a time.
 _LONG_ROWS: Final = 4096
 
@@ -46,6 +48,11 @@ class FlatIndex:
     def dimension(self) -> int:
         """The length of a vector."""
         return int(self._rows.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """About the bytes of memory that it takes."""
+        return self._rows.nbytes + self._halves.nbytes + _BYTES_OF_AN_ID * len(self._ids)
 
     def fill(self, ids: list[str], rows: Float32) -> None:
         """Replace everything. ``rows`` is float32[count, dimension], under cosine of length 1, and is kept."""

@@ -17,7 +17,7 @@ import io
 import os
 import pickle
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,19 +103,33 @@ def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def read_vectors(
-    directory: Path, *, dimension: int, max_neighbors: int, max_bytes: int
+    directory: Path,
+    *,
+    dimension: int,
+    max_neighbors: int,
+    max_bytes: int,
+    there: Callable[[], Container[str]] | None = None,
 ) -> tuple[list[str], Float32] | None:
     """Return all ids and their vectors as stored, float32[n, dimension], in one reading; none if nothing is persisted.
 
-    Returns None if the vectors take more than ``max_bytes``, or if ids and elements do not fit together.
+    If the vectors take more than ``max_bytes``, only those of the ids that ``there`` returns are read. Returns None if
+    these take more too, or if ids and elements do not fit together.
     """
     labels = read_labels(directory)
     if not labels:
         return [], np.empty((0, dimension), np.float32)
+    is_part = len(labels) * dimension * 4 > max_bytes
+    if is_part and there is not None:
+        kept = there()
+        labels = {record_id: label for record_id, label in labels.items() if record_id in kept}
+        if not labels:
+            return [], np.empty((0, dimension), np.float32)
     if len(labels) * dimension * 4 > max_bytes:
         return None
+    layout = _element(directory, dimension, max_neighbors)
     try:
-        elements = np.fromfile(directory / "data_level0.bin", _element(directory, dimension, max_neighbors))
+        # What is not needed does not come into memory.
+        elements = (_load if is_part else np.fromfile)(directory / "data_level0.bin", layout)
     except FileNotFoundError:
         return None
     order = np.argsort(elements["label"], kind="stable")

@@ -11,32 +11,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from vectorpool.engine.bindings import MAX_COLLECTIONS, Client
 from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.chroma_reads import ChromaReader
 from vectorpool.engine.failures import is_unknown_record
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
-from vectorpool.engine.filters import Condition, TooLarge, read_filter
+from vectorpool.engine.filters import Condition, LeftToChroma, TooLarge, read_filter
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.pace import FAST_SLICE, Pace, fixed_slices
 from vectorpool.engine.rows import Batch, Float32, Rows
 from vectorpool.engine.tables import Operation
-from vectorpool.errors import BrokenReplica, LimitExceeded
+from vectorpool.errors import LimitExceeded
 
 # Records that are looked through in one call.
 _PAGE: Final = 1000
 # SQLite takes a bounded number of variables in one statement.
 _IDS_AT_ONCE: Final = 1000
+# How often an answer that Chroma completes is asked for again, because a record was deleted meanwhile.
+_ATTEMPTS: Final = 3
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
     """What may be chosen: the fast paths, the bytes of vectors that are searched exactly, and the length of a call.
 
-    ``max_indexes`` bounds the indexes that are loaded at once, below ``bindings.MAX_COLLECTIONS``.
+    ``max_indexes`` bounds the indexes that Chroma loads at once, below ``bindings.MAX_COLLECTIONS``. ``index_rows``
+    keeps the vectors that are searched exactly, for all directories that share it; without it, a directory has its own.
     """
 
     fast_reads: bool = True
@@ -44,6 +50,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     exact_bytes: int = 64 * 1024**2
     write_slice_ms: int = 20
     max_indexes: int = MAX_COLLECTIONS
+    index_rows: IndexRows | None = None
 
 
 class Records:
@@ -51,11 +58,20 @@ class Records:
 
     def __init__(self, directory: Path, client: Client, catalogue: Catalogue, options: EngineOptions) -> None:
         self._client = client
+        self._chroma = ChromaReader(client)
         self._pace = Pace(options.write_slice_ms)
         # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
         files = threading.Lock()
         self._reader = (
-            FastReader(directory, catalogue.known_by_id, options.exact_bytes, files, client.unsettled)
+            FastReader(
+                directory,
+                catalogue.known_by_id,
+                options.exact_bytes,
+                files,
+                client.unsettled,
+                options.index_rows,
+                self._chroma,
+            )
             if options.fast_reads
             else None
         )
@@ -92,47 +108,33 @@ class Records:
         at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
-        condition, is_ours = self._condition(where, where_document)
+        condition, is_ours = self._condition(collection_id, database, where, where_document)
         if self._reader is not None and is_ours:
-            rows = self._reader.get(
-                collection_id,
-                database,
-                ids=ids,
-                limit=limit,
-                offset=offset,
-                include=include,
-                condition=condition,
-                at_once=at_once,
+            ask = partial(
+                self._reader.get, collection_id, database, ids=ids, limit=limit, offset=offset, condition=condition
             )
+            rows = ask(include=include, at_once=at_once)
             if rows is None and "embeddings" in include and not at_once:
                 # Without them the row set is still ours; Chroma adds the embeddings by id.
                 others = [part for part in include if part != "embeddings"]
-                rows = self._reader.get(
-                    collection_id, database, ids=ids, limit=limit, offset=offset, include=others, condition=condition
+                found = self._with_embeddings(
+                    collection_id, database, lambda: None if (rows := ask(include=others)) is None else [rows]
                 )
-                whole = None if rows is None else self._with_embeddings(collection_id, database, [rows])
-                rows = whole[0] if whole else None
+                rows = found[0] if found else None
             if rows is not None or at_once:
                 return rows
         if at_once:
             return None
-        try:
-            got = self._client.get(
-                collection_id=collection_id,
-                database=database,
-                ids=ids,
-                where=where,
-                where_document=where_document,
-                limit=limit,
-                offset=offset,
-                include=include,
-            )
-        except Exception as error:
-            if is_unknown_record(error):
-                # Ids that are not there are left out of an answer; what Chroma found and then missed is a vector.
-                raise BrokenReplica("Chroma's index lacks the vector of a record that is there.") from error
-            raise
-        return Rows(got.ids, got.documents, got.metadatas, got.embeddings, got.uris)
+        return self._chroma.get(
+            collection_id,
+            database,
+            ids=ids,
+            where=where,
+            where_document=where_document,
+            limit=limit,
+            offset=offset,
+            include=include,
+        )
 
     def query(
         self,
@@ -151,64 +153,76 @@ class Records:
 
         Filters are JSON. ``at_once``: None if that would take long.
         """
-        condition, is_ours = self._condition(where, where_document)
-        if self._reader is not None and is_ours:
-            found = self._reader.query(
-                collection_id,
-                database,
-                embeddings,
-                n_results,
-                include,
-                ids=ids,
-                condition=condition,
-                at_once=at_once,
+        condition, is_ours = self._condition(collection_id, database, where, where_document)
+        if not is_ours:
+            # Chroma finds the records, and their vectors are compared here all the same.
+            condition = LeftToChroma(where, where_document)
+        if self._reader is not None:
+            ask = partial(
+                self._reader.query, collection_id, database, embeddings, n_results, ids=ids, condition=condition
             )
+            found = ask(include, at_once=at_once)
             if found is None and "embeddings" in include and not at_once:
                 others = [part for part in include if part != "embeddings"]
-                found = self._reader.query(
-                    collection_id, database, embeddings, n_results, others, ids=ids, condition=condition
-                )
-                found = found and self._with_embeddings(collection_id, database, found)
+                found = self._with_embeddings(collection_id, database, lambda: ask(others))
             if found is not None or at_once:
                 return found
+            if condition is not None and is_ours:
+                found = self._query_among(
+                    collection_id, database, embeddings, n_results, ids=ids, condition=condition, include=include
+                )
+                if found is not None:
+                    return found
         if at_once:
             return None
-        try:
-            got = self._client.query(
-                collection_id=collection_id,
-                database=database,
-                # Without numbers they have no dimension; the bindings say what is wrong with that.
-                embeddings=embeddings if embeddings.size else embeddings.tolist(),
-                # Asked for no results, an index that is in its files ends the process.
-                n_results=max(n_results, 1),
-                ids=ids,
-                where=where,
-                where_document=where_document,
-                include=include,
-            )
-        except Exception as error:
-            if not ids and is_unknown_record(error):
-                raise BrokenReplica("Chroma's index and its records do not agree.") from error
-            raise
-        return [_rows_of(got, i, n_results) for i in range(len(got.ids))]
+        return self._chroma.query(
+            collection_id,
+            database,
+            embeddings,
+            n_results,
+            ids=ids,
+            where=where,
+            where_document=where_document,
+            include=include,
+        )
 
-    def _with_embeddings(self, collection_id: str, database: str, found: list[Rows]) -> list[Rows] | None:
-        """Return records with their embeddings, which Chroma is asked for by id; None if one is gone meanwhile."""
-        ids = list(dict.fromkeys(record_id for rows in found for record_id in rows.ids))
-        known: dict[str, Any] = {}
-        for start in range(0, len(ids), _IDS_AT_ONCE):
-            some = ids[start : start + _IDS_AT_ONCE]
+    def _with_embeddings(
+        self, collection_id: str, database: str, ask: Callable[[], list[Rows] | None]
+    ) -> list[Rows] | None:
+        """Return what ``ask`` finds, with the embeddings, which Chroma is asked for; None if Chroma has to find it."""
+        for _ in range(_ATTEMPTS):
+            found = ask()
+            whole = None if found is None else self._chroma.with_embeddings(collection_id, database, found)
+            if whole is not None or found is None:
+                return whole
+        return None
+
+    def _query_among(
+        self,
+        collection_id: str,
+        database: str,
+        embeddings: Float32,
+        n_results: int,
+        *,
+        ids: Sequence[str] | None,
+        condition: Condition,
+        include: Sequence[str],
+    ) -> list[Rows] | None:
+        """Return what Chroma's index finds among the records that satisfy a filter; None if Chroma has to filter."""
+        assert self._reader is not None
+        for _ in range(_ATTEMPTS):
+            rows = self._reader.get(
+                collection_id, database, ids=ids, limit=None, offset=0, include=(), condition=condition
+            )
+            if rows is None:
+                return None
             try:
-                got = self._client.get(collection_id=collection_id, database=database, ids=some, include=["embeddings"])
+                return self._chroma.query(collection_id, database, embeddings, n_results, ids=rows.ids, include=include)
             except Exception as error:
-                if is_unknown_record(error):
-                    # The ids are those of records that are there.
-                    raise BrokenReplica("Chroma's index lacks the vector of a record that is there.") from error
-                raise
-            known.update(zip(got.ids, got.embeddings, strict=True))
-        if len(known) < len(ids):
-            return None
-        return [msgspec.structs.replace(rows, embeddings=[known[i] for i in rows.ids]) for rows in found]
+                # A record was deleted meanwhile.
+                if not is_unknown_record(error):
+                    raise
+        return None
 
     def existing(self, collection_id: str, database: str, ids: Sequence[str]) -> set[str]:
         """Return which of the ids are there."""
@@ -223,7 +237,9 @@ class Records:
         """Raise what the bindings raise if there is no such collection; they check a filter before they look for it."""
         self._client.count(collection_id=collection_id, database=database)
 
-    def _condition(self, where: str | None, where_document: str | None) -> tuple[Condition | None, bool]:
+    def _condition(
+        self, collection_id: str, database: str, where: str | None, where_document: str | None
+    ) -> tuple[Condition | None, bool]:
         """Return the condition of two filters, None without any, and whether the fast path evaluates it."""
         if self._reader is None:
             return None, False
@@ -237,7 +253,7 @@ class Records:
                 f"The filter has {count} {what} or more; at most {limit} are allowed. Split the call.",
                 extra={"limit": limit, "limit_name": f"filter {what}", "count": count},
             ) from error
-        return condition, condition is not None
+        return condition, condition is not None and self._reader.takes(collection_id, database, condition)
 
     # --- Writes --------------------------------------------------------------------------------------
 
@@ -254,10 +270,17 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                if operation is Operation.UPSERT:
+                    self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
                     call(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
             applied()
+
+    def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
+        deletions = self._client.deletions
+        if not deletions.is_known and self.existing(collection_id, database, ids):
+            deletions.note()
 
     def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
         """Change parts of records in slices; ids that are not there are skipped."""
@@ -292,19 +315,3 @@ class Records:
             rows = zip(got.ids, got.metadatas, strict=True)
             found += [i for i, metadata in rows if metadata and any(isinstance(v, list) for v in metadata.values())]
         return found
-
-
-def _rows_of(got: Any, at: int, n_results: int) -> Rows:
-    """Return what one query found, from the columns of the bindings."""
-
-    def column(values: Any) -> Any:
-        return None if values is None else values[at][:n_results]
-
-    return Rows(
-        ids=column(got.ids),
-        documents=column(got.documents),
-        metadatas=column(got.metadatas),
-        embeddings=column(got.embeddings),
-        uris=column(got.uris),
-        distances=column(got.distances),
-    )

@@ -50,5 +50,6 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def unit(vector: Float32) -> Float32:
-    """Return float32[dimension] of length 1, or of length 0 if it was."""
-    return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + _TINY), np.float32)
+    """Return float32[dimension] of length 1; of length 0 if it was, or if its square overflows, as Chroma stores it."""
+    with np.errstate(over="ignore"):
+        return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + _TINY), np.float32)

@@ -43,6 +43,7 @@ from vectorpool.engine.tables import (
     segments_of,
     value_of,
 )
+from vectorpool.engine.texts import without_nul
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE
 
@@ -321,12 +322,17 @@ def _metadata(record: _Record) -> dict[str, Any] | None:
     return {k: v for k, v in record.fields.items() if not k.startswith(OWN_KEYS) and v is not None} or None
 
 
+def _text(record: _Record) -> str | None:
+    text = record.fields.get(DOCUMENT_KEY)
+    return None if text is None else without_nul(text)
+
+
 def _insert(client: Client, info: CollectionInfo, records: list[tuple[_Record, Float32]]) -> int:
     batch = Batch(
         ids=[record.record_id for record, _ in records],
         embeddings=np.stack([vector for _, vector in records]),
         metadatas=[_metadata(record) for record, _ in records],
-        documents=[record.fields.get(DOCUMENT_KEY) for record, _ in records],
+        documents=[_text(record) for record, _ in records],
         uris=[record.fields.get(URI_KEY) for record, _ in records],
     )
     client.upsert(collection_id=info.id, database=info.database, batch=batch)

@@ -46,6 +46,8 @@ class Schema(msgspec.Struct, frozen=True):
 
     migrations: dict[str, int]
     fingerprint: bytes
+    # Views and triggers, of which Chroma makes none. With any of them, nothing else was read.
+    strangers: tuple[str, ...] = ()
 
     @property
     def is_older(self) -> bool:
@@ -92,6 +94,9 @@ def read_schema(directory: Path, *, is_open: bool = False) -> Schema | None:
 
 
 def _read(db: sqlite3.Connection) -> Schema:
+    strangers = db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('view', 'trigger') ORDER BY name")
+    if named := tuple(f"the {kind} {name!a}" for kind, name in strangers):
+        return Schema({}, bytes(16), named)
     found = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY name")
     # SQLite's own tables are not part of the schema: ANALYZE makes some.
     tables = [(name, sql) for name, sql in found if not name.startswith("sqlite_")]

@@ -48,6 +48,13 @@ class DocumentNotFound(NotFound):
     title = "There is no document at this path"
 
 
+class DocumentMissing(DocumentNotFound):
+    """A restore or fork brought the records of this document, and its bytes are not kept."""
+
+    code = "document-missing"
+    title = "The bytes of the document are missing"
+
+
 class CommitNotFound(NotFound):
     """The log holds no commit of this number."""
 
@@ -60,6 +67,13 @@ class VerificationNotFound(NotFound):
 
     code = "verification-not-found"
     title = "The log was never verified"
+
+
+class DeletionNotFound(NotFound):
+    """No deletion of the user's vectorstore has a receipt."""
+
+    code = "deletion-not-found"
+    title = "No deletion of the user has a receipt"
 
 
 class BackupNotFound(NotFound):

@@ -108,6 +108,14 @@ class HostRefused(VectorpoolError):
     status = 403
 
 
+class NoTokenSecret(InvalidRequest):
+    """The instance has no secret that could sign a token, or no signed tokens that could be revoked."""
+
+    code = "no-token-secret"
+    title = "The instance has no secret for tokens"
+    status = 409
+
+
 class Unauthenticated(VectorpoolError):
     """A token is asked for, and the request has none, or one that is not known."""
 

@@ -51,6 +51,13 @@ class ShardUnavailable(TryAgain):
     title = "The shard is being started again"
 
 
+class TokenKeysUnavailable(TryAgain):
+    """The keys that verify the token cannot be fetched from its issuer, so it is neither taken nor refused."""
+
+    code = "token-keys-unavailable"
+    title = "The keys of the token's issuer cannot be fetched"
+
+
 class Quarantined(TryAgain):
     """The user's commands were in native code at two crashes, and cannot be served apart from others at the moment."""
 

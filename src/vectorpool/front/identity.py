@@ -1,65 +1,60 @@
 """Identity: the caller of a request, and whether it may go where the path leads.
 
 The user that a path is about is read from the decoded path in the router's own way, segment by segment, so that there
-is no second interpretation of a path. A user that only a body names (the target of a fork, a new tenant) is checked by
-its handler: see ``Caller.check``.
+is no second interpretation of a path. What a caller may do there is decided by ``vectorpool.identity.access``.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
 from litestar.types import HTTPScope, Receive, Send
 
 from vectorpool.api.call import CALLER_KEY
-from vectorpool.api.callers import NO_CALLER, Caller, Callers
+from vectorpool.api.callers import Callers, token_of
 from vectorpool.api.refusals import send_refusal
-from vectorpool.errors import Forbidden, Unauthenticated
+from vectorpool.errors import Forbidden, TokenKeysUnavailable, Unauthenticated
 from vectorpool.front.stages import Stage, context_of, segments_of, state_of
-
-# Open without a token: what load balancers and new callers ask, and what Chroma's servers leave open.
-_OPEN_FAMILIES: Final = frozenset({"health", "schema"})
-_OPEN: Final = frozenset(
-    {
-        ("api", "v2"),
-        ("api", "v2", "heartbeat"),
-        ("api", "v2", "version"),
-        ("api", "v2", "healthcheck"),
-        ("api", "v2", "pre-flight-checks"),
-    }
-)
+from vectorpool.identity.access import check_access, is_open
+from vectorpool.identity.authority import Authority
+from vectorpool.identity.caller import ANY_CALLER, NO_CALLER, Caller
+from vectorpool.settings import Settings
 
 
 class IdentityStage:
-    """Finds the caller by its token. Refuses a missing or unknown token, and a path that the token does not allow."""
+    """Finds the caller by its token. Refuses a missing or unknown token, and a path that the token does not allow.
 
-    def __init__(self, inner: Stage, callers: Callers) -> None:
+    ``callers`` are those of the tokens file; ``authority`` knows all other tokens.
+    """
+
+    def __init__(self, inner: Stage, callers: Callers, authority: Authority | None = None) -> None:
         self._inner = inner
         self.callers = callers
+        self._authority = authority or Authority(Settings())
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a request needs a token, but for the paths that are open."""
+        return self.callers.count is not None or self._authority.is_configured
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on with its caller, or refuse it."""
         segments = segments_of(scope)
         try:
-            caller = NO_CALLER if _is_open(segments) else self.callers.identify(scope["headers"])
-            state_of(scope)[CALLER_KEY] = caller
-            context_of(scope).caller = caller.name
-            _check_caller(segments, caller)
-        except (Unauthenticated, Forbidden) as error:
+            if is_open(segments):
+                caller = NO_CALLER
+            else:
+                caller = await self._identify(scope)
+                check_access(caller, scope["method"], segments)
+        except (Unauthenticated, Forbidden, TokenKeysUnavailable) as error:
             await send_refusal(error, scope, send)
             return
+        state_of(scope)[CALLER_KEY] = caller
+        context = context_of(scope)
+        context.caller = caller.name
+        context.is_confined = caller.avatars is not None
         await self._inner(scope, receive, send)
 
-
-def _is_open(segments: list[str]) -> bool:
-    return bool(segments) and (segments[0] in _OPEN_FAMILIES or tuple(segments) in _OPEN)
-
-
-def _check_caller(segments: list[str], caller: Caller) -> None:
-    match segments:
-        case ["users", user_id, *_] | ["api", "v2", "tenants", user_id, *_]:
-            if not caller.may_touch(user_id):
-                raise Forbidden("This token may not touch the user in the path. Send one that may.")
-        case ["admin", *_] | ["users"]:
-            if not caller.is_admin:
-                raise Forbidden("This token may not operate the service. Send one with admin = true.")
+    async def _identify(self, scope: HTTPScope) -> Caller:
+        if not self.needs_token:
+            return ANY_CALLER
+        token = token_of(scope["headers"])
+        return self.callers.find(token) or await self._authority.identify(token)

@@ -37,6 +37,7 @@ from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
 from vectorpool.front.tokens_file import TokensFile
+from vectorpool.identity.authority import Authority
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 
@@ -47,16 +48,24 @@ class Pipeline:
     What is no HTTP request (the start and the end of the application) goes to the application at once.
     """
 
-    def __init__(self, app: Litestar, settings: Settings, callers: Callers, sources: Sources = SYSTEM) -> None:
+    def __init__(
+        self,
+        app: Litestar,
+        settings: Settings,
+        callers: Callers,
+        sources: Sources = SYSTEM,
+        *,
+        authority: Authority | None = None,
+    ) -> None:
         self.app = app
         service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
         self.bodies = BodiesStage(short_path, settings)
         limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests)
-        self.identity = IdentityStage(limits, callers)
+        self.identity = IdentityStage(limits, callers, authority)
         self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
-        browsers = BrowsersStage(self.draining, settings, lambda: self.identity.callers.count is not None)
+        browsers = BrowsersStage(self.draining, settings, lambda: self.identity.needs_token)
         self.metering = MeteringStage(browsers, sources)
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
 

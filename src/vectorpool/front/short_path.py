@@ -17,6 +17,7 @@ from litestar import Request, Response
 from litestar.types import HTTPResponseStartEvent, HTTPScope, Receive, Send
 
 from vectorpool.answers import Answer
+from vectorpool.api.chroma.older_clients import is_older
 from vectorpool.api.chroma.requests import API_PATH, COLLECTION_PATH, check_content_type, pass_body
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, Namespace, avatar_namespace, own_namespace
 from vectorpool.api.problems import COMMIT_HEADER
@@ -135,14 +136,16 @@ def _chromas(tenant: str, target: Target) -> Answering:
         async def whole() -> AsyncIterator[bytes]:
             yield body
 
-        check_content_type(_content_type(scope))
-        return await pass_body(service, context, tenant, target, whole())
+        content_type = _header(scope, b"content-type")
+        check_content_type(content_type)
+        older = is_older(service, _header(scope, b"user-agent"), content_type)
+        return await pass_body(service, context, tenant, target, whole(), is_older=older)
 
     return answer
 
 
-def _content_type(scope: HTTPScope) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), None)
+def _header(scope: HTTPScope, wanted: bytes) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)
 
 
 async def _body(receive: Receive) -> bytes | None:

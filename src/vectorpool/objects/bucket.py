@@ -59,6 +59,18 @@ class BucketMissing(BucketDenied):
     """The bucket itself does not exist."""
 
 
+class BucketElsewhere(BucketDenied):
+    """The bucket is in another region than the one that was asked."""
+
+
+class KeyTooLong(BucketDenied):
+    """The store cannot hold an object of this key, because a segment of it is too long."""
+
+
+class KeyTaken(BucketDenied):
+    """On a directory as store, the key is a folder of other objects, or lies below an object."""
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
 
@@ -139,6 +151,13 @@ class Bucket(Protocol):
 
     async def put(self, key: str, data: bytes) -> str:
         """Write an object, replacing any other of that key, and return its ETag."""
+        ...
+
+    async def copy(self, source: str, target: str) -> None:
+        """Copy an object, replacing any other of key ``target``; raise ObjectMissing if there is no ``source``.
+
+        The store copies it: no byte passes through the caller, whatever its size.
+        """
         ...
 
     async def delete(self, key: str) -> None:

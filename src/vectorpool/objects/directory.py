@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ from vectorpool.objects.bucket import (
     BucketDenied,
     BucketFull,
     BucketUnavailable,
+    KeyTaken,
+    KeyTooLong,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -43,18 +46,20 @@ from vectorpool.objects.bucket import (
     check_range,
 )
 from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.privacy import shared_mode
 from vectorpool.platform.trees import open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
 STAGING_MAX_AGE_MS: Final = 24 * 3600 * 1000
 _THREADS: Final = 16
+_COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
-_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARED_NAME: Final = "a directory and an object cannot share a name"
+_SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
 
 T = TypeVar("T")
 
@@ -79,7 +84,10 @@ class DirectoryBucket:
     """
 
     def __init__(self, root: str | Path, *, fsync: bool = False, sources: Sources = SYSTEM) -> None:
-        self._root = Path(root).absolute()
+        try:
+            self._root = Path(root).absolute()
+        except OSError as error:
+            raise BucketDenied(f"the directory {root} cannot be found: the working directory is gone") from error
         self._staging = self._root / STAGING
         self._fsync = fsync
         self._sources = sources
@@ -90,7 +98,7 @@ class DirectoryBucket:
             self._sweep()
         except OSError as error:
             self._threads.shutdown(wait=False)
-            raise BucketDenied(f"the directory {self._root} cannot be used: {error.strerror}") from error
+            raise BucketDenied(f"the directory {self._root} cannot be used as store: {error.strerror}") from error
 
     @property
     def url(self) -> str:
@@ -109,6 +117,9 @@ class DirectoryBucket:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissing(f"{self.url} has no such object: {error.filename}") from error
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # Nothing that is stored has such a name; a write says more, see ``_write``.
+                raise ObjectMissing(f"{self.url} has no such object: its name is too long") from error
             kind = BucketDenied if error.errno in _REFUSED else BucketUnavailable
             raise kind(f"{self.url}: {error.strerror}") from error
 
@@ -213,7 +224,15 @@ class DirectoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._run(partial(self._write, self._check(key), data, only_if_free=False))
 
-    def _write(self, key: str, data: bytes, *, only_if_free: bool) -> str:
+    async def copy(self, source: str, target: str) -> None:
+        await self._run(partial(self._copy, self._check(source), self._check(target)))
+
+    def _copy(self, source: str, target: str) -> None:
+        # Not a link: another program may write into the file that it knows.
+        with self._open(source) as file:
+            self._write(target, file, only_if_free=False)
+
+    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool) -> str:
         path = self._root / key
         staged = self._staging / self._sources.uuid()
         try:
@@ -224,6 +243,11 @@ class DirectoryBucket:
                 # The object has no name yet, so nothing was written.
                 if error.errno in _FULL:
                     raise BucketFull(f"{self.url}: {error.strerror}") from error
+                if error.errno == errno.ENAMETOOLONG:
+                    raise KeyTooLong(
+                        f"{self.url}: a part of {str(path.relative_to(self._root))!r} is longer than the file system's "
+                        "limit for a name"
+                    ) from error
                 raise
         finally:
             # A file that cannot be removed is swept later. The object may have its name by now.
@@ -236,10 +260,15 @@ class DirectoryBucket:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes) -> str:
+    def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
         with staged.open("xb") as file:
-            file.write(data)
+            if (mode := shared_mode(0o666)) is not None:
+                os.fchmod(file.fileno(), mode)
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                shutil.copyfileobj(data, file, _COPY_BYTES)
             file.flush()
             if self._fsync:
                 os.fsync(file.fileno())
@@ -259,17 +288,20 @@ class DirectoryBucket:
                 if only_if_free and (path.is_file() or path.is_symlink()):
                     raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
                 if path.is_dir() or any(parent.is_file() for parent in path.parents):
-                    raise OSError(errno.EEXIST, _SHARED_NAME) from None
+                    raise self._taken(path) from None
                 # The obstacle is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
                 # A delete pruned the directory between the two steps. Without the staged file, a retry cannot succeed.
                 if not staged.exists():
                     raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
-                raise OSError(errno.EEXIST, _SHARED_NAME) from None
+                raise self._taken(path) from None
             else:
                 return
         raise OSError(errno.EAGAIN, "the directory is deleted again and again")
+
+    def _taken(self, path: Path) -> KeyTaken:
+        return KeyTaken(f"{self.url}: {_SHARED_NAME} ({str(path.relative_to(self._root))!r})")
 
     def _make_dirs(self, directory: Path) -> None:
         """Make a directory and those above it; with fsync on, their names survive power loss as well."""
@@ -277,6 +309,9 @@ class DirectoryBucket:
             return
         self._make_dirs(directory.parent)
         directory.mkdir(exist_ok=True)
+        if (mode := shared_mode(0o777)) is not None:
+            with contextlib.suppress(PermissionError):
+                directory.chmod(mode)
         if self._fsync:
             _fsync_dir(directory.parent)
 

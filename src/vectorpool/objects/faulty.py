@@ -14,7 +14,15 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from vectorpool.objects.bucket import Body, Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectInfo
+from vectorpool.objects.bucket import (
+    Body,
+    Bucket,
+    BucketDenied,
+    BucketUnavailable,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+)
 from vectorpool.sources import SYSTEM, Sources
 
 T = TypeVar("T")
@@ -47,7 +55,7 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True):
     operations: frozenset[str] | None = None
 
 
-_WRITES = frozenset({"create", "put", "delete"})
+_WRITES = frozenset({"create", "put", "copy", "delete"})
 _BODIES = frozenset({"get", "get_range"})
 
 
@@ -123,7 +131,7 @@ class FaultyBucket:
             await self._sources.sleep(wait_s)
             try:
                 await effect()
-            except (ObjectExists, BucketUnavailable, BucketDenied):
+            except (ObjectExists, ObjectMissing, BucketUnavailable, BucketDenied):
                 return  # The caller gave the request up and gets no answer.
 
         task = asyncio.ensure_future(land())
@@ -162,6 +170,9 @@ class FaultyBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._call("put", key, lambda: self._inner.put(key, data))
+
+    async def copy(self, source: str, target: str) -> None:
+        await self._call("copy", target, lambda: self._inner.copy(source, target))
 
     async def delete(self, key: str) -> None:
         await self._call("delete", key, lambda: self._inner.delete(key))

@@ -72,6 +72,9 @@ class MemoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return self._store(check_key(key), data)
 
+    async def copy(self, source: str, target: str) -> None:
+        self._store(check_key(target), self._find(source)[0])
+
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
 

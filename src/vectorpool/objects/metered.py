@@ -17,7 +17,7 @@ from vectorpool.sources import SYSTEM, Sources
 
 T = TypeVar("T")
 
-OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes", "create", "put", "delete")
+OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes", "create", "put", "copy", "delete")
 
 
 class OperationCount(msgspec.Struct):
@@ -106,6 +106,9 @@ class MeteredBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
+
+    async def copy(self, source: str, target: str) -> None:
+        await self._count("copy", self._inner.copy(source, target))
 
     async def delete(self, key: str) -> None:
         await self._count("delete", self._inner.delete(key))

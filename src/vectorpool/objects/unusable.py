@@ -7,6 +7,7 @@ leaves nothing behind. Every other call refuses them.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,10 +17,14 @@ _log = logging.getLogger(__name__)
 
 # So many keys are remembered as logged; beyond that, keys are no longer named in the log.
 _MOST: Final = 1000
+# Every listed key is looked at, so that has to be quick.
+_UNUSABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)\.{0,2}(?:/|$)")
 
 
 def unusable_because(key: str) -> str | None:
     """Return why no call but ``delete_listed`` takes a listed key, fit to follow "it"; None if every call does."""
+    if len(key) * 4 <= MAX_KEY_BYTES and _UNUSABLE.search(key) is None:
+        return None
     if not 1 <= len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES:
         return f"is longer than {MAX_KEY_BYTES} bytes"
     if any(char < " " or char == "\x7f" for char in key):

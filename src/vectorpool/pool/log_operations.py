@@ -17,6 +17,7 @@ from vectorpool.commands import (
     DeleteBackup,
     Fork,
     GetBackup,
+    LastDeletion,
     LastVerification,
     ListBackups,
     ListCommits,
@@ -26,7 +27,8 @@ from vectorpool.commands import (
 from vectorpool.commands.handlers import handled_by, handles
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo, ScrubReport, Tag
-from vectorpool.errors import UserNotFound, VerificationNotFound
+from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
+from vectorpool.vectorstore.restored_documents import flag_documents
 
 _encode = msgspec.json.Encoder().encode
 
@@ -79,9 +81,16 @@ class LogOperations:
             raise VerificationNotFound("The log was never verified. POST to verify it now.")
         return Answer(_encode(_verification(last)), last.newest_seq)
 
+    @handles(LastDeletion)
+    async def _last_deletion(self, command: LastDeletion) -> Answer:
+        receipt = await self._log.deletion()
+        if receipt is None:
+            raise DeletionNotFound("The vectorstore was never deleted, or before there were receipts.")
+        return Answer(_encode(receipt), receipt.commit)
+
     @handles(Fork)
     async def _fork(self, command: Fork) -> Answer:
-        position = await self._log.fork(command.target_user_id, at=command.commit)
+        position = await self._log.fork(command.target_user_id, at=command.commit, edit=flag_documents)
         return Answer(_encode(answers.Forked(user_id=command.target_user_id, commit=position.seq)), position.seq)
 
 
@@ -127,6 +136,7 @@ def _commit(entry: CommitInfo, backups: list[str]) -> answers.Commit:
         collections=list(entry.summary.collections),
         restored_from=entry.restored_from,
         migrated=entry.summary.migrated,
+        erased=entry.summary.erased,
         tombstone=entry.tombstone,
         backups=backups,
         damage=entry.damage,

@@ -24,6 +24,7 @@ from vectorpool.commands import (
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.context import AS_SET
 from vectorpool.errors import Damaged, NewerEngine, PoolBusy, UserNotFound
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.log_operations import LogOperations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -43,6 +44,7 @@ class Operations:
         stores: StoreFactory,
         residency: Residency,
         writer: SlotWriter,
+        erasures: Erasures,
         settings: Settings,
         sources: Sources,
         describe: Callable[[str], answers.Residency],
@@ -50,6 +52,7 @@ class Operations:
         self._stores = stores
         self._residency = residency
         self._writer = writer
+        self._erasures = erasures
         self._settings = settings
         self._sources = sources
         self._describe = describe
@@ -97,6 +100,7 @@ class Operations:
         await self._flush(user_id)
         slot = self._residency.pin(user_id)
         try:
+            await self._erasures.erase(slot)
             while slot.store is not None and not await self._residency.evict(slot):
                 if self._sources.monotonic_s() >= deadline_s:
                     raise PoolBusy("The vectorstore is in use all the time, it was not evicted. Try again later.")
@@ -108,7 +112,9 @@ class Operations:
     @handles(Restore)
     async def _restore(self, user_id: str, command: Restore) -> Answer:
         seq = command.commit
-        if seq is None:
+        if command.backup is not None:
+            seq = (await self._stores.log(user_id).get_tag(command.backup)).seq
+        elif seq is None:
             seq = await self._stores.log(user_id).seq_at(command.time_ms or 0)
         slot = self._residency.pin(user_id)
         try:
@@ -130,11 +136,13 @@ class Operations:
         try:
             await self._residency.open(slot, create=False)
         except UserNotFound:
-            # A user that does not exist gets no tombstone.
-            if not command.documents:
+            # A user that does not exist gets no tombstone. An earlier deletion that was cut short is finished.
+            log = self._stores.log(slot.user_id)
+            deleted = await log.end(seal=bool(command.documents), documents=command.documents)
+            if not deleted and not command.documents:
                 raise
-            return await self._stores.log(slot.user_id).end(seal=True)
+            return deleted
         except (Damaged, NewerEngine):
             # A vectorstore that cannot be opened can still be deleted.
-            return await self._stores.make(slot.user_id).end()
-        return await self._writer.end(slot)
+            return await self._stores.make(slot.user_id).end(command.documents)
+        return await self._writer.end(slot, command.documents)

@@ -29,9 +29,11 @@ from vectorpool.errors import (
     CommitNotReached,
     Draining,
     InvalidRequest,
-    NotFound,
+    UserNotFound,
 )
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.pool.deletions import DeletionSweep
+from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -77,7 +79,11 @@ class Pool:
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
-        self._operations = Operations(stores, self._residency, self._writer, settings, sources, self.residency)
+        self._erasures = Erasures(self._residency, self._writer, settings, sources, self._supervisor)
+        self._operations = Operations(
+            stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
+        )
+        self._deletions = DeletionSweep(stores, self._residency, self._writer, settings, sources, self._supervisor)
         self._draining = False
 
     @property
@@ -88,6 +94,7 @@ class Pool:
         """Begin the periodic work: idle time-outs and, under write-back, commits."""
         self._supervisor.start(_TICK, self._tick, is_essential=True)
         self._upkeep.start()
+        await self._deletions.start()
 
     # --- Commands ------------------------------------------------------------------------------------
 
@@ -143,7 +150,7 @@ class Pool:
                     raise _not_reached(store.commit_seq, options.min_commit)
                 try:
                     return await store.read(command)
-                except NotFound as error:
+                except UserNotFound as error:
                     error.extra.setdefault("commit", store.commit_seq)
                     raise
                 except ReplicaClosed:
@@ -173,6 +180,7 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
+            self._guarded("erasure", self._erasures.start_next)
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
@@ -268,6 +276,7 @@ class Pool:
         # A write that has begun continues without its caller, and ends before its vectorstore is closed.
         if writers := [slot.writer for slot in self._residency.slots.values() if slot.writer is not None]:
             await asyncio.wait(writers, timeout=max(deadline_s - self._sources.monotonic_s(), 0.1))
+        await self._deletions.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._upkeep.stop(max(deadline_s - self._sources.monotonic_s(), 0.1))
         await self._close_all()
         return report

@@ -49,6 +49,13 @@ class HealJob:
 
 
 @dataclass(slots=True)
+class EraseJob:
+    """Remove from the files what was deleted."""
+
+    done: asyncio.Future[None] = field(default_factory=_future)
+
+
+@dataclass(slots=True)
 class RestoreJob:
     """Make the state of commit ``seq`` the newest; the result is the number of the new commit."""
 
@@ -58,12 +65,13 @@ class RestoreJob:
 
 @dataclass(slots=True)
 class EndJob:
-    """Delete the vectorstore; the result is the number of objects deleted."""
+    """Delete the vectorstore; the result is the number of objects deleted. ``documents`` is for the receipt."""
 
+    documents: int | None = None
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | RestoreJob | EndJob
+Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | EraseJob | RestoreJob | EndJob
 
 
 class Slot:

@@ -8,31 +8,28 @@ import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
-from vectorpool.names import (
-    excerpt,
-    local_segment,
-    open_dir,
-    parse_slot_key,
-    split_user_ids,
-    users_prefix,
-    warm_dir,
-)
+from vectorpool.kept_documents import Expiry, KeptDocuments
+from vectorpool.local_paths import local_segment, open_dir, warm_dir
+from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync
+from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
@@ -57,7 +54,10 @@ class StoreFactory:
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
+        self._kept = KeptDocuments(bucket, settings, sources)
         self._root = open_dir(Path(settings.replica_dir), shard, is_isolated=is_isolated)
+        for directory in (self._root.parent, warm_dir(Path(settings.replica_dir))):
+            make_private(directory)
         self._lock = _claim(self._root)
         # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
@@ -69,6 +69,7 @@ class StoreFactory:
         self._template = Template(self._root / ".template")
         self._generation = itertools.count(1)
         self._has_told_refused = False
+        self._open_replica = partial(Replica, index_rows=IndexRows(settings.index_rows_bytes))
         if installed_version() != TESTED_VERSION:
             # A version's migrations are read from a directory that it has just made.
             self._workers.submit(self._template.learn).result()
@@ -86,6 +87,29 @@ class StoreFactory:
             shown = ", ".join(map(excerpt, refused[:10]))
             logger.warning("%d names below users/ are no user ids, and are passed over: %s", len(refused), shown)
         return ids
+
+    async def remove_expired_documents(self, user_id: str) -> Expiry:
+        """Delete kept bytes of a user's documents whose time is over, as many as one call may.
+
+        Raises StoreUnavailable.
+        """
+        with store_errors(self._bucket, "deleting kept documents"):
+            return await self._kept.remove_expired(user_id)
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket of all users."""
+        return self._bucket
+
+    @property
+    def swept_file(self) -> Path:
+        """The file that says when this shard looked for deletions last; it stays as long as the cached objects."""
+        return warm_dir(Path(self._settings.replica_dir)) / f"shard-{self.shard}.swept"
+
+    @staticmethod
+    def remove_orphans(scratch: Path) -> None:
+        """Remove what processes that are no more left in the scratch directory. Blocking."""
+        remove_scratch_of_the_dead(scratch)
 
     def log(self, user_id: str) -> CommitLog:
         """Return a user's commit log."""
@@ -112,6 +136,7 @@ class StoreFactory:
             workers=workers,
             settings=self._settings,
             sources=self._sources,
+            open_replica=self._open_replica,
             at=at,
         )
         return Vectorstore(log, builder, workers, self._settings, self._sources)

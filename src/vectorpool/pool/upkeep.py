@@ -1,7 +1,8 @@
-"""Background work on logs: compaction after commits, and slow rounds that verify logs and remove their garbage.
+"""Background work on logs: compaction after commits, and slow rounds that verify logs and remove garbage.
 
 One log at a time, and rounds at a bounded rate of bytes, so that upkeep takes little of a shard. Nothing here is
-needed for safety: a log that is not compacted is only slower to hydrate, one that keeps its garbage only larger.
+needed for safety: a log that is not compacted is only slower to hydrate, one that keeps its garbage only larger. A
+round also deletes the expired bytes of replaced and deleted documents.
 
 Instances share the rounds without communication. Each visits the users that are due in a random order, at random times,
 and reads ``verified.json`` before it reads a log, so that the first instance does the work. Logs are not claimed: two
@@ -144,6 +145,7 @@ class Upkeep:
                 report = await log.verify()
         except UserNotFound:
             # Documents without a vectorstore, for example: a log may exist one interval later.
+            await self._remove_expired_documents(user_id)
             self._schedule.remember(user_id, (self._sources.now_ms() + interval_ms) / 1000)
             return
         except VectorpoolError as error:
@@ -151,7 +153,10 @@ class Upkeep:
             return
         self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._log_damage(user_id, report)
+        if report.ended:
+            await self._finish_end(log)
         await self._remove_garbage(log)
+        await self._remove_expired_documents(user_id)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)
 
     @staticmethod
@@ -165,6 +170,14 @@ class Upkeep:
             )
             logger.debug("damaged: %s", user_id)
 
+    async def _finish_end(self, log: CommitLog) -> None:
+        """Finish the deletion of a vectorstore, if it was cut short."""
+        try:
+            if left := await log.finish_end():
+                logger.info("a deletion that was cut short is finished: %d objects", left)
+        except VectorpoolError as error:
+            logger.warning("a deletion that was cut short could not be finished: %s", error)
+
     async def _remove_garbage(self, log: CommitLog) -> None:
         """Remove garbage from a log until none is left, or no more can be removed now."""
         try:
@@ -175,3 +188,14 @@ class Upkeep:
                     return
         except VectorpoolError as error:
             logger.warning("the garbage of a log could not be removed: %s", error)
+
+    async def _remove_expired_documents(self, user_id: str) -> None:
+        """Delete expired kept bytes of a user's documents, in a bounded number of calls."""
+        try:
+            for _ in range(_REMOVALS):
+                async with self._one_at_a_time:
+                    done = await self._stores.remove_expired_documents(user_id)
+                if done.complete:
+                    return
+        except VectorpoolError as error:
+            logger.warning("kept documents could not be deleted: %s", error)

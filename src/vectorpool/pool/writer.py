@@ -15,7 +15,7 @@ from vectorpool.commands import Write
 from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
 from vectorpool.pool.residency import Residency
-from vectorpool.pool.slot import CatchUpJob, EndJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
+from vectorpool.pool.slot import CatchUpJob, EndJob, EraseJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
@@ -123,15 +123,21 @@ class SlotWriter:
             self._enqueue(slot, slot.heal)
         await asyncio.shield(slot.heal.done)
 
+    def erase_later(self, slot: Slot) -> EraseJob:
+        """Queue an erasure; a failure is raised to callers that wait for the job."""
+        erase = EraseJob()
+        self._enqueue(slot, erase)
+        return erase
+
     async def restore(self, slot: Slot, seq: int) -> int:
         """Make the state of commit ``seq`` the newest; return the number of the new commit."""
         job = RestoreJob(seq)
         self._enqueue(slot, job)
         return await job.done
 
-    async def end(self, slot: Slot) -> int:
+    async def end(self, slot: Slot, documents: int | None = None) -> int:
         """Delete the vectorstore of a pinned slot; return the number of objects deleted."""
-        job = EndJob()
+        job = EndJob(documents)
         self._enqueue(slot, job)
         return await job.done
 
@@ -186,10 +192,15 @@ class SlotWriter:
                 case HealJob():
                     await store.heal()
                     _succeed(job.done, None)
+                case EraseJob():
+                    before = store.commit_seq
+                    await store.erase()
+                    _succeed(job.done, None)
+                    self._committed(slot.user_id, store, before)
                 case RestoreJob():
                     _succeed(job.done, await store.restore(job.seq))
                 case EndJob():
-                    _succeed(job.done, await store.end())
+                    _succeed(job.done, await store.end(job.documents))
         except Exception as error:
             _fail(job, error)
         slot.dirty_since_s = (slot.dirty_since_s or self._sources.monotonic_s()) if store.is_dirty else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 
@@ -19,10 +20,12 @@ from vectorpool.errors import ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
+from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
+from vectorpool.shard.router import drop_former_shards
 from vectorpool.sources import SYSTEM, Sources
 
 logger = logging.getLogger(__name__)
@@ -38,9 +41,11 @@ class InProcessRouter:
         self._pool: Pool | None = None
 
     async def start(self) -> None:
-        """Open the bucket and the pool."""
+        """Open the bucket and the pool. From now on, this process's files are private."""
+        keep_private()
         if self._bucket is None:
             self._bucket = MeteredBucket(open_bucket(self._settings))
+        await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), 1)
         self._pool = Pool(
             StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
         )

@@ -23,6 +23,7 @@ from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator, native_marks
+from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
@@ -192,6 +193,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    keep_private()
     native_marks.install(int(sys.argv[2]))
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.

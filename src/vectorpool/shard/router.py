@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib
 import logging
 import os
@@ -19,7 +20,7 @@ from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining
-from vectorpool.names import warm_dir
+from vectorpool.local_paths import open_dir, warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
@@ -101,7 +102,7 @@ class ShardRouter:
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
-        await asyncio.to_thread(_drop_warm_of_former_shards, Path(self._settings.replica_dir), len(self.clients))
+        await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), len(self.clients))
         await asyncio.to_thread(_drop_isolated, Path(self._settings.replica_dir))
         results = await asyncio.gather(*(c.start() for c in self.clients), return_exceptions=True)
         for error in results:
@@ -185,12 +186,28 @@ class ShardRouter:
         return self._supervisor.view() + [task for tasks in shown if isinstance(tasks, list) for task in tasks]
 
 
-def _drop_warm_of_former_shards(replica_dir: Path, shards: int) -> None:
-    """Remove the caches of shards that an instance with fewer shards does not have any more."""
-    for path in warm_dir(replica_dir).glob("shard-*"):
-        number = path.name.removeprefix("shard-")
-        if number.isdigit() and int(number) >= shards:
+def drop_former_shards(replica_dir: Path, shards: int) -> None:
+    """Remove the files of shards that an instance with fewer shards does not have any more."""
+    for path in (*warm_dir(replica_dir).glob("shard-*"), *open_dir(replica_dir, 0).parent.glob("shard-*")):
+        number = path.name.removeprefix("shard-").removesuffix(".swept")
+        if not number.isdigit() or int(number) < shards:
+            continue
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif not _is_in_use(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_in_use(directory: Path) -> bool:
+    """Whether a process has locked a directory: a shard whose front was killed still commits what it holds."""
+    try:
+        with directory.with_name(directory.name + ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _drop_isolated(replica_dir: Path, number: int | None = None) -> None:

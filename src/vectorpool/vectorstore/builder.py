@@ -7,6 +7,9 @@ stays in the history.
 
 A replica whose schema the open changed, because an older engine wrote it, is *migrated*. A read does not commit that.
 Before the first write is applied, the migration is committed as a commit of its own.
+
+An *erasure* removes what was deleted from the files (see ``erasure``). It is made in a directory that is not open yet,
+and it is a commit of its own too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,13 +28,14 @@ from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
-from vectorpool.engine.leftovers import sweep_lists
+from vectorpool.engine.leftovers import forget_mark, sweep_lists
 from vectorpool.engine.salvage import SalvageReport, salvage
 from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound
 from vectorpool.names import SIDECAR_FILE
 from vectorpool.platform.local_disk import as_disk_failure
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.vectorstore.erasure import erase_directory
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.ticket import in_doubt
@@ -58,7 +63,8 @@ class Built:
 class Builder:
     """Builds replicas of one user: of the newest commit, or read-only ones of the past commit ``at``.
 
-    ``make_directory`` returns a new, empty directory each time; ``open_replica`` opens it once it is filled.
+    ``make_directory`` returns a new, empty directory each time; ``open_replica`` opens it once it is filled. ``erase``
+    removes what was deleted from a directory that is not open, and returns whether anything was done.
     """
 
     def __init__(
@@ -71,20 +77,22 @@ class Builder:
         workers: Executor,
         settings: Settings,
         sources: Sources,
-        open_replica: OpenReplica = Replica,
+        open_replica: OpenReplica | None = None,
+        erase: Callable[[Path], bool] = erase_directory,
         at: int | None = None,
     ) -> None:
         self.at = at
         self._user_id = user_id
         self._log = log
         self._workers = workers
-        self._open_replica = open_replica
+        self._open_replica = open_replica or partial(Replica, sources=sources)
+        self._erase = erase
         self._make_directory = make_directory
         self._template = template
         self._settings = settings
         self._sources = sources
 
-    async def build(self, *, create: bool, suspect: bool, migrate: bool = False) -> Built:
+    async def build(self, *, create: bool, suspect: bool, migrate: bool = False, erases: bool = False) -> Built:
         """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if it is damaged.
 
         With ``migrate``, what opening an older state changed is committed.
@@ -108,14 +116,17 @@ class Builder:
                 await self._run(self._template.copy_to, directory)
             else:
                 position, image = hydrated.position, hydrated.image
-                if position.seq == _ADOPTION and self.at is None:
+                if (hydrated.adopted or position.seq == _ADOPTION) and self.at is None:
                     await self._run(sweep_lists, directory)
+                if hydrated.adopted:
+                    await self._run(forget_mark, directory)
+            is_erased = erases and not is_absent and await self._run(self._erase, directory)
             if suspect and self.at is None:
                 opened = await self._open_sound(directory, position, image)
             else:
                 opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
-            if opened.is_migrated and migrate:
-                await self._commit_migration(opened)
+            if (opened.is_migrated and migrate) or is_erased:
+                await self._commit_upkeep(opened, Summary(migrated=opened.is_migrated, erased=is_erased))
             return Built(opened, is_absent)
         except BaseException as error:
             # Checked before the directory is removed, because the removal makes room.
@@ -146,18 +157,19 @@ class Builder:
             raise
         return replica
 
-    async def _commit_migration(self, replica: Replica) -> None:
-        """Commit what the open changed; the replica is closed if that fails. Raises LostRace, StoreUnavailable."""
+    async def _commit_upkeep(self, replica: Replica, summary: Summary) -> None:
+        """Commit a migration or an erasure; the replica is closed if that fails. Raises LostRace, StoreUnavailable."""
         try:
-            pending = await self._run(self._prepare, replica, Summary(migrated=True))
+            pending = await self._run(self._prepare, replica, summary)
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException as error:
             await self._run(replica.discard)
             if isinstance(error, OutcomeUnknown):
-                # The write that asked for it was not applied. The next hydrate shows whether the migration landed.
+                # The write that asked for it was not applied. The next hydrate shows whether the commit landed.
                 raise in_doubt(error) from error
             raise
-        logger.info("a vectorstore was migrated from an older schema, in commit %d", replica.position.seq)
+        what = "migrated from an older state" if summary.migrated else "freed of what was deleted from it"
+        logger.info("a vectorstore was %s, in commit %d", what, replica.position.seq)
 
     def _prepare(self, replica: Replica, summary: Summary) -> PendingCommit:
         captured = replica.capture()

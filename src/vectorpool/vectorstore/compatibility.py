@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.admission import check_known, check_passive
 from vectorpool.engine.version import Schema, installed_version, read_schema, unknown_migrations
 from vectorpool.errors import NewerEngine
 from vectorpool.names import SIDECAR_FILE
+from vectorpool.platform.trees import check_schema, open_database
 from vectorpool.vectorstore import sidecar_schema
 
 
@@ -59,6 +61,17 @@ class _DirectoryEngine:
     def check(self, stamp: EngineStamp | None) -> None:
         """Raise NewerEngine if a later engine wrote a state of this stamp."""
         check(stamp)
+
+    def admit(self, directory: Path) -> None:
+        """Raise InvalidRequest unless Chroma's database and the sidecar are what they are called, or NewerEngine."""
+        sidecar = directory / SIDECAR_FILE
+        check_passive(directory)
+        # Before the tables are known: those of a later version are not.
+        check(self.stamp_of(directory))
+        check_known(directory)
+        if sidecar.exists():
+            with open_database(sidecar) as db:
+                check_schema(db, sidecar_schema.TABLES, {}, name=SIDECAR_FILE)
 
 
 ENGINE: Final = _DirectoryEngine()

@@ -8,7 +8,7 @@ import msgspec
 
 from vectorpool import answers
 from vectorpool.checks import check_count
-from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument
+from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument, SettleDocuments
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.rows import Batch
@@ -65,7 +65,14 @@ class DocumentWriter:
             batch = Batch(command.ids, array, list(command.metadatas), list(command.documents))
             writer.put_records(info, batch, command.vectors, effect)
         writer.sidecar.set_document(
-            command.avatar_id, command.path, info.id, command.etag, command.size, command.recipe, command.ids
+            command.avatar_id,
+            command.path,
+            info.id,
+            command.etag,
+            command.size,
+            command.recipe,
+            command.ids,
+            command.digest,
         )
         return answers.DocumentWritten(len(command.ids), info.id)
 
@@ -85,6 +92,8 @@ class DocumentWriter:
         before = writer.sidecar.chunks(command.avatar_id, command.path)
         if before is None:
             raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
+        if command.unless_restored and writer.sidecar.is_restored(command.avatar_id, command.path):
+            return answers.Deleted(deleted=0)
         collection_id, ids = before
         owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
         effect.touch(None if owner is None else owner.name)
@@ -92,3 +101,12 @@ class DocumentWriter:
             writer.delete_records(owner, ids, effect)
         writer.sidecar.forget_document(command.avatar_id, command.path)
         return answers.Deleted(deleted=len(ids))
+
+    @handles(SettleDocuments)
+    def _settle_documents(self, command: SettleDocuments, effect: Effect) -> msgspec.Struct:
+        writer, settled = self._writer, 0
+        for document in command.settled:
+            if writer.sidecar.settle_document(command.avatar_id, document.path, document.digest, document.etag):
+                effect.touch()
+                settled += 1
+        return answers.Written(written=settled)

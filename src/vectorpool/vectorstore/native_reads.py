@@ -21,6 +21,7 @@ from vectorpool.commands import (
     ListCollections,
     ListIngested,
     ListLost,
+    ListRestored,
     QueryRecords,
     Read,
 )
@@ -32,7 +33,7 @@ from vectorpool.engine.records import Records
 from vectorpool.engine.rows import Rows
 from vectorpool.vectorstore.avatars import avatar_ids, check_avatar, collections_of, known_collection
 from vectorpool.vectorstore.filters import as_json
-from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.sidecar import RestoredAt, Sidecar
 from vectorpool.vectorstore.vectors import check_vectors
 
 
@@ -230,7 +231,10 @@ class NativeReader:
             include=command.include,
             at_once=at_once,
         )
-        return None if found is None else answers.QueryResult(results=[_matches(rows) for rows in found])
+        if found is None:
+            return None
+        assumed = command.vectors.embedder if self._sidecar.embedder(info.id) is None else None
+        return answers.QueryResult(results=[_matches(rows) for rows in found], assumed_embedder=assumed)
 
     # --- Documents and losses ------------------------------------------------------------------------
 
@@ -239,6 +243,11 @@ class NativeReader:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
         documents = self._sidecar.documents(command.avatar_id, names)
         return answers.IngestedPage(documents, collections={name: id_ for id_, name in names.items()})
+
+    @handles(ListRestored)
+    def _list_restored(self, command: ListRestored) -> msgspec.Struct:
+        place = RestoredAt(command.avatar_id, command.path, command.after)
+        return answers.RestoredPage(documents=self._sidecar.restored_documents(place, command.limit))
 
     @handles(ListLost)
     def _list_lost(self, command: ListLost) -> msgspec.Struct:

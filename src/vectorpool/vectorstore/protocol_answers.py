@@ -49,6 +49,20 @@ def _float32(rows: Sequence[Any] | None) -> list[Any] | None:
     return None if rows is None else [None if row is None else np.asarray(row, np.float32) for row in rows]
 
 
+def _distances(rows: Sequence[Any] | None) -> list[Any] | None:
+    return None if rows is None else [None if row is None else _distance_row(row) for row in rows]
+
+
+def _distance_row(row: Any) -> Any:
+    exact = np.asarray(row, np.float64)
+    with np.errstate(over="ignore"):
+        stored = exact.astype(np.float32)
+    if np.isfinite(stored).all() or not np.isfinite(exact).any():
+        return stored
+    # A distance that float32 cannot hold was computed in float64. As a number it keeps its place in the order.
+    return [short if np.isfinite(short) else long for short, long in zip(stored, exact.tolist(), strict=True)]
+
+
 def records(got: Rows, include: Sequence[str]) -> dict[str, Any]:
     """Return the records of a ``get`` as columns; a column outside ``include`` is null."""
     return {
@@ -74,6 +88,6 @@ def matches(found: Sequence[Rows], include: Sequence[str]) -> dict[str, Any]:
         "documents": columns("documents"),
         "uris": columns("uris"),
         "metadatas": columns("metadatas"),
-        "distances": _float32(columns("distances")),
+        "distances": _distances(columns("distances")),
         "include": list(include),
     }

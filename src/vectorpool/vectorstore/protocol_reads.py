@@ -19,7 +19,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.engine import Engine
-from vectorpool.engine.failures import refusal
+from vectorpool.engine.failures import collection_not_found, refusal
 from vectorpool.errors import BrokenReplica
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.vectors import rows_of
@@ -48,6 +48,9 @@ class ProtocolReader:
         kind = type(command)
         try:
             if kind in self._answer_at_once:
+                # At once, only the fast path answers, which finds no collection outside the command's database.
+                if not at_once and getattr(command, "confined", False):
+                    self._check_confined(command)
                 answer = self._answer_at_once[kind](command, at_once)
                 return None if answer is None else shapes.encode(answer)
             return None if at_once else shapes.encode(self._answer[kind](command))
@@ -66,6 +69,11 @@ class ProtocolReader:
             self._records.check_collection(command.collection_id, command.database)
         except Exception as error:
             raise refusal(error) from error
+
+    def _check_confined(self, command: Any) -> None:
+        """Raise ChromaRefusal unless the collection is in the command's database: Chroma looks in all of them."""
+        if self._catalogue.known_by_id(command.database, command.collection_id) is None:
+            raise collection_not_found(command.collection_id)
 
     # --- Databases and collections -------------------------------------------------------------------
 

@@ -145,8 +145,12 @@ class ProtocolWriter:
     # --- Records -------------------------------------------------------------------------------------
 
     def _find(self, command: _Records | ChromaDeleteRecords | ChromaUpdateCollection) -> CollectionInfo:
-        """Return a collection by its id, whatever database the path names; raise ChromaRefusal if there is none."""
-        found = self._catalogue.known_anywhere(command.database, command.collection_id)
+        """Return a collection by its id, whatever database the path names, unless the command is confined to it.
+
+        Raises ChromaRefusal if there is none.
+        """
+        find = self._catalogue.known_by_id if command.confined else self._catalogue.known_anywhere
+        found = find(command.database, command.collection_id)
         if found is None:
             raise failures.collection_not_found(command.collection_id)
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,14 +22,19 @@ from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
+from vectorpool.engine.admission import learn_tables
+from vectorpool.engine.deletions import read_remains
 from vectorpool.engine.engine import Engine, create_empty, migrate
+from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.records import EngineOptions
+from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
-from vectorpool.errors import BrokenReplica, LocalDiskFailed
+from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
 from vectorpool.settings import Settings
+from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
 from vectorpool.vectorstore.effect import Effect, HalfApplied
@@ -54,21 +60,43 @@ class ReplicaLost(Exception):
 class Replica:
     """One open working directory. Opening it raises BrokenReplica if Chroma fails, and NewerEngine before any change.
 
-    ``is_migrated`` says that opening it changed the schema, and that no commit holds the change yet.
+    ``is_migrated`` says that opening it changed the schema or mended texts, and that no commit holds the change yet.
+    ``index_rows`` keeps the vectors that are searched exactly, for all replicas of a shard.
     """
 
-    def __init__(self, user_id: str, directory: Path, position: Position, image: Image, settings: Settings) -> None:
+    def __init__(
+        self,
+        user_id: str,
+        directory: Path,
+        position: Position,
+        image: Image,
+        settings: Settings,
+        sources: Sources = SYSTEM,
+        *,
+        index_rows: IndexRows | None = None,
+    ) -> None:
         self.directory = directory
+        self._index_rows = index_rows
         self.position = position
         self.image = image
         self._user_id = user_id
         self._settings = settings
+        self._sources = sources
         self._is_written = False
         self._stamps = FileTimes()
         with on_local_disk(directory):
             self._schema = read_schema(directory)
+            if self._schema is not None and self._schema.strangers:
+                raise Damaged(
+                    f"The database of the vectorstore holds {self._schema.strangers[0]}, which no version of Chroma "
+                    "makes. It is not opened. Restore an earlier commit, or export it and copy the collections."
+                )
             self.is_migrated = self._migrate()
+            if self.is_schema_tested:
+                self.is_migrated |= take_over(directory, sources.now_ms())
             self._open()
+            # What the files may hold beyond what Chroma answers, as of the last capture.
+            self.remains = read_remains(directory)
             self._identity = self._identify()
 
     def _migrate(self) -> bool:
@@ -97,6 +125,7 @@ class Replica:
             exact_bytes=settings.exact_bytes,
             write_slice_ms=settings.write_slice_ms,
             max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
+            index_rows=self._index_rows,
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
@@ -236,12 +265,16 @@ class Replica:
         directory would commit the loss.
         """
         try:
+            self._engine.settle_deletions(self._sources.now_ms())
             captured = capture(self.directory, self.image, self._stamps)
-            if self._identify() == self._identity:
-                return captured
-        except OSError as error:
-            raise ReplicaLost from error
-        raise ReplicaLost
+            self.remains = read_remains(self.directory)
+        except (OSError, sqlite3.Error) as error:
+            if isinstance(error, OSError) or self._is_lost():
+                raise ReplicaLost from error
+            raise
+        if self._is_lost():
+            raise ReplicaLost
+        return captured
 
     def _is_lost(self) -> bool:
         try:
@@ -306,6 +339,7 @@ class Template:
         """Store which migrations the installed Chroma applies to a new directory."""
         self._make()
         learn_migrations(self._directory)
+        learn_tables(self._directory)
 
     def copy_to(self, directory: Path) -> None:
         """Fill an empty directory. Several threads may call this, each for another directory."""

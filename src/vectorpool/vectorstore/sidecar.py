@@ -13,11 +13,11 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from vectorpool.answers import Ingested, LostRecord
+from vectorpool.answers import Ingested, LostRecord, RestoredDocument
 from vectorpool.engine.salvage import Loss
 from vectorpool.vectorstore.sidecar_schema import VERSION, migrate
 
@@ -39,6 +39,26 @@ def rewrite_collection_id(path: Path, old: str, new: str) -> None:
             db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, old))
 
 
+class RestoredAt(NamedTuple):
+    """Which rows are meant: of one avatar or all, of one path or all, after a place in their order."""
+
+    avatar_id: str | None = None
+    path: str | None = None
+    after: tuple[str, str] | None = None
+
+    def condition(self) -> tuple[str, list[str]]:
+        """Return them as a condition in SQL, and its values."""
+        terms, values = ["1"], list[str]()
+        for column, value in (("avatar_id", self.avatar_id), ("path", self.path)):
+            if value is not None:
+                terms.append(f"{column} = ?")
+                values.append(value)
+        if self.after is not None:
+            terms.append("(avatar_id, path) > (?, ?)")
+            values.extend(self.after)
+        return " AND ".join(terms), values
+
+
 class Sidecar:
     """One open sidecar. One thread at a time writes; SQLite isolates concurrent readers."""
 
@@ -58,6 +78,8 @@ class Sidecar:
             db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode=MEMORY")
             db.execute("PRAGMA synchronous=OFF")
+            # Rows that are deleted are overwritten at once: the file is small.
+            db.execute("PRAGMA secure_delete=ON")
             migrate(db)
             self._db = db
         return self._db
@@ -122,7 +144,8 @@ class Sidecar:
         if db is None:
             return []
         rows = db.execute(
-            "SELECT path, collection_id, etag, size, recipe, chunk_ids FROM document WHERE avatar_id = ? ORDER BY path",
+            "SELECT path, collection_id, etag, size, recipe, chunk_ids, digest, restored FROM document "
+            "WHERE avatar_id = ? ORDER BY path",
             (avatar_id,),
         )
         return [
@@ -134,8 +157,10 @@ class Sidecar:
                 chunks=len(msgspec.msgpack.decode(chunk_ids)),
                 embedder=self.embedder(collection_id),
                 recipe=recipe,
+                digest=digest,
+                restored=bool(restored),
             )
-            for path, collection_id, etag, size, recipe, chunk_ids in rows
+            for path, collection_id, etag, size, recipe, chunk_ids, digest, restored in rows
         ]
 
     def count_documents(self, avatar_id: str) -> int:
@@ -157,12 +182,20 @@ class Sidecar:
         return None if row is None else (row[0], msgspec.msgpack.decode(row[1], type=list[str]))
 
     def set_document(
-        self, avatar_id: str, path: str, collection_id: str, etag: str, size: int, recipe: str, ids: list[str]
+        self,
+        avatar_id: str,
+        path: str,
+        collection_id: str,
+        etag: str,
+        size: int,
+        recipe: str,
+        ids: list[str],
+        digest: str = "",
     ) -> None:
         """Store the records that a document became."""
         self._writable().execute(
-            "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (avatar_id, path, collection_id, etag, size, recipe, msgspec.msgpack.encode(ids)),
+            "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (avatar_id, path, collection_id, etag, size, recipe, msgspec.msgpack.encode(ids), digest),
         )
 
     def forget_document(self, avatar_id: str, path: str) -> None:
@@ -170,6 +203,38 @@ class Sidecar:
         db = self._open(create=False)
         if db is not None:
             db.execute("DELETE FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path))
+
+    # --- Documents that a restore or fork brought ----------------------------------------------------
+
+    def is_restored(self, avatar_id: str, path: str) -> bool:
+        """Whether a restore or fork brought a document's row, and no ingest has seen its bytes since."""
+        return bool(self.restored_documents(RestoredAt(avatar_id, path), 1))
+
+    def restored_documents(self, place: RestoredAt, limit: int) -> list[RestoredDocument]:
+        """Return such rows by avatar and path, at most ``limit``."""
+        db = self._open(create=False)
+        if db is None:
+            return []
+        condition, values = place.condition()
+        rows = db.execute(
+            f"SELECT avatar_id, path, etag, size, digest FROM document WHERE restored AND {condition} "
+            "ORDER BY avatar_id, path LIMIT ?",
+            (*values, limit),
+        )
+        return [RestoredDocument(*row) for row in rows]
+
+    def settle_document(self, avatar_id: str, path: str, digest: str, etag: str) -> bool:
+        """Note that a path has a row's bytes, at this ETag; return whether that changed anything."""
+        db = self._open(create=False)
+        if db is None:
+            return False
+        done = db.execute(
+            # No ETag: a salvage lost chunks, and the document must be ingested again whatever its bytes are.
+            "UPDATE document SET restored = 0, etag = CASE etag WHEN '' THEN '' ELSE ? END "
+            "WHERE avatar_id = ? AND path = ? AND digest = ? AND (restored OR etag NOT IN ('', ?))",
+            (etag, avatar_id, path, digest, etag),
+        )
+        return done.rowcount > 0
 
     # --- Losses --------------------------------------------------------------------------------------
 
@@ -225,3 +290,12 @@ class Sidecar:
         """Return how many records salvages lost."""
         db = self._open(create=False)
         return 0 if db is None else int(db.execute("SELECT count(*) FROM salvage_loss").fetchone()[0])
+
+
+def rewrite(path: Path) -> None:
+    """Write a closed sidecar anew, without what was deleted from it; without a file, do nothing."""
+    if path.exists():
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("PRAGMA journal_mode=MEMORY")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("VACUUM")

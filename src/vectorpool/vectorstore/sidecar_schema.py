@@ -6,6 +6,7 @@ A released migration never changes; a change of the schema appends one. A file o
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -34,9 +35,16 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID
         """,
     ),
+    # The SHA-256 of a document's bytes ('': not known), and whether a restore or fork brought the row.
+    (
+        "ALTER TABLE document ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE document ADD COLUMN restored INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 VERSION: Final = len(MIGRATIONS)
+
+TABLES: Final = frozenset(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", "\n".join(map("\n".join, MIGRATIONS))))
 
 # Where a SQLite file holds its user version: four bytes, the most significant first.
 _USER_VERSION_OFFSET: Final = 60

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
 from vectorpool.errors import CommitConflict, InternalError, StoreUnavailable, VectorpoolError
-from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.effect import Effect, HalfApplied
+from vectorpool.vectorstore.replica import Replica
 
 logger = logging.getLogger(__name__)
 
 # How often a commit may lose its number before its callers get an error; each time another writer progressed.
 MAX_REBASES = 12
+
+
+# The body of an answer, and what the command changed.
+Applied = tuple[bytes, Effect]
 
 
 class Ticket:
@@ -67,6 +73,24 @@ def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticke
         elif ticket.error is not None and acknowledged is None and not ticket.is_poison:
             ticket.error = unconfirmed(ticket.error)
     return cause
+
+
+async def apply_again(uncommitted: list[Ticket], replica: Replica, run: Callable[..., Awaitable[Applied]]) -> bool:
+    """Apply commands to a replica that was built anew, in threads of ``run``; those that fail leave the list.
+
+    Returns False if one failed half-way: the replica must be built again, and the next call goes without it.
+    """
+    for ticket in list(uncommitted):
+        try:
+            ticket.body, ticket.effect = await run(replica.write, ticket.command, ticket.effect.made)
+        except (HalfApplied, VectorpoolError) as error:
+            cause = error.cause if isinstance(error, HalfApplied) else error
+            uncommitted.remove(ticket)
+            ticket.error = cause
+            logger.warning("a rebased command no longer applies: %s", cause.code)
+            if isinstance(error, HalfApplied):
+                return False
+    return True
 
 
 def summarise(tickets: list[Ticket]) -> Summary:

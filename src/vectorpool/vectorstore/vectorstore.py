@@ -2,9 +2,8 @@
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
 the replica is thrown away and built anew from the log, and the commands that were not committed are applied again
-(*rebase*), a bounded number of times. If the newest state then refuses a command, its caller gets that refusal. The
-replica of a lost or half-applied state is never repaired: deltas are applied only while a directory is built, never to
-an open one.
+(*rebase*), a bounded number of times. If the newest state then refuses a command, its caller gets that refusal. A lost
+or half-applied replica is never repaired: deltas are applied only while a directory is built, never to an open one.
 
 Unknown outcomes. If the store does not show whether a commit landed, its bytes are kept and offered again before any
 other commit (``_settle``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
@@ -31,14 +30,17 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
+from vectorpool.vectorstore.erasure import ErasureSchedule
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
+from vectorpool.vectorstore.restored_documents import flag_documents
 from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
+    apply_again,
     give_up,
     in_doubt,
     summarise,
@@ -76,6 +78,7 @@ class Vectorstore:
         self._replays = settings.durability == "write-back"
         # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
+        self._erasures = ErasureSchedule(settings, sources)
 
     # --- Properties for the slot ---------------------------------------------------------------------
 
@@ -110,8 +113,7 @@ class Vectorstore:
         if self._replica is None:
             await self._settle()
         if self._replica is None:
-            async with self._lock.exclusive():
-                await self._rebuild(create=create)
+            await self._rebuild(create=create)
 
     async def read(self, command: Read) -> Answer:
         """Answer a read from the replica as it is.
@@ -148,15 +150,13 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
-            async with self._lock.exclusive():
-                await self._rebuild(create=True)
+            await self._rebuild(create=True)
 
     async def heal(self) -> None:
         """Build the replica anew because Chroma stopped working on it, or a command was half applied."""
         try:
             await self._settle()
-            async with self._lock.exclusive():
-                await self._rebuild(create=True, suspect=True)
+            await self._rebuild(create=True, suspect=True)
         except BaseException:
             await self.discard()
             raise
@@ -196,12 +196,12 @@ class Vectorstore:
             await self._pause(attempt)
         raise too_many_conflicts()
 
-    async def end(self) -> int:
+    async def end(self, documents: int | None = None) -> int:
         """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
         self._pending, self._offered = None, 0
         await self.discard()
-        deleted: int = await self._log.end()
+        deleted: int = await self._log.end(documents=documents)
         self._absent = True
         return deleted
 
@@ -211,7 +211,7 @@ class Vectorstore:
         Uncommitted writes are committed first, and so stay in the history. Raises CommitNotFound.
         """
         await self.commit()
-        position = await self._log.restore(seq)
+        position = await self._log.restore(seq, edit=flag_documents)
         await self.catch_up()
         return position.seq
 
@@ -219,6 +219,25 @@ class Vectorstore:
         """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
         if self._replica is not None and not self.is_absent:
             await self._log.compact(self._replica.position)
+
+    def is_erasure_due(self, *, is_idle: bool) -> bool:
+        """Whether what was deleted should be removed from the files now; ``is_idle``: the vectorstore is not used."""
+        return self._migrates and not self.is_absent and self._erasures.is_due(self._replica, is_idle=is_idle)
+
+    async def erase(self) -> None:
+        """Commit the state without what was deleted, unless another commits first. Raises what a commit raises."""
+        self._erasures.begin()
+        await self.commit()
+        asked_s = self._sources.monotonic_s()
+        try:
+            built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
+        except LostRace:
+            return
+        async with self._lock.exclusive():
+            await self._drop_replica()
+            self._replica, self._absent = built.replica, built.is_absent
+        self._freshness.confirm(asked_s)
+        self._erasures.end(built.replica)
 
     # --- Inside --------------------------------------------------------------------------------------
 
@@ -235,8 +254,7 @@ class Vectorstore:
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
-            async with self._lock.exclusive():
-                await self._rebuild(create=True)
+            await self._rebuild(create=True)
 
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
@@ -283,8 +301,7 @@ class Vectorstore:
             elif self._settings.consistency == "local" or await self._ask():
                 return
             else:
-                async with self._lock.exclusive():
-                    await self._rebuild(create=True)
+                await self._rebuild(create=True)
             await self._pause(attempt)
         raise too_many_conflicts()
 
@@ -329,8 +346,7 @@ class Vectorstore:
         """Build the replica anew; under write-through the writer applies its tickets again by itself."""
         if not self._replays:
             self._uncommitted.clear()
-        async with self._lock.exclusive():
-            await self._rebuild(create=True)
+        await self._rebuild(create=True)
 
     async def _offer(self, pending: PendingCommit) -> bool:
         """Offer a commit to the log; return False if another writer won and the replica was built anew."""
@@ -378,40 +394,26 @@ class Vectorstore:
             await self.discard()
 
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
-        """Discard the replica, build it from the log, apply the uncommitted writes again. Holds the lock."""
-        for _ in range(REBUILDS + len(self._uncommitted)):
-            await self._drop_replica()
-            try:
-                asked_s = self._sources.monotonic_s()
-                built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
-            except BrokenReplica:
-                if suspect:
-                    raise
-                suspect = True
-            except LostRace:
-                logger.warning("another instance committed before a salvage or migration did; it is built anew")
-            else:
-                self._replica, self._absent = built.replica, built.is_absent
-                self._freshness.confirm(asked_s)
-                if await self._reapply():
-                    return
+        """Discard the replica, build it from the log, apply again what was not committed; no read runs meanwhile."""
+        async with self._lock.exclusive():
+            for _ in range(REBUILDS + len(self._uncommitted)):
+                await self._drop_replica()
+                try:
+                    asked_s = self._sources.monotonic_s()
+                    built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
+                except BrokenReplica:
+                    if suspect:
+                        raise
+                    suspect = True
+                except LostRace:
+                    logger.warning("another instance committed before a salvage or migration did; it is built anew")
+                else:
+                    self._replica, self._absent = built.replica, built.is_absent
+                    self._freshness.confirm(asked_s)
+                    self._pending, self._offered = None, 0
+                    if await apply_again(self._uncommitted, built.replica, self._run):
+                        return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
-
-    async def _reapply(self) -> bool:
-        """Apply the uncommitted commands again; return False if one failed half-way (the next call skips it)."""
-        assert self._replica is not None
-        self._pending, self._offered = None, 0
-        for ticket in list(self._uncommitted):
-            try:
-                ticket.body, ticket.effect = await self._run(self._replica.write, ticket.command, ticket.effect.made)
-            except (HalfApplied, VectorpoolError) as error:
-                cause = error.cause if isinstance(error, HalfApplied) else error
-                self._uncommitted.remove(ticket)
-                ticket.error = cause
-                logger.warning("a rebased command no longer applies: %s", cause.code)
-                if isinstance(error, HalfApplied):
-                    return False
-        return True
 
     async def _drop_replica(self) -> None:
         if self._replica is not None:

@@ -142,6 +142,9 @@ class FarBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._travel(key, self._latencies.put, lambda shelf: shelf.put(key, data), len(data))
 
+    async def copy(self, source: str, target: str) -> None:
+        raise AssertionError("documents are no part of a fleet")
+
     async def delete(self, key: str) -> None:
         await self._travel(key, self._latencies.put, lambda shelf: shelf.delete(key))
 

@@ -7,12 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, PoolView, TaskView
+from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.chroma_bodies import Target, decode_body
+from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -22,7 +24,7 @@ from vectorpool.settings import Settings
 
 
 class FakeRouter:
-    """Remembers commands and answers each with the same bytes."""
+    """Remembers commands and answers each with the same bytes; no restore brought a document."""
 
     body = b'{"as":"it came",  "spaces":"kept"}'
 
@@ -44,6 +46,10 @@ class FakeRouter:
     async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
         self.contexts.append(context)
         self.commands.append((user_id, command))
+        if isinstance(command, ListRestored):
+            return Answer(b'{"documents":[]}', 17)
+        if isinstance(command, Fork):
+            return Answer(msgspec.json.encode(Forked(command.target_user_id, 1)), 1)
         return Answer(self.body, 17)
 
     async def execute_body(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vectorpool.api.callers import ANY_CALLER, MAX_FILE_BYTES, Callers, read_callers
+from vectorpool.api.callers import MAX_FILE_BYTES, Callers, read_callers
 from vectorpool.cli.tokens import toml_table
 from vectorpool.errors import Forbidden, Misconfigured, Unauthenticated
+from vectorpool.identity.caller import ANY_CALLER
 
 SECRET = "alices-secret"
 SHA256 = hashlib.sha256(SECRET.encode()).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commitlogs import USER, Author, FaultyBucket, contents, overwrite
+from vectorpool import names
 from vectorpool.commitlog import hydrate as hydrating
 from vectorpool.commitlog.format import GRAVE
 from vectorpool.commitlog.image import EMPTY
@@ -151,7 +152,8 @@ async def test_an_end_cut_short_is_an_end(tmp_path: Path) -> None:
     faulty = FaultyBucket(MemoryBucket())
     author = Author(tmp_path, faulty)
     await three_commits(author)
-    faulty.plan("put", "ok", "lost")
+    # The mark, the receipt, a grave, and the next grave.
+    faulty.plan("put", "ok", "ok", "ok", "lost")
     with pytest.raises(OutcomeUnknown, match="is deleted, and some of its objects are left"):
         await author.log.end()
     left = await keys(author)
@@ -194,6 +196,8 @@ async def test_a_plain_directory_in_the_bucket_is_adopted_untouched(tmp_path: Pa
     """The first hydrate makes it commit 1; its objects stay as they are."""
     author = Author(tmp_path / "a")
     files = await upload(author, plain_directory(tmp_path / "plain"))
+    # A document was replaced before the first hydrate: what is kept of it is no part of the directory.
+    await author.bucket.put(names.kept_content_prefix(USER, "7", "0" * 64) + "020000", b"kept")
     directory, hydrated = await author.hydrate()
     assert contents(directory) == files
     assert hydrated.position.seq == 1

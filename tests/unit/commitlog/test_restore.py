@@ -25,6 +25,33 @@ from vectorpool.errors import (
 from vectorpool.objects.memory import MemoryBucket
 
 
+async def test_an_edit_is_part_of_the_restored_and_the_forked_commit(tmp_path: Path) -> None:
+    """What it changes in the files is committed with the state, whole; an edit that changes nothing changes nothing."""
+    author = author_of(tmp_path)
+    then = await write(author, 6)
+    (name, before), *_ = then[3].items()
+    edits: list[Path] = []
+
+    def edit(directory: Path) -> bool:
+        edits.append(directory)
+        (directory / name).write_bytes(before[:-1] + b"!")
+        (directory / "note").write_bytes(b"restored")
+        return True
+
+    edited = then[3] | {name: before[:-1] + b"!", "note": b"restored"}
+    await author.log.restore(3, edit=edit)
+    await author.log.fork("43", at=3, edit=edit)
+    other = Author(tmp_path / "other", author.bucket, user_id="43")
+    for each in (author, other):
+        directory, _ = await each.hydrate()
+        assert contents(directory) == edited
+        assert (await each.log.scrub()).problems == []
+    await author.log.restore(3, edit=lambda directory: False)
+    directory, _ = await author.hydrate()
+    assert contents(directory) == then[3]
+    assert len(edits) == 2
+
+
 async def test_a_restored_state_is_a_new_commit(tmp_path: Path) -> None:
     """The number goes up by one, the files are those of then, and the history says where they came from."""
     author = author_of(tmp_path)

@@ -39,6 +39,8 @@ class Numbered:
         file = directory / "migrations"
         return stamp(int(file.read_text())) if file.exists() else None
 
+    def admit(self, directory: Path) -> None: ...
+
     def check(self, stamp: EngineStamp | None) -> None:
         if stamp is not None and stamp.migrations["sysdb"] > KNOWN:
             raise NewerEngine("migrations are unknown")

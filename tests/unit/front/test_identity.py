@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from litestar.routes import HTTPRoute
 
 from tests.unit.api.parts import FakeRouter, application, talk
-from vectorpool.api.callers import Caller, Callers
+from vectorpool.api.callers import Callers
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.identity.caller import Caller
 
 ALICE = b"alices-secret"
 BOTH = b"another-secret"
@@ -245,7 +246,8 @@ async def test_a_fork_needs_both_users() -> None:
     assert (await ask(app, "POST", "/users/bob/fork", body=b'{"user_id": "alice"}'))[0] == 403
     assert router.commands == []
     assert (await ask(app, "POST", "/users/alice/fork", token=BOTH, body=b'{"user_id": "bob"}'))[0] == 201
-    assert [user for user, _ in router.commands] == [OWN]
+    # The state is the caller's; what became of its documents is asked of the target.
+    assert [user for user, _ in router.commands] == [OWN, OTHER]
 
 
 @pytest.mark.parametrize(("token", "status", "name"), [(None, 401, "AuthError"), (ALICE, 403, "AuthorizationError")])
@@ -280,4 +282,4 @@ async def test_without_a_tokens_file_all_is_as_it_was() -> None:
         assert (await client.get("/users/bob/lost", headers={"Authorization": "Bearer x"})).status_code == 200
         assert (await client.get("/admin/pool")).status_code == 200
         assert (await client.post("/users/bob/fork", json={"user_id": "carol"})).status_code == 201
-    assert {user for user, _ in router.commands} == {"bob"}
+    assert [user for user, _ in router.commands] == ["bob", "bob", "bob", "carol"]

@@ -11,10 +11,11 @@ import pytest
 from tests.unit.api.parts import FakeRouter, application, talk
 from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
 from vectorpool.answers import Answer
-from vectorpool.api.callers import Caller, Callers
+from vectorpool.api.callers import Callers
 from vectorpool.context import RequestContext
 from vectorpool.errors import PoolBusy, QueueFull
 from vectorpool.front.metering import MeteringStage
+from vectorpool.identity.caller import Caller
 from vectorpool.sources import SYSTEM
 
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from tests.unit.api.parts import FakeRouter, application, talk
-from vectorpool.api.callers import Caller, Callers
+from vectorpool.api.callers import Callers
 from vectorpool.commands import CountRecords, GetRecords, QueryRecords
 from vectorpool.errors import CollectionNotFound, QueueFull
+from vectorpool.identity.caller import Caller
 from vectorpool.settings import Settings
 
 PLACES = ["/users/alice/collections/notes", "/users/alice/avatars/7/collections/notes"]

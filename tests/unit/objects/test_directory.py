@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vectorpool.objects import directory as module
-from vectorpool.objects.bucket import BucketUnavailable, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import KeyTaken, KeyTooLong, ObjectExists, ObjectMissing
 from vectorpool.objects.directory import STAGING, STAGING_MAX_AGE_MS, DirectoryBucket
 
 
@@ -121,9 +121,69 @@ async def test_an_object_and_a_directory_cannot_share_a_name(tmp_path: Path) -> 
     await bucket.create("a/b", b"1")
     for write in (bucket.create, bucket.put):
         for key in ("a", "a/b/c"):
-            with pytest.raises(BucketUnavailable, match=r"share a name|exists|Not a directory"):
+            with pytest.raises(KeyTaken, match=f"share a name.*{key}"):
                 await write(key, b"2")
     with pytest.raises(ObjectMissing):
         await bucket.head("a")
     await bucket.delete("a")
     assert (await bucket.get("a/b")).data == b"1"
+
+
+async def test_a_name_that_the_file_system_cannot_hold_is_refused_as_such(tmp_path: Path) -> None:
+    """A segment of 256 bytes is named by a write, whose bytes are nowhere, and is a missing object to a read."""
+    bucket = DirectoryBucket(tmp_path)
+    for key in ("users/" + "n" * 256, "n" * 256 + "/a", "ü" * 128 + "/a"):
+        for write in (bucket.create, bucket.put):
+            with pytest.raises(KeyTooLong, match="longer than the file system"):
+                await write(key, b"1")
+        for read in (bucket.get, bucket.head):
+            with pytest.raises(ObjectMissing):
+                await read(key)
+        await bucket.delete(key)
+    await bucket.put("users/" + "n" * 255, b"1")
+    assert [info.size for info in await bucket.list_objects("", limit=5)] == [1]
+    assert list((tmp_path / ".vectorpool-staging").iterdir()) == []
+
+
+async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
+    """A link to a file or a directory, or a pipe: not listed, not read, not written through, and not waited for."""
+    outside, root = tmp_path / "outside", tmp_path / "store"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    bucket = DirectoryBucket(root)
+    await bucket.put("users/1/good", b"x")
+    (root / "users" / "1" / "file").symlink_to(outside / "secret")
+    (root / "users" / "1" / "folder").symlink_to(outside)
+    (root / "users" / "2").symlink_to(outside)
+    os.mkfifo(root / "users" / "1" / "pipe")
+    assert [info.key for info in await bucket.list_objects("", limit=9)] == ["users/1/good"]
+    assert await bucket.list_prefixes("users/") == ["1"]
+    assert await bucket.list_objects("users/1/folder/", limit=9) == []
+    for key in ("users/1/file", "users/1/folder/secret", "users/2/secret", "users/1/pipe"):
+        with pytest.raises(ObjectMissing):
+            await bucket.get(key)
+        with pytest.raises(ObjectMissing):
+            await bucket.get_range(key, 0, 2)
+        with pytest.raises(ObjectMissing):
+            await bucket.head(key)
+    for write in (bucket.put, bucket.create):
+        for key in ("users/1/folder/new", "users/2/a/b/new"):
+            with pytest.raises(KeyTaken, match="links are not followed"):
+                await write(key, b"x")
+    await bucket.delete("users/1/folder/secret")
+    await bucket.delete("users/2/secret")
+    assert [path.name for path in outside.iterdir()] == ["secret"]
+    # A write to the link's own name replaces the link, and deleting it leaves what it named.
+    await bucket.put("users/1/file", b"ours")
+    assert (await bucket.get("users/1/file")).data == b"ours"
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+async def test_the_root_may_be_a_link(tmp_path: Path) -> None:
+    """An operator chooses where the store lies; what is below it belongs to others."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "real")
+    bucket = DirectoryBucket(tmp_path / "store")
+    await bucket.put("a/b", b"x")
+    assert (tmp_path / "real" / "a" / "b").read_bytes() == b"x"
+    assert await bucket.list_prefixes("") == ["a"]

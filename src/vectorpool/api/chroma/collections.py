@@ -9,6 +9,7 @@ from litestar import Controller, Response, delete, get, post, put
 from vectorpool import commands
 from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import CREATE_COLLECTION, UPDATE_COLLECTION, operation
+from vectorpool.api.chroma.older_clients import pass_on_collections
 from vectorpool.api.chroma.requests import (
     COLLECTION_PATH,
     DATABASE_PATH,
@@ -16,6 +17,7 @@ from vectorpool.api.chroma.requests import (
     CollectionName,
     Database,
     Tenant,
+    answer_body,
     ask,
     ask_with_body,
     check_database,
@@ -49,7 +51,7 @@ class Collections(Controller):
         )
         if not await has_tenant(request, tenant):
             raise ChromaRefusal(f"Database [{database}] does not exist", status=400)
-        return await ask_with_body(request, tenant, target)
+        return pass_on_collections(request, await answer_body(request, tenant, target))
 
     @get(f"{DATABASE_PATH}/collections", summary="List collections", operation_class=operation())
     async def chroma_list_collections(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
@@ -60,7 +62,7 @@ class Collections(Controller):
             offset=number_of(request, "offset") or 0,
         )
         try:
-            return pass_on(await ask(request, tenant, command))
+            return pass_on_collections(request, await ask(request, tenant, command))
         except UserNotFound:
             return reply([])
 
@@ -84,7 +86,9 @@ class Collections(Controller):
     ) -> Response[Any]:
         """Get a collection by its name."""
         command = commands.ChromaGetCollection(database=database, name=collection)
-        return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist"))
+        return pass_on_collections(
+            request, await ask(request, tenant, command, f"Collection [{collection}] does not exist")
+        )
 
     @get(
         f"{DATABASE_PATH}/collections/by-id/{{collection:str}}",
@@ -102,7 +106,9 @@ class Collections(Controller):
                 "Validation error: collection_id: Invalid collection ID format, expected UUID", status=400
             ) from None
         command = commands.ChromaGetCollection(database=database, collection_id=collection)
-        return pass_on(await ask(request, tenant, command, f"Collection [{collection}] does not exist"))
+        return pass_on_collections(
+            request, await ask(request, tenant, command, f"Collection [{collection}] does not exist")
+        )
 
     @put(COLLECTION_PATH, summary="Update a collection", operation_class=operation(takes=UPDATE_COLLECTION))
     async def chroma_update_collection(

@@ -14,6 +14,7 @@ from litestar.params import PathParameter
 from vectorpool import commands
 from vectorpool.answers import Answer
 from vectorpool.api.call import Call
+from vectorpool.api.chroma.older_clients import is_older
 from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Target
@@ -35,6 +36,8 @@ Database = Annotated[
 CollectionId = Annotated[str, PathParameter(description="The collection's id, a UUID.")]
 CollectionName = Annotated[str, PathParameter(description="The collection's name.")]
 
+# A name of a tenant or a database, with whatever a client adds to it.
+_SMALL_BYTES: Final = 256 * 1024
 _UINT32: Final = re.compile(r"\+?[0-9]+")
 _NAME: Final = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{1,510})[a-zA-Z0-9]")
 
@@ -66,6 +69,8 @@ async def has_tenant(request: Call, tenant: str) -> bool:
 
 async def ask(request: Call, tenant: str, command: commands.Command, missing: str | None = None) -> Answer:
     """Answer a command. ``missing`` is the name of what is not found if nothing is stored for the user."""
+    if request.context.is_confined and hasattr(command, "confined"):
+        command = msgspec.structs.replace(command, confined=True)
     try:
         return await request.execute(check_user_id(tenant), command)
     except UserNotFound as error:
@@ -74,17 +79,33 @@ async def ask(request: Call, tenant: str, command: commands.Command, missing: st
         raise ChromaRefusal(missing, status=404) from error
 
 
+async def answer_body(request: Call, tenant: str, target: Target) -> Answer:
+    """Pass the request's body to the user's shard while it arrives, and return its answer."""
+    content_type = request.headers.get("content-type")
+    check_content_type(content_type)
+    older = is_older(request.service, request.headers.get("user-agent"), content_type)
+    return await pass_body(request.service, request.context, tenant, target, _body(request), is_older=older)
+
+
 async def ask_with_body(request: Call, tenant: str, target: Target, status: int = 200) -> Response[Any]:
     """Pass the request's body to the user's shard while it arrives, and return its answer as the response."""
-    check_content_type(request.headers.get("content-type"))
-    answer = await pass_body(request.service, request.context, tenant, target, _body(request))
-    return pass_on(answer, status)
+    return pass_on(await answer_body(request, tenant, target), status)
 
 
 async def pass_body(
-    service: Service, context: RequestContext, tenant: str, target: Target, body: AsyncIterator[bytes]
+    service: Service,
+    context: RequestContext,
+    tenant: str,
+    target: Target,
+    body: AsyncIterator[bytes],
+    *,
+    is_older: bool,
 ) -> Answer:
     """Pass a body to the user's shard while it arrives, and return its answer. Raises VectorpoolError."""
+    if is_older:
+        target = msgspec.structs.replace(target, is_older=True)
+    if context.is_confined:
+        target = msgspec.structs.replace(target, confined=True)
     try:
         return await service.router.execute_body(check_user_id(tenant), target, body, context)
     except UserNotFound as error:
@@ -105,9 +126,12 @@ def check_content_type(content_type: str | None) -> None:
 
 
 async def small_body(request: Call, kind: type[T]) -> T:
-    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 415 or 422."""
+    """Return a body that names a thing or two. Raises ChromaRefusal: 400, 413, 415 or 422."""
     check_content_type(request.headers.get("content-type"))
-    body: T = decode_json(await request.body(), kind)
+    raw = await request.body()
+    if len(raw) > _SMALL_BYTES:
+        raise ChromaRefusal("Failed to buffer the request body: length limit exceeded", status=413)
+    body: T = decode_json(raw, kind)
     return body
 
 

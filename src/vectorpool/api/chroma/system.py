@@ -18,14 +18,14 @@ from vectorpool.api.chroma.requests import reply
 from vectorpool.api.durations import RESET_S
 from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
-from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, parse_slot_key
+from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, database_name, parse_slot_key
 from vectorpool.sources import SYSTEM
 
 Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_name:collection_name.")]
 Rest = Annotated[Path, PathParameter(description="Any path.")]
 
 # What the reference answers; clients cut their writes by the first and send base64 because of the second.
-PREFLIGHT: Final = {"max_batch_size": 5461, "supports_base64_encoding": True}
+PREFLIGHT: Final[dict[str, Any]] = {"max_batch_size": 5461, "supports_base64_encoding": True}
 CHROMA_API_VERSION: Final = "1.0.0"
 # Vectorstores that a reset deletes at the same time.
 _RESETS_AT_ONCE: Final = 8
@@ -65,23 +65,26 @@ class System(Controller):
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
-    async def chroma_preflight(self) -> Response[Any]:
-        """Answer how many records clients should send at once, and that embeddings may be base64."""
-        return reply(PREFLIGHT)
+    async def chroma_preflight(self, request: Call) -> Response[Any]:
+        """Answer how many records clients should send at once, and that embeddings may be base64.
+
+        It is what Chroma's server answers. One call may carry up to ``max_records`` (10,000), if that is not less.
+        """
+        most = min(PREFLIGHT["max_batch_size"], request.service.settings.max_records)
+        return reply({**PREFLIGHT, "max_batch_size": most})
 
     @get("/auth/identity", summary="Who calls", operation_class=operation())
     async def chroma_identity(
         self,
         request: Call,
     ) -> Response[Any]:
-        """Answer the caller's tenant: the one user of its token, or Chroma's default."""
-        only = (
-            next(iter(request.caller.users))
-            if request.caller.users is not None and len(request.caller.users) == 1
-            else DEFAULT_TENANT
-        )
-        name = "" if request.caller.users is None and request.caller.is_admin else request.caller.name
-        return reply({"user_id": name, "tenant": only, "databases": [DEFAULT_DATABASE]})
+        """Answer the caller's tenant, the one user of its token or Chroma's default, and its databases."""
+        caller = request.caller
+        only = next(iter(caller.users)) if caller.users is not None and len(caller.users) == 1 else DEFAULT_TENANT
+        name = "" if caller.users is None and caller.is_admin else caller.name
+        avatars = caller.avatars
+        databases = [DEFAULT_DATABASE] if avatars is None else [database_name(avatar) for avatar in sorted(avatars)]
+        return reply({"user_id": name, "tenant": only, "databases": databases})
 
     @get("/collections/{crn:str}", summary="Get a collection by its resource name", operation_class=operation())
     async def chroma_get_collection_by_crn(self, crn: Crn) -> Response[Any]:

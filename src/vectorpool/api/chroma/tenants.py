@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -24,8 +25,8 @@ from vectorpool.api.chroma.requests import (
 )
 from vectorpool.api.refusals import chroma_status
 from vectorpool.api.responses import pass_on
-from vectorpool.errors import ChromaRefusal, UserNotFound
-from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id
+from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
+from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, avatar_of_database, check_user_id
 
 _MIN_TENANT_CHARS = 3
 
@@ -105,7 +106,8 @@ class Tenants(Controller):
         try:
             return pass_on(await ask(request, tenant, command))
         except UserNotFound:
-            if not await has_tenant(request, tenant):
+            # A token that may only read creates nothing.
+            if not request.caller.may_write or not await has_tenant(request, tenant):
                 return reply([])
         await ask(
             request,
@@ -126,6 +128,9 @@ class Tenants(Controller):
                 raise
             # Chroma's own tenant has its database from the beginning, though nothing of it is stored yet.
             is_untouched = isinstance(error.__cause__, UserNotFound) and tenant == DEFAULT_TENANT
+            # A token that may only read creates nothing.
+            if not request.caller.may_write:
+                raise
             if not creates_database(request.service, database) and not (is_untouched and database == DEFAULT_DATABASE):
                 raise
         made = await ask(request, tenant, commands.ChromaCreateDatabase(database=database, exist_ok=True))
@@ -133,7 +138,12 @@ class Tenants(Controller):
 
     @delete(DATABASE_PATH, status_code=200, summary="Delete a database", operation_class=operation())
     async def chroma_delete_database(self, request: Call, tenant: Tenant, database: Database) -> Response[Any]:
-        """Delete a database with its collections."""
+        """Delete a database with its collections; with an avatar's, what is kept of its documents goes too."""
         missing = f"Database [{database}] not found"
         await ask(request, tenant, commands.ChromaGetTenant(), missing)
-        return pass_on(await ask(request, tenant, commands.ChromaDeleteDatabase(database=database)))
+        answer = await ask(request, tenant, commands.ChromaDeleteDatabase(database=database))
+        if (avatar_id := avatar_of_database(database)) is not None:
+            # A database may have a name that no avatar can have.
+            with contextlib.suppress(InvalidId):
+                await request.context.within(request.service.library.discard_kept(tenant, avatar_id), changes=True)
+        return pass_on(answer)

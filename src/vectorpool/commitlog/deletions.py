@@ -1,0 +1,101 @@
+"""What is told of deletions: a mark for instances, so that they drop what they hold, and a receipt for people.
+
+A mark is one small object whose name says when, who (as a digest) and up to which commit. Instances list the marks of
+the last minutes, so a look costs one request, however many users there are. A mark is removed after ``KEPT_MS``. An
+instance that did not look for longer than ``LOOK_WITHIN_MS`` drops everything that it has cached instead.
+
+Safety does not depend on either: a vectorstore is deleted by its tombstone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from vectorpool import names
+from vectorpool.answers import Deletion
+from vectorpool.commitlog.fetch import store_errors
+from vectorpool.objects.bucket import Bucket, ObjectMissing
+
+_DAY_MS: Final = 24 * 3600 * 1000
+KEPT_MS: Final = 30 * _DAY_MS
+LOOK_WITHIN_MS: Final = 28 * _DAY_MS
+_CONTENT: Final = b"vectorpool: a vectorstore was deleted\n"
+_PAGE: Final = 1000
+_DELETES: Final = 16
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A deletion: what a user's local files are called, as a digest, and the number of the tombstone."""
+
+    digest: str
+    seq: int
+
+
+async def announce(bucket: Bucket, user_id: str, seq: int, now_ms: int) -> None:
+    """Mark that a vectorstore was deleted. Raises StoreUnavailable."""
+    key = names.deletion_mark_key(now_ms, user_id, seq)
+    with store_errors(bucket, f"writing {key}"):
+        await bucket.put(key, _CONTENT)
+
+
+async def marks_since(bucket: Bucket, time_ms: int) -> list[Mark]:
+    """Return the marks made since a time, oldest first: a request for each thousand. Raises StoreUnavailable."""
+    prefix = names.deletion_marks_prefix()
+    after, found = f"{prefix}{max(time_ms, 0):013d}", list[Mark]()
+    while True:
+        with store_errors(bucket, f"listing {prefix}"):
+            page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
+        parsed = (names.parse_deletion_mark(info.key) for info in page)
+        found += [Mark(mark[1], mark[2]) for mark in parsed if mark is not None]
+        if len(page) < _PAGE:
+            return found
+        after = page[-1].key
+
+
+async def remove_old_marks(bucket: Bucket, now_ms: int) -> int:
+    """Remove marks older than ``KEPT_MS``, at most a thousand; return how many. Raises StoreUnavailable."""
+    prefix = names.deletion_marks_prefix()
+    with store_errors(bucket, f"listing {prefix}"):
+        page = await bucket.list_objects(prefix, limit=_PAGE)
+    marks = ((info.key, names.parse_deletion_mark(info.key)) for info in page)
+    old = [key for key, mark in marks if mark is not None and mark[0] < now_ms - KEPT_MS]
+    for start in range(0, len(old), _DELETES):
+        with store_errors(bucket, f"deleting below {prefix}"):
+            await asyncio.gather(*map(bucket.delete, old[start : start + _DELETES]))
+    return len(old)
+
+
+async def save_receipt(bucket: Bucket, receipt: Deletion) -> None:
+    """Store a receipt, in the place of an earlier one. Raises StoreUnavailable."""
+    key = names.receipt_key(receipt.user_id)
+    with store_errors(bucket, f"writing {key}"):
+        await bucket.put(key, msgspec.json.encode(receipt))
+
+
+async def load_receipt(bucket: Bucket, user_id: str) -> Deletion | None:
+    """Return the receipt of a user's last deletion, or None if there is none that can be read."""
+    key = names.receipt_key(user_id)
+    with store_errors(bucket, f"reading {key}"):
+        try:
+            body = await bucket.get(key)
+        except ObjectMissing:
+            return None
+    try:
+        return msgspec.json.decode(body.data, type=Deletion)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+async def users_with_receipts(bucket: Bucket) -> list[str]:
+    """Return the ids of the users that were deleted at some time, sorted: a request for each thousand."""
+    prefix, found, after = names.receipts_prefix(), list[str](), None
+    while True:
+        with store_errors(bucket, f"listing {prefix}"):
+            page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
+        found += [info.key.removeprefix(prefix) for info in page]
+        if len(page) < _PAGE:
+            return sorted(names.split_user_ids(found)[0])
+        after = page[-1].key

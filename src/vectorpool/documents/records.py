@@ -1,0 +1,26 @@
+"""The records that a document's chunks become: their ids and their metadata."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from vectorpool.bounds import RECORD_ID_BYTES
+from vectorpool.documents.chunking import Chunk
+
+# Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
+_LONGEST_IN_ID: Final = RECORD_ID_BYTES - 12
+
+
+def chunk_ids(path: str, count: int) -> list[str]:
+    """Return the ids of a document's chunks: its path and a number. A long path is cut, and its digest tells which."""
+    raw = path.encode()
+    if len(raw) > _LONGEST_IN_ID:
+        path = f"{raw[: _LONGEST_IN_ID - 33].decode(errors='ignore')}~{hashlib.sha256(raw).hexdigest()[:32]}"
+    return [f"{path}#{number:04d}" for number in range(count)]
+
+
+def chunk_metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
+    """Return the metadata of a chunk's record: its document, its number in it, and its place in the text."""
+    # An upsert keeps metadata keys that it does not name; None removes an old heading.
+    return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}

@@ -1,0 +1,229 @@
+"""What the fast path knows of collections: their segments, and their vectors as a flat index.
+
+A view is of one change counter of Chroma's SQLite file. An index outlives it: it takes in the operations that the queue
+got since, or is read from the index files again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Container
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.flat_index import FlatIndex, apply
+from vectorpool.engine.index_files import read_vectors
+from vectorpool.engine.index_rows import Held, IndexRows, Place, Stamp
+from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
+
+# Operations of the queue that are read at a time; as many wait as the sync threshold says, 1,000 by default.
+_TAIL: Final = 20_000
+# Collections that are remembered; the oldest is forgotten for another.
+_MAX_VIEWS: Final = 64
+# The stamp of no file.
+_NEVER: Final[Stamp] = (b"", 0)
+
+# A collection's id and its database.
+Key = tuple[str, str]
+
+
+class Doubt(Exception):
+    """The files do not say it plainly: Chroma is to be asked."""
+
+
+class Later(Doubt):
+    """The files are being written: a moment later they may say it."""
+
+
+class Behind(Doubt):
+    """Chroma has not taken into its tables what was written; it will when it is asked."""
+
+
+class View(msgspec.Struct):
+    """What is known of a collection at one change counter."""
+
+    stamp: Stamp
+    dimension: int | None
+    metadata_segment: str
+    vector_segment: str
+    has_lists: bool
+    count: int | None = None
+    # Whether the vectors take more than they may, or the files are not as Chroma writes them.
+    is_too_large: bool = False
+
+
+class Views:
+    """The views of one open directory. Only the holder of its reader's lock may use them.
+
+    ``known`` returns a collection by database and id. ``max_bytes`` bounds the vectors of one collection, and ``rows``
+    those of all that are kept. ``unsettled`` holds the collections whose index files Chroma may be writing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        known: Callable[[str, str], CollectionInfo | None],
+        max_bytes: int,
+        unsettled: Container[str],
+        rows: IndexRows,
+    ) -> None:
+        self._directory = directory
+        self._known = known
+        self._max_bytes = max_bytes
+        self._unsettled = unsettled
+        self._rows = rows
+        self._owner = rows.owner()
+        self._views: dict[Key, View] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._views.clear()
+        self._rows.drop_all(self._owner)
+
+    def _place(self, key: Key) -> Place:
+        return self._owner, *key
+
+    def seq_of(self, key: Key) -> int | None:
+        """Return the last operation that a collection's index has taken in; None if none is kept."""
+        held = self._rows.get(self._place(key))
+        return None if held is None else held.seq
+
+    def forget(self, key: Key, seq: int | None) -> None:
+        """Forget what was read while the file changed; an index that is still at ``seq`` took in nothing of it."""
+        self._views.pop(key, None)
+        held = self._rows.get(self._place(key))
+        if held is not None and held.seq == seq:
+            held.stamp = _NEVER
+        else:
+            self._rows.drop(self._place(key))
+
+    def view(self, db: sqlite3.Connection, key: Key, stamp: Stamp) -> View:
+        """Return a collection's view at this stamp. Raises Doubt."""
+        view = self._views.get(key)
+        if view is not None and view.stamp == stamp:
+            return view
+        sql = (
+            "SELECT c.dimension, s.scope, s.id FROM collections c JOIN databases d ON d.id = c.database_id "
+            "JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
+        )
+        found = db.execute(sql, key).fetchall()
+        segments = {scope: segment for _, scope, segment in found}
+        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE}:
+            raise Doubt
+        metadata_segment = segments[METADATA_SCOPE]
+        late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
+        if db.execute(late, (position_of(db, metadata_segment), key[0])).fetchone():
+            raise Behind
+        lists = db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
+        fresh = View(stamp, found[0][0], metadata_segment, segments[VECTOR_SCOPE], bool(lists))
+        if len(self._views) >= _MAX_VIEWS and key not in self._views:
+            oldest = next(iter(self._views))
+            del self._views[oldest]
+            self._rows.drop(self._place(oldest))
+        self._views[key] = fresh
+        return fresh
+
+    def is_too_large(self, key: Key, stamp: Stamp | None) -> bool:
+        """Return whether a collection is known to have no index at this stamp."""
+        view = self._views.get(key)
+        return view is not None and view.stamp == stamp and view.is_too_large
+
+    def index(self, db: sqlite3.Connection, view: View, key: Key, *, at_once: bool) -> FlatIndex:
+        """Return the index that holds what the files hold. Raises Doubt if it may not, or they do not say."""
+        if view.dimension is None or view.is_too_large:
+            raise Doubt
+        place = self._place(key)
+        held = self._rows.get(place)
+        if held is not None and held.segment != view.vector_segment:
+            held = None
+        if held is not None and held.stamp == view.stamp:
+            return held.index
+        persisted = position_of(db, view.vector_segment)
+        is_loaded = held is None or persisted > held.seq
+        # After the position was read: files that belong to it are settled, or the collection is not.
+        if is_loaded and at_once:
+            raise Doubt
+        if is_loaded and key[0] in self._unsettled:
+            raise Later
+        # Dropped while it changes: if that fails, nothing is left of it.
+        self._rows.drop(place)
+        if held is None or is_loaded:
+            # Counted first: to read all vectors only to leave them would be half of a cold answer.
+            self._check_size(db, view)
+            # The queue may have lost what the HNSW files have taken in.
+            held = Held(self._load(db, view, key), view.vector_segment, persisted, view.stamp)
+            if key[0] in self._unsettled:
+                raise Later
+        if _take_in(db, key[0], held) or is_loaded:
+            view.count = None
+            self._check_size(db, view)
+            if len(held.index) != view.count:
+                raise Doubt
+        held.stamp = view.stamp
+        self._rows.put(place, held)
+        return held.index
+
+    def count(self, db: sqlite3.Connection, view: View) -> int:
+        """Return the number of records."""
+        if view.count is None:
+            sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
+            view.count = int(db.execute(sql, (view.metadata_segment,)).fetchone()[0])
+        return view.count
+
+    def _check_size(self, db: sqlite3.Connection, view: View) -> None:
+        assert view.dimension is not None
+        view.is_too_large = self.count(db, view) * view.dimension * 4 > self._max_bytes
+        if view.is_too_large:
+            raise Doubt
+
+    def _load(self, db: sqlite3.Connection, view: View, key: Key) -> FlatIndex:
+        assert view.dimension is not None
+        info = self._known(key[1], key[0])
+        if info is None:
+            raise Doubt
+        _doubt_older_parameters(db, view.vector_segment, info)
+
+        def there() -> set[str]:
+            sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ?"
+            return {record_id for (record_id,) in db.execute(sql, (view.metadata_segment,))}
+
+        # Twice the bytes: a collection may just have been halved, and the records say so before the files do.
+        read = read_vectors(
+            self._directory / view.vector_segment,
+            dimension=view.dimension,
+            max_neighbors=info.max_neighbors,
+            max_bytes=2 * self._max_bytes,
+            there=there,
+        )
+        if read is None:
+            view.is_too_large = True
+            raise Doubt
+        index = FlatIndex(info.space, view.dimension)
+        if read[0]:
+            index.fill(*read)
+        return index
+
+
+def _take_in(db: sqlite3.Connection, collection_id: str, held: Held) -> bool:
+    """Apply the operations that the queue has for an index; return whether there was one. Raises Doubt."""
+    sql = (
+        "SELECT seq_id, operation, id, vector, encoding FROM embeddings_queue "
+        f"WHERE seq_id > ? AND {OF_COLLECTION} ORDER BY seq_id LIMIT ?"
+    )
+    is_changed = False
+    while tail := db.execute(sql, (held.seq, collection_id, _TAIL)).fetchall():
+        if not apply(held.index, [operation[1:] for operation in tail]):
+            raise Doubt
+        held.seq, is_changed = tail[-1][0], True
+    return is_changed
+
+
+def _doubt_older_parameters(db: sqlite3.Connection, vector_segment: str, info: CollectionInfo) -> None:
+    """Raise Doubt if a version before 1.0 noted another space or other links than Chroma tells."""
+    noted = noted_parameters(db, vector_segment)
+    told = (info.space, info.max_neighbors)
+    if (noted.get("hnsw:space", info.space), noted.get("hnsw:M", info.max_neighbors)) != told:
+        raise Doubt

@@ -1,0 +1,89 @@
+"""The flat indexes that a shard keeps in memory, for all its open directories together, within a number of bytes.
+
+An index that was not used for longest is dropped when another needs the room. Its collection's next query reads it from
+the files again, so answers do not depend on what is kept. A read in progress holds its own index until it ends, and an
+index larger than the bound is not kept at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Final, TypeAlias
+
+import msgspec
+
+from vectorpool.engine.flat_index import FlatIndex
+
+Stamp: TypeAlias = tuple[bytes, int]
+# An open directory, a collection's id, and its database.
+Place: TypeAlias = tuple[int, str, str]
+
+DEFAULT_BYTES: Final = 256 * 1024**2
+
+
+class Held(msgspec.Struct):
+    """An index as of ``stamp``. It holds a vector segment up to the operation ``seq`` of the queue."""
+
+    index: FlatIndex
+    segment: str
+    seq: int
+    stamp: Stamp
+
+
+class IndexRows:
+    """Indexes by place. Many threads may call."""
+
+    def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._owners = itertools.count()
+        self._lock = threading.Lock()
+        # The least recently used first.
+        self._held: dict[Place, tuple[Held, int]] = {}
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """What is kept."""
+        return self._bytes
+
+    def owner(self) -> int:
+        """Return a number for an open directory."""
+        return next(self._owners)
+
+    def get(self, place: Place) -> Held | None:
+        """Return what is kept, now the most recently used; None if it was dropped."""
+        with self._lock:
+            entry = self._held.pop(place, None)
+            if entry is None:
+                return None
+            self._held[place] = entry
+            return entry[0]
+
+    def put(self, place: Place, held: Held) -> None:
+        """Keep an index, if the bound allows, and drop others until there is room."""
+        size = held.index.nbytes
+        with self._lock:
+            self._drop(place)
+            if size > self._max_bytes:
+                return
+            while self._held and self._bytes + size > self._max_bytes:
+                self._drop(next(iter(self._held)))
+            self._held[place] = held, size
+            self._bytes += size
+
+    def drop(self, place: Place) -> None:
+        """Forget an index. Idempotent."""
+        with self._lock:
+            self._drop(place)
+
+    def drop_all(self, owner: int) -> None:
+        """Forget the indexes of a directory."""
+        with self._lock:
+            for place in [place for place in self._held if place[0] == owner]:
+                self._drop(place)
+
+    def _drop(self, place: Place) -> None:
+        entry = self._held.pop(place, None)
+        if entry is not None:
+            self._bytes -= entry[1]
