@@ -310,8 +310,7 @@ class CommitLog:
     async def adopt(self, source_dir: Path) -> Position:
         """Commit a plain local Chroma directory as the user's vectorstore; the directory is not touched.
 
-        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory, NewerEngine if a
-        later engine wrote it.
+        Raises VectorstoreExists, InvalidRequest if it is no Chroma directory, NewerEngine if a later engine wrote it.
         """
         newest = await ending.newest_header(self._bucket, self._user_id)
         plain = newest is None and await adoption.has_plain_directory(self._bucket, self._user_id)
