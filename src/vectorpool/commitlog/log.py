@@ -237,9 +237,8 @@ class CommitLog:
     async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
-        ``edit`` may change the files of the state first.
-        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
-        OutcomeUnknown.
+        ``edit`` is that of ``restore``. Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound,
+        CorruptObject, BrokenLog, NewerEngine, OutcomeUnknown.
         """
         names.check_user_id(target_user_id)
         await self._begin()
