@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.commitlog import deletions
-from vectorpool.commitlog.deletions import Mark
+from vectorpool.commitlog.deletions import Mark, segment_digest
 from vectorpool.errors import VectorpoolError
-from vectorpool.names import local_segment, parse_slot_key, scratch_dir, segment_digest
+from vectorpool.names import local_segment, parse_slot_key, scratch_dir
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Committing, Ready
