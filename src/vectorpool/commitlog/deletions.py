@@ -19,6 +19,7 @@ import msgspec
 from vectorpool import names
 from vectorpool.answers import Deletion
 from vectorpool.commitlog.fetch import store_errors
+from vectorpool.local_paths import local_segment
 from vectorpool.objects.bucket import Bucket, ObjectMissing
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -45,7 +46,7 @@ def segment_digest(segment: str) -> str:
 
 def mark_key(now_ms: int, user_id: str, seq: int) -> str:
     """Return the key of the mark that a vectorstore was deleted in commit ``seq``. It sorts by time."""
-    return f"{names.deletion_marks_prefix()}{now_ms:013d}-{segment_digest(names.local_segment(user_id))}-{seq}"
+    return f"{names.deletion_marks_prefix()}{now_ms:013d}-{segment_digest(local_segment(user_id))}-{seq}"
 
 
 def parse_mark(key: str) -> tuple[int, Mark] | None:
