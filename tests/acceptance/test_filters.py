@@ -146,7 +146,8 @@ def test_every_record_is_found_by_its_own_vector(filled: Service, threshold: int
             expected = [f"d{n}" for n in wanted]
             assert [found[0] for found in answer["ids"]] == expected
             assert [found[0]["id"] for found in ours] == expected
-            np.testing.assert_array_equal([found[0] for found in answer["embeddings"]], vectors[wanted])
+            nearest = np.array([found[0] for found in answer["embeddings"]], "<f4")
+            np.testing.assert_array_equal(nearest, vectors[wanted])
 
 
 @pytest.mark.parametrize("threshold", [3])
