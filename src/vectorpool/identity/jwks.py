@@ -94,7 +94,7 @@ class ProviderKeys:
         """Read the keys again at their interval, a file as often as ``look_s``, until cancelled."""
         while True:
             await self._sources.sleep(self._pause_s(look_s))
-            await self._renew()
+            await self.renew()
 
     def _pause_s(self, look_s: float) -> float:
         if not self._is_url:
@@ -136,7 +136,7 @@ class ProviderKeys:
     async def _wait(self) -> None:
         """Fetch, or wait for the fetch that is under way; a caller that leaves does not end it."""
         if self._fetching is None:
-            self._fetching = asyncio.create_task(self._renew())
+            self._fetching = asyncio.create_task(self.renew())
             self._fetching.add_done_callback(self._fetched)
         self._waiters += 1
         try:
@@ -147,7 +147,8 @@ class ProviderKeys:
     def _fetched(self, _: asyncio.Task[None]) -> None:
         self._fetching = None
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Read the keys now. What cannot be read changes nothing, and the log says why."""
         try:
             await self._read()
         except Unusable as error:
