@@ -100,10 +100,15 @@ class Match(msgspec.Struct, omit_defaults=True):
     uri: str | None = None
 
 
-class QueryResult(msgspec.Struct):
-    """For each query, in order, its matches, nearest first."""
+class QueryResult(msgspec.Struct, omit_defaults=True):
+    """For each query, in order, its matches, nearest first.
+
+    ``assumed_embedder`` is there if the queries were texts, and no embedder is recorded for the collection, as for one
+    that was imported: its embeddings are taken to be this embedder's.
+    """
 
     results: list[list[Match]]
+    assumed_embedder: str | None = None
 
 
 class Written(msgspec.Struct):
@@ -361,6 +366,15 @@ class TaskView(msgspec.Struct, frozen=True):
     shard: int | None = None
 
 
+class QuarantineView(msgspec.Struct):
+    """A user in quarantine: its crashes, the seconds that are left, and the process that serves it, if one does."""
+
+    user_id: str
+    crashes: int
+    seconds_left: float
+    process_id: int | None
+
+
 class PoolView(msgspec.Struct):
     """Every slot of an instance, most recently used first, the pool's bounds, its traffic with the store, its tasks."""
 
@@ -372,3 +386,4 @@ class PoolView(msgspec.Struct):
     waiting: int
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
+    quarantined: list[QuarantineView] = msgspec.field(default_factory=list)

@@ -10,10 +10,10 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidId
+from vectorpool.local_paths import local_segment
 
 MAX_ID_BYTES: Final = 128
 # What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
@@ -382,38 +382,3 @@ def check_collection_name(name: str) -> str:
     if not ok or not (name[0].isalnum() and name[-1].isalnum()):
         raise InvalidId(f"The collection name {excerpt(name)} is not valid. Use {rule}.")
     return name
-
-
-# --- Local paths -------------------------------------------------------------------------------------
-
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-@")
-
-
-def local_segment(value: str) -> str:
-    """Return an id as one file name: readable, unique on case-insensitive file systems, never hidden.
-
-    Bytes outside [a-z0-9._-@] are written as ``%xx``. An escaped id of more than 200 bytes would not fit a
-    file name on every system, which is why ids end at 128 bytes and only rare ids are hashed.
-    """
-    raw = value.encode("utf-8")
-    escaped = "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02x}" for b in raw)
-    if escaped.startswith("."):
-        escaped = "%2e" + escaped[1:]
-    if len(escaped) > 200:
-        return "%%" + hashlib.sha256(raw).hexdigest()
-    return escaped
-
-
-def open_dir(replica_dir: Path, shard: int) -> Path:
-    """Return the directory of a shard's open working directories; emptied when the shard starts."""
-    return replica_dir / "open" / f"shard-{shard}"
-
-
-def warm_dir(replica_dir: Path) -> Path:
-    """Return the directory of the warm tier: cached log objects, one directory a user."""
-    return replica_dir / "warm"
-
-
-def scratch_dir(replica_dir: Path) -> Path:
-    """Return the directory in which states are built that are never opened; each process makes its own below it."""
-    return replica_dir / "scratch"

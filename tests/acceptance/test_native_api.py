@@ -179,7 +179,7 @@ def test_avatars_are_listed_whether_they_have_collections_or_documents(service: 
     }
     service.ok("DELETE", f"/users/{user}/avatars/b")
     assert service.ok("GET", f"/users/{user}/avatars/b/documents/x.txt").text == "Cats purr."
-    service.problem("POST", f"/users/{user}/avatars/b/query", "collection-not-found", json={"text": "cats"})
+    service.problem("POST", f"/users/{user}/avatars/b/query", "document-not-found", json={"text": "cats"})
     service.ok("DELETE", f"/users/{user}/avatars/b", params={"documents": "true"})
     service.problem("GET", f"/users/{user}/avatars/b", "avatar-not-found")
     assert service.ok("GET", f"/users/{user}/avatars/a/collections").json()["total"] == 1

@@ -177,6 +177,17 @@ def test_queries_with_regular_expressions_are_exact_too(directory: Directory) ->
         assert got is not None and set(got.ids) == theirs
 
 
+def test_queries_with_filters_that_chroma_judges_are_exact_too(directory: Directory) -> None:
+    """A key that Chroma reserves: it says which records there are, and their vectors are compared here."""
+    info, vectors = directory.fill("l2", 100, 200)
+    where = json.dumps({"#id": {"$nin": ["r1"]}})
+    assert len(directory.chroma.get(info, where=where).ids) == 200
+    for n, rows in enumerate(directory.query(info, vectors, 1, where=where, include=("embeddings",))):
+        assert rows.ids == [f"r{n}"]
+    with pytest.raises(Exception, match="Invalid where clause"):
+        directory.records.query(info.id, info.database, vectors[:1], 1, where=json.dumps({"n": {"$gt": "x"}}))
+
+
 def test_a_query_among_ids_of_which_one_is_missing(directory: Directory) -> None:
     """With a filter it is exact among those that are there; without one Chroma refuses it."""
     info, vectors = directory.fill("l2", 100, 100)

@@ -10,8 +10,11 @@ import pytest
 
 from tests.support.moto import Moto
 from tests.support.radosgw import Radosgw
+from tests.support.scripted_s3 import ScriptedS3, own_certificate
 from vectorpool.errors import Misconfigured, StoreRefused
-from vectorpool.objects.bucket import BucketDenied, BucketUnavailable
+from vectorpool.objects import refusals
+from vectorpool.objects.bucket import BucketDenied, BucketElsewhere, BucketUnavailable
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
 from vectorpool.settings import Settings
@@ -136,6 +139,75 @@ async def test_a_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         bucket = open_bucket(Settings(store=store))
         await bucket.close()
         assert (tmp_path / path).is_dir()
+
+
+@pytest.mark.parametrize("answer", [(301, "PermanentRedirect"), (307, "TemporaryRedirect")])
+async def test_a_bucket_in_another_region_is_told_in_s3s_words(answer: tuple[int, str]) -> None:
+    """S3's sentence, which the redirect's body holds, is in the refusal with the setting to change, and once."""
+    async with ScriptedS3() as s3:
+        for method in ("PUT", "GET", "HEAD", "DELETE"):
+            s3.always[method] = answer
+        detail = await refused(s3.settings())
+        assert f"{answer[1]}: The words of {answer[1]}" in detail
+        assert "VECTORPOOL_S3_REGION" in detail and "network" not in detail
+        bucket = s3.bucket()
+        for _ in range(3):
+            with pytest.raises(BucketElsewhere, match=f"The words of {answer[1]}"):
+                await bucket.list_objects("", limit=1)
+        asked = len(s3.requests)
+        with pytest.raises(BucketElsewhere, match=f"The words of {answer[1]}"):
+            await bucket.put("a", b"1")
+        assert len(s3.requests) == asked + 1, "the words are asked for once"
+
+
+@pytest.mark.parametrize("code", ["AuthorizationHeaderMalformed", "IllegalLocationConstraintException"])
+async def test_a_wrong_region_without_a_redirect_names_the_setting(code: str) -> None:
+    """A refusal that is about the region does not send an operator to the credentials."""
+    async with ScriptedS3() as s3:
+        s3.always["PUT"] = (400, code)
+        detail = await refused(s3.settings())
+    assert f"The words of {code}" in detail and "VECTORPOOL_S3_REGION" in detail and "credentials" not in detail
+
+
+async def test_a_refusal_says_each_thing_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer and the log's line name the store once, keep S3's words, and say what to do."""
+    async with ScriptedS3() as s3:
+        s3.always["PUT"] = (403, "AccessDenied")
+        bucket = MeteredBucket(s3.bucket())
+        with pytest.raises(BucketDenied) as caught:
+            await bucket.put("users/1/x", b"x")
+    detail = refusals.unavailable(bucket.url, "writing a document", caught.value).detail
+    assert detail.count(bucket.url) == 1 and "AccessDenied: The words of AccessDenied. Check its credentials" in detail
+    (line,) = caplog.messages
+    assert line.count(bucket.url) == 1 and ".." not in line + detail and "refusals before" not in line
+    assert line.endswith("Check its credentials and permissions: get, list, put and delete.")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreRefused) as refusal:
+        open_bucket(Settings(store=str(tmp_path / "file")))
+    assert refusal.value.detail.count("cannot be used") == 1 and "VECTORPOOL_STORE" in refusal.value.detail
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_bundle_that_is_none_is_named(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_CA_BUNDLE is read at the start, and refused by its name."""
+    bundle = tmp_path / "ca.pem"
+    if content is not None:
+        bundle.write_text(content)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(bundle))
+    with pytest.raises(Misconfigured, match="AWS_CA_BUNDLE"):
+        open_bucket(_at("https://127.0.0.1:1"))
+
+
+async def test_a_ca_bundle_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An S3 whose certificate a company's own authority signed is reached with AWS_CA_BUNDLE, and not without."""
+    monkeypatch.delenv("AWS_CA_BUNDLE", raising=False)
+    certificate = own_certificate(tmp_path)
+    async with ScriptedS3(certificate) as s3:
+        assert "certificate" in await refused(s3.settings(store_retries=0))
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        await probe(s3.bucket())
 
 
 async def test_a_gateway_that_dies_and_returns() -> None:

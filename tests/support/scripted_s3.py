@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
+import ssl
 from collections import deque
+from pathlib import Path
 from types import TracebackType
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.stores import open_bucket
@@ -23,14 +31,20 @@ class ScriptedS3:
     connection breaks). Requests without a script are answered as S3 answers them. Use it as an async context manager.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """``certificate`` is a file with a certificate and its key, to serve HTTPS with."""
+        self._certificate = certificate
         self.objects: dict[str, bytes] = {}
         self.script: dict[str, deque[tuple[int, str]]] = {}
         self.always: dict[str, tuple[int, str]] = {}
         self.requests: list[str] = []
 
     async def __aenter__(self) -> ScriptedS3:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        tls = None
+        if self._certificate is not None:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(self._certificate)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         return self
 
     async def __aexit__(
@@ -45,7 +59,7 @@ class ScriptedS3:
             **(  # type: ignore[arg-type]
                 {
                     "store": "s3://scripted",
-                    "s3_endpoint": f"http://127.0.0.1:{port}",
+                    "s3_endpoint": f"http{'s' if self._certificate else ''}://127.0.0.1:{port}",
                     "s3_access_key_id": "key",
                     "s3_secret_access_key": "secret",
                     "s3_region": "us-east-1",
@@ -110,3 +124,23 @@ class ScriptedS3:
 
 def _error(code: str) -> bytes:
     return f"<Error><Code>{code}</Code><Message>The words of {code}.</Message></Error>".encode()
+
+
+def own_certificate(folder: Path) -> Path:
+    """Make a certificate for 127.0.0.1 that no system trusts; return a file with it and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vectorpool tests")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "certificate.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(made.public_bytes(serialization.Encoding.PEM) + private)
+    return file

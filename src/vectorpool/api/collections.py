@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
@@ -29,6 +30,9 @@ ABSENT = (UserNotFound, AvatarNotFound, CollectionNotFound)
 
 PageLimit = Annotated[int | None, QueryParameter(ge=1, description="The most to return; all if left out.")]
 PageOffset = Annotated[int, QueryParameter(ge=0, description="How many to pass over first.")]
+
+
+_EMBEDDER: Final = re.compile(r"[!-~]{1,200}")
 
 
 class Collections(Controller):
@@ -88,15 +92,24 @@ class Collections(Controller):
         ),
     )
     async def modify_collection(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
-        """Give a collection a new name, or new metadata, which replaces the old as a whole."""
+        """Give a collection a new name, new metadata, which replaces the old as a whole, or the name of its embedder.
+
+        The embedder says which model made the embeddings of a collection that was imported; it changes none of them.
+        """
         body = await decode_bounded(await request.body(), ModifyCollectionBody, request.service.settings)
-        if body.name is None and not body.metadata:
-            raise InvalidRequest("The body changes nothing. Give a new name, new metadata, or both.")
+        if body.name is None and not body.metadata and body.embedder is None:
+            raise InvalidRequest("The body changes nothing. Give a new name, new metadata or an embedder.")
+        if body.embedder is not None and not _EMBEDDER.fullmatch(body.embedder):
+            raise InvalidRequest(
+                "An embedder's name is 1 to 200 printable characters, such as onnx:all-MiniLM-L6-v2-int8 or "
+                "openai:text-embedding-3-small."
+            )
         command = commands.ModifyCollection(
             avatar_id=namespace.avatar_id,
             name=check_collection_name(name),
             new_name=None if body.name is None else check_collection_name(body.name),
             new_metadata=check_collection_metadata(body.metadata),
+            embedder=body.embedder,
         )
         return pass_on(await request.execute(namespace.user_id, command))
 

@@ -16,6 +16,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.namespaces import Namespace, Ns
+from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
@@ -23,10 +24,11 @@ from vectorpool.checks import check_count, check_text, check_where, check_where_
 from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
+from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
-    CollectionNotFound,
+    DimensionMismatch,
     DocumentConflict,
     DocumentMissing,
     DocumentNotFound,
@@ -38,7 +40,10 @@ from vectorpool.errors import (
     LimitExceeded,
     MalformedJson,
     NotFound,
+    PathTaken,
+    PreconditionFailed,
     StoreUnavailable,
+    UnsupportedFormat,
     UserNotFound,
 )
 from vectorpool.names import check_document_path
@@ -85,10 +90,14 @@ def _headers(path: str, etag: str, size: int) -> dict[str, str]:
     # A browser keeps a document, and never shows it as a page of this service: a caller may have put any HTML.
     name = quote(path.rpartition("/")[2], safe="")
     return {
-        "ETag": f'"{etag.strip(chr(34))}"',
+        "ETag": f'"{plain(etag)}"',
         "Content-Length": str(size),
         "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
     }
+
+
+def _unchanged(etag: str) -> Response[Any]:
+    return Response(b"", status_code=304, media_type=_BYTES, headers={"ETag": f'"{plain(etag)}"'})
 
 
 class Documents(Controller):
@@ -132,36 +141,69 @@ class Documents(Controller):
         operation_class=documented(
             takes=_BYTES,
             gives=Document,
-            problems=(InvalidId, LimitExceeded, DocumentConflict, StoreUnavailable),
+            problems=(
+                InvalidId,
+                LimitExceeded,
+                DocumentConflict,
+                PathTaken,
+                PreconditionFailed,
+                StoreUnavailable,
+                UnsupportedFormat,
+            ),
             with_commit=False,
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
         """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
 
-        What it replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
+        With ``If-None-Match: *`` only a new one; with ``If-Match`` only in place of the one with that ETag. What it
+        replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
         """
         name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            raise UnsupportedFormat(
+                "The body is a form (multipart), and its envelope would become a part of the document. Send the bytes "
+                "alone: curl --data-binary @FILE, or curl -T FILE."
+            )
         data = await request.body()
         library = request.service.library
+        found = await self._etag(request, namespace, name)
+        conditions.check(found)
+        if conditions.only_new:
+            made = await request.context.within(library.create(namespace.user_id, avatar_id, name, data), changes=True)
+            if made is None:
+                conditions.check(await self._etag(request, namespace, name))
+                raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
+        else:
+            await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+        document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
+        return respond(document, status=201 if found is None else 200)
+
+    async def _etag(self, request: Call, namespace: Namespace, name: str) -> str | None:
+        """Return the ETag of a document, None if there is none."""
+        head = request.service.library.head(namespace.user_id, _avatar(namespace), name)
         try:
-            await request.context.within(library.head(namespace.user_id, avatar_id, name))
-            status = 200
+            return (await request.context.within(head)).etag
         except DocumentNotFound:
-            status = 201
-        await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
-        return respond(await request.context.within(library.head(namespace.user_id, avatar_id, name)), status=status)
+            return None
 
     @get(
         "/documents/{path:path}",
         summary="Get a document",
         operation_class=documented(
-            gives=_BYTES, problems=(InvalidId, DocumentNotFound, DocumentMissing, StoreUnavailable), with_commit=False
+            gives=_BYTES,
+            problems=(InvalidId, DocumentNotFound, DocumentMissing, PreconditionFailed, StoreUnavailable),
+            with_commit=False,
         ),
     )
     async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
-        """Get the bytes of a document, with its ETag, and a content type by its suffix."""
+        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``."""
         name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        etag = None if conditions.is_empty else await self._etag(request, namespace, name)
+        if etag is not None and not conditions.check(etag, is_read=True):
+            return _unchanged(etag)
         try:
             body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
         except DocumentNotFound:
@@ -184,6 +226,8 @@ class Documents(Controller):
         except DocumentNotFound:
             await _refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
+        if not preconditions_of(request.headers).check(document.etag, is_read=True):
+            return _unchanged(document.etag)
         # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
         nothing: Any = b""
         return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
@@ -192,7 +236,9 @@ class Documents(Controller):
         "/documents/{path:path}",
         status_code=200,
         summary="Delete a document",
-        operation_class=documented(gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict)),
+        operation_class=documented(
+            gives=answers.Deleted, problems=(DocumentNotFound, DocumentConflict, PreconditionFailed)
+        ),
     )
     async def delete_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
         """Delete a document and forget its chunks; answers how many chunks there were, 0 if it was not ingested.
@@ -201,6 +247,9 @@ class Documents(Controller):
         deleted like any other.
         """
         name, avatar_id = _path(path), _avatar(namespace)
+        conditions = preconditions_of(request.headers)
+        if not conditions.is_empty:
+            conditions.check(await self._etag(request, namespace, name))
         missing: DocumentNotFound | None = None
         try:
             await request.context.within(
@@ -263,7 +312,8 @@ class Documents(Controller):
                 InvalidFilter,
                 UserNotFound,
                 AvatarNotFound,
-                CollectionNotFound,
+                DocumentNotFound,
+                DimensionMismatch,
                 EmbedderMismatch,
                 EmbedderUnavailable,
             ),
@@ -294,9 +344,11 @@ class Documents(Controller):
                 await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
             ),
         )
-        answer = await request.execute(namespace.user_id, command)
+        with naming_documents(_avatar(namespace)):
+            answer = await request.execute(namespace.user_id, command)
         found = msgspec.json.decode(answer.body, type=answers.QueryResult)
-        page = PassagePage([[_passage(match) for match in matches] for matches in found.results])
+        passages = [[_passage(match) for match in matches] for matches in found.results]
+        page = PassagePage(passages, found.assumed_embedder)
         return respond(page, commit=answer.commit)
 
 

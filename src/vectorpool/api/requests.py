@@ -110,6 +110,13 @@ class ModifyCollectionBody(_Body, frozen=True):
     metadata: Annotated[
         MetadataBody | None, Meta(description="The new metadata, which replaces the old as a whole.")
     ] = None
+    embedder: Annotated[
+        str | None,
+        Meta(
+            description="Which model made the embeddings, as `kind:model`; for a collection that was imported.",
+            examples=["onnx:all-MiniLM-L6-v2-int8"],
+        ),
+    ] = None
 
 
 class RecordBody(_Body, frozen=True):

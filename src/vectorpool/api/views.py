@@ -37,10 +37,14 @@ class Passage(msgspec.Struct):
     metadata: dict[str, Any]
 
 
-class PassagePage(msgspec.Struct):
-    """For each question, in order, its passages, nearest first."""
+class PassagePage(msgspec.Struct, omit_defaults=True):
+    """For each question, in order, its passages, nearest first.
+
+    ``assumed_embedder`` is there if no embedder is recorded for the records: they are taken to be this one's.
+    """
 
     results: list[list[Passage]]
+    assumed_embedder: str | None = None
 
 
 class Health(msgspec.Struct):

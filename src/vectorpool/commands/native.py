@@ -119,12 +119,14 @@ class CreateCollection(Write, frozen=True, kw_only=True, tag="create-collection"
 
 
 class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"):
-    """A new name, or new metadata (which replaces the old). Answers answers.Collection."""
+    """A new name, new metadata (which replaces the old), or an embedder. Answers answers.Collection."""
 
     avatar_id: str | None = None
     name: str
     new_name: str | None = None
     new_metadata: Metadata | None = None
+    # Records by whom the embeddings were made; it changes none of them.
+    embedder: str | None = None
 
 
 class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):

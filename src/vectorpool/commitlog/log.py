@@ -48,6 +48,7 @@ from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
+from vectorpool.local_paths import scratch_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.trees import copy_files
@@ -365,7 +366,7 @@ class CommitLog:
     @asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
         """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
-        parent = names.scratch_dir(Path(self._settings.replica_dir))
+        parent = scratch_dir(Path(self._settings.replica_dir))
         with on_local_disk(parent):
             path = await asyncio.to_thread(_make_scratch, parent)
         try:

@@ -33,7 +33,6 @@ from vectorpool.commands import (
     Command,
     DocumentBytes,
     ForgetDocument,
-    Include,
     IngestDocument,
     ListIngested,
     QueryRecords,
@@ -44,6 +43,7 @@ from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
 from vectorpool.documents.formats import Format, format_of
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.records import chunk_ids, chunk_metadata
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status, failed
 from vectorpool.embedding import Embedder
@@ -136,7 +136,6 @@ class Ingestor:
         *,
         where: dict[str, Any] | None = None,
         where_document: dict[str, Any] | None = None,
-        include: tuple[Include, ...] = ("documents", "metadatas", "distances"),
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
@@ -148,9 +147,9 @@ class Ingestor:
             n_results=n_results,
             where=where,
             where_document=where_document,
-            include=include,
         )
-        return await self.router.execute(user_id, command, context)
+        with naming_documents(avatar_id):
+            return await self.router.execute(user_id, command, context)
 
     async def forget(self, user_id: str, avatar_id: str, path: str, *, context: RequestContext = BACKGROUND) -> Answer:
         """Delete the records of a document; return the JSON of answers.Deleted. Raises NotFound."""

@@ -21,7 +21,14 @@ import msgspec
 
 from vectorpool.answers import Refused
 from vectorpool.documents.formats import content_type_of
-from vectorpool.errors import DocumentConflict, DocumentNotFound, InvalidId, LimitExceeded, OutcomeUnknown
+from vectorpool.errors import (
+    DocumentConflict,
+    DocumentNotFound,
+    InvalidId,
+    LimitExceeded,
+    OutcomeUnknown,
+    PathTaken,
+)
 from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,
@@ -32,8 +39,17 @@ from vectorpool.names import (
     split_user_ids,
     users_prefix,
 )
-from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectInfo, ObjectMissing
-from vectorpool.objects.refusals import unavailable
+from vectorpool.objects.bucket import (
+    Bucket,
+    BucketDenied,
+    BucketUnavailable,
+    KeyTaken,
+    KeyTooLong,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+)
+from vectorpool.objects.refusals import refusal_of, unavailable
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -87,6 +103,10 @@ def store_errors(bucket: Bucket, what: str) -> Iterator[None]:
     """Raise the bucket's errors as errors for the caller."""
     try:
         yield
+    except KeyTooLong as error:
+        raise InvalidId(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
+    except KeyTaken as error:
+        raise PathTaken(f"The store cannot hold this path: {refusal_of(bucket.url, error)}") from error
     except (BucketUnavailable, BucketDenied) as error:
         raise unavailable(bucket.url, what, error) from error
 
@@ -118,6 +138,10 @@ class DocumentLibrary:
         await self.keep(user_id, avatar_id, path)
         with store_errors(self.bucket, "writing a document"):
             etag = await self.bucket.put(key, data)
+        return await self._mark(user_id, avatar_id, path, etag)
+
+    async def _mark(self, user_id: str, avatar_id: str, path: str, etag: str) -> str:
+        """Note that this instance wrote a document, and return its ETag. Raises OutcomeUnknown."""
         try:
             await self.kept.mark(user_id, avatar_id, path, etag)
         except (BucketUnavailable, BucketDenied) as error:
@@ -157,6 +181,23 @@ class DocumentLibrary:
             return await self.bucket.head(key)
         except ObjectMissing:
             return None
+
+    async def create(self, user_id: str, avatar_id: str, path: str, data: bytes) -> str | None:
+        """Write a document where there is none, and return its ETag, or None if there is one.
+
+        Raises LimitExceeded, InvalidId, OutcomeUnknown. A retried request may find what its own first attempt wrote.
+        """
+        key = document_key(user_id, avatar_id, path)
+        self._check_size(path, len(data))
+        with store_errors(self.bucket, "writing a document"):
+            try:
+                etag = await self.bucket.create(key, data)
+            except ObjectExists:
+                body = await self.bucket.get(key)
+                if body.data != data:
+                    return None
+                etag = body.etag
+        return await self._mark(user_id, avatar_id, path, etag)
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""

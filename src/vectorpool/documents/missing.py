@@ -23,5 +23,5 @@ def with_missing(page: DocumentPage, rows: Iterable[RestoredDocument], limit: in
             documents.append(Document(row.path, row.size, row.etag, 0, content_type_of(row.path), missing=True))
     documents.sort(key=lambda document: document.path.encode())
     if len(documents) <= limit:
-        return DocumentPage(documents, page.next_after)
-    return DocumentPage(documents[:limit], documents[limit - 1].path)
+        return DocumentPage(documents, page.next_after, page.refused)
+    return DocumentPage(documents[:limit], documents[limit - 1].path, page.refused)

@@ -56,6 +56,21 @@ class BackupExists(Conflict):
     title = "A backup of this name is there already"
 
 
+class PreconditionFailed(Conflict):
+    """The document is not the one that If-Match names, or is one that If-None-Match excludes."""
+
+    code = "precondition-failed"
+    title = "The document is not in the state that the request names"
+    status = 412
+
+
+class PathTaken(Conflict):
+    """On a directory as store, a document's path is a folder of other documents, or lies below a document."""
+
+    code = "path-taken"
+    title = "The path is a folder, or lies below a document"
+
+
 class DocumentConflict(Conflict):
     """Others kept changing a document that was to be replaced or deleted; it was not changed."""
 

@@ -59,6 +59,18 @@ class BucketMissing(BucketDenied):
     """The bucket itself does not exist."""
 
 
+class BucketElsewhere(BucketDenied):
+    """The bucket is in another region than the one that was asked."""
+
+
+class KeyTooLong(BucketDenied):
+    """The store cannot hold an object of this key, because a segment of it is too long."""
+
+
+class KeyTaken(BucketDenied):
+    """On a directory as store, the key is a folder of other objects, or lies below an object."""
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
 

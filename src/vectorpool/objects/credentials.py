@@ -8,6 +8,7 @@ without boto3 unless another source could take precedence.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,8 @@ from vectorpool.sources import SYSTEM, Sources
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from obstore.store import S3Credential
+
+_log = logging.getLogger(__name__)
 
 # botocore renews temporary credentials in their last 15 minutes, but only during a call. This is the interval of calls.
 REFRESH_S: Final = 300
@@ -39,11 +42,15 @@ class SessionCredentials:
         self._static = static_credentials(environ)
         self.region: str | None = environ.get("AWS_DEFAULT_REGION") or None
         if self._static is None:
+            self._files = (_credentials_file(environ), _config_file(environ))
+            # First, so that a change while they are read is seen by the next call.
+            self._seen = self._look()
             self.region, self._credentials = _ask_boto3()
 
     def __call__(self) -> S3Credential:
         if self._static is not None:
             return self._static
+        self._read_again()
         frozen = self._credentials.get_frozen_credentials()
         if frozen.access_key is None or frozen.secret_key is None:
             raise PermissionError("the AWS credentials have no key")
@@ -54,6 +61,33 @@ class SessionCredentials:
             "token": frozen.token,
             "expires_at": expires_at,
         }
+
+    def _read_again(self) -> None:
+        """Ask boto3 anew if a file changed: what its session has read from a file, it never reads again.
+
+        A file that cannot be read now, because it is being written, leaves the credentials as they are.
+        """
+        if (look := self._look()) == self._seen:
+            return
+        self._seen = look
+        try:
+            _, self._credentials = _ask_boto3()
+        except StoreRefused as error:
+            _log.error("the credentials that were known stay: %s", error.detail)
+        else:
+            _log.info("the AWS credentials were read again, because their files changed")
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        """Return what tells one content of the files from another, without reading them."""
+        return [_look(file) for file in self._files]
+
+
+def _look(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def static_credentials(environ: Mapping[str, str]) -> S3Credential | None:
@@ -71,6 +105,11 @@ def static_credentials(environ: Mapping[str, str]) -> S3Credential | None:
 def _config_file(environ: Mapping[str, str]) -> Path:
     # Path.expanduser raises for a user without a home, as in containers; os.path.expanduser keeps the ~.
     return Path(os.path.expanduser(environ.get("AWS_CONFIG_FILE") or "~/.aws/config"))  # noqa: PTH111 - see above
+
+
+def _credentials_file(environ: Mapping[str, str]) -> Path:
+    named = environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"
+    return Path(os.path.expanduser(named))  # noqa: PTH111 - see above
 
 
 def _ask_boto3() -> tuple[str | None, Credentials]:

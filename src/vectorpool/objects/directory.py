@@ -36,6 +36,8 @@ from vectorpool.objects.bucket import (
     BucketDenied,
     BucketFull,
     BucketUnavailable,
+    KeyTaken,
+    KeyTooLong,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -54,7 +56,7 @@ _THREADS: Final = 16
 _COPY_BYTES: Final = 1024**2
 # A delete prunes emptied directories while a write makes them: the write then tries again, at most this often.
 _ATTEMPTS: Final = 100
-_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+_REFUSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 # EFBIG is a limit of the process or of the file system on the size of one file.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHARED_NAME: Final = "a directory and an object cannot share a name, and links are not followed"
@@ -82,7 +84,10 @@ class DirectoryBucket:
     """
 
     def __init__(self, root: str | Path, *, fsync: bool = False, sources: Sources = SYSTEM) -> None:
-        self._root = Path(root).absolute()
+        try:
+            self._root = Path(root).absolute()
+        except OSError as error:
+            raise BucketDenied(f"the directory {root} cannot be found: the working directory is gone") from error
         self._staging = self._root / STAGING
         self._fsync = fsync
         self._sources = sources
@@ -93,7 +98,7 @@ class DirectoryBucket:
             self._sweep()
         except OSError as error:
             self._threads.shutdown(wait=False)
-            raise BucketDenied(f"the directory {self._root} cannot be used: {error.strerror}") from error
+            raise BucketDenied(f"the directory {self._root} cannot be used as store: {error.strerror}") from error
 
     @property
     def url(self) -> str:
@@ -112,6 +117,9 @@ class DirectoryBucket:
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise ObjectMissing(f"{self.url} has no such object: {error.filename}") from error
         except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                # Nothing that is stored has such a name; a write says more, see ``_write``.
+                raise ObjectMissing(f"{self.url} has no such object: its name is too long") from error
             kind = BucketDenied if error.errno in _REFUSED else BucketUnavailable
             raise kind(f"{self.url}: {error.strerror}") from error
 
@@ -235,6 +243,11 @@ class DirectoryBucket:
                 # The object has no name yet, so nothing was written.
                 if error.errno in _FULL:
                     raise BucketFull(f"{self.url}: {error.strerror}") from error
+                if error.errno == errno.ENAMETOOLONG:
+                    raise KeyTooLong(
+                        f"{self.url}: a part of {str(path.relative_to(self._root))!r} is longer than the file system's "
+                        "limit for a name"
+                    ) from error
                 raise
         finally:
             # A file that cannot be removed is swept later. The object may have its name by now.
@@ -275,17 +288,20 @@ class DirectoryBucket:
                 if only_if_free and (path.is_file() or path.is_symlink()):
                     raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
                 if path.is_dir() or any(parent.is_file() for parent in path.parents):
-                    raise OSError(errno.EEXIST, _SHARED_NAME) from None
+                    raise self._taken(path) from None
                 # The obstacle is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
                 # A delete pruned the directory between the two steps. Without the staged file, a retry cannot succeed.
                 if not staged.exists():
                     raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
-                raise OSError(errno.EEXIST, _SHARED_NAME) from None
+                raise self._taken(path) from None
             else:
                 return
         raise OSError(errno.EAGAIN, "the directory is deleted again and again")
+
+    def _taken(self, path: Path) -> KeyTaken:
+        return KeyTaken(f"{self.url}: {_SHARED_NAME} ({str(path.relative_to(self._root))!r})")
 
     def _make_dirs(self, directory: Path) -> None:
         """Make a directory and those above it; with fsync on, their names survive power loss as well."""

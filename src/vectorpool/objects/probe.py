@@ -15,11 +15,13 @@ from vectorpool.errors import StoreRefused
 from vectorpool.objects.bucket import (
     Bucket,
     BucketDenied,
+    BucketElsewhere,
     BucketMissing,
     BucketUnavailable,
     ObjectExists,
     ObjectMissing,
 )
+from vectorpool.objects.refusals import remedy
 from vectorpool.sources import SYSTEM, Sources
 
 PROBE_PREFIX: Final = ".vectorpool-probe/"
@@ -40,6 +42,8 @@ async def probe(bucket: Bucket, *, timeout_s: float = PROBE_TIMEOUT_S, sources: 
         raise StoreRefused(
             f"The bucket of {bucket.url} does not exist. Create it, or name another in VECTORPOOL_STORE."
         ) from error
+    except BucketElsewhere as error:
+        raise StoreRefused(f"The store refuses ({error}). {remedy(error)}") from error
     except BucketDenied as error:
         raise StoreRefused(
             f"The store refuses ({error}). Check the credentials, and that they may get, list, put and delete objects."

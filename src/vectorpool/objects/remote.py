@@ -36,6 +36,7 @@ from obstore.exceptions import (
 from vectorpool.objects.bucket import (
     Body,
     BucketDenied,
+    BucketElsewhere,
     BucketFull,
     BucketMissing,
     BucketUnavailable,
@@ -46,6 +47,7 @@ from vectorpool.objects.bucket import (
     check_prefix,
     check_range,
 )
+from vectorpool.objects.regions import BARE_REDIRECT, own_words
 from vectorpool.objects.unusable import UnusableLog, unusable_because
 from vectorpool.sources import SYSTEM, Sources
 
@@ -72,6 +74,13 @@ _AGAIN_CODES: Final = ("RequestTimeout", "ConditionalRequestConflict", "Operatio
 _TAKEN_CODES: Final = ("BlobAlreadyExists",)
 _FULL_CODES: Final = ("XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity")
 _FULL_STATUS: Final = 507
+# How S3 says that the bucket is in another region, with or without a redirect.
+_ELSEWHERE_CODES: Final = (
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+)
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 # Phrases of reqwest and hyper inside obstore's messages, and the text that an operator gets instead.
@@ -79,6 +88,7 @@ _NETWORK: Final = (
     ("ConnectionRefused", "connection refused"),
     ("Connection refused", "connection refused"),
     ("dns error", "the host name is not known"),
+    ("InvalidCertificate", "the TLS certificate is not accepted; AWS_CA_BUNDLE names further authorities"),
     ("certificate", "the TLS certificate is not accepted"),
     ("TimedOut", "timed out"),
     ("timed out", "timed out"),
@@ -86,13 +96,16 @@ _NETWORK: Final = (
 )
 
 
-def client_options(*, timeout_s: float, allow_http: bool) -> ClientConfig:
-    """Return obstore's client options: time-outs for connecting and for the whole request."""
-    return {
+def client_options(*, timeout_s: float, allow_http: bool, ca_bundle: bytes | None = None) -> ClientConfig:
+    """Return obstore's client options: time-outs for connecting and for the whole request, further roots of trust."""
+    options: ClientConfig = {
         "timeout": timedelta(seconds=timeout_s),
         "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
         "allow_http": allow_http,
     }
+    if ca_bundle is not None:
+        options["root_certificate"] = ca_bundle
+    return options
 
 
 def retry_config() -> RetryConfig:
@@ -152,6 +165,8 @@ class RemoteBucket:
         self._timeout_s = timeout_s
         self._retries = retries
         self._sources = sources
+        # What S3 says of a bucket in another region.
+        self._elsewhere: str | None = None
 
     @property
     def url(self) -> str:
@@ -168,6 +183,8 @@ class RemoteBucket:
                 raise _NoAnswer(f"{self._url}: {key!r}: no answer within {self._timeout_s:g} s") from None
             except Exception as cause:
                 error = self._meaning(key, cause)
+                if isinstance(error, BucketElsewhere) and BARE_REDIRECT in str(cause):
+                    error = await self._explain(key, str(cause))
                 if not isinstance(error, _NoAnswer):
                     if writes and attempt and isinstance(error, BucketDenied):
                         # An earlier attempt without an answer may still have its effect.
@@ -179,6 +196,12 @@ class RemoteBucket:
             await self._sources.sleep(pause_s)
         raise AssertionError("the loop ends by an answer or an error")
 
+    async def _explain(self, key: str, text: str) -> BucketElsewhere:
+        """Return the error of a redirect with S3's own words, which are asked for once."""
+        if self._elsewhere is None:
+            self._elsewhere = await asyncio.to_thread(own_words, text)
+        return BucketElsewhere(f"{self._url}: {key!r}: {self._elsewhere}")
+
     def _meaning(self, key: str, error: Exception) -> Exception:
         """Return the bucket's own error for one of obstore's: _NoAnswer if another attempt may help.
 
@@ -187,6 +210,8 @@ class RemoteBucket:
         text, where = str(error), f"{self._url}: {key!r}"
         found, status_found = _CODE.search(text), _STATUS.search(text)
         code, status = found[1] if found else "", int(status_found[1]) if status_found else 0
+        if code in _ELSEWHERE_CODES or BARE_REDIRECT in text:
+            return BucketElsewhere(f"{where}: {excerpt(error)}")
         if code in _AGAIN_CODES or (status in _AGAIN_STATUS and code not in _TAKEN_CODES):
             return _NoAnswer(f"{where}: {excerpt(error)}")
         if isinstance(error, BucketUnavailable):

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -18,6 +20,7 @@ from vectorpool.errors import Misconfigured, StoreRefused
 from vectorpool.objects.bucket import Bucket, BucketDenied, check_prefix
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
+from vectorpool.objects.refusals import capitalised
 from vectorpool.objects.remote import RemoteBucket, client_options, retry_config
 from vectorpool.objects.s3_keys import S3Keys
 from vectorpool.settings import Settings
@@ -70,7 +73,7 @@ def _open_directory(path: str, settings: Settings) -> Bucket:
         return DirectoryBucket(path, fsync=settings.store_fsync)
     except BucketDenied as error:
         raise StoreRefused(
-            f"The store cannot be used: {error}. Give a directory that can be written in VECTORPOOL_STORE or --store."
+            f"{capitalised(str(error))}. Give a directory that can be written in VECTORPOOL_STORE or --store."
         ) from error
 
 
@@ -126,7 +129,9 @@ def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
         bucket,
         config=config,
         client_options=client_options(
-            timeout_s=settings.store_timeout_s, allow_http=bool(endpoint and endpoint.lower().startswith("http://"))
+            timeout_s=settings.store_timeout_s,
+            allow_http=bool(endpoint and endpoint.lower().startswith("http://")),
+            ca_bundle=_ca_bundle(),
         ),
         retry_config=retry_config(),
         credential_provider=provider,
@@ -140,6 +145,22 @@ def _open_s3(url: SplitResult, settings: Settings) -> Bucket:
         timeout_s=settings.store_timeout_s,
     )
     return _remote(store, shown, prefix, settings, keys)
+
+
+def _ca_bundle() -> bytes | None:
+    """Return the certificates that AWS_CA_BUNDLE names, as every AWS tool reads it; raise Misconfigured."""
+    path = os.environ.get("AWS_CA_BUNDLE")
+    if not path:
+        return None
+    try:
+        bundle = Path(local_path("AWS_CA_BUNDLE", path)).read_bytes()
+    except OSError as error:
+        raise Misconfigured(
+            f"AWS_CA_BUNDLE = {path} cannot be read: {error.strerror}. Name a file of certificates in PEM."
+        ) from None
+    if b"-----BEGIN CERTIFICATE-----" not in bundle:
+        raise Misconfigured(f"AWS_CA_BUNDLE = {path} holds no certificate. Name a file of certificates in PEM.")
+    return bundle
 
 
 def _s3_endpoint(endpoint: str, bucket: str, *, path_style: bool) -> str:

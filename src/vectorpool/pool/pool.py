@@ -246,6 +246,14 @@ class Pool:
         """Return the state of the background tasks."""
         return self._supervisor.view()
 
+    async def settle(self, budget_s: float) -> int:
+        """Commit what is acknowledged and not committed; return how many vectorstores hold some after the budget."""
+        dirty = [s for s in self._residency.slots.values() if s.store is not None and s.store.is_dirty]
+        flushes = [self._writer.flush_later(slot).done for slot in dirty]
+        if flushes:
+            await asyncio.wait(flushes, timeout=budget_s)
+        return sum(slot.store is not None and slot.store.is_dirty for slot in dirty)
+
     async def drain(self, budget_s: float) -> DrainReport:
         """Refuse new work, finish work under way, commit dirty vectorstores and close, within ``budget_s`` seconds."""
         self._draining = True

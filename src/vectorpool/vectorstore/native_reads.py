@@ -231,7 +231,10 @@ class NativeReader:
             include=command.include,
             at_once=at_once,
         )
-        return None if found is None else answers.QueryResult(results=[_matches(rows) for rows in found])
+        if found is None:
+            return None
+        assumed = command.vectors.embedder if self._sidecar.embedder(info.id) is None else None
+        return answers.QueryResult(results=[_matches(rows) for rows in found], assumed_embedder=assumed)
 
     # --- Documents and losses ------------------------------------------------------------------------
 

@@ -111,10 +111,13 @@ class NativeWriter:
             check_collection_name(command.new_name)
             if any(c.name == command.new_name for c in collections_of(self.catalogue, command.avatar_id)):
                 raise CollectionExists(f"There is a collection {command.new_name!r} already. Choose another name.")
-        if command.new_name is None and command.new_metadata is None:
-            raise InvalidRequest("Nothing is to be changed. Give a new name or new metadata.")
+        if command.new_name is None and command.new_metadata is None and command.embedder is None:
+            raise InvalidRequest("Nothing is to be changed. Give a new name, new metadata or an embedder.")
         effect.touch(info.name)
-        self.catalogue.update(info.id, name=command.new_name, metadata=command.new_metadata)
+        if command.new_name is not None or command.new_metadata is not None:
+            self.catalogue.update(info.id, name=command.new_name, metadata=command.new_metadata)
+        if command.embedder is not None:
+            self.sidecar.set_embedder(info.id, command.embedder)
         return self._describe(collection_of(self.catalogue, command.avatar_id, command.new_name or command.name))
 
     @handles(DeleteCollection)

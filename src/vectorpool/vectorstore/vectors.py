@@ -42,9 +42,16 @@ def check_vectors(info: CollectionInfo, sidecar: Sidecar, vectors: Vectors) -> F
             extra={"collection_embedder": known, "request_embedder": vectors.embedder},
         )
     if info.dimension is not None and info.dimension != vectors.dimension:
+        whose = "the request's" if vectors.embedder is None else f"those of text, which {vectors.embedder} makes,"
+        made = "the model that made the collection" if known is None else known
         raise DimensionMismatch(
-            f"The collection {info.name!r} has embeddings of dimension {info.dimension}, the request's have "
-            f"{vectors.dimension}. Use the model that made the collection.",
-            extra={"collection_dimension": info.dimension, "request_dimension": vectors.dimension},
+            f"The collection {info.name!r} has embeddings of dimension {info.dimension}, {whose} have "
+            f"{vectors.dimension}. Use {made}: send its embeddings, or start the service with it.",
+            extra={
+                "collection_dimension": info.dimension,
+                "request_dimension": vectors.dimension,
+                "collection_embedder": known,
+                "request_embedder": vectors.embedder,
+            },
         )
     return array

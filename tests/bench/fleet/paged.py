@@ -28,7 +28,7 @@ from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.names import warm_dir
+from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.builder import Builder

@@ -92,3 +92,35 @@ def test_boto3_is_not_loaded_for_keys_in_the_environment(nothing: dict[str, str]
         "assert not {'boto3', 'botocore'} & set(sys.modules), 'boto3 was loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**nothing, **KEYS})
+
+
+def test_keys_that_were_rotated_in_a_file_are_read_again(nothing: dict[str, str]) -> None:
+    """The next request after a change has the new keys; a file that cannot be read leaves those that were known."""
+    file = Path(nothing["AWS_SHARED_CREDENTIALS_FILE"])
+
+    def write(key: str) -> None:
+        other = file.with_suffix(".new")
+        other.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret-{key}\n")
+        other.replace(file)
+
+    write("first")
+    credentials = SessionCredentials()
+    assert credentials()["access_key_id"] == "first"
+    write("second")
+    assert (credentials()["access_key_id"], credentials()["secret_access_key"]) == ("second", "secret-second")
+    for broken in ("[default]\naws_access_key_id = thi", "[defau", ""):
+        file.write_text(broken)
+        assert credentials()["access_key_id"] == "second", broken
+    file.unlink()
+    assert credentials()["access_key_id"] == "second"
+    write("third")
+    assert credentials()["access_key_id"] == "third"
+
+
+def test_files_that_did_not_change_are_not_read_again(nothing: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request costs two looks at files, and no session of boto3."""
+    file = Path(nothing["AWS_SHARED_CREDENTIALS_FILE"])
+    file.write_text("[default]\naws_access_key_id = k\naws_secret_access_key = s\n")
+    credentials = SessionCredentials()
+    monkeypatch.setattr(boto3, "Session", None)
+    assert [credentials()["access_key_id"] for _ in range(3)] == ["k"] * 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vectorpool.objects import directory as module
-from vectorpool.objects.bucket import BucketUnavailable, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import KeyTaken, KeyTooLong, ObjectExists, ObjectMissing
 from vectorpool.objects.directory import STAGING, STAGING_MAX_AGE_MS, DirectoryBucket
 
 
@@ -121,12 +121,28 @@ async def test_an_object_and_a_directory_cannot_share_a_name(tmp_path: Path) -> 
     await bucket.create("a/b", b"1")
     for write in (bucket.create, bucket.put):
         for key in ("a", "a/b/c"):
-            with pytest.raises(BucketUnavailable, match=r"share a name|exists|Not a directory"):
+            with pytest.raises(KeyTaken, match=f"share a name.*{key}"):
                 await write(key, b"2")
     with pytest.raises(ObjectMissing):
         await bucket.head("a")
     await bucket.delete("a")
     assert (await bucket.get("a/b")).data == b"1"
+
+
+async def test_a_name_that_the_file_system_cannot_hold_is_refused_as_such(tmp_path: Path) -> None:
+    """A segment of 256 bytes is named by a write, whose bytes are nowhere, and is a missing object to a read."""
+    bucket = DirectoryBucket(tmp_path)
+    for key in ("users/" + "n" * 256, "n" * 256 + "/a", "ü" * 128 + "/a"):
+        for write in (bucket.create, bucket.put):
+            with pytest.raises(KeyTooLong, match="longer than the file system"):
+                await write(key, b"1")
+        for read in (bucket.get, bucket.head):
+            with pytest.raises(ObjectMissing):
+                await read(key)
+        await bucket.delete(key)
+    await bucket.put("users/" + "n" * 255, b"1")
+    assert [info.size for info in await bucket.list_objects("", limit=5)] == [1]
+    assert list((tmp_path / ".vectorpool-staging").iterdir()) == []
 
 
 async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
@@ -152,7 +168,7 @@ async def test_links_and_pipes_are_no_objects(tmp_path: Path) -> None:
             await bucket.head(key)
     for write in (bucket.put, bucket.create):
         for key in ("users/1/folder/new", "users/2/a/b/new"):
-            with pytest.raises(BucketUnavailable, match="links are not followed"):
+            with pytest.raises(KeyTaken, match="links are not followed"):
                 await write(key, b"x")
     await bucket.delete("users/1/folder/secret")
     await bucket.delete("users/2/secret")
