@@ -366,6 +366,15 @@ class TaskView(msgspec.Struct, frozen=True):
     shard: int | None = None
 
 
+class QuarantineView(msgspec.Struct):
+    """A user in quarantine: its crashes, the seconds that are left, and the process that serves it, if one does."""
+
+    user_id: str
+    crashes: int
+    seconds_left: float
+    process_id: int | None
+
+
 class PoolView(msgspec.Struct):
     """Every slot of an instance, most recently used first, the pool's bounds, its traffic with the store, its tasks."""
 
@@ -377,3 +386,4 @@ class PoolView(msgspec.Struct):
     waiting: int
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
+    quarantined: list[QuarantineView] = msgspec.field(default_factory=list)

@@ -72,16 +72,15 @@ async def open_service(
         stack.push_async_callback(embedder.close)
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
-        await _all(probe(bucket, sources=sources), embedder.start(), started)
-        if authority is not None:
-            await authority.open(bucket)
+        authority = authority or Authority(settings, sources)
+        await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
+        await authority.open(bucket)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
-        if authority is not None:
-            authority.watch(supervisor)
+        authority.watch(supervisor)
         yield Service(settings, router, embedder, library, ingestor, supervisor)
 
 

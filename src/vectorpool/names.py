@@ -10,7 +10,6 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidId
@@ -36,7 +35,6 @@ _USERS: Final = "users/"
 _OWN: Final = ".vectorpool/"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DELETIONS: Final = f"{_OWN}deletions/"
-_SEGMENT_DIGEST: Final = 16
 
 
 def excerpt(text: str) -> str:
@@ -139,27 +137,6 @@ def verification_key(user_id: str) -> str:
 def deletion_marks_prefix() -> str:
     """Return the prefix of the marks of recent deletions, which instances look for."""
     return f"{_DELETIONS}recent/"
-
-
-def deletion_mark_key(now_ms: int, user_id: str, seq: int) -> str:
-    """Return the key of the mark that a vectorstore was deleted in commit ``seq``. It sorts by time."""
-    return f"{deletion_marks_prefix()}{now_ms:013d}-{segment_digest(local_segment(user_id))}-{seq}"
-
-
-def parse_deletion_mark(key: str) -> tuple[int, str, int] | None:
-    """Return (time in ms since 1970, digest, seq) of a mark's key, or None for a foreign one."""
-    parts = key.removeprefix(deletion_marks_prefix()).split("-")
-    if len(parts) != 3 or not all(part.isascii() and part.isalnum() for part in parts):
-        return None
-    time, digest, seq = parts
-    if len(time) != 13 or not time.isdigit() or not seq.isdigit() or len(digest) != _SEGMENT_DIGEST:
-        return None
-    return int(time), digest, int(seq)
-
-
-def segment_digest(segment: str) -> str:
-    """Return by what a mark names a user: a digest of the name that the user's local files have."""
-    return hashlib.sha256(segment.encode()).hexdigest()[:_SEGMENT_DIGEST]
 
 
 def receipts_prefix() -> str:
@@ -382,38 +359,3 @@ def check_collection_name(name: str) -> str:
     if not ok or not (name[0].isalnum() and name[-1].isalnum()):
         raise InvalidId(f"The collection name {excerpt(name)} is not valid. Use {rule}.")
     return name
-
-
-# --- Local paths -------------------------------------------------------------------------------------
-
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-@")
-
-
-def local_segment(value: str) -> str:
-    """Return an id as one file name: readable, unique on case-insensitive file systems, never hidden.
-
-    Bytes outside [a-z0-9._-@] are written as ``%xx``. An escaped id of more than 200 bytes would not fit a
-    file name on every system, which is why ids end at 128 bytes and only rare ids are hashed.
-    """
-    raw = value.encode("utf-8")
-    escaped = "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02x}" for b in raw)
-    if escaped.startswith("."):
-        escaped = "%2e" + escaped[1:]
-    if len(escaped) > 200:
-        return "%%" + hashlib.sha256(raw).hexdigest()
-    return escaped
-
-
-def open_dir(replica_dir: Path, shard: int) -> Path:
-    """Return the directory of a shard's open working directories; emptied when the shard starts."""
-    return replica_dir / "open" / f"shard-{shard}"
-
-
-def warm_dir(replica_dir: Path) -> Path:
-    """Return the directory of the warm tier: cached log objects, one directory a user."""
-    return replica_dir / "warm"
-
-
-def scratch_dir(replica_dir: Path) -> Path:
-    """Return the directory in which states are built that are never opened; each process makes its own below it."""
-    return replica_dir / "scratch"

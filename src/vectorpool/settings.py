@@ -43,7 +43,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     shards: Annotated[
         int,
-        _setting("Processes that own pools; 0 is one per core, -1 runs one inside the front process", ge=-1, le=64),
+        _setting(
+            "Processes that own pools; 0 is one per core, -1 runs one inside the front process, without quarantine",
+            ge=-1,
+            le=64,
+        ),
     ] = 0
 
     # Callers
@@ -93,6 +97,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str | None, _setting("A token that opens /admin and no user's data; with it every request needs a token")
     ] = None
     admin_key_file: Annotated[str | None, _setting("A file that holds admin_key; read again when it changes")] = None
+
+    # Crashes
+    quarantine_s: Annotated[
+        float,
+        _setting(
+            "A user in native code at two crashes within this time is quarantined, until as long without one",
+            gt=0,
+            le=86_400,
+        ),
+    ] = 600.0
+    quarantine_processes: Annotated[
+        int,
+        _setting("Users in quarantine that are served, each in a process of its own; others are refused", ge=0, le=16),
+    ] = 2
 
     # Durability and consistency
     durability: Annotated[
@@ -353,8 +371,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deletion_bound_s: Annotated[
         float,
         _setting(
-            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted",
-            ge=1,
+            "Most seconds after which no instance that runs holds anything of a vectorstore that another one deleted; "
+            "0 is never, for one that is alone",
+            ge=0,
             le=86_400,
         ),
     ] = 600.0

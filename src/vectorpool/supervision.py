@@ -78,6 +78,11 @@ class Supervisor:
         """Count the failure of work whose start was recorded before: a process that died, for example."""
         self._tasks.setdefault(name, _Task(name, is_essential=False)).fail(error, self._sources.now_ms())
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget tasks that were stopped, and counted work that will not come again."""
+        for name in names:
+            self._tasks.pop(name, None)
+
     async def stop(self, timeout_s: float, names: Iterable[str] | None = None) -> None:
         """Cancel the loops, all or those named, and wait for their ends."""
         chosen = self._tasks.values() if names is None else [t for n in names if (t := self._tasks.get(n))]

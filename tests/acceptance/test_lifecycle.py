@@ -103,7 +103,8 @@ from vectorpool.configuration import load_settings
 async def main():
     root = {str(tmp_path)!r}
     app = create_app(load_settings({{"store": root + "/store", "replica_dir": root + "/replicas", "shards": 1}}))
-    async with app.app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+    transport = httpx.ASGITransport(app)
+    async with app.app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         response = await client.post("/users/42/collections", json={{"name": "notes"}})
         assert response.status_code == 201, response.text
         body = {{"records": [{{"id": "a", "document": "text"}}]}}
@@ -238,7 +239,7 @@ def test_help_teaches() -> None:
         assert f"  {command} " in done.stdout
         told = run_cli(command, "--help")
         assert told.returncode == 0 and f"vectorpool {command} " in told.stdout
-    from vectorpool.settings import describe_settings
+    from vectorpool.configuration import describe_settings
 
     told = run_cli("serve", "--help")
     assert all(row.flag in told.stdout for row in describe_settings())

@@ -30,9 +30,11 @@ from vectorpool.commands import (
     UpsertRecords,
     Vectors,
 )
+from vectorpool.commitlog.log import CommitLog
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents import DocumentLibrary, Ingestor
 from vectorpool.errors import CollectionNotFound, UserNotFound, VectorpoolError
+from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.metered import MeteredBucket
 
@@ -310,3 +312,21 @@ async def test_a_receipt_says_what_was_deleted_and_when_nothing_was_left(pair: t
     await a.bucket.put(f"users/{USER}/vectorstore/tags/late", b"x")
     assert await b.do(DeleteVectorstore()) == {"deleted": 1}
     assert (await b.refusal(DeleteVectorstore())).code == "user-not-found"
+
+
+async def test_verification_finishes_a_deletion_that_was_cut_short(tmp_path: Path) -> None:
+    """An instance died between the tombstone and the rest: the rounds of another one delete what is left."""
+    bucket = FaultyBucket(MemoryBucket(), Faults())
+    async with Instance(tmp_path, bucket, name="a", verify_interval_s=0.0) as a:
+        await a.do(CreateCollection(name="notes"))
+        await fill(a)
+        # The tombstone is created; marks, receipts and graves are put.
+        bucket.faults = Faults(before=1.0, operations=frozenset({"put"}))
+        assert (await a.refusal(DeleteVectorstore())).code == "outcome-unknown"
+    bucket.faults = Faults()
+    log = CommitLog(bucket, USER, settings=a.settings)
+    assert await log.deletion() is None
+    async with Instance(tmp_path, bucket, name="b", verify_interval_s=0.05):
+        while (receipt := await log.deletion()) is None or receipt.verified_empty_at_ms is None:
+            await asyncio.sleep(0.05)
+    assert receipt.objects >= 3

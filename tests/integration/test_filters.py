@@ -122,12 +122,11 @@ class World:
         key, operator, value = self.random.choice(KEYS), self.random.choice(OPERATORS), self.operand(info)
         if operator in ("$in", "$nin"):
             others = [v for v in (self.operand(info) for _ in range(4)) if type(v) is type(value)]
+            if isinstance(value, float) and self.random.random() < 0.3:
+                others.append(self.random.choice([n for n in NUMBERS if isinstance(n, int)]))
             return {key: {operator: [value, *others]}}
         if operator in ("$gt", "$gte", "$lt", "$lte") and isinstance(value, (bool, str)):
             value = self.number()
-        if operator in ("$contains", "$not_contains"):
-            # Empty text is left to Chroma.
-            value = "a" if value == "" else value
         return {key: {operator: value}}
 
     def where_document(self, depth: int = 0) -> dict[str, Any]:
@@ -269,7 +268,7 @@ def test_larger_filters_are_refused_with_the_number(where: Any, what: str, limit
             for each in ({}, {"$and": []}, {"$or": []}, {"a": 1, "b": 1}, {"a": {}}, {"#id": 1})
         ),
         *((json.dumps({"a": each}), None) for each in ({"$in": []}, {"$in": [1, 2.5]}, {"$gt": "x"}, {"$gt": True})),
-        *((json.dumps({"a": each}), None) for each in (None, [1], 2**63, {"$contains": ""}, {"$regex": "x"})),
+        *((json.dumps({"a": each}), None) for each in (None, [1], 2**63, {"$contains": 2**63}, {"$regex": "x"})),
         *((each, None) for each in ("", "[", '{"a": NaN}', '{"a": 1e999}', '"text"', '{"a": "\\ud800"}')),
         *(
             (None, json.dumps(each))
@@ -288,7 +287,11 @@ def test_conditions_that_chroma_evaluates_are_named(world: World) -> None:
     condition = read_filter(json.dumps(where), json.dumps({"$contains": ""}))
     assert condition is not None
     clauses = left_to_chroma(condition)
-    assert [json.loads(each) for each in clauses] == [{"$regex": "b|c"}, {"$not_regex": "é"}, {"$contains": ""}]
+    assert [json.loads(each.where_document or "") for each in clauses] == [
+        {"$regex": "b|c"},
+        {"$not_regex": "é"},
+        {"$contains": ""},
+    ]
     found = resolved(condition, {clauses[0]: ("id-3",), clauses[1]: ("id-3", "id-4"), clauses[2]: ("id-4", "gone")})
     segment = Segment(world.db, segments_of(world.db, world.infos[0].id)[METADATA_SCOPE], True)
     assert [record_id for _, record_id in matching(segment, found)] == ["id-4"]

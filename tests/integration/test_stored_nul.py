@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.everything import damage_of
 from tests.support.instances import NOTES, USER, Instance, upsert
 from tests.support.plain_chroma import PlainChroma
 from tests.support.schemas import commit_changed
@@ -43,10 +44,11 @@ def add_nul(directory: Path, *, collection: str = "notes") -> None:
         db.execute("PRAGMA user_version = 0")
 
 
-def quick_check(directory: Path) -> list[str]:
-    """Return what SQLite says of a directory's database."""
+def indexed(directory: Path, text: str) -> int:
+    """Return how many texts SQLite's full-text index of a closed directory has with ``text``."""
     with closing(sqlite3.connect(directory / CHROMA_DATABASE_FILE)) as db:
-        return [row[0] for row in db.execute("PRAGMA quick_check")]
+        sql = "SELECT count(*) FROM embedding_fulltext_search WHERE embedding_fulltext_search MATCH ?"
+        return int(db.execute(sql, (f'"{text}"',)).fetchone()[0])
 
 
 async def found(instance: Instance, text: str) -> list[str]:
@@ -93,8 +95,7 @@ async def test_a_stored_nul_is_mended_in_a_commit_of_its_own(made: Any, durabili
     async with Instance(tmp_path, bucket, name="a", durability=durability) as instance:
         at = (await instance.history())[0].seq
         await instance.log().export(tmp_path / "export before")
-        # Otherwise there is nothing to mend.
-        assert quick_check(tmp_path / "export before") != ["ok"]
+        assert indexed(tmp_path / "export before", "after it") == 0
         assert await found(instance, "after it") == ["nul"]
         assert await instance.commit() == at
         assert len(await instance.history()) == at
@@ -112,14 +113,15 @@ async def test_a_stored_nul_is_mended_in_a_commit_of_its_own(made: Any, durabili
         }
         assert await found(instance, "after it") == await found(instance, "before") == ["nul"]
         await instance.log().export(tmp_path / "export")
-        assert quick_check(tmp_path / "export") == ["ok"]
+        assert damage_of(tmp_path / "export") == []
+        assert indexed(tmp_path / "export", "after it") == 1
         # The index knows what it holds: updates and deletions leave it whole.
         await instance.do(UpdateRecords(collection="notes", ids=["nul"], documents=["no more of it"]))
         assert await found(instance, "after it") == []
         await instance.do(DeleteRecords(collection="notes", ids=["nul", "plain"]))
         assert await instance.do(CountRecords(collection="notes")) == {"count": 2}
         await instance.log().export(tmp_path / "export after")
-        assert quick_check(tmp_path / "export after") == ["ok"]
+        assert damage_of(tmp_path / "export after") == []
         assert sum(entry.summary.migrated for entry in await instance.history()) == 1
 
 
@@ -150,7 +152,7 @@ def test_a_salvage_mends_texts(tmp_path: Path) -> None:
     report = salvage(broken, fresh, 0, lambda losses: len(losses))
     assert (report.salvaged, report.lost) == (2, 0)
     wait_until_closed(fresh)
-    assert quick_check(fresh) == ["ok"]
+    assert damage_of(fresh) == []
     with closing(sqlite3.connect(fresh / CHROMA_DATABASE_FILE)) as db:
         assert {row[0] for row in db.execute("SELECT c0 FROM embedding_fulltext_search_content")} == {
             MENDED,

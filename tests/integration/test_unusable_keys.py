@@ -174,7 +174,7 @@ async def test_a_store_without_verbatim_keys_says_which_key_it_is(
 _IMPORTS = """
 import asyncio, sys
 from vectorpool.objects.stores import open_bucket
-from vectorpool.settings import load_settings
+from vectorpool.configuration import load_settings
 async def main():
     bucket = open_bucket(load_settings())
     await bucket.put("a/b", b"x")

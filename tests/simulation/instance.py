@@ -11,12 +11,12 @@ from typing import Any, cast
 
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Network, VirtualSources, Wire
-from tests.simulation.replica import FakeEngine, FakeReplica, FakeTemplate
+from tests.simulation.replica import FakeEngine, FakeReplica, FakeTemplate, fake_erase
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.names import warm_dir
+from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool
@@ -78,6 +78,7 @@ class SimulatedStores:
             settings=self._settings,
             sources=self._sources,
             open_replica=open_replica,
+            erase=fake_erase,
         )
         return Vectorstore(log, builder, workers, self._settings, self._sources)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.simulation.replica import JOURNAL, LINE_BYTES, Line, parse_journal
+from tests.simulation.replica import DELETED, JOURNAL, LINE_BYTES, Line, parse_journal
 from vectorpool import names
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.format import GRAVE, Decoded, decode_header, digest, grave_of, state_checksum
@@ -79,6 +79,7 @@ class Ledger(MemoryBucket):
         self._graves: dict[str, tuple[bytes, bytes]] = {}
         self._self_contained: set[str] = set()
         self.truths: dict[str, Truth] = {}
+        self.erasures = 0
         self.log: Callable[[str], None] = lambda line: None
 
     def truth(self, user_id: str) -> Truth:
@@ -170,6 +171,10 @@ class Ledger(MemoryBucket):
         if new[: len(old)] != old:
             lost = [line.token for line in old if line not in new]
             self._violated(f"{where} lost or reordered what its parent had: {lost or 'another order'}")
+        if header.summary.erased:
+            self.erasures += 1
+            if len(new) != len(old) or DELETED in files:
+                self._violated(f"{where} is an erasure, and holds a write or leaves what was deleted")
         truth.lines = new
         truth.lengths.append(len(new))
         for place, line in enumerate(new[len(old) :], len(old)):

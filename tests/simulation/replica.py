@@ -26,6 +26,7 @@ from vectorpool.vectorstore.effect import Effect, HalfApplied
 JOURNAL = "journal"
 PAGES = "pages"
 SCHEMA = "schema"
+DELETED = "deleted"
 PAGE_BYTES = 4096
 PAGE_COUNT = 6
 LINE_BYTES = 240
@@ -94,7 +95,6 @@ class FakeReplica:
     """
 
     schema_state = "tested"
-    remains = Remains()
 
     def __init__(
         self,
@@ -142,6 +142,11 @@ class FakeReplica:
     def size_bytes(self) -> int:
         return self.image.size
 
+    @property
+    def remains(self) -> Remains:
+        """Say that something deleted is left from the first deletion until an erasure."""
+        return Remains(1 if (self.directory / DELETED).exists() else None)
+
     def read_at_once(self, command: Read) -> bytes | None:
         """Return None: the simulation examines reads in threads."""
         return None
@@ -162,6 +167,7 @@ class FakeReplica:
             if record not in self._records:
                 return _encode(Deleted(deleted=0)), Effect()
             self._append(Line("delete", record, token))
+            (self.directory / DELETED).write_bytes(b"1")
             return _encode(Deleted(deleted=1)), Effect(touched=True, deleted=1)
         self._append(Line("add" if isinstance(command, AddRecords) else "upsert", record, token))
         if record == POISON:
@@ -187,6 +193,16 @@ class FakeReplica:
 
     def discard(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def fake_erase(directory: Path) -> bool:
+    """Write the pages of a closed directory anew if something was deleted; the journal stays."""
+    if not (directory / DELETED).exists():
+        return False
+    (directory / DELETED).unlink()
+    pages = (directory / PAGES).read_bytes()
+    (directory / PAGES).write_bytes(pages[PAGE_BYTES:] + pages[:PAGE_BYTES])
+    return True
 
 
 class FakeTemplate:

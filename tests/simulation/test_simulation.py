@@ -32,6 +32,14 @@ def test_what_the_store_refused_never_happens(first: int) -> None:
     live_through(first, BLOCK, revocations=4)
 
 
+def test_worlds_have_erasures() -> None:
+    """What was deleted is erased in many worlds; the record of the log checks each such commit."""
+    worlds = [World(seed) for seed in range(BLOCK)]
+    for world in worlds:
+        world.run()
+    assert sum(world.ledger.erasures > 0 for world in worlds) > BLOCK // 25
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("first", range(2_000, 52_000, 10 * BLOCK))

@@ -35,6 +35,8 @@ from vectorpool.objects.faulty import Faults
 
 HOUR_S = 3600.0
 RETENTION_S = 2 * HOUR_S
+# Short against a history, so that erasures meet writes, other instances and faults.
+ERASE_AFTER_S = 60.0
 # Compactions and garbage removals in one history, in addition to those of the pools.
 ROUNDS = 8
 POLLS = 12
@@ -235,6 +237,7 @@ class World:
                 level=self.level_of(name),
                 compact_fanout=self.plan.fanout,
                 retention_s=RETENTION_S,
+                erase_after_s=ERASE_AFTER_S,
                 durability="write-back" if write_back else "write-through",
                 open_slots=1 if self.dice.random() < 0.3 else 4,
                 warm_bytes=0 if self.dice.random() < 0.5 else 2**20,

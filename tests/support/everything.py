@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.format import decode_header, is_grave_content
+from vectorpool.names import CHROMA_DATABASE_FILE
 from vectorpool.objects.bucket import Bucket
 
 
@@ -26,6 +31,20 @@ def _unpacked(key: str, data: bytes) -> bytes:
         at += frame.stored
     assert at == len(data), key
     return b"".join(parts)
+
+
+def damage_of(directory: Path) -> list[str]:
+    """Return what SQLite finds wrong with the database of a closed directory, its full-text index included."""
+    with closing(sqlite3.connect(directory / CHROMA_DATABASE_FILE)) as db:
+        found = [row[0] for row in db.execute("PRAGMA quick_check") if row[0] != "ok"]
+        try:
+            # Before its version 3.44 the check of a database leaves the full-text index out.
+            db.execute(
+                "INSERT INTO embedding_fulltext_search (embedding_fulltext_search, rank) VALUES ('integrity-check', 1)"
+            )
+        except sqlite3.DatabaseError as error:
+            found.append(str(error))
+    return found
 
 
 def keys_with(objects: dict[str, bytes], text: str) -> list[str]:

@@ -35,7 +35,19 @@ def as_chroma(v: Any, operator: str, x: Any) -> bool:
     read = stored_float(x) if isinstance(x, float) else x
     if isinstance(v, float):
         return _EXACT[operator](v, float(read))
-    return _EXACT[operator](v, max(-_I64, min(_I64 - 1, int(read))))
+    return _EXACT[operator](v, _cut(read))
+
+
+def _cut(number: int | float) -> int:
+    return max(-_I64, min(_I64 - 1, int(number)))
+
+
+def _read(number: int | float) -> float:
+    return stored_float(number) if isinstance(number, float) else float(number)
+
+
+def _is_equal(v: Any, x: float) -> bool:
+    return bool(v == (x if isinstance(v, float) else _cut(x)))
 
 
 def is_number(value: Any) -> bool:
@@ -48,6 +60,9 @@ def satisfies(v: Any, operator: str, x: Any, compare: Compare) -> bool:
     if operator in _POSITIVE:
         return not satisfies(v, _POSITIVE[operator], x, compare)
     if operator == "$in":
+        if compare is as_chroma and isinstance(x[0], float):
+            # Chroma takes a list that begins with a float for one of floats.
+            return is_number(v) and any(_is_equal(v, _read(each)) for each in x)
         return any(satisfies(v, "$eq", each, compare) for each in x)
     if operator == "$contains":
         same = [m for m in v if type(m) is type(x)] if isinstance(v, list) else []

@@ -23,7 +23,7 @@ from vectorpool.commands import (
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo
 from vectorpool.errors import VectorpoolError
-from vectorpool.names import open_dir
+from vectorpool.local_paths import open_dir
 from vectorpool.objects.bucket import Body, Bucket, ObjectInfo
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.pool.pool import Pool

@@ -10,7 +10,8 @@ import sys
 import vectorpool.app
 from vectorpool.settings import Settings
 vectorpool.app.create_app(Settings())
-print(sorted({name.partition(".")[0] for name in sys.modules} & {"pydantic", "chromadb", "boto3", "numpy"}))
+costly = {"pydantic", "chromadb", "boto3", "numpy", "jwt", "cryptography"}
+print(sorted({name.partition(".")[0] for name in sys.modules} & costly))
 """
 
 
@@ -18,3 +19,4 @@ def test_the_front_loads_no_library_that_it_does_not_use() -> None:
     """Pydantic is installed beside us, and would cost every start a tenth of a second or more; chromadb still more."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, check=True)
     assert "pydantic" not in done.stdout and "chromadb" not in done.stdout
+    assert "jwt" not in done.stdout and "cryptography" not in done.stdout

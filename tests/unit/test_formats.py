@@ -63,6 +63,7 @@ def test_text_loses_its_byte_order_mark_and_nothing_else() -> None:
     ("data", "says"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "byte 8 is none that UTF-8 text holds"),
+        (b"before\0after it", "byte 6 is none that UTF-8 text holds. Upload a text file, as UTF-8"),
         ("text".encode("utf-16"), "is not text"),
         (b"\xfe\xff\xd8\x3d", "is not text"),
         ("caf\xe9".encode("latin-1"), "byte 3 is 0xe9"),

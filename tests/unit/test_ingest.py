@@ -213,6 +213,7 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     world = World(settings=Settings(max_document_bytes=1000, max_records=2, chunk_tokens=16, chunk_overlap_tokens=0))
     await world.put("a-good.txt", "fine")
     await world.put("b-binary.txt", b"\x00\x01")
+    await world.put("b-nul.md", b"# Text\n\nbefore\x00after it")
     await world.put("c-latin.txt", b"caf\xe9")
     await world.put("d-image.png", b"\x89PNG")
     await world.put("e-long.txt", "Many words are in here. " * 20)
@@ -220,8 +221,9 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     await world.put("z-good.txt", "fine too")
     report = await world.ingest()
     reasons = {outcome.path: outcome.reason or "" for outcome in report.documents if outcome.status == "failed"}
-    assert sorted(reasons) == ["b-binary.txt", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
+    assert sorted(reasons) == ["b-binary.txt", "b-nul.md", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
     assert "not text" in reasons["b-binary.txt"] and "0xe9" in reasons["c-latin.txt"]
+    assert "byte 14 is none" in reasons["b-nul.md"]
     assert "Supported are" in reasons["d-image.png"] and "one command carries 2" in reasons["e-long.txt"]
     assert "limit is 1000" in reasons["f-huge.txt"]
     assert report.count("ingested") == 2

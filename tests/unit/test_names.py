@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorpool import names
+from vectorpool import local_paths, names
 from vectorpool.errors import InvalidId
 from vectorpool.objects.bucket import check_key, check_prefix
 
@@ -131,7 +131,7 @@ _ids = st.text(min_size=1, max_size=40).filter(
 @given(_ids, _ids)
 def test_local_segments_are_unique_and_plain(one: str, other: str) -> None:
     """Two ids never share a local name, not even where upper and lower case are one; none is hidden or a path."""
-    left, right = names.local_segment(one), names.local_segment(other)
+    left, right = local_paths.local_segment(one), local_paths.local_segment(other)
     assert (left.casefold() == right.casefold()) == (one == other)
     assert left.isascii() and left == left.lower() and not left.startswith(".") and "/" not in left
     assert 0 < len(left) <= 200
@@ -156,7 +156,7 @@ def test_collection_names_follow_chromas_rule(name: str) -> None:
 def test_local_directories_are_apart() -> None:
     """Open directories of each shard and the warm tier do not overlap."""
     root = Path("/replicas")
-    paths = [names.open_dir(root, 0), names.open_dir(root, 1), names.warm_dir(root)]
+    paths = [local_paths.open_dir(root, 0), local_paths.open_dir(root, 1), local_paths.warm_dir(root)]
     for path in paths:
         assert not any(path != other and path.is_relative_to(other) for other in paths)
 

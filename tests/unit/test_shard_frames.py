@@ -50,7 +50,7 @@ async def connected() -> AsyncIterator[tuple[ShardClient, asyncio.StreamReader, 
     ours, theirs = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=ours)
     far_reader, far_writer = await asyncio.open_connection(sock=theirs)
-    made = ShardClient(0, 1, Settings(), Supervisor(SYSTEM))
+    made = ShardClient(0, 1, Settings(), Supervisor(SYSTEM), lambda users: None)
     made._writer = writer
     made._ready.set()
     receiving = asyncio.create_task(made._receive(reader))

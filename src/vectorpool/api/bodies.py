@@ -29,7 +29,8 @@ _NAMES_OF_A_RECORD: Final = 64
 def values_of_a_record(settings: Settings) -> Most:
     """Return how many values and names one record may have: its numbers, its metadata, its parts."""
     metadata = bounds.METADATA_VALUES.most + 2 * bounds.METADATA_KEYS.most
-    return Most("values", settings.max_dimension + metadata + _NAMES_OF_A_RECORD)
+    name = f"values ({settings.max_dimension} numbers, {bounds.METADATA_VALUES.most} values of metadata, names)"
+    return Most(name, settings.max_dimension + metadata + _NAMES_OF_A_RECORD)
 
 
 def _values_of_a_question(settings: Settings) -> Most:

@@ -41,6 +41,7 @@ from vectorpool.errors import (
     QueueFull,
     ShardUnavailable,
     StoreUnavailable,
+    TokenKeysUnavailable,
     Unauthenticated,
     VectorpoolError,
 )
@@ -249,7 +250,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
 )
 
 # Problems of every operation that is not open, if the service has tokens.
-_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden)
+_WITHOUT_TOKEN: Final[tuple[type[VectorpoolError], ...]] = (Unauthenticated, Forbidden, TokenKeysUnavailable)
 
 COMMIT_HEADER_DOC: Final = {
     COMMIT_HEADER: {

@@ -19,7 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorpool.bounds import Most
+from vectorpool.checks import check_count
 from vectorpool.errors import MalformedJson
+from vectorpool.settings import Settings
 
 _PART_BYTES: Final = 256 * 1024
 # Deeper than any body that has a meaning; the decoder's own limit is that of its stack.
@@ -40,6 +42,8 @@ _BEFORE: Final = re.compile(_SPACE + rb"\{" + _SPACE + rb'"records"' + _SPACE + 
 _AFTER: Final = re.compile(_SPACE + rb"\}" + _SPACE)
 # Where the items of a body's one list of records are: in a list in an object.
 _RECORDS_DEPTH: Final = 2
+# Too many records are counted, so that the caller learns how many there are, up to so many times the limit.
+_COUNTED_ON: Final = 100
 
 
 class _Part:
@@ -116,29 +120,35 @@ def check_values(body: bytes, values: Most, containers: Most) -> Generator[None,
         yield
 
 
-def cut_records(body: bytes, records: Most, values: Most) -> Generator[None, None, list[memoryview]]:
+def cut_records(body: bytes, settings: Settings, values: Most) -> Generator[None, None, list[memoryview]]:
     """Return the records of ``{"records": [...]}``, each as JSON.
 
-    Raises LimitExceeded if there are more records, or one of them has more values, than the bounds allow; and
-    MalformedJson if the body has another shape.
+    Raises LimitExceeded if there are more records than ``max_records``, or one of them has more values than the bound
+    allows; and MalformedJson if the body has another shape.
     """
     before = _BEFORE.match(body)
     if before is None:
         raise MalformedJson('The body is not {"records": [...]}. Send that alone; /schema shows the shape.')
-    start, end = before.end(), None
+    start, end, most, count = before.end(), None, settings.max_records, 1
     cuts: list[int] = []
     since = 0
     for part in parts_of(body):
         is_cut = (part.kinds == _COMMA) & (part.depths == _RECORDS_DEPTH)
         is_end = (part.kinds == _CLOSING) & (part.depths == _RECORDS_DEPTH - 1)
-        if len(cuts) + int(np.count_nonzero(is_cut)) >= records.most:
-            raise records.exceeded("The call")
-        since = _check_each(part, is_cut, since, values)
-        cuts += part.at[is_cut].tolist()
+        if is_end.any():
+            # What stands behind the list is no record.
+            is_cut &= part.at < part.at[np.argmax(is_end)]
+        count += int(np.count_nonzero(is_cut))
+        if count <= most:
+            since = _check_each(part, is_cut, since, values)
+            cuts += part.at[is_cut].tolist()
+        elif count > most * _COUNTED_ON:
+            break
         if is_end.any():
             end = int(part.at[np.argmax(is_end)])
             break
         yield
+    check_count("records", count, limit=most, limit_name="max_records")
     if end is None or not _AFTER.fullmatch(body, end + 1):
         raise MalformedJson('The body is not {"records": [...]}. Send that alone; /schema shows the shape.')
     view = memoryview(body)
@@ -156,5 +166,5 @@ def _check_each(part: _Part, is_cut: npt.NDArray[np.bool_], since: int, values: 
     last = int(counts[-1]) if counts.size else 0
     marks = np.concatenate([[-since], at_cuts, [last]])
     if int(np.diff(marks).max()) > values.most:
-        raise values.exceeded("A record")
+        raise values.exceeded("A record, of numbers and metadata together,")
     return last - int(at_cuts[-1]) if at_cuts.size else since + last

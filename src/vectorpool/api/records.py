@@ -28,7 +28,6 @@ from vectorpool.api.requests import (
 )
 from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
-from vectorpool.bounds import Most
 from vectorpool.checks import (
     check_count,
     check_document,
@@ -106,8 +105,7 @@ def _reading(body: bytes, settings: Settings, *, update: bool) -> Generator[None
     if len(body) <= INLINE_BYTES:
         pieces = decode(body, RawWriteRecordsBody).records
     else:
-        most = Most("records (max_records)", settings.max_records)
-        pieces = yield from cut_records(body, most, values_of_a_record(settings))
+        pieces = yield from cut_records(body, settings, values_of_a_record(settings))
     if not pieces:
         raise InvalidRequest("The call carries no records. Send at least one.")
     check_count("records", len(pieces), limit=settings.max_records, limit_name="max_records")

@@ -50,6 +50,8 @@ def serve(settings: Settings) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # It logs every request with its URL, and a URL may hold credentials.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # The format above uses none of them, and the logger would look them up for every line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     callers = read_callers(settings.tokens_file)

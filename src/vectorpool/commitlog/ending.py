@@ -117,10 +117,14 @@ class _Deletion:
         left = await self._left()
         if not left and before is not None and before.verified_empty_at_ms is not None and not documents:
             return 0
+        # From here on no tag can be made of what is about to be deleted, and the listing shows all that were made. They
+        # go first, so that an end that is cut short leaves no backup of what it deletes.
+        await raise_floor(bucket, self._user_id, self._seq)
+        left, tags = await self._left(), names.tags_prefix(self._user_id)
+        await self._delete([(info, bury) for info, bury in left if info.key.startswith(tags)])
+        # Then instances are told, so that they drop what they hold however far the deletion comes.
         now_ms = self._sources.now_ms()
-        # First, since instances drop what they hold however far the deletion comes.
         await announce(bucket, self._user_id, self._seq, now_ms)
-        tags = names.tags_prefix(self._user_id)
         receipt = before or Deletion(
             user_id=self._user_id,
             commit=self._seq,
@@ -132,14 +136,10 @@ class _Deletion:
         if documents is not None:
             receipt = msgspec.structs.replace(receipt, documents=(receipt.documents or 0) + documents)
         await save_receipt(bucket, msgspec.structs.replace(receipt, verified_empty_at_ms=None))
-        # From here on no tag can be made of what is about to be deleted.
-        await raise_floor(bucket, self._user_id, self._seq)
         deleted = 0
         # What a writer that slept put there meanwhile is found by the listing that verifies.
         for _ in range(_LISTINGS):
-            for start in range(0, len(left), _DELETES):
-                batch = left[start : start + _DELETES]
-                await asyncio.gather(*(_delete(bucket, info.key, bury) for info, bury in batch))
+            await self._delete(left)
             deleted += len(left)
             if not (left := await self._left()):
                 verified = msgspec.structs.replace(receipt, verified_empty_at_ms=self._sources.now_ms())
@@ -147,8 +147,13 @@ class _Deletion:
                 break
         return deleted
 
+    async def _delete(self, left: list[tuple[ObjectInfo, bool]]) -> None:
+        for start in range(0, len(left), _DELETES):
+            batch = left[start : start + _DELETES]
+            await asyncio.gather(*(_delete(self._bucket, info.key, bury) for info, bury in batch))
+
     async def _left(self) -> list[tuple[ObjectInfo, bool]]:
-        """Return what is left to delete, tags first, and whether it is buried: a commit, whose number stays taken."""
+        """Return what is left to delete, and whether it is buried: a commit, whose number stays taken."""
         log = names.log_prefix(self._user_id)
         left: list[tuple[ObjectInfo, bool]] = []
         for info in await list_everything(self._bucket, names.vectorstore_prefix(self._user_id)):
@@ -160,9 +165,6 @@ class _Deletion:
                 continue
             if obj is None or not is_grave(obj):
                 left.append((info, obj is not None and obj.kind == "commit"))
-        # The tags go first, so that an end that was cut short leaves no backup of what it deletes.
-        tags = names.tags_prefix(self._user_id)
-        left.sort(key=lambda item: not item[0].key.startswith(tags))
         return left
 
 

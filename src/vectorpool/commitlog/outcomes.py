@@ -139,7 +139,7 @@ class Problem(msgspec.Struct, frozen=True):
 class ScrubReport(msgspec.Struct, frozen=True):
     """What a walk over a whole log found. ``newest_intact_seq`` is the latest commit that hydrates; 0 for none.
 
-    ``verified_at_ms`` is when the walk began, milliseconds since 1970.
+    ``verified_at_ms`` is when the walk began, milliseconds since 1970. ``ended``: the newest commit is a tombstone.
     """
 
     newest_seq: int
@@ -149,6 +149,7 @@ class ScrubReport(msgspec.Struct, frozen=True):
     bytes: int
     problems: list[Problem]
     verified_at_ms: int = 0
+    ended: bool = False
 
     @property
     def ok(self) -> bool:

@@ -197,6 +197,11 @@ class _Scrubber:
             return None
         return state
 
+    def is_ended(self, listing: Listing) -> bool:
+        """Whether the newest commit is a tombstone."""
+        commit = self._newest_commit
+        return commit is not None and commit.header.seq == listing.newest and commit.header.tombstone
+
     def _base(self, obj: LogObject, contents: _Contents, state: _State | None) -> _State | None:
         fresh = _State(obj.seq)
         wrong = fresh.apply(contents)
@@ -312,6 +317,7 @@ class _Look(msgspec.Struct):
     listing: Listing
     problems: list[Problem]
     intact: int
+    ended: bool
 
     @property
     def is_stranded(self) -> bool:
@@ -359,7 +365,8 @@ async def _look(bucket: Bucket, user_id: str, sources: Sources) -> _Look:
     scrubber = _Scrubber(bucket, user_id)
     await scrubber.walk(listing)
     await scrubber.check_tags(before, listing)
-    return _Look(began_ms, listing, scrubber.problems, await scrubber.newest_intact(listing))
+    intact = await scrubber.newest_intact(listing)
+    return _Look(began_ms, listing, scrubber.problems, intact, scrubber.is_ended(listing))
 
 
 def _report(user_id: str, look: _Look) -> ScrubReport:
@@ -376,4 +383,5 @@ def _report(user_id: str, look: _Look) -> ScrubReport:
         bytes=sum(obj.size for obj in listing.objects),
         problems=problems,
         verified_at_ms=look.began_ms,
+        ended=look.ended,
     )

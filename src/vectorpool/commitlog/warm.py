@@ -30,6 +30,7 @@ import xxhash
 
 from vectorpool import names
 from vectorpool.commitlog.plan import LogObject
+from vectorpool.local_paths import local_segment
 
 _log = logging.getLogger(__name__)
 _PARTIAL: Final = ".partial"
@@ -119,12 +120,12 @@ class WarmTier:
     def user_bytes(self, user_id: str) -> int:
         """Bytes of a user's cached objects."""
         with self._lock:
-            user = _peek(self._users, names.local_segment(user_id))
+            user = _peek(self._users, local_segment(user_id))
             return user.size if user else 0
 
     def read(self, user_id: str, obj: LogObject, start: int, end: int) -> bytes | None:
         """Return bytes ``start .. end`` of a cached object, or None if it is not there."""
-        segment, name = names.local_segment(user_id), _file_name(obj)
+        segment, name = local_segment(user_id), _file_name(obj)
         with self._lock:
             user = self._users.get(segment)
             if user is None or name not in user.files:
@@ -152,7 +153,7 @@ class WarmTier:
                 writer.write(data)
                 writer.commit()
             return
-        segment, name = names.local_segment(user_id), _file_name(obj)
+        segment, name = local_segment(user_id), _file_name(obj)
         with self._lock:
             user = _peek(self._users, segment)
             if obj.size <= self._users.maxsize and (user is None or name not in user.files):
@@ -161,7 +162,7 @@ class WarmTier:
 
     def writer(self, user_id: str, obj: LogObject) -> WarmWriter | None:
         """Return a place to write an object part by part, or None if it is cached already, or larger than all."""
-        segment, name = names.local_segment(user_id), _file_name(obj)
+        segment, name = local_segment(user_id), _file_name(obj)
         with self._lock:
             user = _peek(self._users, segment)
             if obj.size > self._users.maxsize or (user is not None and name in user.files):
@@ -170,7 +171,7 @@ class WarmTier:
 
     def keep_only(self, user_id: str, objects: list[LogObject], *, above: int) -> None:
         """Drop a user's objects up to number ``above`` except these: the others were superseded."""
-        self._keep_only(names.local_segment(user_id), objects, above)
+        self._keep_only(local_segment(user_id), objects, above)
 
     def _keep_only(self, segment: str, objects: list[LogObject], above: int) -> None:
         keep = {_file_name(obj) for obj in objects}
@@ -184,7 +185,7 @@ class WarmTier:
         self.keep_only(user_id, [], above=names.MAX_SEQ)
 
     def segments(self) -> list[str]:
-        """Return the names of the users' directories, which tell the users apart (``names.local_segment``)."""
+        """Return the names of the users' directories, which tell the users apart (``local_segment``)."""
         with self._lock:
             return list(self._users)
 

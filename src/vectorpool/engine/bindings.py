@@ -25,6 +25,7 @@ from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
 from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_TENANT
+from vectorpool.platform import native_marks
 
 # As large as the cache of Chroma's server, and never full: an empty cache costs nothing.
 _CACHE_COLLECTIONS: Final = 65536
@@ -279,7 +280,7 @@ class Client:
             self.check_index(loads)
         client = self._enter(loads, needs_newest=needs_newest, is_query=method == "query")
         try:
-            with nullcontext() if loads is None else self._repair.around(loads, change):
+            with native_marks.inside(), nullcontext() if loads is None else self._repair.around(loads, change):
                 answer = getattr(client, method)(*arguments)
             if method in _DELETING:
                 self.deletions.note(dropped=method == "delete_collection")
@@ -380,12 +381,13 @@ def _open(directory: Path) -> rust.Bindings:
         url=str(directory / CHROMA_DATABASE_FILE),
     )
     try:
-        return rust.Bindings(
-            allow_reset=False,
-            sqlite_db_config=config,
-            persist_path=str(directory),
-            hnsw_cache_size=_CACHE_COLLECTIONS,
-        )
+        with native_marks.inside():
+            return rust.Bindings(
+                allow_reset=False,
+                sqlite_db_config=config,
+                persist_path=str(directory),
+                hnsw_cache_size=_CACHE_COLLECTIONS,
+            )
     except BaseException as error:
         # A panic is a BaseException of the bindings; an exit or an interrupt is not theirs.
         if not isinstance(error, Exception) and as_broken(error) is None:

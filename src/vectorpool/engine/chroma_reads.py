@@ -13,6 +13,7 @@ import msgspec
 
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.failures import is_over_variables, is_unknown_record
+from vectorpool.engine.filters import LeftToChroma
 from vectorpool.engine.rows import Float32, Rows
 from vectorpool.errors import BrokenReplica
 
@@ -149,9 +150,10 @@ class ChromaReader:
             include=(),
         )
 
-    def ids_matching(self, collection_id: str, database: str, where_document: str) -> Sequence[str]:
-        """Return the ids of the records that satisfy a filter on text."""
-        return self.get(collection_id, database, where_document=where_document).ids
+    def ids_matching(self, collection_id: str, database: str, clause: LeftToChroma) -> Sequence[str]:
+        """Return the ids of the records that satisfy what is left to Chroma."""
+        found = self.get(collection_id, database, where=clause.where, where_document=clause.where_document)
+        return found.ids
 
     def with_embeddings(self, collection_id: str, database: str, found: list[Rows]) -> list[Rows] | None:
         """Return records with their embeddings; None if one of the records is gone meanwhile."""

@@ -126,6 +126,11 @@ class Views:
         self._views[key] = fresh
         return fresh
 
+    def is_too_large(self, key: Key, stamp: Stamp | None) -> bool:
+        """Return whether a collection is known to have no index at this stamp."""
+        view = self._views.get(key)
+        return view is not None and view.stamp == stamp and view.is_too_large
+
     def index(self, db: sqlite3.Connection, view: View, key: Key, *, at_once: bool) -> FlatIndex:
         """Return the index that holds what the files hold. Raises Doubt if it may not, or they do not say."""
         if view.dimension is None or view.is_too_large:

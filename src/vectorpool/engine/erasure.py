@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.engine.deletions import connect, mark_nothing, read_remains, remove_folders
-from vectorpool.engine.tables import DOCUMENT_KEY, METADATA_SCOPE, OF_COLLECTION, position_of
+from vectorpool.engine.tables import DOCUMENT_KEY, METADATA_SCOPE, OF_COLLECTION, has_waiting, position_of
 from vectorpool.engine.texts import mend_texts
 from vectorpool.engine.version import is_tested, read_schema
 from vectorpool.names import CHROMA_DATABASE_FILE
@@ -70,7 +70,9 @@ def erase(directory: Path) -> bool:
         _empty_queue(db)
         for statement in _FULL_TEXT:
             db.execute(statement)
-        mark_nothing(db)
+        if not has_waiting(db):
+            # Otherwise something may be deleted once Chroma takes it in: the mark stays.
+            mark_nothing(db)
         db.execute("COMMIT")
         # Into an empty file: no page of it ever held anything else.
         db.execute("VACUUM INTO ?", (str(fresh),))

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.collection_views import Behind, Doubt, Key, Later, View, Views
 from vectorpool.engine.filter_rows import Segment, matching
-from vectorpool.engine.filters import Condition, is_indexed, keys_of, left_to_chroma, resolved
+from vectorpool.engine.filters import Condition, LeftToChroma, is_indexed, keys_of, left_to_chroma, resolved
 from vectorpool.engine.flat_index import FlatIndex
 from vectorpool.engine.index_rows import IndexRows, Stamp
 from vectorpool.engine.record_columns import read_columns
@@ -62,8 +62,8 @@ class Chroma(Protocol):
     def settle(self, collection_id: str, database: str) -> None:
         """Have it take into its tables what was written."""
 
-    def ids_matching(self, collection_id: str, database: str, where_document: str) -> Sequence[str]:
-        """Return the ids of the records that satisfy a filter on text."""
+    def ids_matching(self, collection_id: str, database: str, clause: LeftToChroma) -> Sequence[str]:
+        """Return the ids of the records that satisfy what is left to Chroma."""
 
 
 class _Question(msgspec.Struct, frozen=True):
@@ -145,6 +145,11 @@ class FastReader:
                 self._views.clear()
                 self._db.close()
                 os.close(self._file)
+
+    def takes(self, collection_id: str, database: str, condition: Condition) -> bool:
+        """Return whether the collection's schema indexes all that a condition names; else Chroma may refuse it."""
+        info = self._known(database, collection_id)
+        return info is not None and is_indexed(info.schema, keys_of(condition))
 
     # --- Requests ------------------------------------------------------------------------------------
 
@@ -246,6 +251,8 @@ class FastReader:
             if self._chroma is None:
                 raise Doubt
             before = self._stamp()
+            if question.needs_index and self._views.is_too_large(question.key, before):
+                raise Doubt
             named = {clause: tuple(self._chroma.ids_matching(*question.key, clause)) for clause in clauses}
             condition = resolved(condition, named)
         if not self._files.acquire(blocking=not question.at_once):
@@ -266,7 +273,6 @@ class FastReader:
         key = question.key
         seq = self._views.seq_of(key)
         try:
-            self._check_indexed(key, condition)
             view = self._views.view(self._db, key, stamp)
             index = self._views.index(self._db, view, key, at_once=question.at_once) if question.needs_index else None
             answer = ask(_Reading(view, index, condition))
@@ -307,13 +313,6 @@ class FastReader:
             raise Doubt
         rows = self._rows(reading, [(places[record_id], record_id) for record_id in found], asked.include)
         return msgspec.structs.replace(rows, distances=distances if "distances" in asked.include else None)
-
-    def _check_indexed(self, key: Key, condition: Condition | None) -> None:
-        """Raise Doubt if the collection's schema leaves something out of Chroma's indexes: Chroma may refuse."""
-        if condition is not None:
-            info = self._known(key[1], key[0])
-            if info is None or not is_indexed(info.schema, keys_of(condition)):
-                raise Doubt
 
     def _rows(self, reading: _Reading, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
         """Return the records of (row, id) in this order, with the columns that are asked for."""

@@ -39,7 +39,7 @@ _LARGEST_SIGNIFICAND: Final = 2**64 - 1
 
 
 class Equal(msgspec.Struct, frozen=True):
-    """The key holds one of these values, all of one type; ``is_negated``: it does not, or the key is missing."""
+    """The key holds one of these values, numbers or of one type; ``is_negated``: it does not, or the key is missing."""
 
     key: str
     values: tuple[Scalar, ...]
@@ -70,9 +70,10 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class LeftToChroma(msgspec.Struct, frozen=True):
-    """The record satisfies a filter on text, in JSON, that Chroma evaluates."""
+    """The record satisfies filters in JSON that Chroma evaluates: a condition on text, or all that a request has."""
 
-    where_document: str
+    where: str | None
+    where_document: str | None
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -125,18 +126,18 @@ def keys_of(condition: Condition) -> set[str]:
     return {condition.key} if isinstance(condition, (Equal, Ordered, Member)) else set()
 
 
-def left_to_chroma(condition: Condition) -> list[str]:
-    """Return the filters on text, in JSON, that Chroma has to evaluate before the condition can be; each once."""
+def left_to_chroma(condition: Condition) -> list[LeftToChroma]:
+    """Return what Chroma has to evaluate before the condition can be; each once."""
     if isinstance(condition, Joined):
-        return list(dict.fromkeys(clause for part in condition.parts for clause in left_to_chroma(part)))
-    return [condition.where_document] if isinstance(condition, LeftToChroma) else []
+        return list(dict.fromkeys(each for part in condition.parts for each in left_to_chroma(part)))
+    return [condition] if isinstance(condition, LeftToChroma) else []
 
 
-def resolved(condition: Condition, ids: Mapping[str, tuple[str, ...]]) -> Condition:
+def resolved(condition: Condition, ids: Mapping[LeftToChroma, tuple[str, ...]]) -> Condition:
     """Return the condition with the ids that Chroma found in place of what was left to it."""
     if isinstance(condition, Joined):
         return Joined(condition.is_all, tuple(resolved(part, ids) for part in condition.parts))
-    return Named(ids[condition.where_document]) if isinstance(condition, LeftToChroma) else condition
+    return Named(ids[condition]) if isinstance(condition, LeftToChroma) else condition
 
 
 def has_empty_join(text: str | None) -> bool:
@@ -239,7 +240,7 @@ def _on_text(operator: str, text: Any, size: _Size) -> Condition:
     # SQLite ends the pattern at a NUL; what Chroma then finds is its own matter.
     if "regex" in operator or not text or "\0" in text:
         size.leave()
-        return LeftToChroma(json.dumps({operator: text}))
+        return LeftToChroma(None, json.dumps({operator: text}))
     size.add(1)
     return Text(text, operator == "$not_contains")
 
@@ -265,8 +266,6 @@ def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
     if operator in ("$eq", "$ne"):
         return Equal(key, (value,), operator == "$ne")
     if operator in ("$contains", "$not_contains"):
-        if value == "":
-            raise _NotOurs
         return Member(key, value, operator == "$not_contains")
     if operator not in _ORDERED or isinstance(value, (bool, str)):
         raise _NotOurs
@@ -275,6 +274,9 @@ def _on_metadata(key: str, operand: Any, size: _Size) -> Condition:
 
 def _same_kind(values: Sequence[Any]) -> tuple[Scalar, ...]:
     found = tuple(_scalar(value) for value in values)
+    if isinstance(found[0], float) and all(type(value) in (int, float) for value in found):
+        # After a float, Chroma takes integers too.
+        return found
     if any(type(value) is not type(found[0]) for value in found):
         raise _NotOurs
     return found

@@ -23,7 +23,7 @@ from vectorpool.engine.chroma_reads import ChromaReader
 from vectorpool.engine.failures import is_unknown_record
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
-from vectorpool.engine.filters import Condition, TooLarge, read_filter
+from vectorpool.engine.filters import Condition, LeftToChroma, TooLarge, read_filter
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.pace import FAST_SLICE, Pace, fixed_slices
 from vectorpool.engine.rows import Batch, Float32, Rows
@@ -108,7 +108,7 @@ class Records:
         at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
-        condition, is_ours = self._condition(where, where_document)
+        condition, is_ours = self._condition(collection_id, database, where, where_document)
         if self._reader is not None and is_ours:
             ask = partial(
                 self._reader.get, collection_id, database, ids=ids, limit=limit, offset=offset, condition=condition
@@ -153,8 +153,11 @@ class Records:
 
         Filters are JSON. ``at_once``: None if that would take long.
         """
-        condition, is_ours = self._condition(where, where_document)
-        if self._reader is not None and is_ours:
+        condition, is_ours = self._condition(collection_id, database, where, where_document)
+        if not is_ours:
+            # Chroma finds the records, and their vectors are compared here all the same.
+            condition = LeftToChroma(where, where_document)
+        if self._reader is not None:
             ask = partial(
                 self._reader.query, collection_id, database, embeddings, n_results, ids=ids, condition=condition
             )
@@ -164,7 +167,7 @@ class Records:
                 found = self._with_embeddings(collection_id, database, lambda: ask(others))
             if found is not None or at_once:
                 return found
-            if condition is not None:
+            if condition is not None and is_ours:
                 found = self._query_among(
                     collection_id, database, embeddings, n_results, ids=ids, condition=condition, include=include
                 )
@@ -234,7 +237,9 @@ class Records:
         """Raise what the bindings raise if there is no such collection; they check a filter before they look for it."""
         self._client.count(collection_id=collection_id, database=database)
 
-    def _condition(self, where: str | None, where_document: str | None) -> tuple[Condition | None, bool]:
+    def _condition(
+        self, collection_id: str, database: str, where: str | None, where_document: str | None
+    ) -> tuple[Condition | None, bool]:
         """Return the condition of two filters, None without any, and whether the fast path evaluates it."""
         if self._reader is None:
             return None, False
@@ -248,7 +253,7 @@ class Records:
                 f"The filter has {count} {what} or more; at most {limit} are allowed. Split the call.",
                 extra={"limit": limit, "limit_name": f"filter {what}", "count": count},
             ) from error
-        return condition, condition is not None
+        return condition, condition is not None and self._reader.takes(collection_id, database, condition)
 
     # --- Writes --------------------------------------------------------------------------------------
 

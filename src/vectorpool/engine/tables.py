@@ -53,6 +53,13 @@ def segments_of(db: sqlite3.Connection, collection_id: str) -> dict[str, str]:
     return dict(db.execute("SELECT scope, id FROM segments WHERE collection = ?", (collection_id,)))
 
 
+def has_waiting(db: sqlite3.Connection) -> bool:
+    """Return whether the queue holds operations that the records of some collection have not taken in."""
+    newest = dict(db.execute("SELECT substr(topic, -36), MAX(seq_id) FROM embeddings_queue GROUP BY 1"))
+    segments = db.execute("SELECT collection, id FROM segments WHERE scope = ?", (METADATA_SCOPE,)).fetchall()
+    return any(newest.get(collection, 0) > position_of(db, segment) for collection, segment in segments)
+
+
 def noted_parameters(db: sqlite3.Connection, vector_segment: str) -> dict[str, Any]:
     """Return the index parameters that versions before 1.0 noted with a segment, such as ``hnsw:space``; later: none.
 

@@ -1,8 +1,8 @@
 """Texts with a NUL, which versions before this one let in, and plain Chroma still does.
 
-SQLite's full-text index reads a text up to its first NUL. What follows is not found, and ``PRAGMA quick_check`` says
-that the index is malformed. A NUL is replaced by U+FFFD, the character that stands for one that cannot be shown, and
-the full-text index is built again.
+Chroma's SQLite reads a text up to its first NUL for the full-text index. What follows is not found. Later versions of
+SQLite read on, so that their ``PRAGMA quick_check`` says that the index is malformed. A NUL is replaced by U+FFFD, the
+character that stands for one that cannot be shown, and the full-text index is built again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.engine.deletions import connect, mark_since, read_remains
-from vectorpool.engine.tables import DOCUMENT_KEY
+from vectorpool.engine.tables import DOCUMENT_KEY, has_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,9 @@ def take_over(directory: Path, now_ms: int) -> bool:
     try:
         with closing(connect(directory)) as db:
             mended = _mend(db)
-            mark_since(db, now_ms)
+            if not has_waiting(db):
+                # Otherwise a text with a NUL may come once Chroma takes it in: the next opening looks again.
+                mark_since(db, now_ms)
     except sqlite3.DatabaseError as error:
         logger.warning("the texts of a vectorstore were not looked through for a NUL: %s", error)
         return False

@@ -58,6 +58,14 @@ class TokenKeysUnavailable(TryAgain):
     title = "The keys of the token's issuer cannot be fetched"
 
 
+class Quarantined(TryAgain):
+    """The user's commands were in native code at two crashes, and cannot be served apart from others at the moment."""
+
+    code = "quarantined"
+    title = "The user is in quarantine"
+    retry_after_s = 30.0
+
+
 class StoreUnavailable(TryAgain):
     """The object store did not answer, after bounded retries, or refuses. Nothing was written, and nothing will be."""
 

@@ -91,16 +91,22 @@ class Authority:
         kinds = [("JWT by secret", self._keys), ("JWT by JWKS", self._jwks), ("an admin key", self._admin_key)]
         return [name for name, key in kinds if key is not None]
 
-    async def open(self, bucket: Bucket) -> None:
-        """Read the keys and the list of revoked tokens. Raises Misconfigured, StoreUnavailable."""
-        if not self.has_signed_tokens:
+    async def prepare(self) -> None:
+        """Import what verifies, and read the keys; needs no bucket. Raises Misconfigured."""
+        if not self.has_signed_tokens or self._verifier is not None:
             return
-        self._verifier = await asyncio.to_thread(self._make_verifier)
-        revocations = Revocations(bucket, self._sources)
-        await revocations.load()
-        self._revocations = revocations
-        if self._verifier.provider is not None:
-            await self._verifier.provider.open()
+        verifier = await asyncio.to_thread(self._make_verifier)
+        if verifier.provider is not None:
+            await verifier.provider.open()
+        self._verifier = verifier
+
+    async def open(self, bucket: Bucket) -> None:
+        """Read the keys, if ``prepare`` did not, and the revoked tokens. Raises Misconfigured, StoreUnavailable."""
+        await self.prepare()
+        if self._verifier is not None:
+            revocations = Revocations(bucket, self._sources)
+            await revocations.load()
+            self._revocations = revocations
 
     def _make_verifier(self) -> Verifier:
         signed_tokens = importlib.import_module("vectorpool.identity.signed_tokens")
@@ -141,7 +147,7 @@ class Authority:
             return _OPERATOR
         if not self.has_signed_tokens or token.count(b".") != 2:
             raise unknown_token()
-        if self._verifier is None:
+        if self._verifier is None or self._revocations is None:
             raise TokenKeysUnavailable("The keys of tokens are not read yet. Try again in a moment.")
         now_s = self._sources.now_ms() / 1000
         known, generation = self._verified.get(digest), self._current()
@@ -154,7 +160,7 @@ class Authority:
                 del self._verified[digest]
                 raise Unauthenticated("The token has expired. Send a new one.")
         token_id = verified.caller.token_id
-        if token_id is not None and self._revocations is not None and self._revocations.has(token_id):
+        if token_id is not None and self._revocations.has(token_id):
             raise Unauthenticated("The token was revoked. Send another one.")
         return verified.caller
 
@@ -204,11 +210,13 @@ class Authority:
         return keys, admin
 
     async def reload(self) -> None:
-        """Read the files of secrets and the list of revoked tokens again.
+        """Read the secrets, the keys of the provider and the list of revoked tokens again.
 
         What cannot be read changes nothing, and the log says why.
         """
         await self._reload_secrets()
+        if self._verifier is not None and self._verifier.provider is not None:
+            await self._verifier.provider.renew()
         if self._revocations is not None:
             try:
                 await self._revocations.load()

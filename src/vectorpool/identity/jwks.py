@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from vectorpool.environment import check_writers
 from vectorpool.errors import Misconfigured, TokenKeysUnavailable
 from vectorpool.identity.signatures import PublicKey, public_key
 from vectorpool.sources import Sources
@@ -94,7 +95,7 @@ class ProviderKeys:
         """Read the keys again at their interval, a file as often as ``look_s``, until cancelled."""
         while True:
             await self._sources.sleep(self._pause_s(look_s))
-            await self._renew()
+            await self.renew()
 
     def _pause_s(self, look_s: float) -> float:
         if not self._is_url:
@@ -136,7 +137,7 @@ class ProviderKeys:
     async def _wait(self) -> None:
         """Fetch, or wait for the fetch that is under way; a caller that leaves does not end it."""
         if self._fetching is None:
-            self._fetching = asyncio.create_task(self._renew())
+            self._fetching = asyncio.create_task(self.renew())
             self._fetching.add_done_callback(self._fetched)
         self._waiters += 1
         try:
@@ -147,7 +148,8 @@ class ProviderKeys:
     def _fetched(self, _: asyncio.Task[None]) -> None:
         self._fetching = None
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Read the keys now. What cannot be read changes nothing, and the log says why."""
         try:
             await self._read()
         except Unusable as error:
@@ -165,7 +167,10 @@ class ProviderKeys:
     def _load(self) -> bytes:
         try:
             with Path(self._location).open("rb") as file:
+                check_writers("file of token_jwks", Path(self._location), file.fileno())
                 content = file.read(MAX_BYTES + 1)
+        except Misconfigured as error:
+            raise Unusable(error.detail.rstrip(".")) from None
         except OSError as error:
             raise Unusable(f"it cannot be read: {error.strerror}") from None
         if len(content) > MAX_BYTES:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vectorpool.errors import Unauthenticated
 from vectorpool.identity.claims import OWN_NAMES, ClaimNames, Verified, read_claims
-from vectorpool.identity.jwks import ProviderKeys
 from vectorpool.identity.secrets import SigningKeys
 from vectorpool.identity.signatures import HS256, read_header, sign, verify
+
+if TYPE_CHECKING:
+    # It loads an HTTP client, which only a provider needs.
+    from vectorpool.identity.jwks import ProviderKeys
 
 __all__ = ["Verifier", "sign"]
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.commitlog import deletions
-from vectorpool.commitlog.deletions import Mark
+from vectorpool.commitlog.deletions import Mark, segment_digest
 from vectorpool.errors import VectorpoolError
-from vectorpool.names import local_segment, parse_slot_key, scratch_dir, segment_digest
+from vectorpool.local_paths import local_segment, scratch_dir
+from vectorpool.names import parse_slot_key
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Committing, Ready
@@ -62,6 +63,8 @@ class DeletionSweep:
 
     async def start(self) -> None:
         """Drop what may have been deleted too long ago to be known, and begin the sweeps; the first one is at once."""
+        if not self._settings.deletion_bound_s:
+            return
         now_ms = self._sources.now_ms()
         looked_ms = await asyncio.to_thread(_read_time, self._stores.swept_file)
         if looked_ms is None or not 0 <= now_ms - looked_ms <= deletions.LOOK_WITHIN_MS:

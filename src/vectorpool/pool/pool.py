@@ -33,7 +33,7 @@ from vectorpool.errors import (
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.deletions import DeletionSweep
-from vectorpool.pool.erasures import Erasures
+from vectorpool.pool.erasures import ERASURE, Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -180,7 +180,8 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
-            self._guarded("erasure", self._erasures.start_next)
+            if (due := self._erasures.next_slot()) is not None:
+                self._guarded(ERASURE, partial(self._erasures.start, due))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
@@ -245,6 +246,14 @@ class Pool:
     def tasks(self) -> list[answers.TaskView]:
         """Return the state of the background tasks."""
         return self._supervisor.view()
+
+    async def settle(self, budget_s: float) -> int:
+        """Commit what is acknowledged and not committed; return how many vectorstores hold some after the budget."""
+        dirty = [s for s in self._residency.slots.values() if s.store is not None and s.store.is_dirty]
+        flushes = [self._writer.flush_later(slot).done for slot in dirty]
+        if flushes:
+            await asyncio.wait(flushes, timeout=budget_s)
+        return sum(slot.store is not None and slot.store.is_dirty for slot in dirty)
 
     async def drain(self, budget_s: float) -> DrainReport:
         """Refuse new work, finish work under way, commit dirty vectorstores and close, within ``budget_s`` seconds."""

@@ -13,22 +13,17 @@ from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.scratch import remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.kept_documents import Expiry, KeptDocuments
-from vectorpool.names import (
-    excerpt,
-    local_segment,
-    open_dir,
-    parse_slot_key,
-    split_user_ids,
-    users_prefix,
-    warm_dir,
-)
+from vectorpool.local_paths import local_segment, open_dir, warm_dir
+from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
+from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
@@ -47,20 +42,28 @@ _CLAIM_PAUSE_S = 0.1
 class StoreFactory:
     """Owns a shard's part of the replica directory; working directories of an earlier process there are removed."""
 
-    def __init__(self, bucket: Bucket, settings: Settings, *, shard: int = 0, sources: Sources = SYSTEM) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        settings: Settings,
+        *,
+        shard: int = 0,
+        is_isolated: bool = False,
+        sources: Sources = SYSTEM,
+    ) -> None:
         self.shard = shard
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
         self._kept = KeptDocuments(bucket, settings, sources)
-        self._root = open_dir(Path(settings.replica_dir), shard)
+        self._root = open_dir(Path(settings.replica_dir), shard, is_isolated=is_isolated)
         for directory in (self._root.parent, warm_dir(Path(settings.replica_dir))):
             make_private(directory)
         self._lock = _claim(self._root)
         # An earlier process left these directories, and they may be damaged. The log has every commit of them.
         shutil.rmtree(self._root, ignore_errors=True)
         self._root.mkdir(parents=True)
-        self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / f"shard-{shard}", settings.warm_bytes)
+        self.warm = WarmTier(warm_dir(Path(settings.replica_dir)) / self._root.name, settings.warm_bytes)
         # Chroma is opened in these threads and nowhere else, and starts its own from them.
         initializer = skip_fsync if settings.skip_fsync else None
         self._workers = ThreadPoolExecutor(settings.workers, "chroma", initializer=initializer)
@@ -125,18 +128,19 @@ class StoreFactory:
             return directory
 
         log = self.log(user_id)
+        workers = native_marks.owned(self._workers, user_id)
         builder = Builder(
             user_id,
             log,
             make_directory=make_directory,
             template=self._template,
-            workers=self._workers,
+            workers=workers,
             settings=self._settings,
             sources=self._sources,
             open_replica=self._open_replica,
             at=at,
         )
-        return Vectorstore(log, builder, self._workers, self._settings, self._sources)
+        return Vectorstore(log, builder, workers, self._settings, self._sources)
 
     def close(self) -> None:
         """End the threads and remove the working directories; warm objects stay."""

@@ -153,7 +153,8 @@ class Upkeep:
             return
         self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._log_damage(user_id, report)
-        await self._finish_end(log)
+        if report.ended:
+            await self._finish_end(log)
         await self._remove_garbage(log)
         await self._remove_expired_documents(user_id)
         await self._sources.sleep(report.bytes / self._settings.verify_bytes_per_s)

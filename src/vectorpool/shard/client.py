@@ -24,6 +24,7 @@ from vectorpool.errors import (
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import (
     Answered,
@@ -37,6 +38,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    Settle,
+    Settled,
     ShowTasks,
     TasksShown,
     ToShard,
@@ -65,15 +68,27 @@ _VERDICT_S = 1.0
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | Drained
+Reply: TypeAlias = Answered | Viewed | TasksShown | Settled | Drained
 
 
 class ShardClient:
     """One shard. ``start`` returns when it serves; a shard that dies is started again until ``stop``."""
 
-    def __init__(self, shard: int, shards: int, settings: Settings, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        shard: int,
+        shards: int,
+        settings: Settings,
+        supervisor: Supervisor,
+        crashed: Callable[[set[str]], None],
+        *,
+        is_isolated: bool = False,
+    ) -> None:
         self._shard = shard
         self._shards = shards
+        self._crashed = crashed
+        self._is_isolated = is_isolated
+        self._marks: Marks | None = None
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -82,8 +97,9 @@ class ShardClient:
         self._passing_bytes = 0
         self._reader: asyncio.StreamReader | None = None
         self._supervisor = supervisor
-        self._watch_name = f"watch of shard {shard}"
-        self._process_name = f"process of shard {shard}"
+        self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
+        self._watch_name = f"watch of {self._name}"
+        self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
         self._stopping = False
 
@@ -100,7 +116,7 @@ class ShardClient:
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
         self._reader = await self._launch()
-        self._supervisor.start(self._watch_name, self._watch, is_essential=True)
+        self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
 
     async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
@@ -171,6 +187,17 @@ class ShardClient:
         assert isinstance(reply, TasksShown)
         return reply.tasks
 
+    async def settle(self, budget_s: float) -> int:
+        """Have the shard commit what is acknowledged; return how many vectorstores are left. Raises TimeoutError."""
+        try:
+            async with asyncio.timeout(budget_s * 2):
+                reply = await self._request(lambda number: Settle(number, budget_s))
+        except ShardUnavailable:
+            # It is being started again, and holds nothing.
+            return 0
+        assert isinstance(reply, Settled)
+        return reply.uncommitted
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
         self._stopping = True
@@ -184,6 +211,8 @@ class ShardClient:
         if self._writer is not None:
             self._writer.close()
         await self._end_process()
+        self._drop_marks()
+        self._supervisor.forget([self._watch_name, self._process_name])
         return report
 
     # --- Inside --------------------------------------------------------------------------------------
@@ -243,6 +272,8 @@ class ShardClient:
                 writer.write(encode_frame(Cancel(number)))
 
     async def _launch(self) -> asyncio.StreamReader:
+        self._drop_marks()
+        self._marks = Marks()
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             # Large answers and bulk writes cross in fewer system calls.
@@ -253,14 +284,15 @@ class ShardClient:
                 "-m",
                 "vectorpool.shard.process",
                 str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
+                str(self._marks.descriptor),
+                pass_fds=[theirs.fileno(), self._marks.descriptor],
                 env={**_ONE_THREAD_EACH, **os.environ},
                 stdin=asyncio.subprocess.DEVNULL,
             )
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        hello: ToShard = Hello(self._shard, self._shards, self._settings)
+        hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
         writer.write(encode_frame(hello))
         try:
             async with asyncio.timeout(_START_S):
@@ -291,8 +323,10 @@ class ShardClient:
                 self._lose_callers()
             await self._end_process()
             if not self._stopping:
+                # Before the shard is started again: a user that this puts into quarantine does not come back to it.
+                self._crashed(set() if self._marks is None else self._marks.users())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
-                logger.error("shard %d died, it is being started again", self._shard)
+                logger.error("%s died, it is being started again", self._name)
 
     def _lose_callers(self) -> None:
         self._ready.clear()
@@ -310,7 +344,7 @@ class ShardClient:
             except (VectorpoolError, OSError) as error:
                 failures += 1
                 self._supervisor.record_failure(self._process_name, error)
-                logger.error("shard %d cannot be started: %s", self._shard, error)
+                logger.error("%s cannot be started: %s", self._name, error)
             else:
                 return self._reader
 
@@ -346,6 +380,11 @@ class ShardClient:
                 reply.set_exception(InternalError("The shard ended."))
             else:
                 reply.set_exception(ShardUnavailable("The user's shard died. Send the request again."))
+
+    def _drop_marks(self) -> None:
+        marks, self._marks = self._marks, None
+        if marks is not None:
+            marks.close()
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None

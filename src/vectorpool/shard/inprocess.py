@@ -1,4 +1,7 @@
-"""The in-process twin: one shard without a process, for tests, the command line and tiny machines."""
+"""The in-process twin: one shard without a process, for tests, the command line and tiny machines.
+
+Native code that crashes ends the whole instance here. So there is no quarantine: no other process could serve a user.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
-from vectorpool.platform import allocator
+from vectorpool.platform import allocator, native_marks
 from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
@@ -40,6 +40,8 @@ from vectorpool.shard.protocol import (
     Hello,
     Part,
     Ready,
+    Settle,
+    Settled,
     ShowTasks,
     TasksShown,
     ToShard,
@@ -81,10 +83,8 @@ class ShardServer:
         logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
         try:
             self._bucket = bucket = MeteredBucket(open_bucket(hello.settings))
-            stores = StoreFactory(bucket, hello.settings, shard=hello.shard)
-            self._pool = Pool(
-                stores, hello.settings, owns=lambda user_id: shard_of(user_id, hello.shards) == hello.shard
-            )
+            stores = StoreFactory(bucket, hello.settings, shard=hello.shard, is_isolated=hello.is_isolated)
+            self._pool = Pool(stores, hello.settings, owns=partial(_owns, hello))
         except (VectorpoolError, OSError) as error:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))
@@ -127,7 +127,7 @@ class ShardServer:
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         del self._tasks[number]
 
-    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Drain) -> None:
+    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Settle | Drain) -> None:
         assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
@@ -144,6 +144,8 @@ class ShardServer:
             case ShowTasks():
                 tasks = self._pool.tasks() + self._supervisor.view()
                 await self._send(TasksShown(message.number, tasks))
+            case Settle():
+                await self._send(Settled(message.number, await self._pool.settle(message.budget_s)))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted))
@@ -174,6 +176,11 @@ class ShardServer:
             await self._writer.drain()
 
 
+def _owns(hello: Hello, user_id: str) -> bool:
+    """Return whether upkeep of a user's log is this shard's: that of the user's hash, also during a quarantine."""
+    return not hello.is_isolated and shard_of(user_id, hello.shards) == hello.shard
+
+
 async def _main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     reader, writer = await asyncio.open_connection(sock=connection, limit=1 << 20)
@@ -182,11 +189,12 @@ async def _main(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the first argument."""
+    """Serve the socket whose descriptor is the first argument; the second is that of the memory for native marks."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
     keep_private()
+    native_marks.install(int(sys.argv[2]))
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.
     uvloop.run(_main(int(sys.argv[1])))

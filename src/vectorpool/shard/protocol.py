@@ -28,11 +28,15 @@ MAX_FRAME_BYTES = 1 << 30
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """The shard's number, of how many, and the configuration."""
+    """The shard's number, of how many, and the configuration.
+
+    ``is_isolated``: it serves one user in quarantine, and does no upkeep.
+    """
 
     shard: int
     shards: int
     settings: Settings
+    is_isolated: bool = False
 
 
 class Execute(msgspec.Struct, frozen=True, tag="execute"):
@@ -79,6 +83,13 @@ class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
     number: int
 
 
+class Settle(msgspec.Struct, frozen=True, tag="settle"):
+    """Asks the shard to commit all that is acknowledged and not committed, within the budget."""
+
+    number: int
+    budget_s: float
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """A request to finish, commit and end within the budget."""
 
@@ -119,6 +130,13 @@ class TasksShown(msgspec.Struct, frozen=True, tag="tasks-shown"):
     tasks: list[TaskView]
 
 
+class Settled(msgspec.Struct, frozen=True, tag="settled"):
+    """How many vectorstores hold what is acknowledged and not committed."""
+
+    number: int
+    uncommitted: int
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     """The shard has left; what it could not finish or commit."""
 
@@ -127,8 +145,8 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Drain
-FromShard = Ready | Answered | Failed | Viewed | TasksShown | Drained
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Settle | Drain
+FromShard = Ready | Answered | Failed | Viewed | TasksShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)

@@ -8,19 +8,23 @@ import importlib
 import logging
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining
-from vectorpool.names import open_dir, warm_dir
+from vectorpool.local_paths import open_dir, warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
+from vectorpool.shard.quarantine import Quarantine
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 
@@ -28,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 # Longest wait for a shard to say how its tasks are: a probe of the instance must not wait for a busy shard.
 _TASKS_S = 1.0
+_QUARANTINE = "quarantine"
+# What a process for one user may hold: the vectorstore and some of its past commits.
+_ISOLATED_SLOTS = 4
+_ISOLATED_WARM_BYTES = 256 * 1024**2
 
 
 class Router(Protocol):
@@ -80,17 +88,28 @@ class ShardRouter:
         count = settings.shards or os.cpu_count() or 1
         self._settings = settings
         self._supervisor = Supervisor(SYSTEM)
-        self.clients = [ShardClient(number, count, settings, self._supervisor) for number in range(count)]
+        self._quarantine = Quarantine(
+            settings,
+            SYSTEM,
+            make_client=self._isolated,
+            owner_of=self._owner,
+            settle=self._settle,
+            clean=partial(_drop_isolated, Path(settings.replica_dir)),
+        )
+        crashed = self._quarantine.note_crash
+        self.clients = [ShardClient(number, count, settings, self._supervisor, crashed) for number in range(count)]
         self._stopping = False
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
         await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), len(self.clients))
+        await asyncio.to_thread(_drop_isolated, Path(self._settings.replica_dir))
         results = await asyncio.gather(*(c.start() for c in self.clients), return_exceptions=True)
         for error in results:
             if isinstance(error, BaseException):
                 await asyncio.gather(*(c.stop(0.0) for c in self.clients))
                 raise error
+        self._supervisor.start(_QUARANTINE, self._quarantine.run)
 
     async def stop(self, budget_s: float | None = None) -> None:
         """Drain every shard at the same time, and log what could not be finished."""
@@ -98,7 +117,8 @@ class ShardRouter:
             return
         self._stopping = True
         budget_s = self._settings.drain_s if budget_s is None else budget_s
-        for report in await asyncio.gather(*(c.stop(budget_s) for c in self.clients)):
+        await self._supervisor.stop(budget_s, [_QUARANTINE])
+        for report in await asyncio.gather(*(c.stop(budget_s) for c in self._all_clients())):
             if report is not None and (report.unfinished or report.uncommitted):
                 logger.error(
                     "drained with %d requests unfinished and %d vectorstores not committed",
@@ -114,7 +134,8 @@ class ShardRouter:
         """Send the command to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute(user_id, command, context)
+        client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
+        return await client.execute(user_id, command, context)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
@@ -122,13 +143,41 @@ class ShardRouter:
         """Send the body to the user's shard."""
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
-        return await self.clients[shard_of(user_id, len(self.clients))].execute_body(user_id, target, body, context)
+        client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
+        return await client.execute_body(user_id, target, body, context)
+
+    def _owner(self, user_id: str) -> ShardClient:
+        """Return the shard that the user's hash names."""
+        return self.clients[shard_of(user_id, len(self.clients))]
+
+    async def _apart(self, user_id: str, context: RequestContext) -> ShardClient:
+        """Return the process of a user in quarantine. Raises Quarantined, DeadlineExceeded."""
+        return await context.within(self._quarantine.client_of(user_id))
+
+    def _isolated(self, number: int, crashed: Callable[[set[str]], None]) -> ShardClient:
+        """Return a process for one user; what it may hold is a small part of what a shard may."""
+        own = self._settings
+        settings = msgspec.structs.replace(
+            own,
+            open_slots=min(own.open_slots, _ISOLATED_SLOTS),
+            warm_bytes=min(own.warm_bytes, _ISOLATED_WARM_BYTES),
+        )
+        return ShardClient(number, 1, settings, self._supervisor, crashed, is_isolated=True)
+
+    async def _settle(self, budget_s: float) -> bool:
+        """Have every shard commit what is acknowledged; return whether all of it is committed. Raises TimeoutError."""
+        left = await asyncio.gather(*(client.settle(budget_s) for client in self.clients))
+        return not any(left)
+
+    def _all_clients(self) -> list[ShardClient]:
+        return [*self.clients, *self._quarantine.clients]
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
-        views = await asyncio.gather(*(c.view() for c in self.clients), return_exceptions=True)
+        views = await asyncio.gather(*(c.view() for c in self._all_clients()), return_exceptions=True)
         merged = _merge([view for view in views if isinstance(view, PoolView)])
         merged.tasks += self._supervisor.view()
+        merged.quarantined = self._quarantine.view()
         return merged
 
     async def tasks(self) -> list[TaskView]:
@@ -159,6 +208,12 @@ def _is_in_use(directory: Path) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def _drop_isolated(replica_dir: Path, number: int | None = None) -> None:
+    """Remove the cache that a process of a user in quarantine left, or that all of them left."""
+    for path in warm_dir(replica_dir).glob(f"isolated-{'*' if number is None else number}"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _merge(views: list[PoolView]) -> PoolView:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
 from vectorpool.errors import CommitConflict, InternalError, StoreUnavailable, VectorpoolError
+from vectorpool.sources import Sources
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.replica import Replica
 
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 # How often a commit may lose its number before its callers get an error; each time another writer progressed.
 MAX_REBASES = 12
+_REBASE_PAUSE_S = 0.01
 
 
 # The body of an answer, and what the command changed.
@@ -34,6 +36,11 @@ class Ticket:
         # The write failed half-way and would fail again: it is not applied a second time.
         self.is_poison = False
         self.broke_a_replica = False
+
+
+async def pause_before_rebase(sources: Sources, attempt: int) -> None:
+    """Wait for a random time, longer after each lost race, so that two writers do not meet again and again."""
+    await sources.sleep(sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
 
 
 def too_many_conflicts() -> CommitConflict:

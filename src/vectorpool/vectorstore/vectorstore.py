@@ -43,14 +43,13 @@ from vectorpool.vectorstore.ticket import (
     apply_again,
     give_up,
     in_doubt,
+    pause_before_rebase,
     summarise,
     too_many_conflicts,
 )
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-_REBASE_PAUSE_S = 0.01
 
 
 class Vectorstore:
@@ -193,7 +192,7 @@ class Vectorstore:
             await self.open(create=True)
             if await self._commit_once():
                 return
-            await self._pause(attempt)
+            await pause_before_rebase(self._sources, attempt)
         raise too_many_conflicts()
 
     async def end(self, documents: int | None = None) -> int:
@@ -226,9 +225,8 @@ class Vectorstore:
 
     async def erase(self) -> None:
         """Commit the state without what was deleted, unless another commits first. Raises what a commit raises."""
-        self._erasures.begin()
+        asked_s = self._erasures.begin()
         await self.commit()
-        asked_s = self._sources.monotonic_s()
         try:
             built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
         except LostRace:
@@ -302,7 +300,7 @@ class Vectorstore:
                 return
             else:
                 await self._rebuild(create=True)
-            await self._pause(attempt)
+            await pause_before_rebase(self._sources, attempt)
         raise too_many_conflicts()
 
     async def _commit_once(self) -> bool:
@@ -338,9 +336,6 @@ class Vectorstore:
             if self._replays:
                 await self._start_over()
             raise
-
-    async def _pause(self, attempt: int) -> None:
-        await self._sources.sleep(self._sources.random() * _REBASE_PAUSE_S * 2 ** min(attempt, 6))
 
     async def _start_over(self) -> None:
         """Build the replica anew; under write-through the writer applies its tickets again by itself."""

@@ -182,6 +182,8 @@ class Life:
             warm_bytes=fleet.warm_bytes // BYTE_SCALE,
             # The cost of rounds over all users is computed from that of one user; see ``week``.
             verify_interval_s=0.0,
+            # Looks for deletions cost by shard, not by user: see docs/cost.md.
+            deletion_bound_s=0.0,
         )
         dice = random.Random(self._dice.getrandbits(64))
         bucket = MeteredBucket(FarBucket(self._shelves, self.sources, fleet.latencies, dice, BYTE_SCALE))

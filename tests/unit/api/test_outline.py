@@ -49,7 +49,7 @@ def test_records_are_cut_as_the_decoder_reads_them(part_bytes: int, monkeypatch:
         records = [_value(dice) for _ in range(dice.randrange(5))]
         spaces = dice.choice([None, None, 1])
         body = json.dumps({"records": records}, ensure_ascii=dice.random() < 0.5, indent=spaces).encode()
-        assert [json.loads(bytes(piece)) for piece in at_once(cut_records(body, MANY, MANY))] == records, body
+        assert [json.loads(bytes(piece)) for piece in at_once(cut_records(body, Settings(), MANY))] == records, body
 
 
 @pytest.mark.parametrize("part_bytes", [1, 7, 256 * 1024])
@@ -90,15 +90,15 @@ def test_counts_bound_what_is_there(part_bytes: int, monkeypatch: pytest.MonkeyP
 def test_other_shapes_are_refused(body: bytes) -> None:
     """A body of records is one list of that name, and nothing else."""
     with pytest.raises(MalformedJson):
-        at_once(cut_records(body, MANY, MANY))
+        at_once(cut_records(body, Settings(), MANY))
 
 
 @pytest.mark.parametrize(
     ("body", "name"),
     [
-        (b'{"records":[' + b"[]," * 100_000 + b"[]]}", "records"),
-        (b'{"records":[' + b"{}," * 100_000 + b"{}]}", "records"),
-        (b'{"records":[' + b"0," * 100_000 + b"0]}", "records"),
+        (b'{"records":[' + b"[]," * 100_000 + b"[]]}", "max_records"),
+        (b'{"records":[' + b"{}," * 100_000 + b"{}]}", "max_records"),
+        (b'{"records":[' + b"0," * 100_000 + b"0]}", "max_records"),
         (b'{"records":[{"id":"a","embedding":[' + b"0," * 100_000 + b"0]}]}", "values"),
         (b'{"records":[{"id":"a","metadata":{"k":[' + b"[]," * 100_000 + b"0]}}]}", "values"),
         (b'{"records":[{' + b'"k":0,' * 100_000 + b'"k":0}]}', "values"),
@@ -109,8 +109,9 @@ def test_more_than_a_call_may_hold_is_refused_early(body: bytes, name: str) -> N
     """Records, and values of a record, are bounded by the outline; the error names the bound."""
     settings = Settings()
     with pytest.raises(LimitExceeded) as caught:
-        at_once(cut_records(body, Most("records", settings.max_records), values_of_a_record(settings)))
-    assert caught.value.extra["limit_name"] == name
+        at_once(cut_records(body, settings, values_of_a_record(settings)))
+    assert caught.value.extra["limit_name"].startswith(name)
+    assert caught.value.extra["count"] > caught.value.extra["limit"]
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,14 @@ async def test_large_bodies_within_the_bounds_are_read() -> None:
     where = {"$and": [{"k": {"$in": list(range(10_000))}} for _ in range(15)]}
     got = await decode_bounded(json.dumps({"where": where}).encode(), GetRecordsBody, Settings())
     assert got.where == where
+
+
+def test_too_many_records_are_counted() -> None:
+    """The refusal says how many records there are, up to a hundred times the limit."""
+    for sent, told in ((30, 30), (2000, None)):
+        body = b'{"records":[' + b",".join([b"{}"] * sent) + b"]}"
+        with pytest.raises(LimitExceeded) as caught:
+            at_once(cut_records(body, Settings(max_records=10), MANY))
+        extra = caught.value.extra
+        assert (extra["limit"], extra["limit_name"]) == (10, "max_records")
+        assert extra["count"] == told if told else 1000 < extra["count"] <= sent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vectorpool import names
+from vectorpool import local_paths, names
 from vectorpool.commitlog import warm as warm_module
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.warm import WarmTier
@@ -83,7 +83,7 @@ def test_a_restart_finds_what_was_cached(tmp_path: Path) -> None:
     again = WarmTier(tmp_path, 1000)
     assert again.total_bytes == again.user_bytes("me@example.com") == 200
     assert again.read("me@example.com", commit(2), 0, 100) == bytes([2]) * 100
-    assert len(list((tmp_path / names.local_segment("me@example.com")).iterdir())) == 2
+    assert len(list((tmp_path / local_paths.local_segment("me@example.com")).iterdir())) == 2
     assert WarmTier(tmp_path, 150).total_bytes == 0
 
 

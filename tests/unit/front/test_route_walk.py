@@ -13,10 +13,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from litestar.routes import HTTPRoute
 
 from tests.unit.api.parts import FakeRouter, application
-from tests.unit.front.test_identity import ask
+from tests.unit.front.test_identity import JOINTS, METHODS, SEGMENTS, ask
 from vectorpool import commands
 from vectorpool.api.callers import Callers
 from vectorpool.context import RequestContext
@@ -259,3 +261,44 @@ def empty_application() -> Pipeline:
     app = application(EmptyRouter())
     app.identity.callers = CALLERS
     return app
+
+
+# --- However a path is written -----------------------------------------------------------------------
+
+avatar_paths = st.builds(
+    lambda head, parts, tail: head + "".join(joint + part for joint, part in parts) + tail,
+    st.sampled_from(
+        ["/users/alice", "/api/v2/tenants/alice", "/api/v2/tenants/alice/databases", "/users/alice/avatars"]
+    ),
+    st.lists(st.tuples(st.sampled_from(JOINTS), st.sampled_from([*SEGMENTS, "8", "avatar-7", "avatar-8"])), max_size=6),
+    st.sampled_from(["", "/", "%2F", "?documents=true", "?avatar_id=8"]),
+)
+
+
+@given(path=avatar_paths, method=st.sampled_from(METHODS))
+@example(path="/users/alice/avatars/7/../8/collections", method="GET")
+@example(path="/users/alice/avatars/7%2F..%2F8/collections", method="GET")
+@example(path="/users/alice/avatars//8/collections", method="GET")
+@example(path="/api/v2/tenants/alice/databases/avatar-7/../avatar-8/collections", method="GET")
+@example(path="/api/v2/tenants/alice/databases/avatar-7%2F..%2Favatar-8/collections", method="GET")
+@settings(max_examples=400, deadline=None)
+async def test_no_path_leads_out_of_an_avatar(path: str, method: str) -> None:
+    """However a path is written, what reaches a shard by an avatar's token is about that avatar."""
+    app, router = guarded()
+    await ask(app, method, path, token=AVATAR)
+    for user, command in router.commands:
+        assert (user, getattr(command, "avatar_id", "7")) == (ALICE, "7"), path
+        assert getattr(command, "database", "avatar-7") == "avatar-7", path
+        assert (
+            hasattr(command, "avatar_id") or hasattr(command, "database") or type(command) is commands.ChromaGetTenant
+        )
+
+
+@given(path=avatar_paths, method=st.sampled_from(METHODS))
+@settings(max_examples=400, deadline=None)
+async def test_no_path_lets_a_reader_write(path: str, method: str) -> None:
+    """However a path is written, what reaches a shard by a reader's token changes nothing."""
+    app, router = guarded()
+    await ask(app, method, path, token=READER)
+    for _, command in router.commands:
+        assert isinstance(command, (commands.Read, *QUIET)) and not command.is_change, path

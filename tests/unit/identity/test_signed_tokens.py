@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.support.tokens import (
     ISSUER,
@@ -88,8 +90,8 @@ async def test_other_algorithms_are_refused(keys: str, algorithm: Any, signed: b
 async def test_a_public_key_is_no_secret(keys: str) -> None:
     """A token that is signed by HS256 with any text of the public key is refused, with a secret set or without one."""
     texts = [pem(), pem().strip(), pem("ES256"), json.dumps(jwk("RS256", "RS256")).encode(), Path(keys).read_bytes()]
-    for settings in ({}, {"token_secret": SECRET}):
-        authority = await with_provider(Clock(), keys, **settings)
+    for more in ({}, {"token_secret": SECRET}):
+        authority = await with_provider(Clock(), keys, **more)
         for text in texts:
             for key_id in ("RS256", None):
                 header = {"alg": "HS256", "typ": "JWT", "kid": key_id}
@@ -267,6 +269,19 @@ async def test_a_huge_token_is_refused_unread() -> None:
     assert isinstance(await authority.identify(token), Caller)
 
 
+@given(data=st.data())
+@settings(max_examples=300, deadline=None)
+async def test_a_changed_token_is_no_token(data: st.DataObject) -> None:
+    """Whatever bytes of a token are changed, left out or put in, it is refused, or still says the same."""
+    authority = await opened(Clock(), token_secret=SECRET)
+    token = bytearray(own_token(claims_with()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, end = sorted(data.draw(st.tuples(*[st.integers(0, len(token))] * 2)))
+        token[at : min(end, at + 3)] = data.draw(st.binary(max_size=3))
+    told = await said(authority, bytes(token))
+    assert str(told).startswith("Unauthenticated") or told == await said(authority, own_token(claims_with()))
+
+
 async def test_before_the_keys_are_read_a_token_may_be_sent_again() -> None:
     """A signed token that comes before the authority is open is 503, not 401: its sender keeps it."""
     with pytest.raises(TokenKeysUnavailable):
@@ -298,8 +313,8 @@ async def test_a_verified_token_is_not_verified_again(monkeypatch: pytest.Monkey
 
 async def test_the_admin_key_operates_and_reads_no_user() -> None:
     """The key opens /admin alone; it works with and without signed tokens, and nothing near to it does."""
-    for settings in ({}, {"token_secret": SECRET}):
-        authority = await opened(Clock(), admin_key=OTHER_SECRET, **settings)
+    for more in ({}, {"token_secret": SECRET}):
+        authority = await opened(Clock(), admin_key=OTHER_SECRET, **more)
         assert await authority.identify(OTHER_SECRET.encode()) == Caller("admin-key", frozenset(), is_admin=True)
         for wrong in (OTHER_SECRET[:-1], OTHER_SECRET + "x", OTHER_SECRET.upper(), SECRET):
             with pytest.raises(Unauthenticated, match="not known"):
