@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -67,3 +68,22 @@ def check_working_directory(name: str, path: str) -> None:
             f"{name} = {path} is relative, and the working directory is gone. Change to one that is there, or give "
             "an absolute path."
         ) from None
+
+
+def check_writers(what: str, path: Path, descriptor: int) -> None:
+    """Raise Misconfigured if other accounts of the machine could write an open file, or put another one in its place.
+
+    For files that decide who may do what; ``what`` names the kind of file.
+    """
+    file, directory = os.fstat(descriptor), path.resolve().parent.stat()
+    group_is_ours = file.st_gid in (os.getegid(), *os.getgroups())
+    if file.st_mode & stat.S_IWOTH or (file.st_mode & stat.S_IWGRP and not group_is_ours):
+        raise Misconfigured(
+            f"The {what} {path} may be written by other accounts of this machine, who could let themselves in. "
+            "Take that away: chmod go-w."
+        )
+    if directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
+        raise Misconfigured(
+            f"The directory of the {what} {path} may be written by every account of this machine, who could put "
+            "another file in its place. Take that away: chmod o-w."
+        )

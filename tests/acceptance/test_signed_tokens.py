@@ -286,15 +286,16 @@ def test_no_token_and_no_secret_is_written(signed: Signed) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--token-secret", "short"], "fewer than 32 bytes"),
+        (["--token-secret-file", "short"], "fewer than 32 bytes"),
         (["--token-jwks", "https://issuer.example/jwks"], "token_issuer and token_audience"),
         (["--token-jwks", "http://issuer.example/jwks"], "unencrypted"),
-        (["--admin-key", "short"], "at least 32 bytes"),
+        (["--admin-key-file", "short"], "at least 32 bytes"),
         (["--token-secret-file", "/nowhere/at/all"], "cannot be read"),
     ],
 )
 def test_keys_that_cannot_be_meant_stop_the_start(tmp_path: Path, flags: list[str], said: str) -> None:
     """Exit code 2 and one sentence, before anything is listened on."""
+    (tmp_path / "short").write_text("too-short")
     done = run_cli("serve", *flags, "--port", "0", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     lines = done.stderr.strip().splitlines()

@@ -15,9 +15,7 @@ that the command line can check the file before the web framework is loaded.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from vectorpool.environment import check_writers
 from vectorpool.errors import InvalidId, Misconfigured, Unauthenticated
 from vectorpool.identity.authority import unknown_token
 from vectorpool.identity.caller import ALL_USERS, ANY_CALLER, Caller
@@ -148,7 +147,7 @@ def check_token_name(name: str) -> str:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            _check_writers(path, os.fstat(file.fileno()), path.resolve().parent.stat())
+            check_writers("tokens file", path, file.fileno())
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise Misconfigured(
@@ -163,21 +162,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise Misconfigured(f"The tokens file {path} is not UTF-8. Write it anew as TOML in UTF-8.") from None
     except tomllib.TOMLDecodeError as error:
         raise Misconfigured(f"The tokens file {path} is not valid TOML: {error}.") from None
-
-
-def _check_writers(path: Path, file: os.stat_result, directory: os.stat_result) -> None:
-    """Raise Misconfigured if other accounts of the machine could write the file, or put another one in its place."""
-    group_is_ours = file.st_gid in (os.getegid(), *os.getgroups())
-    if file.st_mode & stat.S_IWOTH or (file.st_mode & stat.S_IWGRP and not group_is_ours):
-        raise Misconfigured(
-            f"The tokens file {path} may be written by other accounts of this machine, who could let themselves in. "
-            "Take that away: chmod go-w."
-        )
-    if directory.st_mode & stat.S_IWOTH and not directory.st_mode & stat.S_ISVTX:
-        raise Misconfigured(
-            f"The directory of the tokens file {path} may be written by every account of this machine, who could put "
-            "another file in its place. Take that away: chmod o-w."
-        )
 
 
 def _caller(name: str, table: Any, tokens_file: str) -> tuple[bytes, Caller]:

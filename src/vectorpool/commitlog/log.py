@@ -236,9 +236,8 @@ class CommitLog:
     async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
-        ``edit`` may change the files of the state first.
-        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
-        OutcomeUnknown.
+        ``edit`` is that of ``restore``. Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound,
+        CorruptObject, BrokenLog, NewerEngine, OutcomeUnknown.
         """
         names.check_user_id(target_user_id)
         await self._begin()
@@ -309,8 +308,7 @@ class CommitLog:
     async def adopt(self, source_dir: Path) -> Position:
         """Commit a plain local Chroma directory as the user's vectorstore; the directory is not touched.
 
-        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory, NewerEngine if a
-        later engine wrote it.
+        Raises VectorstoreExists, InvalidRequest if it is no Chroma directory, NewerEngine if a later engine wrote it.
         """
         newest = await ending.newest_header(self._bucket, self._user_id)
         plain = newest is None and await adoption.has_plain_directory(self._bucket, self._user_id)

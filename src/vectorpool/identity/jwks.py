@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from vectorpool.environment import check_writers
 from vectorpool.errors import Misconfigured, TokenKeysUnavailable
 from vectorpool.identity.signatures import PublicKey, public_key
 from vectorpool.sources import Sources
@@ -166,7 +167,10 @@ class ProviderKeys:
     def _load(self) -> bytes:
         try:
             with Path(self._location).open("rb") as file:
+                check_writers("file of token_jwks", Path(self._location), file.fileno())
                 content = file.read(MAX_BYTES + 1)
+        except Misconfigured as error:
+            raise Unusable(error.detail.rstrip(".")) from None
         except OSError as error:
             raise Unusable(f"it cannot be read: {error.strerror}") from None
         if len(content) > MAX_BYTES:

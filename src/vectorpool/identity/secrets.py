@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from vectorpool.environment import local_path
+from vectorpool.environment import check_writers, local_path
 from vectorpool.errors import Misconfigured
 
 MAX_FILE_BYTES: Final = 64 * 1024
@@ -90,6 +90,7 @@ def read_secret(name: str, value: str | None, file: str | None) -> str:
     path = Path(local_path(f"{name}_file", file))
     try:
         with path.open("rb") as opened:
+            check_writers(f"file of {name}", path, opened.fileno())
             content = opened.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise Misconfigured(f"{name}_file = {path} is larger than {MAX_FILE_BYTES} bytes. It should hold a secret.")

@@ -87,6 +87,10 @@ async def test_a_file_of_keys(tmp_path: Path) -> None:
         with pytest.raises(Misconfigured, match="token_jwks"):
             await with_provider(clock, str(file))
     file.write_bytes(jwks(jwk("RS256")))
+    file.chmod(0o606)
+    with pytest.raises(Misconfigured, match="other accounts"):
+        await with_provider(clock, str(file))
+    file.chmod(0o600)
     authority = await with_provider(clock, str(file))
     assert isinstance(await said(authority, token()), Caller)
     keys = keys_of(authority)

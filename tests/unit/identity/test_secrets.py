@@ -36,8 +36,8 @@ from vectorpool.settings import Settings
         ({"token_secret": " ".join(f"k{n}:{SECRET}" for n in range(17))}, "more than 16"),
         ({"token_secret": SECRET, "token_secret_file": "/nowhere"}, "both set"),
         ({"token_secret_file": "/nowhere/at/all"}, "cannot be read"),
-        ({"token_secret_file": "/dev/null"}, "is empty"),
-        ({"token_secret_file": "/dev/zero"}, "larger than"),
+        ({"token_secret_file": "/dev/null"}, "may be written by other accounts"),
+        ({"admin_key_file": "/dev/zero"}, "may be written by other accounts"),
         ({"admin_key": "short"}, "at least 32 bytes"),
         ({"admin_key": f"{SECRET} {SECRET}"}, "without spaces"),
         ({"admin_key_file": "/nowhere/at/all"}, "cannot be read"),
@@ -57,6 +57,27 @@ def test_settings_that_cannot_be_meant_stop_the_start(settings: dict[str, Any], 
     with pytest.raises(Misconfigured, match=why) as refused:
         Authority(Settings(**settings))
     assert SECRET not in refused.value.detail and OTHER_SECRET not in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "why"),
+    [
+        (b"", 0o600, "is empty"),
+        (b" \n", 0o600, "is empty"),
+        (b"\xff" * 40, 0o600, "not UTF-8"),
+        (b"x" * 65_537, 0o600, "larger than"),
+        (SECRET.encode(), 0o602, "other accounts"),
+        (SECRET.encode(), 0o666, "other accounts"),
+    ],
+)
+def test_files_that_cannot_be_meant(tmp_path: Path, content: bytes, mode: int, why: str) -> None:
+    """A file of secrets that is empty, no text, huge, or that others may write, stops the start."""
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    file.chmod(mode)
+    for name in ("token_secret_file", "admin_key_file"):
+        with pytest.raises(Misconfigured, match=why):
+            Authority(Settings(**{name: str(file)}))
 
 
 def test_without_a_key_no_token_is_asked_for() -> None:
