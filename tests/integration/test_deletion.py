@@ -330,3 +330,14 @@ async def test_verification_finishes_a_deletion_that_was_cut_short(tmp_path: Pat
         while (receipt := await log.deletion()) is None or receipt.verified_empty_at_ms is None:
             await asyncio.sleep(0.05)
     assert receipt.objects >= 3
+
+
+async def test_what_is_kept_of_documents_goes_with_the_user(pair: tuple[Instance, Instance]) -> None:
+    """Bytes of replaced documents lie below ``vectorstore/``: they go too, also without a log, and are counted."""
+    a, b = pair
+    key = f"users/{USER}/vectorstore/kept/7/x"
+    await a.bucket.put(key, b"kept")
+    assert await b.do(DeleteVectorstore()) == {"deleted": 1}
+    assert (await a.do(LastDeletion()))["objects"] == 1
+    assert key not in [info.key for info in await a.bucket.list_objects(f"users/{USER}/", limit=9)]
+    assert (await b.refusal(DeleteVectorstore())).code == "user-not-found"

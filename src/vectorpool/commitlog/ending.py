@@ -18,7 +18,7 @@ import msgspec
 from vectorpool import names
 from vectorpool.answers import Deletion
 from vectorpool.commitlog import append
-from vectorpool.commitlog.adoption import has_plain_directory, list_everything
+from vectorpool.commitlog.adoption import list_everything
 from vectorpool.commitlog.body import BodyBuilder
 from vectorpool.commitlog.deletions import announce, load_receipt, save_receipt
 from vectorpool.commitlog.fetch import Reader, Vanished, store_errors
@@ -81,7 +81,7 @@ async def end(
     keep: str | None = None
     for _ in range(_TRIES):
         obj = await newest_object(bucket, user_id)
-        if obj is None and not seal and not await has_plain_directory(bucket, user_id):
+        if obj is None and not seal and not await _has_anything(bucket, user_id):
             return 0
         try:
             keep = await _append_tombstone(bucket, user_id, obj, sources, budget_s)
@@ -97,6 +97,13 @@ async def end(
             f"The vectorstore of user {user_id} is deleted, and some of its objects are left: {error.detail} Send the "
             "request again to delete them."
         ) from error
+
+
+async def _has_anything(bucket: Bucket, user_id: str) -> bool:
+    """Whether anything lies below ``vectorstore/``: a plain directory, or kept documents. One listing of one object."""
+    prefix = names.vectorstore_prefix(user_id)
+    with store_errors(bucket, f"listing {prefix}"):
+        return bool(await bucket.list_objects(prefix, limit=1))
 
 
 class _Deletion:

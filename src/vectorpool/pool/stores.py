@@ -105,7 +105,7 @@ class StoreFactory:
     @property
     def swept_file(self) -> Path:
         """The file that says when this shard looked for deletions last; it stays as long as the cached objects."""
-        return warm_dir(Path(self._settings.replica_dir)) / f"shard-{self.shard}.swept"
+        return warm_dir(Path(self._settings.replica_dir)) / f"{self._root.name}.swept"
 
     @staticmethod
     def remove_orphans(scratch: Path) -> None:
