@@ -122,7 +122,7 @@ def create_app(
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with open_service(settings, authority=authority) as opened:
             app.state.service = opened
-            opened.supervisor.start("tokens file", pipeline.tokens.watch)
+            pipeline.tokens.start(opened.supervisor)
             yield
 
     app = LeanLitestar(

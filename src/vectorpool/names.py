@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from vectorpool.errors import InvalidId
-from vectorpool.local_paths import local_segment
 
 MAX_ID_BYTES: Final = 128
 # What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
@@ -36,7 +35,6 @@ _USERS: Final = "users/"
 _OWN: Final = ".vectorpool/"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DELETIONS: Final = f"{_OWN}deletions/"
-_SEGMENT_DIGEST: Final = 16
 
 
 def excerpt(text: str) -> str:
@@ -139,27 +137,6 @@ def verification_key(user_id: str) -> str:
 def deletion_marks_prefix() -> str:
     """Return the prefix of the marks of recent deletions, which instances look for."""
     return f"{_DELETIONS}recent/"
-
-
-def deletion_mark_key(now_ms: int, user_id: str, seq: int) -> str:
-    """Return the key of the mark that a vectorstore was deleted in commit ``seq``. It sorts by time."""
-    return f"{deletion_marks_prefix()}{now_ms:013d}-{segment_digest(local_segment(user_id))}-{seq}"
-
-
-def parse_deletion_mark(key: str) -> tuple[int, str, int] | None:
-    """Return (time in ms since 1970, digest, seq) of a mark's key, or None for a foreign one."""
-    parts = key.removeprefix(deletion_marks_prefix()).split("-")
-    if len(parts) != 3 or not all(part.isascii() and part.isalnum() for part in parts):
-        return None
-    time, digest, seq = parts
-    if len(time) != 13 or not time.isdigit() or not seq.isdigit() or len(digest) != _SEGMENT_DIGEST:
-        return None
-    return int(time), digest, int(seq)
-
-
-def segment_digest(segment: str) -> str:
-    """Return by what a mark names a user: a digest of the name that the user's local files have."""
-    return hashlib.sha256(segment.encode()).hexdigest()[:_SEGMENT_DIGEST]
 
 
 def receipts_prefix() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.service import Service, run_cli
@@ -114,6 +115,39 @@ def test_a_deletion_by_filter_on_chromas_protocol(filled: Service) -> None:
     assert filled.ok("POST", f"{raw(filled)}/delete", json={"where": {"ts": CLOCK}}).json() == {"deleted": 1}
     assert filled.ok("GET", f"{raw(filled)}/count").json() == 4
     assert ids(filled, {"n": {"$gte": 2}}) == {"r3", "r7"}
+
+
+@pytest.mark.parametrize("threshold", [100, 10_000])
+def test_every_record_is_found_by_its_own_vector(filled: Service, threshold: int) -> None:
+    """After upserts that drift and deletions, 100 queries a call, with embeddings and a filter, on both protocols."""
+    hnsw = {"sync_threshold": threshold, "space": "l2"}
+    filled.ok("POST", "/users/42/collections", json={"name": "drifting", "hnsw": hnsw})
+    native = "/users/42/collections/drifting"
+    collections = "/api/v2/tenants/42/databases/default_database/collections"
+    protocol = f"{collections}/{filled.ok('GET', f'{collections}/drifting').json()['id']}"
+    numbers = np.random.default_rng(2)
+    vectors = numbers.normal(size=(600, 3)).astype("<f4")
+    for turn in range(2):
+        vectors += numbers.normal(scale=0.05, size=vectors.shape).astype("<f4")
+        for start in range(0, 600, 40):
+            part = range(start, start + 40)
+            body = {"ids": [f"d{n}" for n in part], "embeddings": vectors[start : start + 40].tolist()}
+            filled.ok("POST", f"{protocol}/upsert", json={**body, "metadatas": [{"n": n % 5} for n in part]})
+        filled.ok("POST", f"{protocol}/delete", json={"ids": [f"d{n}" for n in range(turn, 600, 50)]})
+    there = [n for n in range(600) if n % 50 != 1]
+    for change in (_as_it_is, _evicted, _restarted):
+        change(filled)
+        for residue in range(5):
+            wanted = [n for n in there if n % 5 == residue][:100]
+            asked = {"where": {"n": residue}, "n_results": 2, "include": ["embeddings", "distances"]}
+            queries = vectors[wanted].tolist()
+            answer = filled.ok("POST", f"{protocol}/query", json={**asked, "query_embeddings": queries}).json()
+            ours = filled.ok("POST", f"{native}/query", json={**asked, "embeddings": queries}).json()["results"]
+            expected = [f"d{n}" for n in wanted]
+            assert [found[0] for found in answer["ids"]] == expected
+            assert [found[0]["id"] for found in ours] == expected
+            nearest = np.array([found[0] for found in answer["embeddings"]], "<f4")
+            np.testing.assert_array_equal(nearest, vectors[wanted])
 
 
 @pytest.mark.parametrize("threshold", [3])

@@ -148,6 +148,7 @@ def test_a_killed_shard_is_counted_and_shown(tmp_path: Path) -> None:
         assert ready == {"status": "ready", "tasks": []}
         tasks = service.ok("GET", "/admin/pool").json()["tasks"]
         assert {(task["name"], task["shard"]) for task in tasks} >= {(TICK, 0), (TICK, 1), ("memory return", 0)}
+        assert ("memory return of the front", None) in {(task["name"], task["shard"]) for task in tasks}
         assert all(task["state"] == "running" and task["failures"] == 0 for task in tasks)
         children = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,40 @@ def test_a_query_among_ids_of_which_one_is_missing(directory: Directory) -> None
         directory.records.query(info.id, info.database, vectors[:1], 9, ids=ids)
     found = directory.query(info, vectors[1:2], 9, ids=[i for i in ids if i != "missing"])[0].ids
     assert found[0] == "r1" and set(found) == {"r1", "r2", "r13"}
+
+
+def test_queries_are_exact_while_others_write(directory: Directory) -> None:
+    """Records that stay are found by their own vectors, with and without a filter, in the middle of writes."""
+    info, vectors = directory.fill("l2", 100, 200)
+    done, failed = threading.Event(), list[BaseException]()
+
+    def write() -> None:
+        try:
+            random = np.random.default_rng(9)
+            for turn in range(40):
+                rows = random.normal(size=(20, DIMENSION)).astype("<f4")
+                ids = [f"r{n}" for n in range(20)]
+                batch = Batch(ids, rows, [{"n": turn % 10} for _ in ids], [f"text {i}" for i in ids], None)
+                if turn % 3:
+                    directory.records.put(Operation.UPSERT, info.id, info.database, batch, lambda: None)
+                else:
+                    directory.chroma.upsert(info, ids, rows, batch.metadatas, batch.documents, None)
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    turns = 0
+    while not done.is_set() or turns < 2:
+        turns += 1
+        for where in (None, json.dumps({"n": {"$in": [3.0, 4]}})):
+            wanted = [n for n in range(20, 200) if where is None or n % 10 in (3, 4)]
+            found = directory.records.query(info.id, info.database, vectors[wanted], 1, where=where)
+            assert found is not None and [rows.ids for rows in found] == [[f"r{n}"] for n in wanted]
+    thread.join()
+    assert not failed
 
 
 def test_a_collection_that_shrinks_is_exact_again(directory: Directory) -> None:

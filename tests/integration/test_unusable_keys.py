@@ -123,7 +123,7 @@ async def test_one_key_hides_no_avatar_and_no_user(store: Store, tmp_path: Path)
         factory.close()
     # What is called a//b/vectorstore_data lies in no avatar's documents, whoever meant it so.
     deleted = await library.delete_of_user("42")
-    left = [info.key for info in await bucket.list_objects("users/42/", limit=50)]
+    left = [info.key for info in await bucket.list_objects("users/42/avatars/", limit=50)]
     assert all(key.split("/")[4] != "vectorstore_data" for key in left)
     assert deleted == 1 + 2 * len(store.unusable) - len(left)
     assert [d.path async for d in library.iterate("43", "7")] == ["good.txt"]

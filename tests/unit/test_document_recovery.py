@@ -260,7 +260,10 @@ async def test_a_listing_with_missing_documents_shows_each_once(limit: int) -> N
     for path in stored:
         await world.bucket.put(document_key("42", "7", path), b"x")
     rows = [RestoredDocument("7", path, "etag", 1, "digest") for path in sorted(flagged, key=str.encode)]
+    # A name that no request can say is told once.
+    world.bucket._store("users/42/avatars/7/vectorstore_data/c//d", b"")
     found: list[tuple[str, bool]] = []
+    names: list[str] = []
     after: str | None = None
     while True:
         page: DocumentPage = await world.library.list_documents("42", "7", limit=limit, after=after)
@@ -269,9 +272,11 @@ async def test_a_listing_with_missing_documents_shows_each_once(limit: int) -> N
         page = with_missing(page, later[: limit + 1], limit)
         assert len(page.documents) <= limit
         found += [(document.path, document.missing) for document in page.documents]
+        names += [refused.name for refused in page.refused]
         if (after := page.next_after) is None:
             break
     everything = sorted({*stored, *flagged}, key=str.encode)
+    assert names == ["c//d"]
     assert found == [(path, path not in stored) for path in everything]
 
 

@@ -107,7 +107,7 @@ async def _serve(
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
-        service.supervisor.start("tokens file", front.tokens.watch)
+        front.tokens.start(service.supervisor)
         server = _Server(
             uvicorn.Config(
                 front,

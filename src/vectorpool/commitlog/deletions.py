@@ -10,6 +10,8 @@ Safety does not depend on either: a vectorstore is deleted by its tombstone.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from typing import Final
 
 import msgspec
@@ -17,6 +19,7 @@ import msgspec
 from vectorpool import names
 from vectorpool.answers import Deletion
 from vectorpool.commitlog.fetch import store_errors
+from vectorpool.local_paths import local_segment
 from vectorpool.objects.bucket import Bucket, ObjectMissing
 
 _DAY_MS: Final = 24 * 3600 * 1000
@@ -25,6 +28,8 @@ LOOK_WITHIN_MS: Final = 28 * _DAY_MS
 _CONTENT: Final = b"vectorpool: a vectorstore was deleted\n"
 _PAGE: Final = 1000
 _DELETES: Final = 16
+_DIGEST: Final = 16
+_MARK: Final = re.compile(rf"([0-9]{{13}})-([0-9a-f]{{{_DIGEST}}})-([0-9]{{1,12}})")
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -34,9 +39,25 @@ class Mark(msgspec.Struct, frozen=True):
     seq: int
 
 
+def segment_digest(segment: str) -> str:
+    """Return by what a mark names a user: a digest of the name that the user's local files have."""
+    return hashlib.sha256(segment.encode()).hexdigest()[:_DIGEST]
+
+
+def mark_key(now_ms: int, user_id: str, seq: int) -> str:
+    """Return the key of the mark that a vectorstore was deleted in commit ``seq``. It sorts by time."""
+    return f"{names.deletion_marks_prefix()}{now_ms:013d}-{segment_digest(local_segment(user_id))}-{seq}"
+
+
+def parse_mark(key: str) -> tuple[int, Mark] | None:
+    """Return the time (ms since 1970) and the mark of a key, or None for a foreign one."""
+    found = _MARK.fullmatch(key.removeprefix(names.deletion_marks_prefix()))
+    return None if found is None else (int(found[1]), Mark(found[2], int(found[3])))
+
+
 async def announce(bucket: Bucket, user_id: str, seq: int, now_ms: int) -> None:
     """Mark that a vectorstore was deleted. Raises StoreUnavailable."""
-    key = names.deletion_mark_key(now_ms, user_id, seq)
+    key = mark_key(now_ms, user_id, seq)
     with store_errors(bucket, f"writing {key}"):
         await bucket.put(key, _CONTENT)
 
@@ -48,8 +69,7 @@ async def marks_since(bucket: Bucket, time_ms: int) -> list[Mark]:
     while True:
         with store_errors(bucket, f"listing {prefix}"):
             page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
-        parsed = (names.parse_deletion_mark(info.key) for info in page)
-        found += [Mark(mark[1], mark[2]) for mark in parsed if mark is not None]
+        found += [parsed[1] for info in page if (parsed := parse_mark(info.key)) is not None]
         if len(page) < _PAGE:
             return found
         after = page[-1].key
@@ -60,8 +80,8 @@ async def remove_old_marks(bucket: Bucket, now_ms: int) -> int:
     prefix = names.deletion_marks_prefix()
     with store_errors(bucket, f"listing {prefix}"):
         page = await bucket.list_objects(prefix, limit=_PAGE)
-    marks = ((info.key, names.parse_deletion_mark(info.key)) for info in page)
-    old = [key for key, mark in marks if mark is not None and mark[0] < now_ms - KEPT_MS]
+    marks = ((info.key, parse_mark(info.key)) for info in page)
+    old = [key for key, parsed in marks if parsed is not None and parsed[0] < now_ms - KEPT_MS]
     for start in range(0, len(old), _DELETES):
         with store_errors(bucket, f"deleting below {prefix}"):
             await asyncio.gather(*map(bucket.delete, old[start : start + _DELETES]))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +43,7 @@ from vectorpool.commitlog.outcomes import (
 )
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.restore import Edit
+from vectorpool.commitlog.scratch import make_scratch
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
@@ -237,9 +236,8 @@ class CommitLog:
     async def fork(self, target_user_id: str, *, at: int | None = None, edit: Edit | None = None) -> Position:
         """Make the state of commit ``at``, or the newest, the vectorstore of another user; return its position there.
 
-        ``edit`` may change the files of the state first.
-        Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound, CorruptObject, BrokenLog, NewerEngine,
-        OutcomeUnknown.
+        ``edit`` is that of ``restore``. Raises InvalidId, VectorstoreExists, UserNotFound, CommitNotFound,
+        CorruptObject, BrokenLog, NewerEngine, OutcomeUnknown.
         """
         names.check_user_id(target_user_id)
         await self._begin()
@@ -310,8 +308,7 @@ class CommitLog:
     async def adopt(self, source_dir: Path) -> Position:
         """Commit a plain local Chroma directory as the user's vectorstore; the directory is not touched.
 
-        Raises VectorstoreExists if there is one already, InvalidRequest if it is no Chroma directory, NewerEngine if a
-        later engine wrote it.
+        Raises VectorstoreExists, InvalidRequest if it is no Chroma directory, NewerEngine if a later engine wrote it.
         """
         newest = await ending.newest_header(self._bucket, self._user_id)
         plain = newest is None and await adoption.has_plain_directory(self._bucket, self._user_id)
@@ -368,34 +365,9 @@ class CommitLog:
         """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
         parent = scratch_dir(Path(self._settings.replica_dir))
         with on_local_disk(parent):
-            path = await asyncio.to_thread(_make_scratch, parent)
+            path = await asyncio.to_thread(make_scratch, parent)
         try:
             with on_local_disk(parent):
                 yield path
         finally:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
-
-
-def _make_scratch(parent: Path) -> Path:
-    """Make a directory named for this process, and remove those of processes that are no more."""
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_scratch_of_the_dead(parent)
-    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
-
-
-def remove_scratch_of_the_dead(parent: Path) -> None:
-    """Remove the scratch directories of processes that are no more. Blocking."""
-    for left in parent.iterdir() if parent.is_dir() else ():
-        owner = left.name.partition("-")[0]
-        if owner.isdigit() and not _is_alive(int(owner)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -24,4 +24,6 @@ def with_missing(page: DocumentPage, rows: Iterable[RestoredDocument], limit: in
     documents.sort(key=lambda document: document.path.encode())
     if len(documents) <= limit:
         return DocumentPage(documents, page.next_after, page.refused)
-    return DocumentPage(documents[:limit], documents[limit - 1].path, page.refused)
+    end = documents[limit - 1].path
+    # Names behind the page's last document are the next page's.
+    return DocumentPage(documents[:limit], end, [refused for refused in page.refused if refused.name < end])

@@ -15,6 +15,7 @@ from vectorpool.api.callers import read_callers
 from vectorpool.errors import Misconfigured
 from vectorpool.front.identity import IdentityStage
 from vectorpool.sources import Sources
+from vectorpool.supervision import Supervisor
 
 # A changed file is seen within this time.
 LOOK_EVERY_S: Final = 10.0
@@ -34,9 +35,14 @@ class TokensFile:
         # The caller read the file a while ago, so the first look reads it again.
         self._seen: _Look = None
 
+    def start(self, supervisor: Supervisor) -> None:
+        """Watch the file in the background, if there is one."""
+        if self._path:
+            supervisor.start("tokens file", self.watch)
+
     async def watch(self) -> None:
         """Read the file again whenever it changed, until cancelled."""
-        while self._path:
+        while True:
             await self._sources.sleep(LOOK_EVERY_S)
             if await asyncio.to_thread(self._look) != self._seen:
                 await self.reload()

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.commitlog import deletions
-from vectorpool.commitlog.deletions import Mark
+from vectorpool.commitlog.deletions import Mark, segment_digest
 from vectorpool.errors import VectorpoolError
 from vectorpool.local_paths import local_segment, scratch_dir
-from vectorpool.names import parse_slot_key, segment_digest
+from vectorpool.names import parse_slot_key
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Committing, Ready

@@ -20,7 +20,8 @@ from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
-_ERASURE = "erasure"
+# The name under which erasures are counted.
+ERASURE = "erasure"
 
 
 class Erasures:
@@ -36,11 +37,14 @@ class Erasures:
         self._supervisor = supervisor
         self._current: asyncio.Future[None] | None = None
 
-    def start_next(self) -> None:
-        """Queue the erasure of one vectorstore for which it is due, if none is under way."""
-        if self._current is None and (slot := self._find()) is not None:
-            self._current = self._writer.erase_later(slot).done
-            self._current.add_done_callback(self._end)
+    def next_slot(self) -> Slot | None:
+        """Return a slot whose erasure is due; None if there is none, or while one is under way."""
+        return self._find() if self._current is None else None
+
+    def start(self, slot: Slot) -> None:
+        """Queue the erasure of a slot."""
+        self._current = self._writer.erase_later(slot).done
+        self._current.add_done_callback(self._end)
 
     def _find(self) -> Slot | None:
         now_s = self._sources.monotonic_s()
@@ -57,8 +61,7 @@ class Erasures:
         error = None if done.cancelled() else done.exception()
         if error is not None:
             logger.warning("what was deleted from a vectorstore could not be removed from its files: %s", error)
-        if error is None or isinstance(error, Exception):
-            self._supervisor.record(_ERASURE, error)
+            self._supervisor.record_failure(ERASURE, error)
 
     async def erase(self, slot: Slot) -> None:
         """Erase a pinned slot that is about to be closed, if that is due; a failure does not keep it from that."""

@@ -33,7 +33,7 @@ from vectorpool.errors import (
 )
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.deletions import DeletionSweep
-from vectorpool.pool.erasures import Erasures
+from vectorpool.pool.erasures import ERASURE, Erasures
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -180,7 +180,8 @@ class Pool:
             if self._settings.durability == "write-back":
                 for slot in self._overdue():
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
-            self._guarded("erasure", self._erasures.start_next)
+            if (due := self._erasures.next_slot()) is not None:
+                self._guarded(ERASURE, partial(self._erasures.start, due))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""

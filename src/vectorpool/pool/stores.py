@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from vectorpool.commitlog.fetch import store_errors
-from vectorpool.commitlog.log import CommitLog, remove_scratch_of_the_dead
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.scratch import remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version

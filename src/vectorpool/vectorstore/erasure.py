@@ -55,9 +55,11 @@ class ErasureSchedule:
         age_ms = self._sources.now_ms() - remains.since_ms
         return age_ms >= after_s * 1000 * max(1.0, size_bytes / ERASED_AT_ONCE_BYTES)
 
-    def begin(self) -> None:
-        """Note an attempt: while it has not succeeded, the next one is not due for a while."""
-        self._not_before_s = self._sources.monotonic_s() + _PAUSE_S
+    def begin(self) -> float:
+        """Note an attempt, and return its time; while it has not succeeded, the next one is not due for a while."""
+        now_s = self._sources.monotonic_s()
+        self._not_before_s = now_s + _PAUSE_S
+        return now_s
 
     def end(self, replica: Replica) -> None:
         """Note the end of an attempt, of which ``replica`` came."""

@@ -225,9 +225,8 @@ class Vectorstore:
 
     async def erase(self) -> None:
         """Commit the state without what was deleted, unless another commits first. Raises what a commit raises."""
-        self._erasures.begin()
+        asked_s = self._erasures.begin()
         await self.commit()
-        asked_s = self._sources.monotonic_s()
         try:
             built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
         except LostRace:

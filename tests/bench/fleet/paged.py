@@ -28,6 +28,7 @@ from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.engine.deletions import Remains
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
@@ -81,6 +82,8 @@ class PagedReplica:
     is_migrated = False
     schema_state: SchemaState = "tested"
     stamp = None
+    # Nothing is deleted in it, so there is nothing to erase.
+    remains = Remains()
 
     def __init__(self, directory: Path, position: Position, image: Image, sources: VirtualSources) -> None:
         self.directory = directory

@@ -16,6 +16,7 @@ from vectorpool.errors import Unauthenticated
 from vectorpool.front.identity import IdentityStage
 from vectorpool.front.tokens_file import LOOK_EVERY_S, TokensFile
 from vectorpool.sources import SystemSources
+from vectorpool.supervision import Supervisor
 
 
 class Turns(SystemSources):
@@ -113,9 +114,10 @@ async def test_a_reload_does_not_wait_for_the_next_look(watched: Any) -> None:
 
 
 async def test_without_a_file_nothing_is_watched() -> None:
-    """The watch ends at once, and a reload says that there is nothing to read."""
+    """No task is started, and a reload changes nothing."""
     stage = IdentityStage(Answering(), read_callers(None))
-    tokens = TokensFile(None, stage, Turns())
-    await tokens.watch()
+    tokens, supervisor = TokensFile(None, stage, Turns()), Supervisor(SystemSources())
+    tokens.start(supervisor)
+    assert supervisor.view() == []
     await tokens.reload()
     assert stage.callers.count is None
