@@ -125,7 +125,7 @@ class Authority:
 
     def watch(self, supervisor: Supervisor) -> None:
         """Start the background tasks that keep keys and revoked tokens current, after ``open``."""
-        if self.is_configured:
+        if self._settings.token_secret_file or self._settings.admin_key_file:
             supervisor.start("token secrets", self._watch_secrets)
         if self._revocations is not None:
             supervisor.start("revoked tokens", self._revocations.watch)
@@ -238,7 +238,7 @@ class Authority:
         self._admin_key = admin
 
     async def _watch_secrets(self) -> None:
-        while self._settings.token_secret_file or self._settings.admin_key_file:
+        while True:
             await self._sources.sleep(_LOOK_EVERY_S)
             await self._reload_secrets()
 
