@@ -57,7 +57,7 @@ async def test_concurrent_first_reads_share_one_hydration(tmp_path: Path) -> Non
     bucket = MeteredBucket(MemoryBucket())
     await _prepare(tmp_path, bucket, ["42"])
     before = bucket.counts()
-    async with Instance(tmp_path, bucket) as instance:
+    async with Instance(tmp_path, bucket, deletion_bound_s=0) as instance:
         answers = await asyncio.gather(*(instance.answer(COUNT) for _ in range(20)))
         after = bucket.counts()
         assert {answer.body for answer in answers} == {b'{"count":1}'}

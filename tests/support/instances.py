@@ -24,6 +24,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo
 from vectorpool.errors import VectorpoolError
 from vectorpool.local_paths import open_dir
+from vectorpool.names import users_prefix
 from vectorpool.objects.bucket import Body, Bucket, ObjectInfo
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.pool.pool import Pool
@@ -57,9 +58,11 @@ class HookedBucket(MeteredBucket):
         return await super().create(key, data)
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
-        hook, self.before_list = self.before_list, None
-        if hook is not None:
-            await hook()
+        # The sweep for deletions lists too, at a time of its own.
+        if prefix.startswith(users_prefix()):
+            hook, self.before_list = self.before_list, None
+            if hook is not None:
+                await hook()
         return await super().list_objects(prefix, limit=limit, after=after)
 
     async def get(self, key: str) -> Body:
