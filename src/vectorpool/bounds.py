@@ -155,6 +155,9 @@ FILTER_DEPTH: Final = 16
 # Chroma walks joined conditions with its stack: 9,000 of them end the process.
 FILTER_TERMS: Final = Most("conditions", 2048)
 FILTER_VALUES: Final = Most("values in one list", 10_000)
+# On Chroma's protocol: Chroma itself takes somewhat more than 32,000 of each.
+PROTOCOL_FILTER_VALUES: Final = Most("values in one list", 40_000)
+PROTOCOL_IDS: Final = Most("ids", 50_000)
 # Bytes of all regular expressions of a filter. They are compiled again for each record.
 FILTER_PATTERN_BYTES: Final = Most("bytes of regular expressions", 4096)
 FILTER_BYTES: Final = Most("bytes of filter", 8 * 1024**2)

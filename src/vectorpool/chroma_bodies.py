@@ -174,7 +174,7 @@ def _write(kind: type[_Write], body_kind: Any) -> _Make:
         asked: _Records = decode_json(body, body_kind)
         most = records_bound(settings, "records")
         texts = list[str | None]
-        ids = ids_of(asked.ids, settings)
+        ids = ids_of(asked.ids, records_bound(settings, "ids"))
         if ids is None:
             raise wrong_shape("ids: expected a sequence of strings, got null")
         metadatas = metadatas_of(asked.metadatas, most, nulls=nulls)
@@ -202,7 +202,7 @@ def _delete(target: Target, body: bytes | bytearray, settings: Settings) -> comm
     return commands.ChromaDeleteRecords(
         database=target.database,
         collection_id=target.collection_id,
-        ids=ids_of(asked.ids, settings),
+        ids=ids_of(asked.ids),
         where=_filter(target, asked.where, "where"),
         where_document=_filter(target, asked.where_document, "where_document"),
         limit=asked.limit,
@@ -214,7 +214,7 @@ def _get(target: Target, body: bytes | bytearray, settings: Settings) -> command
     return commands.ChromaGetRecords(
         database=target.database,
         collection_id=target.collection_id,
-        ids=ids_of(asked.ids, settings),
+        ids=ids_of(asked.ids),
         where=_filter(target, asked.where, "where"),
         where_document=_filter(target, asked.where_document, "where_document"),
         limit=asked.limit,
@@ -235,7 +235,7 @@ def _query(target: Target, body: bytes | bytearray, settings: Settings) -> comma
         collection_id=target.collection_id,
         vectors=joined(rows),
         n_results=10 if asked.n_results is None else asked.n_results,
-        ids=ids_of(asked.ids, settings),
+        ids=ids_of(asked.ids),
         where=_filter(target, asked.where, "where"),
         where_document=_filter(target, asked.where_document, "where_document"),
         include=include_of(asked.include, ("documents", "metadatas", "distances")),

@@ -214,8 +214,8 @@ def _operand(name: str, operand: Any, field: str) -> tuple[list[Any], int]:
     patterns = 0
     for operator, value in pairs:
         if isinstance(value, list):
-            if len(value) > bounds.FILTER_VALUES.most:
-                raise _too_many(bounds.FILTER_VALUES, field)
+            if len(value) > bounds.PROTOCOL_FILTER_VALUES.most:
+                raise _too_many(bounds.PROTOCOL_FILTER_VALUES, field)
             below += [member for member in value if isinstance(member, (dict, list))]
         elif isinstance(value, dict):
             below.append(value)

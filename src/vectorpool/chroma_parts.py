@@ -88,9 +88,9 @@ def list_of(raw: msgspec.Raw, kind: Any, field: str, most: bounds.Most) -> Any:
     return items
 
 
-def ids_of(raw: msgspec.Raw, settings: Settings) -> list[str] | None:
-    """Return ids of records, within the bounds; None for null."""
-    ids: list[str] | None = list_of(raw, list[str], "ids", records_bound(settings, "ids"))
+def ids_of(raw: msgspec.Raw, most: bounds.Most = bounds.PROTOCOL_IDS) -> list[str] | None:
+    """Return ids of records, at most ``most``; None for null."""
+    ids: list[str] | None = list_of(raw, list[str], "ids", most)
     chroma_bounds.check_ids(ids)
     return ids
 

@@ -116,8 +116,14 @@ def _chromas() -> list[Case]:
             lambda n: {"ids": _ids(n), "embeddings": [_packed(3)] * n},
             MAX_RECORDS,
         ),
-        Case("ids of get", "POST", "/get", lambda n: {"ids": _ids(n)}, MAX_RECORDS),
-        Case("ids of delete", "POST", "/delete", lambda n: {"ids": [f"none{i}" for i in range(n)]}, MAX_RECORDS),
+        Case("ids of get", "POST", "/get", lambda n: {"ids": _ids(n)}, bounds.PROTOCOL_IDS.most),
+        Case(
+            "ids of delete",
+            "POST",
+            "/delete",
+            lambda n: {"ids": [f"none{i}" for i in range(n)]},
+            bounds.PROTOCOL_IDS.most,
+        ),
         Case("queries", "POST", "/query", lambda n: {"query_embeddings": [[1, 2, 3]] * n}, MAX_QUERIES),
         Case("include", "POST", "/get", lambda n: {"include": ["documents"] * n}, bounds.INCLUDE.most),
         Case("id bytes", "POST", "/upsert", lambda n: _c(ids=["x" * n]), bounds.RECORD_ID_BYTES),
@@ -126,7 +132,7 @@ def _chromas() -> list[Case]:
         Case("list", "POST", "/upsert", lambda n: _c(metadatas=[{"list": [1] * n}]), bounds.METADATA_LIST.most),
         Case("values", "POST", "/upsert", lambda n: _c(metadatas=[_values(n)]), bounds.METADATA_VALUES.most),
         Case("depth", "POST", "/get", lambda n: {"where": _nested(n)}, bounds.FILTER_DEPTH),
-        Case("listed", "POST", "/get", lambda n: {"where": _listed(n)}, bounds.FILTER_VALUES.most),
+        Case("listed", "POST", "/get", lambda n: {"where": _listed(n)}, bounds.PROTOCOL_FILTER_VALUES.most),
         Case("patterns", "POST", "/get", lambda n: {"where_document": _pattern(n)}, bounds.FILTER_PATTERN_BYTES.most),
     ]
     found += [
