@@ -48,14 +48,16 @@ def of_setting(settings: Settings, what: str, setting: str) -> Most:
 # --- Before anything is made of a part ----------------------------------------------------------------
 
 
-def check_items(part: msgspec.Raw, bound: Most, *, of: str = "The call") -> None:
-    """Raise LimitExceeded if the list in ``part`` has more items than ``bound`` allows.
+def check_items(part: msgspec.Raw, bound: Most, *, of: str = "The call", each: Most | None = None) -> None:
+    """Raise LimitExceeded if the list in ``part`` has more items than ``bound`` allows, or an item too many bytes.
+
+    ``each`` bounds the bytes of an item.
 
     What is no list, or whose items nest deeper than any item may, is left to the decoder if it is small, and refused
     with ChromaRefusal if it is large.
     """
     text = memoryview(part)
-    if len(text) <= (bound.most + 1) * _ITEM_BYTES:
+    if len(text) <= min((bound.most + 1) * _ITEM_BYTES, len(text) if each is None else each.most):
         return
     opening = _OPENING.match(text)
     if opening is None:
@@ -63,7 +65,10 @@ def check_items(part: msgspec.Raw, bound: Most, *, of: str = "The call") -> None
         return
     at = opening.end()
     for _ in range(bound.most):
-        item = _ITEM.match(text, at)
+        end = len(text) if each is None else at + each.most + 1
+        item = _ITEM.match(text, at, end)
+        if item is None and each is not None and end < len(text):
+            raise each.exceeded(of)
         if item is None:
             raise ChromaRefusal(
                 f"Failed to deserialize the JSON body into the target type: {bound.name}: an item has another shape",

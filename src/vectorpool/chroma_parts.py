@@ -78,11 +78,14 @@ def _text(raw: msgspec.Raw) -> str:
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
 
 
-def list_of(raw: msgspec.Raw, kind: Any, field: str, most: bounds.Most) -> Any:
-    """Return a list of a body, counted before it is decoded; None for null. ``kind`` is its type."""
+def list_of(raw: msgspec.Raw, kind: Any, field: str, most: bounds.Most, *, each: bounds.Most | None = None) -> Any:
+    """Return a list of a body, counted before it is decoded; None for null.
+
+    ``kind`` is its type, and ``each`` bounds the bytes of an item.
+    """
     if is_null(raw):
         return None
-    chroma_bounds.check_items(raw, most)
+    chroma_bounds.check_items(raw, most, each=each)
     items = decode_json(raw, kind, place=field)
     most.check(len(items))
     return items
@@ -115,7 +118,7 @@ def records_bound(settings: Settings, what: str) -> bounds.Most:
 
 def metadatas_of(raw: msgspec.Raw, most: bounds.Most, *, nulls: bool) -> list[dict[str, Any] | None] | None:
     """Return the metadata of records; None for null. ``nulls`` allows null values, which delete keys."""
-    pieces: list[msgspec.Raw] | None = list_of(raw, list[msgspec.Raw], "metadatas", most)
+    pieces: list[msgspec.Raw] | None = list_of(raw, list[msgspec.Raw], "metadatas", most, each=bounds.METADATA_BYTES)
     if pieces is None:
         return None
     return [

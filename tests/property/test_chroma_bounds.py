@@ -51,3 +51,18 @@ def test_members(found: dict[str, Any], most: int, spelling: dict[str, Any]) -> 
             chroma_bounds.check_members(part, Most("members", most), of="it")
     else:
         chroma_bounds.check_members(part, Most("members", most), of="it")
+
+
+@pytest.mark.parametrize("first", [[], [{"a": 1}], [None, {"a": [1, 2]}]])
+def test_an_item_has_at_most_so_many_bytes(first: list[object]) -> None:
+    """An item of the largest size passes, wherever it stands in the list; one of a byte more is refused."""
+    each = Most("bytes", 1000)
+    for size, is_refused in ((1000, False), (1001, True), (100_000, True)):
+        item = {"k": "x" * (size - 8)}
+        for items in ([*first, item], [*first, item, {"b": 2}]):
+            part = msgspec.Raw(msgspec.json.encode(items))
+            if is_refused:
+                with pytest.raises(LimitExceeded, match="1000"):
+                    chroma_bounds.check_items(part, Most("items", 100), each=each)
+            else:
+                chroma_bounds.check_items(part, Most("items", 100), each=each)
