@@ -211,9 +211,13 @@ def _is_in_use(directory: Path) -> bool:
 
 
 def _drop_isolated(replica_dir: Path, number: int | None = None) -> None:
-    """Remove the cache that a process of a user in quarantine left, or that all of them left."""
-    for path in warm_dir(replica_dir).glob(f"isolated-{'*' if number is None else number}"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what a process of a user in quarantine left among the cached objects, or what all of them left."""
+    name = f"isolated-{'*' if number is None else number}"
+    for path in [*warm_dir(replica_dir).glob(name), *warm_dir(replica_dir).glob(f"{name}.swept")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _merge(views: list[PoolView]) -> PoolView:
