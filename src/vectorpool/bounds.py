@@ -138,7 +138,7 @@ RECORD_ID_BYTES: Final = 512
 METADATA_KEYS: Final = Most("metadata keys", 256)
 METADATA_KEY_BYTES: Final = 256
 # Bytes of one record's metadata as JSON. They are counted in one step, which keeps the interpreter lock.
-METADATA_BYTES: Final = Most("bytes of metadata of one record", 4 * 1024**2)
+METADATA_BYTES: Final = Most("bytes of metadata of one record", 1024**2)
 METADATA_LIST: Final = Most("values in one list of metadata", 4096)
 # Values of one record's metadata, members of lists included. Chroma writes them in one statement of SQLite, which takes
 # 5,461 of them: more ends the compactor of an open store for good.

@@ -1,27 +1,31 @@
 """A quiet user's queries while a hostile caller in the same shard sends one kind of attack after the other.
 
 The quiet user has 200 records and asks for the ten nearest, on one connection, 20 times a second at most. Each attack
-is sent for some seconds over connections of its own, from another address of the loopback (``127.0.0.2``), by threads
-that only send bytes which are built beforehand. What the attacker gets is counted by status and not judged; that the
-service bounds each of them is what the tests show.
+is sent for some seconds over connections of its own, from another address of the loopback (``127.0.0.2``), by two
+processes that only send bytes which are built beforehand. The attacker's answers are counted by status and not judged:
+the tests show that the service bounds each attack.
 
 Measured: the slowest of a hundred queries (p99) during each attack, against the same without one, and how many of the
 quiet user's requests failed. A query that finds its connection closed, or gets a status that is not 200, has failed.
 
-*Excluded.* Separate cores: the attacker's threads take part of the same two cores, as another tenant's programs on
-another machine would not.
+*Excluded.* The attacker's own work: its programs would run on another machine. Here its processes have the lowest
+priority, and still take part of the same cores and of their caches.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
+import os
 import random
 import socket
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkProcess
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from typing import Final
 
 import msgspec
@@ -35,6 +39,7 @@ EVERY_S: Final = 0.05
 CALM_S: Final = 1.0
 CALM_QUERY_S: Final = 0.1
 ATTACKER: Final = "127.0.0.2"
+SENDERS: Final = 2
 TIMEOUT_S: Final = 20.0
 
 # Sends one attack over a fresh connection, and returns the status of the answer; 0 if there is none.
@@ -67,9 +72,12 @@ def _exchange(server: Server, data: bytes) -> int:
 
 
 def _sends(method: str, path: str, body: bytes) -> Attack:
+    built: list[bytes] = []
+
     def attack(server: Server) -> int:
-        request = post(server, path, body)
-        return _exchange(server, request if method == "POST" else request.replace(b"POST", method.encode(), 1))
+        if not built:
+            built.append(post(server, path, body).replace(b"POST", method.encode(), 1))
+        return _exchange(server, built[0])
 
     return attack
 
@@ -191,25 +199,32 @@ async def _calm(side: Side) -> None:
     raise AssertionError("the service did not recover from an attack within a minute")
 
 
+def _send(attack: Attack, server: Server, ends: Event, answers: SimpleQueue[Counter[int]]) -> None:
+    """Send an attack again and again until ``ends``; the work of a process of its own."""
+    os.nice(19)
+    got = Counter[int]()
+    while not ends.is_set():
+        got[attack(server)] += 1
+    answers.put(got)
+
+
 async def _under(side: Side, attack: Attack | None, seconds: float) -> Measured:
-    stop, ends, answers = asyncio.Event(), threading.Event(), Counter[int]()
-
-    def send() -> None:
-        while not ends.is_set():
-            assert attack is not None
-            answers[attack(side.server)] += 1
-
-    watching = asyncio.create_task(_watch(side, stop))
-    senders = [] if attack is None else [threading.Thread(target=send, daemon=True) for _ in range(2)]
-    for sender in senders:
+    context = multiprocessing.get_context("fork")
+    stop, ends, answers = asyncio.Event(), context.Event(), context.SimpleQueue()
+    senders: list[ForkProcess] = []
+    for _ in range(0 if attack is None else SENDERS):
+        sender = context.Process(target=_send, args=(attack, side.server, ends, answers), daemon=True)
         sender.start()
+        senders.append(sender)
+    watching = asyncio.create_task(_watch(side, stop))
     await asyncio.sleep(seconds)
     ends.set()
+    got: Counter[int] = sum([await asyncio.to_thread(answers.get) for _ in senders], Counter())
     for sender in senders:
         await asyncio.to_thread(sender.join)
     stop.set()
     took_ms, failed = await watching
-    return Measured(took_ms, failed, answers)
+    return Measured(took_ms, failed, got)
 
 
 def _pieces(side: Side, seconds: float) -> Iterator[tuple[str, Attack | None, float]]:
