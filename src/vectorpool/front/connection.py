@@ -370,17 +370,22 @@ class Connection(HttpToolsProtocol):
         self._is_over = True
         if self.transport.is_closing():
             return
+        is_answered = False
         if self._in_head or not self._has_cycle:
             # Between the parts of another request's answer a refusal would be taken for a part of it.
             is_in_turn = not self._is_busy()
         else:
-            is_in_turn = not self.cycle.response_started and not self.pipeline
+            is_answered = self.cycle.response_complete and not self.pipeline
+            is_in_turn = is_answered or (not self.cycle.response_started and not self.pipeline)
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if not is_in_turn:
             self.transport.abort()
             return
-        self.transport.write(refusal_bytes(error, self._path(), [*self.server_state.default_headers, *SAFE_HEADERS]))
+        # The answer of an answered request may still be on its way: a reset would overtake it.
+        if not is_answered:
+            headers = [*self.server_state.default_headers, *SAFE_HEADERS]
+            self.transport.write(refusal_bytes(error, self._path(), headers))
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
