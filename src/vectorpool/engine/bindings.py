@@ -328,6 +328,7 @@ class Client:
             self._client = None
             self._loaded.clear()
             self._behind.clear()
+            self._repair.forget_client()
             self._client = _open(self._directory)
         finally:
             self._is_exclusive = False

@@ -37,9 +37,12 @@ logger = logging.getLogger(__name__)
 
 # Schemas and counts that are remembered.
 _MAX_KNOWN: Final = 256
+# The write and read versions of the file format without a WAL.
+_NO_WAL: Final = b"\1\1"
 _CACHE_PAGES: Final = "PRAGMA cache_size = 64"
-# How often the tables are read again because a transaction was under way. Each one lasts for milliseconds.
-_READS: Final = 50
+# How often the tables are read again because a transaction was under way. Each one lasts for milliseconds, or for as
+# long as one call of Chroma writes: a second at the most.
+_READS: Final = 1000
 _PAUSE_S: Final = 0.01
 
 
@@ -85,11 +88,22 @@ class IndexRepair:
         self._schemas: dict[str, _Parameters] = {}
         # By segment and position: how many operations wait, and the last of them that was counted.
         self._counts: dict[tuple[str, int], tuple[int, int]] = {}
+        # Collections whose queue the present client has applied. It does that once, so their reads write no files.
+        self._applied: set[str] = set()
         self.unsettled: set[str] = set()
 
     @contextmanager
     def around(self, collection_id: str, change: Change | None) -> Iterator[None]:
         """Enclose a call that loads an index, and makes ``change``. Raises BrokenReplica if the files stay wrong."""
+        if change is None and collection_id in self._applied:
+            yield
+            return
+        with self._checked(collection_id, change):
+            yield
+        self._applied.add(collection_id)
+
+    @contextmanager
+    def _checked(self, collection_id: str, change: Change | None) -> Iterator[None]:
         more = 0 if change is None else len(change.ids)
         if not _is_due(self._look(collection_id), more):
             yield
@@ -109,6 +123,10 @@ class IndexRepair:
                 finally:
                     self.unsettled.discard(collection_id)
 
+    def forget_client(self) -> None:
+        """Note, while no call is in progress, that the next client applies every queue anew."""
+        self._applied.clear()
+
     # --- The tables ----------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -121,13 +139,18 @@ class IndexRepair:
             self._db.close()
             self._db = None
 
-    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Read the tables while no transaction is under way: SQLite's locks do not count within one process."""
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Read the tables while no transaction is under way: SQLite's locks do not count within one process.
+
+        Returns None if the file has a WAL, which cannot be read so.
+        """
         path = self._directory / CHROMA_DATABASE_FILE
         for _ in range(_READS):
             with self._tables:
                 try:
                     stamp = _stamp(path)
+                    if stamp is not None and stamp[2] != _NO_WAL:
+                        return None
                     if self._db is None:
                         uri = f"{path.absolute().as_uri()}?mode=ro&nolock=1"
                         self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -215,7 +238,7 @@ class IndexRepair:
             rows = db.execute(sql, (before.persisted, collection_id))
             return [row for row in rows if row[1] in known]
 
-        for kind, record_id, vector in self._read(read):
+        for kind, record_id, vector in self._read(read) or ():
             apply(kind, record_id, None if vector is None else np.frombuffer(vector, "<f4"))
         for at, record_id in enumerate(() if change is None else change.ids):
             assert change is not None
@@ -257,11 +280,11 @@ def _noted(db: sqlite3.Connection, segment: str) -> _Parameters:
     return _Parameters(1, str(noted.get("hnsw:space", "l2")), int(noted.get("hnsw:M", 16)))
 
 
-def _stamp(path: Path) -> tuple[bytes, int] | None:
-    """Return what tells this content of the file from another; None while a transaction is under way."""
+def _stamp(path: Path) -> tuple[bytes, int, bytes] | None:
+    """Return what tells this content of the file from another, and its file format; None during a transaction."""
     with path.open("rb", buffering=0) as file:
         head = file.read(28)
         written_ns = os.fstat(file.fileno()).st_mtime_ns
     if os.path.lexists(f"{path}-journal"):
         return None
-    return head[24:28], written_ns
+    return head[24:28], written_ns, head[18:20]
