@@ -19,8 +19,9 @@ import msgspec
 from vectorpool import names
 from vectorpool.answers import Deletion
 from vectorpool.commitlog.fetch import store_errors
+from vectorpool.commitlog.json_objects import load_json, save_json
 from vectorpool.local_paths import local_segment
-from vectorpool.objects.bucket import Bucket, ObjectMissing
+from vectorpool.objects.bucket import Bucket
 
 _DAY_MS: Final = 24 * 3600 * 1000
 KEPT_MS: Final = 30 * _DAY_MS
@@ -90,23 +91,12 @@ async def remove_old_marks(bucket: Bucket, now_ms: int) -> int:
 
 async def save_receipt(bucket: Bucket, receipt: Deletion) -> None:
     """Store a receipt, in the place of an earlier one. Raises StoreUnavailable."""
-    key = names.receipt_key(receipt.user_id)
-    with store_errors(bucket, f"writing {key}"):
-        await bucket.put(key, msgspec.json.encode(receipt))
+    await save_json(bucket, names.receipt_key(receipt.user_id), receipt)
 
 
 async def load_receipt(bucket: Bucket, user_id: str) -> Deletion | None:
     """Return the receipt of a user's last deletion, or None if there is none that can be read."""
-    key = names.receipt_key(user_id)
-    with store_errors(bucket, f"reading {key}"):
-        try:
-            body = await bucket.get(key)
-        except ObjectMissing:
-            return None
-    try:
-        return msgspec.json.decode(body.data, type=Deletion)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    return await load_json(bucket, names.receipt_key(user_id), Deletion)
 
 
 async def users_with_receipts(bucket: Bucket) -> list[str]:

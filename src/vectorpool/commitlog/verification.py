@@ -8,32 +8,21 @@ from __future__ import annotations
 
 import msgspec
 
-from vectorpool.commitlog.fetch import store_errors
+from vectorpool.commitlog.json_objects import load_json, save_json
 from vectorpool.commitlog.outcomes import ScrubReport
 from vectorpool.names import verification_key
-from vectorpool.objects.bucket import Bucket, ObjectMissing
+from vectorpool.objects.bucket import Bucket
 
 # Enough to act on. A scrub reports all of them.
 _MAX_PROBLEMS = 100
 
 
 async def save(bucket: Bucket, user_id: str, report: ScrubReport) -> None:
-    """Remember a report, with its first 100 problems."""
+    """Remember a report, with its first 100 problems. Raises StoreUnavailable."""
     shortened = msgspec.structs.replace(report, problems=report.problems[:_MAX_PROBLEMS])
-    key = verification_key(user_id)
-    with store_errors(bucket, f"writing {key}"):
-        await bucket.put(key, msgspec.json.encode(shortened))
+    await save_json(bucket, verification_key(user_id), shortened)
 
 
 async def load(bucket: Bucket, user_id: str) -> ScrubReport | None:
-    """Return the last report, or None if there is none that can be read."""
-    key = verification_key(user_id)
-    with store_errors(bucket, f"reading {key}"):
-        try:
-            body = await bucket.get(key)
-        except ObjectMissing:
-            return None
-    try:
-        return msgspec.json.decode(body.data, type=ScrubReport)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    """Return the last report, or None if there is none that can be read. Raises StoreUnavailable."""
+    return await load_json(bucket, verification_key(user_id), ScrubReport)
