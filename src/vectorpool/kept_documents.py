@@ -84,7 +84,9 @@ class KeptDocuments:
         """
         if info.size <= WHOLE_BYTES:
             body = await self._bucket.get(info.key)
-            key = names.kept_content_prefix(user_id, avatar_id, digest_of(body.data)) + self._today()
+            # Eight megabytes take some milliseconds, which the event loop has for others.
+            digest = await asyncio.to_thread(digest_of, body.data)
+            key = names.kept_content_prefix(user_id, avatar_id, digest) + self._today()
             await self._bucket.put(key, body.data)
             return body.etag
         copy = names.kept_copy_prefix(user_id, avatar_id, self._sources.uuid()) + self._today()
