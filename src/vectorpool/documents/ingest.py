@@ -283,7 +283,7 @@ class _Run:
             if known is not None and known.etag == document.etag:
                 return self._unchanged(known, document.etag)
             body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
-            digest = digest_of(body.data)
+            digest = await asyncio.to_thread(digest_of, body.data)
             if known is not None and known.etag and known.digest == digest:
                 # Stores give a new ETag to the same bytes when they are written again, as a restore does.
                 return self._unchanged(known, body.etag)

@@ -164,7 +164,7 @@ class Recovery:
             data = (await self._bucket.get(candidate.key)).data
         except ObjectMissing:
             return None
-        if digest_of(data) != row.digest:
+        if await asyncio.to_thread(digest_of, data) != row.digest:
             return None
         if there is not None:
             return await self._library.put(self._user_id, row.avatar_id, row.path, data)
