@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -166,11 +167,17 @@ SECRET = "vollkommen unverwechselbar"
 
 
 def holds(instance: Instance, secret: str = SECRET) -> list[Path]:
-    """Return the files below an instance's replica directory that have the secret in their bytes."""
+    """Return the files below an instance's replica directory that have the secret in their bytes.
+
+    The instance removes files meanwhile. What vanishes between two steps of this walk is not held.
+    """
     found = []
-    for path in Path(instance.settings.replica_dir).rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
+    for folder, _, names in os.walk(instance.settings.replica_dir):
+        for path in (Path(folder, name) for name in names):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                continue
             # Log objects are compressed, so that their names tell instead: any of the user's is too many.
             if secret.encode() in data or (path.parent.name == USER and path.parent.parent.parent.name == "warm"):
                 found.append(path)
