@@ -11,7 +11,7 @@ from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.bodies import decode_bounded
+from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
@@ -285,9 +285,9 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
-        raw = await request.body()
+        raw = await body_of(request)
         request.context.allow(INGEST_S)
-        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service, namespace.user_id) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -325,7 +325,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), PassageQueryBody, request.service, namespace.user_id)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())

@@ -24,7 +24,7 @@ from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.identity.authority import Authority
-from vectorpool.platform import allocator, descriptors
+from vectorpool.platform import allocator, descriptors, interpreter
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
@@ -57,6 +57,7 @@ def serve(settings: Settings) -> None:
     callers = read_callers(settings.tokens_file)
     authority = Authority(settings)
     allocator.limit_arenas()
+    interpreter.switch_often()
     settings = descriptors.fit(settings, descriptors.allow_most())
     admission = Admission(settings)
     with (

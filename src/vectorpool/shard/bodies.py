@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from vectorpool.answers import Answer
-from vectorpool.chroma_bodies import Target, decode_body
+from vectorpool.chroma_bodies import Target, decode_body, decoding
 from vectorpool.commands import Command
 from vectorpool.errors import LimitExceeded
 from vectorpool.settings import Settings
+from vectorpool.turns import Turns
 
 # Decoding less than this takes about as long as asking a thread to do it.
 _INLINE_BYTES: Final = 32 * 1024
@@ -17,11 +17,11 @@ _INLINE_BYTES: Final = 32 * 1024
 MAX_ANSWER_BYTES: Final = 1 << 29
 
 
-async def decoded(target: Target, body: bytes | bytearray, settings: Settings) -> Command:
-    """Return the command of a body. Raises what ``decode_body`` does."""
+async def decoded(user_id: str, target: Target, body: bytes | bytearray, settings: Settings, turns: Turns) -> Command:
+    """Return the command of a user's body. Raises what ``decoding`` does."""
     if len(body) <= _INLINE_BYTES:
         return decode_body(target, body, settings)
-    return await asyncio.to_thread(decode_body, target, body, settings)
+    return await turns.run(user_id, decoding(target, body, settings))
 
 
 def check_size(answer: Answer) -> None:

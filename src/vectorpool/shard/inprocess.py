@@ -27,6 +27,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.router import drop_former_shards
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class InProcessRouter:
         self._bucket = None if bucket is None else MeteredBucket(bucket)
         self._sources = sources
         self._pool: Pool | None = None
+        self._turns = Turns()
 
     async def start(self) -> None:
         """Open the bucket and the pool. From now on, this process's files are private."""
@@ -98,7 +100,9 @@ class InProcessRouter:
         whole = bytearray()
         async for data in body:
             whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole, self._settings), context)
+        answer = await self.execute(
+            user_id, await decoded(user_id, target, whole, self._settings, self._turns), context
+        )
         check_size(answer)
         return answer
 

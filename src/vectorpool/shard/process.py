@@ -22,7 +22,7 @@ from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
-from vectorpool.platform import allocator, native_marks
+from vectorpool.platform import allocator, interpreter, native_marks
 from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
@@ -54,6 +54,7 @@ from vectorpool.shard.protocol import (
 )
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class ShardServer:
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
         self._bodies: dict[int, bytearray] = {}
+        self._turns = Turns()
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
@@ -153,7 +155,7 @@ class ShardServer:
 
     async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
         try:
-            command = await decoded(message.target, body, self._settings)
+            command = await decoded(message.user_id, message.target, body, self._settings, self._turns)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
@@ -193,6 +195,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    interpreter.switch_often()
     keep_private()
     native_marks.install(int(sys.argv[2]))
     import_lean()
