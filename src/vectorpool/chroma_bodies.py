@@ -29,7 +29,7 @@ from vectorpool.chroma_parts import (
     wrong_shape,
 )
 from vectorpool.errors import ChromaRefusal
-from vectorpool.outline import Member, cut_members
+from vectorpool.outline import Body, Member, cut_members
 from vectorpool.settings import Settings
 
 Operation = Literal["create-collection", "update-collection", "add", "upsert", "update", "delete", "get", "query"]
@@ -119,7 +119,7 @@ class _Query(msgspec.Struct):
 
 
 # A body as it came, or the members of a large one.
-_Body: TypeAlias = bytes | bytearray | dict[str, Member]
+_Body: TypeAlias = Body | dict[str, Member]
 
 
 def _asked(body: _Body, kind: Any) -> Any:
@@ -142,7 +142,7 @@ def _asked(body: _Body, kind: Any) -> Any:
 # --- Decoding ----------------------------------------------------------------------------------------
 
 
-def decoding(target: Target, body: bytes | bytearray, settings: Settings) -> Generator[None, None, commands.Command]:
+def decoding(target: Target, body: Body, settings: Settings) -> Generator[None, None, commands.Command]:
     """Return what ``decode_body`` does, in steps: a large body is cut into members, their lists are decoded in chunks.
 
     Raises MalformedJson too.
@@ -154,7 +154,7 @@ def decoding(target: Target, body: bytes | bytearray, settings: Settings) -> Gen
     return _decode(target, members, settings)
 
 
-def decode_body(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
+def decode_body(target: Target, body: Body, settings: Settings) -> commands.Command:
     """Return the command of a body, which is within the table of bounds.
 
     Raises ChromaRefusal: 400 for no JSON, 422 for another shape; LimitExceeded, InvalidId, InvalidFilter and

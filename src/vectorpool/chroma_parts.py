@@ -14,7 +14,7 @@ import orjson
 
 from vectorpool import bounds, chroma_bounds, commands
 from vectorpool.errors import ChromaRefusal
-from vectorpool.outline import Member
+from vectorpool.outline import Body, Member
 from vectorpool.settings import Settings
 
 # A part of a body: as it came, or of a large body a member whose items can be had in chunks.
@@ -28,7 +28,7 @@ _WHOLE_BYTES: Final = 1024**2
 _PLACE: Final = re.compile(r"\$\[(\d+)\]")
 
 
-def decode_json(body: bytes | bytearray | msgspec.Raw, kind: Any, *, place: str = "") -> Any:
+def decode_json(body: Body | msgspec.Raw, kind: Any, *, place: str = "") -> Any:
     """Return a body, or its part at ``place``, as ``kind``.
 
     Raises ChromaRefusal: 400 for no JSON, 422 for another shape.
@@ -43,7 +43,7 @@ def decode_json(body: bytes | bytearray | msgspec.Raw, kind: Any, *, place: str 
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
 
 
-def _check_pairs(body: bytes | bytearray | msgspec.Raw) -> None:
+def _check_pairs(body: Body | msgspec.Raw) -> None:
     if _SURROGATE.search(body):
         # The stricter decoder refuses half a pair.
         orjson.loads(memoryview(body))

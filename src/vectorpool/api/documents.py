@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -50,6 +51,8 @@ from vectorpool.names import check_document_path
 
 _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
+# How often a document that others change meanwhile is looked at again.
+_LOOKS = 4
 
 DocumentPath = Annotated[
     PurePosixPath,
@@ -61,6 +64,10 @@ After = Annotated[str | None, QueryParameter(description="Return the documents a
 
 def _path(path: PurePosixPath) -> str:
     return check_document_path(str(path).removeprefix("/"))
+
+
+def _changing(path: str) -> DocumentConflict:
+    return DocumentConflict(f"Others keep changing the document {path!r}. Nothing was changed; send the request again.")
 
 
 def _avatar(namespace: Namespace) -> str:
@@ -168,15 +175,19 @@ class Documents(Controller):
             )
         data = await request.body()
         library = request.service.library
-        found = await self._etag(request, namespace, name)
-        conditions.check(found)
-        if conditions.only_new:
-            made = await request.context.within(library.create(namespace.user_id, avatar_id, name, data), changes=True)
-            if made is None:
-                conditions.check(await self._etag(request, namespace, name))
-                raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
+        of = (namespace.user_id, avatar_id, name)
+        for _ in range(_LOOKS):
+            found = await self._etag(request, namespace, name)
+            conditions.check(found)
+            if conditions.is_empty:
+                writing: Coroutine[Any, Any, str | None] = library.put(*of, data)
+            else:
+                # The store compares again, with what the conditions were compared with.
+                writing = library.create(*of, data) if found is None else library.replace(*of, data, found)
+            if await request.context.within(writing, changes=True) is not None:
+                break
         else:
-            await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+            raise _changing(name)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
         return respond(document, status=201 if found is None else 200)
 
@@ -248,13 +259,17 @@ class Documents(Controller):
         """
         name, avatar_id = _path(path), _avatar(namespace)
         conditions = preconditions_of(request.headers)
-        if not conditions.is_empty:
-            conditions.check(await self._etag(request, namespace, name))
         missing: DocumentNotFound | None = None
         try:
-            await request.context.within(
-                request.service.library.delete(namespace.user_id, avatar_id, name), changes=True
-            )
+            for _ in range(_LOOKS):
+                found = None if conditions.is_empty else await self._etag(request, namespace, name)
+                if not conditions.is_empty:
+                    conditions.check(found)
+                deleting = request.service.library.delete(namespace.user_id, avatar_id, name, etag=found)
+                if await request.context.within(deleting, changes=True):
+                    break
+            else:
+                raise _changing(name)
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error

@@ -146,6 +146,7 @@ async def _serve(
         supervisor = Supervisor(SYSTEM)
         # Bodies and texts pass through this process; what they took goes back to the system.
         supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        interpreter.keep_what_is_loaded()
         try:
             await server.serve(sockets=[listener])
         finally:

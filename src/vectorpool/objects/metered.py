@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from vectorpool.answers import StoreTraffic
-from vectorpool.objects.bucket import Body, Bucket, BucketDenied, ObjectExists, ObjectInfo, ObjectMissing
+from vectorpool.objects.bucket import Body, Bucket, BucketDenied, ObjectChanged, ObjectExists, ObjectInfo, ObjectMissing
 from vectorpool.objects.refusals import RefusalLog
 from vectorpool.sources import SYSTEM, Sources
 
@@ -74,7 +74,7 @@ class MeteredBucket:
         count.bytes_sent += sent
         try:
             return await call
-        except (ObjectMissing, ObjectExists):
+        except (ObjectMissing, ObjectExists, ObjectChanged):
             raise
         except BaseException as error:
             count.errors += 1
@@ -106,6 +106,12 @@ class MeteredBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._count("put", self._inner.replace(key, data, etag), sent=len(data))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._count("delete", self._inner.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._count("copy", self._inner.copy(source, target))

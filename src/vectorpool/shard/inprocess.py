@@ -97,11 +97,9 @@ class InProcessRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command of a body."""
-        whole = bytearray()
-        async for data in body:
-            whole.extend(data)
+        parts = [data async for data in body]
         answer = await self.execute(
-            user_id, await decoded(user_id, target, whole, self._settings, self._turns), context
+            user_id, await decoded(user_id, target, parts, self._settings, self._turns), context
         )
         check_size(answer)
         return answer

@@ -73,7 +73,7 @@ class ShardServer:
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
-        self._bodies: dict[int, bytearray] = {}
+        self._bodies: dict[int, list[bytes]] = {}
         self._turns = Turns()
 
     async def serve(self) -> None:
@@ -93,6 +93,7 @@ class ShardServer:
             return
         self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
+        interpreter.keep_what_is_loaded()
         await self._send(Ready())
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
@@ -113,7 +114,7 @@ class ShardServer:
     async def _receive_all(self) -> None:
         while (message := await self._receive()) is not None:
             if isinstance(message, Part):
-                self._bodies.setdefault(message.number, bytearray()).extend(message.data)
+                self._bodies.setdefault(message.number, []).append(message.data)
                 continue
             if isinstance(message, Cancel):
                 self._bodies.pop(message.number, None)
@@ -135,9 +136,8 @@ class ShardServer:
             case Execute():
                 await self._send(await self._execute(self._pool, message, message.command))
             case ExecuteBody():
-                body = self._bodies.pop(message.number, bytearray())
-                body.extend(message.data)
-                await self._send(await self._execute_body(self._pool, message, body))
+                parts = [*self._bodies.pop(message.number, ()), message.data]
+                await self._send(await self._execute_body(self._pool, message, parts))
             case View():
                 view = self._pool.view()
                 view.store = self._bucket.traffic()
@@ -153,9 +153,9 @@ class ShardServer:
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted))
                 self._drained.set()
 
-    async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
+    async def _execute_body(self, pool: Pool, message: ExecuteBody, parts: list[bytes]) -> FromShard:
         try:
-            command = await decoded(message.user_id, message.target, body, self._settings, self._turns)
+            command = await decoded(message.user_id, message.target, parts, self._settings, self._turns)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
