@@ -213,6 +213,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
     max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
+    max_collections: Annotated[
+        int,
+        _setting(
+            "Most collections of one user, and most databases (avatars)",
+            ge=int(bounds.COLLECTIONS.least),
+            le=int(bounds.COLLECTIONS.most),
+        ),
+    ] = 1024
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"

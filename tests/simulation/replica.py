@@ -157,7 +157,7 @@ class FakeReplica:
         self._dirty(0)
         return _encode(Seen([line.token for line in self.lines]))
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(self, command: Write, collection_id: str | None = None, is_again: bool = False) -> tuple[bytes, Effect]:
         token = token_of(command)
         assert isinstance(command, AddRecords | UpsertRecords | DeleteRecords) and command.ids is not None
         (record,) = command.ids

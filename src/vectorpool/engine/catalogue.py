@@ -90,6 +90,8 @@ class Catalogue:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._known = _Known()
+        # No fewer collections than there are, in all databases; None until they were counted.
+        self._at_most: int | None = None
 
     # --- Databases -----------------------------------------------------------------------------------
 
@@ -127,6 +129,12 @@ class Catalogue:
     def count_collections(self, database: str) -> int:
         """Return the number of collections of a database."""
         return self._client.count_collections(database=database)
+
+    def count_all(self, enough: int) -> int:
+        """Return how many collections all databases have; a number below ``enough`` may be too large."""
+        if self._at_most is None or self._at_most >= enough:
+            self._at_most = sum(self.count_collections(name) for name in self.database_names())
+        return self._at_most
 
     def get(self, database: str, name: str | None) -> CollectionInfo:
         """Return one collection by name, as it is now."""
@@ -166,6 +174,8 @@ class Catalogue:
         get_or_create: bool = False,
     ) -> CollectionInfo:
         """Create a collection; ``configuration`` and ``schema`` are JSON."""
+        if self._at_most is not None:
+            self._at_most += 1
         made = self._client.create_collection(
             database=database,
             name=name,

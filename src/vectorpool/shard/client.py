@@ -285,7 +285,8 @@ class ShardClient:
                 "vectorpool.shard.process",
                 str(theirs.fileno()),
                 str(self._marks.descriptor),
-                pass_fds=[theirs.fileno(), self._marks.descriptor],
+                str(self._marks.report),
+                pass_fds=[theirs.fileno(), self._marks.descriptor, self._marks.report],
                 env={**_ONE_THREAD_EACH, **os.environ},
                 stdin=asyncio.subprocess.DEVNULL,
             )
@@ -324,7 +325,7 @@ class ShardClient:
             await self._end_process()
             if not self._stopping:
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
-                self._crashed(set() if self._marks is None else self._marks.users())
+                self._crashed(set() if self._marks is None else self._marks.suspects())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
 

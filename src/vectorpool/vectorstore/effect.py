@@ -24,6 +24,8 @@ class Effect(msgspec.Struct):
     collections: set[str] = msgspec.field(default_factory=set)
     # The id of the collection that the command made; it stays if the command is applied again.
     made: str | None = None
+    # The command was acknowledged before: bounds that other writers may have reached meanwhile do not refuse it.
+    is_again: bool = False
 
     def touch(self, collection: str | None = None) -> None:
         """Record a change, and the name of its collection."""

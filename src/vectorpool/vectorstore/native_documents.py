@@ -50,7 +50,7 @@ class DocumentWriter:
         self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
-            check_keys(writer.catalogue, info, command.metadatas)
+            check_keys(writer.catalogue, info, command.metadatas, effect)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)

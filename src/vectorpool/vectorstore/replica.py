@@ -205,29 +205,30 @@ class Replica:
         answer = self._native_reader.read(command, at_once=at_once)
         return None if answer is None else _encode(answer)
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(self, command: Write, collection_id: str | None = None, is_again: bool = False) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 
         ``collection_id`` is the id of the collection that the command creates, because a client received that id
         before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
-        alias. A write that failed because of a removed directory or of the local disk counts as half applied.
+        alias. ``is_again``: the command was applied to an earlier state, and may be acknowledged. A write that failed
+        because of a removed directory or of the local disk counts as half applied.
         """
         try:
-            return self._write(command, collection_id)
+            return self._write(command, collection_id, is_again)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
-    def _write(self, command: Write, collection_id: str | None) -> tuple[bytes, Effect]:
+    def _write(self, command: Write, collection_id: str | None, is_again: bool) -> tuple[bytes, Effect]:
         there = self._made_id(command)
         makes = made_by(command) is not None and there is None
         # Before the write, so that no reader uses an old entry; after it, for readers that cached one meanwhile.
         only_new = isinstance(command, RecordWrite)
         self._engine.catalogue.forget(only_new=only_new)
         try:
-            answer, effect = self._writer.write(resolve_alias(command, self._sidecar))
+            answer, effect = self._writer.write(resolve_alias(command, self._sidecar), is_again=is_again)
         finally:
             self._engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:

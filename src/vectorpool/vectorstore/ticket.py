@@ -89,7 +89,7 @@ async def apply_again(uncommitted: list[Ticket], replica: Replica, run: Callable
     """
     for ticket in list(uncommitted):
         try:
-            ticket.body, ticket.effect = await run(replica.write, ticket.command, ticket.effect.made)
+            ticket.body, ticket.effect = await run(replica.write, ticket.command, ticket.effect.made, True)
         except (HalfApplied, VectorpoolError) as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             uncommitted.remove(ticket)

@@ -35,11 +35,14 @@ class Writer:
     ) -> None:
         native = NativeWriter(engine, sidecar, settings)
         self._native = {**native.handlers, **DocumentWriter(native, tombstone).handlers}
-        self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
+        self._protocol = ProtocolWriter(user_id, engine, sidecar, settings, is_new).handlers
 
-    def write(self, command: Write) -> tuple[Any, Effect]:
-        """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied."""
-        effect = Effect()
+    def write(self, command: Write, *, is_again: bool = False) -> tuple[Any, Effect]:
+        """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied.
+
+        ``is_again``: it was applied to an earlier state, and may be acknowledged.
+        """
+        effect = Effect(is_again=is_again)
         handler = self._native.get(type(command))
         try:
             if handler is not None:

@@ -106,7 +106,7 @@ class PagedReplica:
         """Return None: every read runs in a thread."""
         return None
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(self, command: Write, collection_id: str | None = None, is_again: bool = False) -> tuple[bytes, Effect]:
         self.writes += 1
         page = int(self._sources.random() * self._pages)
         noise = random.Random(self.writes).randbytes(PAGE_BYTES - _COUNT_BYTES)
