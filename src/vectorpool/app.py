@@ -18,7 +18,6 @@ from litestar.openapi import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
-from vectorpool import __version__
 from vectorpool.api.call import Call
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
@@ -38,6 +37,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
 
