@@ -11,6 +11,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,5 @@ class Service:
     ingestor: Ingestor
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
+    # The figures of the front; a part that has some of its own adds a source to them.
+    figures: Figures = field(default_factory=Figures)

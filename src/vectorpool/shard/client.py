@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -26,6 +23,8 @@ from vectorpool.errors import (
 )
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
+from vectorpool.shard.counts import ShardCounts
+from vectorpool.shard.launch import start_process
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -34,12 +33,14 @@ from vectorpool.shard.protocol import (
     Execute,
     ExecuteBody,
     Failed,
+    FiguresShown,
     FromShard,
     Hello,
     Part,
     Ready,
     Settle,
     Settled,
+    ShowFigures,
     ShowTasks,
     TasksShown,
     ToShard,
@@ -47,9 +48,12 @@ from vectorpool.shard.protocol import (
     Viewed,
     encode_frame,
     from_shard_decoder,
+    label_of,
     read_frame,
 )
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -59,16 +63,13 @@ MAX_UNDER_WAY = 4096
 MAX_PASSING_BYTES = 1 << 29
 _PART_BYTES = 256 * 1024
 _START_S = 60.0
-# A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
-# on a core that another shard or the front needs. Measured: ten times the time.
-_ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
 # Longest wait for the watch of a shard to end, once it is cancelled.
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | Settled | Drained
+Reply: TypeAlias = Answered | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -83,6 +84,7 @@ class ShardClient:
         crashed: Callable[[set[str]], None],
         *,
         is_isolated: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
         self._shard = shard
         self._shards = shards
@@ -98,6 +100,8 @@ class ShardClient:
         self._reader: asyncio.StreamReader | None = None
         self._supervisor = supervisor
         self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
+        label = label_of(shard, is_isolated=is_isolated)
+        self._counts = ShardCounts(label, Ledger() if ledger is None else ledger)
         self._watch_name = f"watch of {self._name}"
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
@@ -187,6 +191,16 @@ class ShardClient:
         assert isinstance(reply, TasksShown)
         return reply.tasks
 
+    async def figures(self, timeout_s: float) -> list[Sample]:
+        """Return the shard's gauges, and note its counters; a shard that does not answer in time is silent."""
+        counts, reply = self._counts, None
+        run, under_way = counts.run, len(self._under_way)
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                reply = await self._request(ShowFigures)
+        gauges = counts.take(run, reply.samples) if isinstance(reply, FiguresShown) else []
+        return counts.seen(is_up=self.is_ready, is_silent=reply is None, under_way=under_way) + gauges
+
     async def settle(self, budget_s: float) -> int:
         """Have the shard commit what is acknowledged; return how many vectorstores are left. Raises TimeoutError."""
         try:
@@ -207,6 +221,8 @@ class ShardClient:
                 async with asyncio.timeout(budget_s + 1.0):
                     reply = await self._request(lambda number: Drain(number, budget_s))
                     report = reply if isinstance(reply, Drained) else None
+        if report is not None:
+            self._counts.take(self._counts.run, report.samples)
         await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
@@ -274,24 +290,7 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         self._drop_marks()
         self._marks = Marks()
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            # Large answers and bulk writes cross in fewer system calls.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vectorpool.shard.process",
-                str(theirs.fileno()),
-                str(self._marks.descriptor),
-                pass_fds=[theirs.fileno(), self._marks.descriptor],
-                env={**_ONE_THREAD_EACH, **os.environ},
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
+        self._process, reader, writer = await start_process(self._marks)
         hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
         writer.write(encode_frame(hello))
         try:
@@ -307,6 +306,7 @@ class ShardClient:
                 raise VectorpoolError.from_wire(message.error)
             raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
         self._writer = writer
+        self._counts.begin()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
         return reader
@@ -324,6 +324,7 @@ class ShardClient:
             await self._end_process()
             if not self._stopping:
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
+                self._counts.note_death()
                 self._crashed(set() if self._marks is None else self._marks.users())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
