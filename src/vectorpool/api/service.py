@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
 from vectorpool.settings import Settings
+from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
@@ -24,3 +26,6 @@ class Service:
     ingestor: Ingestor
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
+    # None where nothing measures it.
+    memory: MemoryWatch | None = None
+    allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))

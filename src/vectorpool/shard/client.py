@@ -24,6 +24,7 @@ from vectorpool.errors import (
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import (
@@ -37,6 +38,7 @@ from vectorpool.shard.protocol import (
     FromShard,
     Hello,
     Part,
+    Press,
     Ready,
     Settle,
     Settled,
@@ -118,13 +120,13 @@ class ShardClient:
         self._reader = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried()),
+            lambda number: Execute(number, user_id, command, context.carried(quota)),
             is_change=command.is_change,
             context=context,
         )
@@ -132,7 +134,7 @@ class ShardClient:
         return Answer(reply.body, reply.commit)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -149,7 +151,7 @@ class ShardClient:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
                 is_change=target.operation not in READS,
                 context=context,
                 number=number,
@@ -168,6 +170,10 @@ class ShardClient:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 writer.write(encode_frame(message))
                 await writer.drain()
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the shard whether the instance is short of memory."""
+        await self._pass(self._writer, Press(is_short))
 
     def _take_room(self, more: int) -> None:
         if self._passing_bytes + more > MAX_PASSING_BYTES:

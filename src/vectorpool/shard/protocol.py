@@ -71,6 +71,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     number: int
 
 
+class Press(msgspec.Struct, frozen=True, tag="press"):
+    """Whether the instance is short of memory. It gets no reply."""
+
+    is_short: bool
+
+
 class View(msgspec.Struct, frozen=True, tag="view"):
     """A request for the pool's slots."""
 
@@ -145,7 +151,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     uncommitted: list[str]
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Settle | Drain
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | Press | View | ShowTasks | Settle | Drain
 FromShard = Ready | Answered | Failed | Viewed | TasksShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()
