@@ -18,7 +18,6 @@ from litestar.openapi import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
-from vectorpool import __version__
 from vectorpool.allowances.allowances import Allowances
 from vectorpool.allowances.embedder import LimitedEmbedder
 from vectorpool.api.call import Call
@@ -41,6 +40,7 @@ from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
 

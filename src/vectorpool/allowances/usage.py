@@ -2,7 +2,7 @@
 
 Other programs put documents too, so only a listing knows how many there are. It is asked at most once in ``FRESH_S``
 for a user with a limit, and sooner only if the user seems to have as many as it may: what was deleted elsewhere makes
-room after ``FULL_S``. Instances that put documents of one user at once may so exceed the limit by what they put meanwhile.
+room after ``FULL_S``. Instances that put documents of one user at once may exceed the limit by what they put meanwhile.
 """
 
 from __future__ import annotations

@@ -71,8 +71,7 @@ T = TypeVar("T")
 _AHEAD: Final = 2
 # Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
-_ATTEMPTS: Final = 12
-_RATE_WAITS: Final = 1000
+_ATTEMPTS, _RATE_WAITS = 12, 1000
 _LONGEST_WAIT_S: Final = 5.0
 
 

@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vectorpool import __version__
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.version import __version__
 
 MAX_TOKENS = 8191
 

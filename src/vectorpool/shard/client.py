@@ -38,7 +38,6 @@ from vectorpool.shard.protocol import (
     FromShard,
     Hello,
     Part,
-    Press,
     Ready,
     Settle,
     Settled,
@@ -145,7 +144,7 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self._pass(writer, Part(number, bytes(held)))
+                    await self.tell(Part(number, bytes(held)), writer)
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
@@ -159,21 +158,18 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Cancel(number))
+                await self.tell(Cancel(number), writer)
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
-    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send a message that has no reply. If the shard is gone, the request itself notices."""
+    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
+        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
+        writer = writer or self._writer
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
                 writer.write(encode_frame(message))
                 await writer.drain()
-
-    async def press(self, *, is_short: bool) -> None:
-        """Tell the shard whether the instance is short of memory."""
-        await self._pass(self._writer, Press(is_short))
 
     def _take_room(self, more: int) -> None:
         if self._passing_bytes + more > MAX_PASSING_BYTES:
@@ -206,8 +202,7 @@ class ShardClient:
 
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
-        self._stopping = True
-        report: Drained | None = None
+        self._stopping, report = True, None
         if self._ready.is_set():
             with contextlib.suppress(VectorpoolError, TimeoutError):
                 async with asyncio.timeout(budget_s + 1.0):

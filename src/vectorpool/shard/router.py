@@ -24,7 +24,7 @@ from vectorpool.limits import Given, Quota
 from vectorpool.local_paths import open_dir, warm_dir
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
-from vectorpool.shard.protocol import shard_of
+from vectorpool.shard.protocol import Press, shard_of
 from vectorpool.shard.quarantine import Quarantine
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
@@ -207,7 +207,7 @@ class ShardRouter:
 
     async def press(self, *, is_short: bool) -> None:
         """Tell every shard."""
-        await asyncio.gather(*(client.press(is_short=is_short) for client in self._all_clients()))
+        await asyncio.gather(*(client.tell(Press(is_short)) for client in self._all_clients()))
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
