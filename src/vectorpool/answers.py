@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from vectorpool.platform.memory import MemoryView
+
 SchemaState = Literal["tested", "untested"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
@@ -193,6 +195,9 @@ class Vectorstore(msgspec.Struct):
     collections: int
     records: int
     bytes: int
+    # Documents that were ingested, of all avatars, and the bytes without the files' free pages.
+    documents: int = 0
+    live_bytes: int = 0
     # Records that were lost when the vectorstore had to be salvaged; GET /users/{user_id}/lost lists them.
     lost_records: int = 0
 
@@ -387,3 +392,4 @@ class PoolView(msgspec.Struct):
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
     quarantined: list[QuarantineView] = msgspec.field(default_factory=list)
+    memory: MemoryView | None = None

@@ -15,6 +15,7 @@ import msgspec
 
 from vectorpool.commands import ReadOptions
 from vectorpool.errors import DeadlineExceeded, OutcomeUnknown, VectorpoolError
+from vectorpool.limits import Given, Quota
 from vectorpool.sources import SYSTEM, Sources
 
 T = TypeVar("T")
@@ -23,12 +24,16 @@ AS_SET = ReadOptions()
 
 
 class CarriedContext(msgspec.Struct, frozen=True, array_like=True):
-    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit."""
+    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit.
+
+    ``quota`` is what the user may have stored; None: no limit.
+    """
 
     request_id: str = ""
     caller: str = ""
     read: ReadOptions | None = None
     remaining_s: float | None = None
+    quota: Quota | None = None
 
 
 class Limit:
@@ -72,14 +77,14 @@ class Limit:
 class RequestContext:
     """What belongs to one request. ``read`` holds the read options; ``caller`` is the name of the caller's token.
 
-    ``is_confined`` says that the caller may reach only the database of its path. It does not cross to a shard: the
-    commands carry it.
+    ``is_confined`` says that the caller may reach only the database of its path, and ``claimed`` are the limits of its
+    token. Neither crosses to a shard: the commands carry the first, and the quota follows from the second.
 
     The deadline counts from ``start``, which is called when the last byte of the request's body has arrived. Work that
     begins before that has the whole time limit. Times are those of ``Sources.monotonic_s``.
     """
 
-    __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "is_confined", "read", "request_id")
+    __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "claimed", "is_confined", "read", "request_id")
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.caller = caller
+        self.claimed: Given | None = None
         self.is_confined = False
         self.read = read
         self._timeout_s = timeout_s
@@ -156,10 +162,10 @@ class RequestContext:
 
     # --- Between processes ---------------------------------------------------------------------------
 
-    def carried(self) -> CarriedContext:
-        """Return the context as it crosses to a shard."""
+    def carried(self, quota: Quota | None = None) -> CarriedContext:
+        """Return the context as it crosses to a shard, with the limits on what the user stores."""
         return CarriedContext(
-            self.request_id, self.caller, None if self.read is AS_SET else self.read, self.remaining_s()
+            self.request_id, self.caller, None if self.read is AS_SET else self.read, self.remaining_s(), quota
         )
 
     @classmethod

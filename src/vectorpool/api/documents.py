@@ -170,13 +170,14 @@ class Documents(Controller):
         library = request.service.library
         found = await self._etag(request, namespace, name)
         conditions.check(found)
-        if conditions.only_new:
-            made = await request.context.within(library.create(namespace.user_id, avatar_id, name, data), changes=True)
-            if made is None:
-                conditions.check(await self._etag(request, namespace, name))
-                raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
-        else:
-            await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+        async with request.service.allowances.room_for_document(namespace.user_id, request.context, found is None):
+            if conditions.only_new:
+                making = library.create(namespace.user_id, avatar_id, name, data)
+                if await request.context.within(making, changes=True) is None:
+                    conditions.check(await self._etag(request, namespace, name))
+                    raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
+            else:
+                await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
         return respond(document, status=201 if found is None else 200)
 
@@ -258,6 +259,8 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
+        else:
+            request.service.allowances.documents.give_back(namespace.user_id)
         deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
 from vectorpool.settings import Settings
+from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
@@ -27,3 +29,6 @@ class Service:
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
     # The figures of the front; a part that has some of its own adds a source to them.
     figures: Figures = field(default_factory=Figures)
+    # None where nothing measures it.
+    memory: MemoryWatch | None = None
+    allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))

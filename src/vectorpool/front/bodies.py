@@ -7,14 +7,33 @@ is left. What arrived counts until its request ends, because until then somethin
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from typing import Final, NamedTuple, cast
 
 from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
-from vectorpool.errors import QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, user_of
+from vectorpool.errors import LimitExceeded, QueueFull
+from vectorpool.front.stages import Stage, announced_length, context_of, state_of, user_of
 from vectorpool.settings import Settings
+
+# Where the stage before says what the user may send.
+BODY_BOUND_KEY: Final = "body_bound"
+
+
+class BodyBound(NamedTuple):
+    """The longest body that a user, or a token, may send; ``source`` says who set it."""
+
+    limit: int
+    source: str
+
+    def refusal(self, length: int | None) -> LimitExceeded | None:
+        """Return the error of a body of this length; None if it may be sent, or if the length is not known."""
+        if length is None or length <= self.limit:
+            return None
+        return LimitExceeded(
+            f"The body has {length} bytes or more; {self.limit} are allowed (request_bytes). Split the request.",
+            extra={"limit_name": "request_bytes", "limit": self.limit, "limit_source": self.source, "count": length},
+        )
 
 
 class BodiesStage:
@@ -48,6 +67,7 @@ class BodiesStage:
             await send_refusal(error, scope, send)
             return
         taken = 0
+        bound: BodyBound | None = state_of(scope).get(BODY_BOUND_KEY)
 
         async def counted() -> HTTPReceiveMessage:
             nonlocal taken
@@ -57,6 +77,8 @@ class BodiesStage:
                 taken += size
                 self._bytes += size
                 self._of_users[user] += size
+                if bound is not None and (too_large := bound.refusal(taken)) is not None:
+                    raise too_large
             return message
 
         try:

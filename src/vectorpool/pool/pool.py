@@ -31,7 +31,9 @@ from vectorpool.errors import (
     InvalidRequest,
     UserNotFound,
 )
+from vectorpool.limits import Quota
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.platform import allocator
 from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import ERASURE, Erasures
 from vectorpool.pool.occupancy import occupancy
@@ -100,8 +102,12 @@ class Pool:
 
     # --- Commands ------------------------------------------------------------------------------------
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+    async def execute(
+        self, user_id: str, command: Command, context: RequestContext = BACKGROUND, quota: Quota | None = None
+    ) -> Answer:
         """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the context's deadline.
+
+        A write that would have more stored than ``quota`` allows raises QuotaExceeded.
 
         If the caller's task is cancelled, a read stops, and a write that has not begun leaves the queue. A write, an
         operation that changes the log and a hydrate run to their end once they have begun.
@@ -112,18 +118,18 @@ class Pool:
         assert task is not None
         self._requests.add(task)
         try:
-            return await self._execute(user_id, command, context)
+            return await self._execute(user_id, command, context, quota)
         finally:
             self._requests.discard(task)
 
-    async def _execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def _execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         if isinstance(command, Read):
             with context.limit():
                 return await self._read(user_id, command, context.read)
         if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
-            return await self._write(user_id, command, context)
+            return await self._write(user_id, command, context, quota)
         if command.is_change:
             # The operation may not stop half-way, so it has a task of its own.
             work = asyncio.create_task(self._operations.execute(user_id, command))
@@ -165,10 +171,10 @@ class Pool:
             self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
-    async def _write(self, user_id: str, command: Write, context: RequestContext) -> Answer:
+    async def _write(self, user_id: str, command: Write, context: RequestContext, quota: Quota | None) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            return await self._writer.write(slot, command, context)
+            return await self._writer.write(slot, command, context, quota)
         finally:
             self._residency.unpin(slot)
 
@@ -184,6 +190,15 @@ class Pool:
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
             if (due := self._erasures.next_slot()) is not None:
                 self._guarded(ERASURE, partial(self._erasures.start, due))
+
+    def press(self, *, is_short: bool) -> None:
+        """Open no further vectorstore while the instance is short of memory, and close some that are not used."""
+        self._residency.is_short_of_memory = is_short
+        if is_short:
+            for slot in self._residency.least_used_part():
+                self._guarded("eviction for want of memory", partial(self._residency.start_eviction, slot))
+            # What the last ones took goes back to the system at once.
+            self._guarded("return of memory", partial(asyncio.get_running_loop().run_in_executor, None, allocator.trim))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""

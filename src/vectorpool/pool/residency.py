@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from cachetools import LRUCache
 
-from vectorpool.errors import Damaged, LocalDiskFailed, TryAgain, VectorpoolError
+from vectorpool.errors import Damaged, LocalDiskFailed, MemoryShort, TryAgain, VectorpoolError
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting_room import WaitingRoom
@@ -40,6 +40,10 @@ class Residency:
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
+        # Vectorstores that are being opened, beyond the wait for a place.
+        self._opening = 0
+        # While it is, no further vectorstore is opened beside those that are.
+        self.is_short_of_memory = False
         self._evictions: set[asyncio.Task[None]] = set()
         self._hydrates: set[asyncio.Task[None]] = set()
         # Hydrates that wait for a free slot. One ends when no request waits for it any more.
@@ -67,7 +71,7 @@ class Residency:
     async def lease(self, user_id: str, *, create: bool) -> AsyncIterator[tuple[Slot, Vectorstore]]:
         """Pin the user's slot, open it if it is cold, and yield it with its vectorstore.
 
-        Raises UserNotFound (without ``create``), PoolBusy, StoreUnavailable, Damaged.
+        Raises UserNotFound (without ``create``), PoolBusy, MemoryShort, StoreUnavailable, Damaged.
         """
         slot = self.pin(user_id)
         try:
@@ -129,7 +133,15 @@ class Residency:
                         raise error
                     slot.become(Cold())
                 case Cold():
+                    self._check_memory()
                     await asyncio.shield(self._start_hydrate(slot, create=create))
+
+    def _check_memory(self) -> None:
+        if self.is_short_of_memory and self._taken:
+            raise MemoryShort(
+                "The instance is short of memory, and opens no vectorstore for now (memory_high_percent). Send the "
+                "request again later, or to another instance."
+            )
 
     def _start_hydrate(self, slot: Slot, *, create: bool) -> asyncio.Task[None]:
         done: asyncio.Future[TryAgain | None] = asyncio.get_running_loop().create_future()
@@ -156,8 +168,13 @@ class Residency:
             finally:
                 self._queued.pop(slot, None)
             has_capacity = True
-            store = self._make_store(slot.user_id)
-            await _open(store, create=create)
+            self._opening += 1
+            try:
+                store = self._make_store(slot.user_id)
+                await _open(store, create=create)
+            finally:
+                self._opening -= 1
+                self._room.call_next()
         except BaseException as error:
             shared = error if isinstance(error, TryAgain) else None
             if isinstance(error, Damaged):
@@ -179,13 +196,13 @@ class Residency:
     async def _take_capacity(self) -> None:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
         while not self._has_capacity():
-            if (victim := self._least_recently_used()) is not None:
+            if self._opening < self._settings.hydrations and (victim := self._least_recently_used()) is not None:
                 self.start_eviction(victim)
             await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
         self._taken += 1
 
     def _has_capacity(self) -> bool:
-        if self._taken >= self._settings.open_slots:
+        if self._taken >= self._settings.open_slots or self._opening >= self._settings.hydrations:
             return False
         return self._taken == 0 or self.open_bytes() < self._settings.open_bytes
 
@@ -211,6 +228,11 @@ class Residency:
             if victim is not None:
                 idle.append(victim)
         return idle
+
+    def least_used_part(self) -> list[Slot]:
+        """Return a quarter of the slots that are not in use, at least one of them, the longest unused first."""
+        idle = sorted(self._idle.values(), key=lambda slot: slot.last_use_s)
+        return [slot for slot in idle[: -(-len(idle) // 4)] if isinstance(slot.state, Ready) and slot.pins == 0]
 
     async def evict(self, slot: Slot) -> bool:
         """Evict a slot that only this caller has pinned; return whether it is cold now."""

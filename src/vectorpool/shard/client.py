@@ -21,6 +21,7 @@ from vectorpool.errors import (
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard.counts import ShardCounts
@@ -122,13 +123,13 @@ class ShardClient:
         self._reader = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried()),
+            lambda number: Execute(number, user_id, command, context.carried(quota)),
             is_change=command.is_change,
             context=context,
         )
@@ -136,7 +137,7 @@ class ShardClient:
         return Answer(reply.body, reply.commit)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -147,13 +148,13 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self._pass(writer, Part(number, bytes(held)))
+                    await self.tell(Part(number, bytes(held)), writer)
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
                 is_change=target.operation not in READS,
                 context=context,
                 number=number,
@@ -161,12 +162,13 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Cancel(number))
+                await self.tell(Cancel(number), writer)
         assert isinstance(reply, Answered)
         return Answer(reply.body, reply.commit)
 
-    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send a message that has no reply. If the shard is gone, the request itself notices."""
+    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
+        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
+        writer = writer or self._writer
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -214,8 +216,7 @@ class ShardClient:
 
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
-        self._stopping = True
-        report: Drained | None = None
+        self._stopping, report = True, None
         if self._ready.is_set():
             with contextlib.suppress(VectorpoolError, TimeoutError):
                 async with asyncio.timeout(budget_s + 1.0):

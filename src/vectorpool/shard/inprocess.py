@@ -26,7 +26,7 @@ from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import label_of
-from vectorpool.shard.router import drop_former_shards
+from vectorpool.shard.router import QuotaOf, drop_former_shards, no_quota
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.families import SHARD_UP
 from vectorpool.telemetry.figures import Figures, Sample
@@ -43,6 +43,11 @@ class InProcessRouter:
         self._bucket = None if bucket is None else MeteredBucket(bucket, figures=self._figures)
         self._sources = sources
         self._pool: Pool | None = None
+        self._quota_of: QuotaOf = no_quota
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Open the bucket and the pool. From now on, this process's files are private."""
@@ -83,7 +88,8 @@ class InProcessRouter:
         """
         if self._pool is None:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
-        work = asyncio.create_task(self._pool.execute(user_id, command, context))
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        work = asyncio.create_task(self._pool.execute(user_id, command, context, quota))
         try:
             async with asyncio.timeout(context.remaining_s() if isinstance(command, Read) else None) as timeout:
                 return await asyncio.shield(work)
@@ -114,6 +120,15 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    def process_ids(self) -> list[int]:
+        """Return no other process."""
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the pool."""
+        if self._pool is not None:
+            self._pool.press(is_short=is_short)
 
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks."""

@@ -41,6 +41,7 @@ from vectorpool.shard.protocol import (
     FromShard,
     Hello,
     Part,
+    Press,
     Ready,
     Settle,
     Settled,
@@ -128,6 +129,10 @@ class ShardServer:
                 if (cancelled := self._tasks.get(message.number)) is not None:
                     cancelled.cancel()
                 continue
+            if isinstance(message, Press):
+                assert self._pool is not None
+                self._pool.press(is_short=message.is_short)
+                continue
             if isinstance(message, Hello):
                 continue
             number = message.number
@@ -173,7 +178,9 @@ class ShardServer:
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
         try:
-            answer = await pool.execute(message.user_id, command, RequestContext.arrived(message.context))
+            answer = await pool.execute(
+                message.user_id, command, RequestContext.arrived(message.context), message.context.quota
+            )
             check_size(answer)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())

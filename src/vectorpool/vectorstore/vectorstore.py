@@ -260,7 +260,7 @@ class Vectorstore:
         if ticket.is_poison:
             return
         try:
-            body, effect = await self._run(self._replica.write, ticket.command)
+            body, effect = await self._run(self._replica.write, ticket.command, None, ticket.quota)
         except HalfApplied as error:
             # The disk, and not the command, may have broken the replica: the command is applied once more.
             ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
@@ -407,7 +407,7 @@ class Vectorstore:
                     self._replica, self._absent = built.replica, built.is_absent
                     self._freshness.confirm(asked_s)
                     self._pending, self._offered = None, 0
-                    if await apply_again(self._uncommitted, built.replica, self._run):
+                    if await apply_again(self._uncommitted, built.replica, self._run, acknowledged=self._replays):
                         return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
 

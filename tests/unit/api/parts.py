@@ -21,6 +21,7 @@ from vectorpool.documents.library import DocumentLibrary
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
+from vectorpool.shard.router import QuotaOf
 
 
 class FakeRouter:
@@ -40,6 +41,9 @@ class FakeRouter:
     async def stop(self) -> None:
         self.ready = False
 
+    def limit(self, quota_of: QuotaOf) -> None:
+        pass
+
     def is_ready(self) -> bool:
         return self.ready
 
@@ -57,6 +61,12 @@ class FakeRouter:
     ) -> Answer:
         whole = b"".join([data async for data in body])
         return await self.execute(user_id, decode_body(target, whole, Settings()), context)
+
+    def process_ids(self) -> list[int]:
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        pass
 
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
