@@ -353,6 +353,7 @@ class TaskView(msgspec.Struct, frozen=True):
 
     ``state`` is ``running``, ``restarting`` (it failed and waits), ``down`` (it failed many times in a row) or
     ``ended``. ``last_error`` is the type of the last failure. ``shard`` is None for a task of the front.
+    ``next_run_ms`` is when a task that rests goes on; None while it works, and for one that does not rest.
     """
 
     name: str
@@ -364,6 +365,7 @@ class TaskView(msgspec.Struct, frozen=True):
     last_error: str | None = None
     last_failure_ms: int | None = None
     shard: int | None = None
+    next_run_ms: int | None = None
 
 
 class QuarantineView(msgspec.Struct):

@@ -26,6 +26,7 @@ from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
@@ -77,11 +78,14 @@ async def open_service(
         await authority.open(bucket)
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
+        audit = Audit(bucket, settings, sources)
+        stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        supervisor.start("removal of old audit entries", audit.watch)
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, supervisor)
+        yield Service(settings, router, embedder, library, ingestor, audit, supervisor)
 
 
 async def _all(*starting: Awaitable[object]) -> None:

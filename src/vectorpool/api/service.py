@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
@@ -22,5 +23,6 @@ class Service:
     embedder: Embedder
     library: DocumentLibrary
     ingestor: Ingestor
+    audit: Audit
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))

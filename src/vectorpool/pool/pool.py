@@ -43,7 +43,7 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
             for slot in self._residency.evictable(self._settings.idle_timeout_s):
                 self._guarded("eviction of an idle vectorstore", partial(self._residency.start_eviction, slot))
             if self._settings.durability == "write-back":

@@ -13,6 +13,7 @@ import numpy as np
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
+from vectorpool.audit import Audit
 from vectorpool.chroma_bodies import Target, decode_body
 from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
@@ -93,8 +94,10 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
-    library = DocumentLibrary(MemoryBucket(), settings)
-    service = Service(settings, router, embedder, library, Ingestor(library, embedder, router, settings))
+    bucket = MemoryBucket()
+    library = DocumentLibrary(bucket, settings)
+    ingestor = Ingestor(library, embedder, router, settings)
+    service = Service(settings, router, embedder, library, ingestor, Audit(bucket, settings))
     return create_app(settings, service=service)
 
 

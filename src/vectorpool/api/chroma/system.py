@@ -12,6 +12,7 @@ from litestar import Controller, Response, get, post, route
 from litestar.params import PathParameter
 
 from vectorpool import __version__, commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
 from vectorpool.api.chroma.requests import reply
@@ -117,7 +118,8 @@ class System(Controller):
             # Some users have only documents, or an id that no request can name.
             async with slots:
                 with contextlib.suppress(UserNotFound, InvalidId):
-                    await request.execute(check_user_id(user_id), commands.DeleteVectorstore())
+                    async with audited(request, "reset", check_user_id(user_id)):
+                        await request.execute(user_id, commands.DeleteVectorstore())
 
         await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if request.caller.may_touch(each)))
         return reply(True)
