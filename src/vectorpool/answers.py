@@ -317,7 +317,8 @@ class Residency(msgspec.Struct):
     """Where a user's vectorstore is on this instance.
 
     ``bytes`` is the size of the open working directory, ``warm_bytes`` of the cached log objects;
-    ``dirty`` says that acknowledged writes wait for a commit (write-back only).
+    ``dirty`` says that acknowledged writes wait for a commit (write-back only). ``uses`` counts requests since it was
+    opened; ``kept_open_until_ms`` is when an operator's wish to keep it open ends.
     """
 
     user_id: str
@@ -333,6 +334,8 @@ class Residency(msgspec.Struct):
     at: int | None = None
     # Whether the fast paths were tested on the schema of the open directory; null if none is open.
     schema: SchemaState | None = None
+    uses: int = 0
+    kept_open_until_ms: int | None = None
 
 
 class StoreTraffic(msgspec.Struct):

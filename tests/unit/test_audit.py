@@ -1,4 +1,4 @@
-"""The audit: two entries around a change, one after an operation, never overwritten, and read by day, user and action."""
+"""The audit: two entries around a change, one after an operation; never overwritten; read by day, user and action."""
 
 from __future__ import annotations
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -18,14 +15,14 @@ from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
-    InternalError,
-    OutcomeUnknown,
     QueueFull,
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.operating import ShardState, ShardView
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
+from vectorpool.shard import launch
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -49,6 +46,7 @@ from vectorpool.shard.protocol import (
     from_shard_decoder,
     read_frame,
 )
+from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -58,10 +56,7 @@ MAX_UNDER_WAY = 4096
 # Most bytes of bodies in the shard that are not whole or not answered yet.
 MAX_PASSING_BYTES = 1 << 29
 _PART_BYTES = 256 * 1024
-_START_S = 60.0
-# A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
-# on a core that another shard or the front needs. Measured: ten times the time.
-_ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+START_S = 60.0
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
 # Longest wait for the watch of a shard to end, once it is cancelled.
@@ -101,7 +96,11 @@ class ShardClient:
         self._watch_name = f"watch of {self._name}"
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
-        self._stopping = False
+        self.is_stopping = False
+        # The process is to end, and the next one is to serve: no request is sent meanwhile.
+        self.is_draining = False
+        self.starts = self._deaths = 0
+        self._ready_since_ms: int | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -112,6 +111,20 @@ class ShardClient:
     def process_id(self) -> int | None:
         """The process id of the shard, for operators and tests."""
         return None if self._process is None else self._process.pid
+
+    def show(self) -> ShardView:
+        """Return what is known of the process."""
+        state: ShardState = "starting" if not self.is_ready else "draining" if self.is_draining else "ready"
+        return ShardView(
+            shard=self._shard,
+            state="down" if self.is_stopping else state,
+            process_id=self.process_id,
+            requests=len(self._under_way),
+            starts=self.starts,
+            deaths=self._deaths,
+            ready_since_ms=self._ready_since_ms if self.is_ready else None,
+            is_isolated=self._is_isolated,
+        )
 
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
@@ -198,15 +211,27 @@ class ShardClient:
         assert isinstance(reply, Settled)
         return reply.uncommitted
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that was sent is answered."""
+        return all(reply.done() for reply, _ in self._under_way.values())
+
+    async def drain(self, budget_s: float) -> Drained | None:
+        """Have the shard finish, commit and end; return its report, or None if it gave none in time."""
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(budget_s + 1.0):
+                reply = await self._request(lambda number: Drain(number, budget_s))
+                return reply if isinstance(reply, Drained) else None
+        return None
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        launch.kill(self._process)
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
-        self._stopping = True
-        report: Drained | None = None
-        if self._ready.is_set():
-            with contextlib.suppress(VectorpoolError, TimeoutError):
-                async with asyncio.timeout(budget_s + 1.0):
-                    reply = await self._request(lambda number: Drain(number, budget_s))
-                    report = reply if isinstance(reply, Drained) else None
+        self.is_stopping = True
+        report = await self.drain(budget_s) if self._ready.is_set() else None
         await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
@@ -231,6 +256,8 @@ class ShardClient:
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
+        if self.is_draining and context is not None:
+            raise ShardUnavailable("The user's shard is being restarted by an operator. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
         writer = self._writer
@@ -274,28 +301,16 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         self._drop_marks()
         self._marks = Marks()
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            # Large answers and bulk writes cross in fewer system calls.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ours, theirs = launch.socket_pair()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vectorpool.shard.process",
-                str(theirs.fileno()),
-                str(self._marks.descriptor),
-                pass_fds=[theirs.fileno(), self._marks.descriptor],
-                env={**_ONE_THREAD_EACH, **os.environ},
-                stdin=asyncio.subprocess.DEVNULL,
-            )
+            self._process = await launch.launch(theirs.fileno(), self._marks.descriptor)
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
         hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
         writer.write(encode_frame(hello))
         try:
-            async with asyncio.timeout(_START_S):
+            async with asyncio.timeout(START_S):
                 frame = await read_frame(reader)
         except TimeoutError:
             frame = None
@@ -307,13 +322,14 @@ class ShardClient:
                 raise VectorpoolError.from_wire(message.error)
             raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
         self._writer = writer
+        self.is_draining, self.starts, self._ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
         return reader
 
     async def _watch(self) -> None:
         """Receive replies. When the shard dies, fail the requests under way and start it again."""
-        while not self._stopping:
+        while not self.is_stopping:
             reader = self._reader or await self._relaunch()
             try:
                 await self._receive(reader)
@@ -322,7 +338,10 @@ class ShardClient:
                 self._reader = None
                 self._lose_callers()
             await self._end_process()
-            if not self._stopping:
+            if self.is_draining:
+                logger.info("%s is being restarted by an operator", self._name)
+            elif not self.is_stopping:
+                self._deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
                 self._crashed(set() if self._marks is None else self._marks.users())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
@@ -369,17 +388,7 @@ class ShardClient:
         for reply, is_change in self._under_way.values():
             if reply.done():
                 continue
-            if is_change:
-                reply.set_exception(
-                    OutcomeUnknown(
-                        "The user's shard died while it held the write: it may or may not be committed. Read it "
-                        "back, or send an idempotent write (PUT, DELETE by ids) again."
-                    )
-                )
-            elif self._stopping:
-                reply.set_exception(InternalError("The shard ended."))
-            else:
-                reply.set_exception(ShardUnavailable("The user's shard died. Send the request again."))
+            reply.set_exception(launch.lost(is_change=is_change, is_stopping=self.is_stopping))
 
     def _drop_marks(self) -> None:
         marks, self._marks = self._marks, None
@@ -388,12 +397,4 @@ class ShardClient:
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            async with asyncio.timeout(2.0):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await launch.end(process)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Read
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import ShardUnavailable
+from vectorpool.errors import InvalidRequest, ShardNotFound, ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
+from vectorpool.operating import ShardView
 from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
@@ -39,6 +41,7 @@ class InProcessRouter:
         self._bucket = None if bucket is None else MeteredBucket(bucket)
         self._sources = sources
         self._pool: Pool | None = None
+        self._ready_since_ms: int | None = None
 
     async def start(self) -> None:
         """Open the bucket and the pool. From now on, this process's files are private."""
@@ -50,6 +53,7 @@ class InProcessRouter:
             StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
         )
         await self._pool.start()
+        self._ready_since_ms = self._sources.now_ms()
 
     async def stop(self, budget_s: float | None = None) -> None:
         """Drain the pool."""
@@ -107,6 +111,19 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    def shards(self) -> list[ShardView]:
+        """Return the one shard, which is this process."""
+        ready = self._pool is not None
+        return [ShardView(0, "ready" if ready else "down", os.getpid(), 0, int(ready), 0, self._ready_since_ms)]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Refuse: the shard is the instance itself."""
+        if number:
+            raise ShardNotFound(f"There is no shard {number}. The only shard is 0.")
+        raise InvalidRequest(
+            "The only shard is the instance's own process (shards = -1). Restart the instance instead."
+        )
 
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks."""

@@ -19,12 +19,14 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import Draining
+from vectorpool.errors import Draining, ShardNotFound
 from vectorpool.local_paths import open_dir, warm_dir
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import shard_of
 from vectorpool.shard.quarantine import Quarantine
+from vectorpool.shard.restarts import Restarts
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 
@@ -80,6 +82,17 @@ class Router(Protocol):
         """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
         ...
 
+    def shards(self) -> list[ShardView]:
+        """Return every shard, then the processes of users in quarantine."""
+        ...
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """End a shard's process, drained unless ``force``, and return when the next one serves.
+
+        Raises ShardNotFound, StoreUnavailable, ShardUnavailable, Draining.
+        """
+        ...
+
 
 class ShardRouter:
     """Shards as processes."""
@@ -98,6 +111,7 @@ class ShardRouter:
         )
         crashed = self._quarantine.note_crash
         self.clients = [ShardClient(number, count, settings, self._supervisor, crashed) for number in range(count)]
+        self._restarts = Restarts(settings)
         self._stopping = False
 
     async def start(self) -> None:
@@ -179,6 +193,19 @@ class ShardRouter:
         merged.tasks += self._supervisor.view()
         merged.quarantined = self._quarantine.view()
         return merged
+
+    def shards(self) -> list[ShardView]:
+        """Show every shard, then those of users in quarantine."""
+        return [client.show() for client in self._all_clients()]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Restart one shard; the others serve meanwhile."""
+        if self._stopping:
+            raise Draining("The instance is shutting down.")
+        if not 0 <= number < len(self.clients):
+            raise ShardNotFound(f"There is no shard {number}. The shards are 0 to {len(self.clients) - 1}.")
+        await self._restarts.restart(self.clients[number], force=force)
+        return self.clients[number].show()
 
     async def tasks(self) -> list[TaskView]:
         """Gather the tasks of every shard, and those that watch the shards."""
