@@ -284,7 +284,8 @@ class Deletion(msgspec.Struct, frozen=True):
 
     ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
     source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
-    nothing else is left, None as long as none did. Times are milliseconds since 1970.
+    nothing else of the log is left, ``complete_at_ms`` that no document is either, None as long as none did. ``left``
+    names what is other programs' and stays, at most 200; ``left_more`` that there is more. Times are ms since 1970.
     """
 
     user_id: str
@@ -295,6 +296,9 @@ class Deletion(msgspec.Struct, frozen=True):
     backups: int
     documents: int | None = None
     verified_empty_at_ms: int | None = None
+    complete_at_ms: int | None = None
+    left: list[str] = []
+    left_more: bool = False
 
 
 class Restored(msgspec.Struct, omit_defaults=True):

@@ -26,6 +26,7 @@ from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.api.transfers import Transfers
 from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
@@ -34,6 +35,7 @@ from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
@@ -84,8 +86,10 @@ async def open_service(
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
         supervisor.start("removal of old audit entries", audit.watch)
+        store = StoreWatch(bucket, sources)
+        supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, audit, supervisor)
+        yield Service(settings, router, embedder, library, ingestor, audit, store, supervisor)
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -133,7 +137,7 @@ def create_app(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service, "authority": authority}),
+        state=State({"service": service, "authority": authority, "transfers": Transfers(settings)}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -152,4 +156,5 @@ def create_app(
     if callers is None:
         callers = read_callers(settings.tokens_file)
     pipeline = Pipeline(app, settings, callers, authority=authority)
+    app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

@@ -8,6 +8,7 @@ from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
@@ -24,5 +25,6 @@ class Service:
     library: DocumentLibrary
     ingestor: Ingestor
     audit: Audit
+    store: StoreWatch
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))

@@ -32,6 +32,7 @@ from vectorpool.commands.handlers import handled_by, handles
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo, ScrubReport, Tag
 from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
+from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.vectorstore.restored_documents import flag_documents
 
 _encode = msgspec.json.Encoder().encode
@@ -99,7 +100,9 @@ class LogOperations:
 
     @handles(ExportTo)
     async def _export(self, command: ExportTo) -> Answer:
-        hydrated = await self._log.export(Path(command.directory), at=command.commit)
+        directory = Path(command.directory)
+        with on_local_disk(directory):
+            hydrated = await self._log.export(directory, at=command.commit)
         commit = hydrated.position.seq
         return Answer(_encode(operating.Exported(commit, hydrated.image.size)), commit)
 

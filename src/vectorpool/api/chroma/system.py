@@ -62,7 +62,7 @@ class System(Controller):
         request: Call,
     ) -> Response[Any]:
         """Answer 200 while the shards and the essential background tasks run, else 503."""
-        ready = (await readiness(request.service)).status == "ready"
+        ready = (await readiness(request))[0] == "ready"
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
