@@ -33,6 +33,7 @@ from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
 from vectorpool.objects.watch import StoreWatch
@@ -41,6 +42,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 KEEP_ALIVE_S: Final = 75
 
@@ -59,17 +61,21 @@ async def open_service(
     *,
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
-    too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
+    too. ``figures`` are those of the front.
+
+    Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
+    figures = Figures() if figures is None else figures
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
         router = starting.router if starting is not None else open_router(settings)
         stack.push_async_callback(router.stop)
-        bucket = open_bucket(settings)
+        bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
         embedder = open_embedder(settings, sources)
         stack.push_async_callback(embedder.close)
@@ -89,7 +95,7 @@ async def open_service(
         store = StoreWatch(bucket, sources)
         supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, audit, store, supervisor)
+        yield Service(settings, router, embedder, library, ingestor, audit, store, supervisor, figures)
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -118,6 +124,7 @@ def create_app(
     service: Service | None = None,
     callers: Callers | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
 
@@ -125,10 +132,11 @@ def create_app(
     tokens file; without ``authority`` it makes one of the settings. Raises Misconfigured if they cannot be meant.
     """
     authority = authority or Authority(settings)
+    figures = Figures() if figures is None else figures
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority) as opened:
+        async with open_service(settings, authority=authority, figures=figures) as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -155,6 +163,6 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority)
+    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures)
     app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

@@ -262,7 +262,6 @@ COMMIT_HEADER_DOC: Final = {
     }
 }
 
-
 _READING_PARAMETERS: Final = [
     Parameter(
         name=CONSISTENCY_HEADER,

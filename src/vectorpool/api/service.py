@@ -13,6 +13,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 
 @dataclass(frozen=True)
@@ -28,3 +29,5 @@ class Service:
     store: StoreWatch
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
+    # The figures of the front; a part that has some of its own adds a source to them.
+    figures: Figures = field(default_factory=Figures)

@@ -29,6 +29,7 @@ from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -91,6 +92,8 @@ async def _serve(
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
+    figures = Figures()
+    figures.add_source(admission.samples)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
     # If another part fails first, its error is reported. This marks the shards' own error as seen.
@@ -100,10 +103,11 @@ async def _serve(
     connection = importlib.import_module("vectorpool.front.connection")
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, authority=authority)
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, authority=authority, figures=figures)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
-    async with app.open_service(settings, starting=app.StartingRouter(router, started), authority=authority) as service:
+    starting = app.StartingRouter(router, started)
+    async with app.open_service(settings, starting=starting, authority=authority, figures=figures) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service

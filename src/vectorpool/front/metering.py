@@ -1,4 +1,4 @@
-"""The request log, and the count of responses by method and status."""
+"""The request log, and the count and the time of responses by route."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
 
+from vectorpool.api.refusals import is_chromas
 from vectorpool.front.stages import Stage, context_of
 from vectorpool.sources import Sources
+from vectorpool.telemetry import figures as figures_
+from vectorpool.telemetry.families import REQUEST_TIME, REQUESTS
+from vectorpool.telemetry.figures import OTHER, Figures, Histogram
 
 # What supervisors ask, each of them every few seconds, of every instance.
 _PROBES: Final = frozenset(
@@ -17,20 +21,26 @@ _PROBES: Final = frozenset(
 )
 # In the log and the counts: the caller closed the connection before there was a response.
 CALLER_LEFT: Final = 499
+NO_ROUTE: Final = "(no route)"
+# Any other is counted as ``OTHER``: a caller may invent methods.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _logger = logging.getLogger("vectorpool.http")
 
 
 class MeteringStage:
-    """Counts and logs every response, whichever stage made it. ``counts`` holds them by (method, status).
+    """Counts, times and logs every response, whichever stage made it.
 
     Of probes, only a response whose status differs from the last one is logged above the debug level.
     """
 
-    def __init__(self, inner: Stage, sources: Sources) -> None:
+    def __init__(self, inner: Stage, sources: Sources, figures: Figures | None = None) -> None:
         self._inner = inner
         self._sources = sources
-        self.counts: Counter[tuple[str, int]] = Counter()
+        self._figures = Figures() if figures is None else figures
+        # One addition and one look-up for each response; the figures are found by name only the first time.
+        self._counters: dict[tuple[str, str, int, str], figures_.Counter] = {}
+        self._times: dict[tuple[str, str], Histogram] = {}
         # The last status of each probe; a first success is nothing new.
         self._probed = dict.fromkeys(_PROBES, 200)
 
@@ -52,9 +62,10 @@ class MeteringStage:
             raise
         finally:
             method = scope["method"]
-            self.counts[method, status] += 1
-            elapsed_ms = (self._sources.monotonic_s() - started_s) * 1000
-            route = scope.get("path_template") or "(no route)"
+            elapsed_s = self._sources.monotonic_s() - started_s
+            elapsed_ms = elapsed_s * 1000
+            route = scope.get("path_template") or NO_ROUTE
+            self._count(route, method, status, "chroma" if is_chromas(scope["path"]) else "native", elapsed_s)
             _logger.log(
                 self._level(scope["path"], status),
                 "method=%s route=%s status=%d ms=%.1f id=%s",
@@ -66,6 +77,27 @@ class MeteringStage:
             )
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
+
+    def _count(self, route: str, method: str, status: int, protocol: str, elapsed_s: float) -> None:
+        try:
+            self._counters[route, method, status, protocol].value += 1
+            self._times[route, protocol].observe(elapsed_s)
+        except KeyError:
+            if method not in _METHODS:
+                method = OTHER
+            counter = self._figures.counter(REQUESTS, route, method, str(status), protocol)
+            self._counters[route, method, status, protocol] = counter
+            self._times[route, protocol] = self._figures.histogram(REQUEST_TIME, route, protocol)
+            counter.add()
+            self._times[route, protocol].observe(elapsed_s)
+
+    @property
+    def counts(self) -> dict[tuple[str, int], int]:
+        """The number of responses by method and status."""
+        found: Counter[tuple[str, int]] = Counter()
+        for (_, method, status, _), counter in self._counters.items():
+            found[method, status] += int(counter.value)
+        return found
 
     def _level(self, path: str, status: int) -> int:
         if path not in self._probed:

@@ -34,6 +34,7 @@ from vectorpool.errors import (
 from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import ERASURE, Erasures
+from vectorpool.pool.occupancy import occupancy
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -44,6 +45,7 @@ from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor, rest
+from vectorpool.telemetry.figures import Sample
 from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
@@ -245,6 +247,11 @@ class Pool:
             waiting=self._residency.waiting,
             tasks=self.tasks(),
         )
+
+    def samples(self) -> list[Sample]:
+        """Return the gauges of the pool."""
+        found = occupancy(self._residency, self._warm, self._settings, self._stores.label)
+        return found + self._upkeep.samples(self._stores.label)
 
     def tasks(self) -> list[answers.TaskView]:
         """Return the state of the background tasks."""

@@ -28,6 +28,7 @@ from vectorpool.platform.fsync import skip_fsync
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Replica, Template
@@ -50,8 +51,11 @@ class StoreFactory:
         shard: int = 0,
         is_isolated: bool = False,
         sources: Sources = SYSTEM,
+        figures: Figures | None = None,
     ) -> None:
         self.shard = shard
+        self.label = f"isolated-{shard}" if is_isolated else str(shard)
+        self.figures = Figures() if figures is None else figures
         self._bucket = bucket
         self._settings = settings
         self._sources = sources

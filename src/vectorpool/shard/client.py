@@ -19,10 +19,10 @@ from vectorpool.errors import (
     ShardUnavailable,
     VectorpoolError,
 )
-from vectorpool.operating import ShardState, ShardView
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard import launch
+from vectorpool.shard.counts import ShardCounts
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -31,12 +31,13 @@ from vectorpool.shard.protocol import (
     Execute,
     ExecuteBody,
     Failed,
-    FromShard,
+    FiguresShown,
     Hello,
     Part,
     Ready,
     Settle,
     Settled,
+    ShowFigures,
     ShowTasks,
     TasksShown,
     ToShard,
@@ -44,10 +45,13 @@ from vectorpool.shard.protocol import (
     Viewed,
     encode_frame,
     from_shard_decoder,
+    label_of,
     read_frame,
 )
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ _VERDICT_S = 1.0
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | Settled | Drained
+Reply: TypeAlias = Answered | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -78,11 +82,12 @@ class ShardClient:
         crashed: Callable[[set[str]], None],
         *,
         is_isolated: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
-        self._shard = shard
+        self.shard = shard
         self._shards = shards
         self._crashed = crashed
-        self._is_isolated = is_isolated
+        self.is_isolated = is_isolated
         self._marks: Marks | None = None
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
@@ -93,14 +98,16 @@ class ShardClient:
         self._reader: asyncio.StreamReader | None = None
         self._supervisor = supervisor
         self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
+        label = label_of(shard, is_isolated=is_isolated)
+        self._counts = ShardCounts(label, Ledger() if ledger is None else ledger)
         self._watch_name = f"watch of {self._name}"
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
         self.is_stopping = False
         # The process is to end, and the next one is to serve: no request is sent meanwhile.
         self.is_draining = False
-        self.starts = self._deaths = 0
-        self._ready_since_ms: int | None = None
+        self.starts = self.deaths = 0
+        self.ready_since_ms: int | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -112,24 +119,15 @@ class ShardClient:
         """The process id of the shard, for operators and tests."""
         return None if self._process is None else self._process.pid
 
-    def show(self) -> ShardView:
-        """Return what is known of the process."""
-        state: ShardState = "starting" if not self.is_ready else "draining" if self.is_draining else "ready"
-        return ShardView(
-            shard=self._shard,
-            state="down" if self.is_stopping else state,
-            process_id=self.process_id,
-            requests=len(self._under_way),
-            starts=self.starts,
-            deaths=self._deaths,
-            ready_since_ms=self._ready_since_ms if self.is_ready else None,
-            is_isolated=self._is_isolated,
-        )
+    @property
+    def requests(self) -> int:
+        """The number of requests under way."""
+        return len(self._under_way)
 
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
         self._reader = await self._launch()
-        self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
+        self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
     async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
@@ -200,6 +198,16 @@ class ShardClient:
         assert isinstance(reply, TasksShown)
         return reply.tasks
 
+    async def figures(self, timeout_s: float) -> list[Sample]:
+        """Return the shard's gauges, and note its counters; a shard that does not answer in time is silent."""
+        counts, reply = self._counts, None
+        run, under_way = counts.run, len(self._under_way)
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                reply = await self._request(ShowFigures)
+        gauges = counts.take(run, reply.samples) if isinstance(reply, FiguresShown) else []
+        return counts.seen(is_up=self.is_ready, is_silent=reply is None, under_way=under_way) + gauges
+
     async def settle(self, budget_s: float) -> int:
         """Have the shard commit what is acknowledged; return how many vectorstores are left. Raises TimeoutError."""
         try:
@@ -221,7 +229,9 @@ class ShardClient:
         with contextlib.suppress(VectorpoolError, TimeoutError):
             async with asyncio.timeout(budget_s + 1.0):
                 reply = await self._request(lambda number: Drain(number, budget_s))
-                return reply if isinstance(reply, Drained) else None
+                assert isinstance(reply, Drained)
+                self._counts.take(self._counts.run, reply.samples)
+                return reply
         return None
 
     def kill(self) -> None:
@@ -301,28 +311,18 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         self._drop_marks()
         self._marks = Marks()
-        ours, theirs = launch.socket_pair()
-        try:
-            self._process = await launch.launch(theirs.fileno(), self._marks.descriptor)
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
-        writer.write(encode_frame(hello))
-        try:
-            async with asyncio.timeout(START_S):
-                frame = await read_frame(reader)
-        except TimeoutError:
-            frame = None
-        message: FromShard | None = None if frame is None else from_shard_decoder.decode(frame)
+        self._process, reader, writer = await launch.start_process(self._marks)
+        hello = Hello(self.shard, self._shards, self._settings, self.is_isolated)
+        message = await launch.greet(reader, writer, hello, START_S)
         if not isinstance(message, Ready):
             writer.close()
             await self._end_process()
             if isinstance(message, Failed):
                 raise VectorpoolError.from_wire(message.error)
-            raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
+            raise ShardUnavailable(f"Shard {self.shard} did not start. Its output says why.")
         self._writer = writer
-        self.is_draining, self.starts, self._ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
+        self.is_draining, self.starts, self.ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
+        self._counts.begin()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
         return reader
@@ -341,8 +341,9 @@ class ShardClient:
             if self.is_draining:
                 logger.info("%s is being restarted by an operator", self._name)
             elif not self.is_stopping:
-                self._deaths += 1
+                self.deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
+                self._counts.note_death()
                 self._crashed(set() if self._marks is None else self._marks.users())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
@@ -372,7 +373,7 @@ class ShardClient:
             try:
                 message = from_shard_decoder.decode(frame)
             except msgspec.DecodeError:
-                logger.exception("shard %d sent what is no message; it is started again", self._shard)
+                logger.exception("shard %d sent what is no message; it is started again", self.shard)
                 return
             if isinstance(message, Ready):
                 continue

@@ -27,8 +27,11 @@ from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
+from vectorpool.shard.protocol import label_of
 from vectorpool.shard.router import drop_former_shards
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.families import SHARD_UP
+from vectorpool.telemetry.figures import Figures, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class InProcessRouter:
 
     def __init__(self, settings: Settings, *, bucket: Bucket | None = None, sources: Sources = SYSTEM) -> None:
         self._settings = settings
-        self._bucket = None if bucket is None else MeteredBucket(bucket)
+        self._figures = Figures()
+        self._bucket = None if bucket is None else MeteredBucket(bucket, figures=self._figures)
         self._sources = sources
         self._pool: Pool | None = None
         self._ready_since_ms: int | None = None
@@ -47,11 +51,14 @@ class InProcessRouter:
         """Open the bucket and the pool. From now on, this process's files are private."""
         keep_private()
         if self._bucket is None:
-            self._bucket = MeteredBucket(open_bucket(self._settings))
+            self._bucket = MeteredBucket(open_bucket(self._settings), figures=self._figures)
         await asyncio.to_thread(drop_former_shards, Path(self._settings.replica_dir), 1)
         self._pool = Pool(
-            StoreFactory(self._bucket, self._settings, sources=self._sources), self._settings, self._sources
+            StoreFactory(self._bucket, self._settings, sources=self._sources, figures=self._figures),
+            self._settings,
+            self._sources,
         )
+        self._figures.add_source(self._pool.samples)
         await self._pool.start()
         self._ready_since_ms = self._sources.now_ms()
 
@@ -128,6 +135,10 @@ class InProcessRouter:
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks."""
         return [] if self._pool is None else self._pool.tasks()
+
+    async def figures(self) -> list[Sample]:
+        """Return the figures of the pool."""
+        return [*self._figures.samples(), Sample(SHARD_UP.name, (label_of(0, is_isolated=False),), self.is_ready())]
 
 
 def _log_late_failure(work: asyncio.Task[Answer]) -> None:

@@ -24,6 +24,7 @@ from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator, native_marks
 from vectorpool.platform.privacy import keep_private
+from vectorpool.platform.usage import usage
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
@@ -36,24 +37,28 @@ from vectorpool.shard.protocol import (
     Execute,
     ExecuteBody,
     Failed,
+    FiguresShown,
     FromShard,
     Hello,
     Part,
     Ready,
     Settle,
     Settled,
+    ShowFigures,
     ShowTasks,
     TasksShown,
     ToShard,
     View,
     Viewed,
     encode_frame,
+    label_of,
     read_frame,
     shard_of,
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +74,7 @@ class ShardServer:
         self._pool: Pool | None = None
         self._bucket: MeteredBucket | None = None
         self._settings = Settings()
+        self._figures = Figures()
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
@@ -82,9 +88,13 @@ class ShardServer:
         self._settings = hello.settings
         logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
         try:
-            self._bucket = bucket = MeteredBucket(open_bucket(hello.settings))
-            stores = StoreFactory(bucket, hello.settings, shard=hello.shard, is_isolated=hello.is_isolated)
+            self._bucket = bucket = MeteredBucket(open_bucket(hello.settings), figures=self._figures)
+            stores = StoreFactory(
+                bucket, hello.settings, shard=hello.shard, is_isolated=hello.is_isolated, figures=self._figures
+            )
             self._pool = Pool(stores, hello.settings, owns=partial(_owns, hello))
+            self._figures.add_source(self._pool.samples)
+            self._figures.add_source(partial(usage, _process_name(hello)))
         except (VectorpoolError, OSError) as error:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))
@@ -127,7 +137,7 @@ class ShardServer:
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         del self._tasks[number]
 
-    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Settle | Drain) -> None:
+    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | ShowFigures | Settle | Drain) -> None:
         assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
@@ -144,11 +154,14 @@ class ShardServer:
             case ShowTasks():
                 tasks = self._pool.tasks() + self._supervisor.view()
                 await self._send(TasksShown(message.number, tasks))
+            case ShowFigures():
+                await self._send(FiguresShown(message.number, self._figures.samples()))
             case Settle():
                 await self._send(Settled(message.number, await self._pool.settle(message.budget_s)))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
-                await self._send(Drained(message.number, report.unfinished, report.uncommitted))
+                figures = self._figures.samples()
+                await self._send(Drained(message.number, report.unfinished, report.uncommitted, figures))
                 self._drained.set()
 
     async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
@@ -179,6 +192,11 @@ class ShardServer:
 def _owns(hello: Hello, user_id: str) -> bool:
     """Return whether upkeep of a user's log is this shard's: that of the user's hash, also during a quarantine."""
     return not hello.is_isolated and shard_of(user_id, hello.shards) == hello.shard
+
+
+def _process_name(hello: Hello) -> str:
+    label = label_of(hello.shard, is_isolated=hello.is_isolated)
+    return label if hello.is_isolated else f"shard-{label}"
 
 
 async def _main(descriptor: int) -> None:

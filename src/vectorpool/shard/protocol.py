@@ -21,6 +21,7 @@ from vectorpool.commands import WireCommand
 from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Sample
 
 _LENGTH = struct.Struct("<I")
 # A body limit's worth of request with room for its encoding; a longer frame is a defect, not a request.
@@ -83,6 +84,12 @@ class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
     number: int
 
 
+class ShowFigures(msgspec.Struct, frozen=True, tag="show-figures"):
+    """Asks for the shard's figures."""
+
+    number: int
+
+
 class Settle(msgspec.Struct, frozen=True, tag="settle"):
     """Asks the shard to commit all that is acknowledged and not committed, within the budget."""
 
@@ -130,6 +137,13 @@ class TasksShown(msgspec.Struct, frozen=True, tag="tasks-shown"):
     tasks: list[TaskView]
 
 
+class FiguresShown(msgspec.Struct, frozen=True, tag="figures-shown"):
+    """The shard's figures."""
+
+    number: int
+    samples: list[Sample]
+
+
 class Settled(msgspec.Struct, frozen=True, tag="settled"):
     """How many vectorstores hold what is acknowledged and not committed."""
 
@@ -138,19 +152,25 @@ class Settled(msgspec.Struct, frozen=True, tag="settled"):
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
-    """The shard has left; what it could not finish or commit."""
+    """The shard has left; what it could not finish or commit, and its last figures."""
 
     number: int
     unfinished: int
     uncommitted: list[str]
+    samples: list[Sample] = []
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Settle | Drain
-FromShard = Ready | Answered | Failed | Viewed | TasksShown | Settled | Drained
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | ShowFigures | Settle | Drain
+FromShard = Ready | Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)
 from_shard_decoder = msgspec.msgpack.Decoder(FromShard)
+
+
+def label_of(shard: int, *, is_isolated: bool) -> str:
+    """Return the name of a shard in figures, logs and traces."""
+    return f"isolated-{shard}" if is_isolated else str(shard)
 
 
 def shard_of(user_id: str, shards: int) -> int:

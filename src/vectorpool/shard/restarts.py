@@ -7,12 +7,28 @@ from contextlib import suppress
 from typing import Final
 
 from vectorpool.errors import ShardUnavailable, StoreUnavailable
+from vectorpool.operating import ShardState, ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import START_S, ShardClient
 from vectorpool.sources import SYSTEM
 
 # How often a restart looks whether it may go on.
 _LOOK_S: Final = 0.02
+
+
+def view_of(client: ShardClient) -> ShardView:
+    """Return what is known of a shard's process, without asking it."""
+    state: ShardState = "starting" if not client.is_ready else "draining" if client.is_draining else "ready"
+    return ShardView(
+        shard=client.shard,
+        state="down" if client.is_stopping else state,
+        process_id=client.process_id,
+        requests=client.requests,
+        starts=client.starts,
+        deaths=client.deaths,
+        ready_since_ms=client.ready_since_ms if client.is_ready else None,
+        is_isolated=client.is_isolated,
+    )
 
 
 class Restarts:

@@ -24,7 +24,7 @@ from typing import TypeVar
 from vectorpool.answers import Answer, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, Position
 from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
@@ -214,10 +214,11 @@ class Vectorstore:
         await self.catch_up()
         return position.seq
 
-    async def compact(self) -> None:
+    async def compact(self) -> Compaction:
         """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
-        if self._replica is not None and not self.is_absent:
-            await self._log.compact(self._replica.position)
+        if self._replica is None or self.is_absent:
+            return Compaction()
+        return await self._log.compact(self._replica.position)
 
     def is_erasure_due(self, *, is_idle: bool) -> bool:
         """Whether what was deleted should be removed from the files now; ``is_idle``: the vectorstore is not used."""
