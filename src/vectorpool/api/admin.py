@@ -38,7 +38,7 @@ UserLimit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most u
 AuditLimit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most entries of a page.")]
 Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
 Day = Annotated[str | None, QueryParameter(description="A day in UTC, such as 2026-11-21.")]
-OfUser = Annotated[str | None, QueryParameter(query="user", description="Only entries about this user.")]
+OfUser = Annotated[str | None, QueryParameter(name="user", description="Only entries about this user.")]
 Action = Annotated[
     str | None, QueryParameter(pattern="^[a-z][a-z-]*$", max_length=40, description="Only entries of this action.")
 ]

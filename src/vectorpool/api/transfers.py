@@ -8,6 +8,7 @@ come. The number of both at once is bounded, and so is the time of an export, by
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -31,7 +32,6 @@ from vectorpool.commitlog.format import MAX_FILES, MAX_STATE_BYTES, check_path
 from vectorpool.commitlog.scratch import make_scratch
 from vectorpool.errors import (
     CommitNotFound,
-    DeadlineExceeded,
     InvalidRequest,
     LimitExceeded,
     LocalDiskFailed,
@@ -47,6 +47,8 @@ from vectorpool.platform.tars import CHUNK_BYTES, TarReader, tar_chunks, tar_siz
 from vectorpool.platform.trees import regular_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
+
+_logger = logging.getLogger(__name__)
 
 TAR: Final = "application/x-tar"
 # Exports and imports at once, each with a directory of its own.
@@ -108,19 +110,31 @@ class Archive:
             COMMIT_HEADER.lower(): str(self._exported.commit),
         }
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        gone = asyncio.create_task(_until_gone(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": encoded})
+            if await self._send_all(send, gone, time_s):
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            # Else without its announced length: the connection is closed, and the caller sees that it is not whole.
+        finally:
+            gone.cancel()
+            await self._remove()
+
+    async def _send_all(self, send: Send, gone: asyncio.Task[None], time_s: int) -> bool:
+        """Send the archive; return False if it breaks off: its caller left or is too slow, or a file is gone."""
         deadline_s = SYSTEM.monotonic_s() + EXPORT_S + self._exported.bytes / _LEAST_BYTES_PER_S
         chunks = tar_chunks(self._path, self._sizes, time_s)
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": encoded})
             while (data := await asyncio.to_thread(next, chunks, None)) is not None:
                 # A caller that takes nothing is disconnected after transfer_timeout_s.
                 await send({"type": "http.response.body", "body": data, "more_body": True})
-                if SYSTEM.monotonic_s() > deadline_s:
-                    # Without its announced length the caller sees that it is not whole.
-                    raise DeadlineExceeded("The export was read too slowly, and broke off.")
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        finally:
-            await self._remove()
+                if gone.done() or SYSTEM.monotonic_s() > deadline_s:
+                    _logger.warning("an export broke off: its caller %s", "left" if gone.done() else "is too slow")
+                    return False
+        except OSError as error:
+            _logger.error("an export broke off: %s", error)
+            return False
+        return True
 
     def _give_up(self) -> None:
         self._removing = asyncio.get_running_loop().create_task(self._remove())
@@ -129,6 +143,12 @@ class Archive:
         place, self._place = self._place, None
         if place is not None:
             await place.__aexit__(None, None, None)
+
+
+async def _until_gone(receive: Receive) -> None:
+    """Return when the caller has closed its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class ArchiveResponse(Response[Any]):

@@ -104,8 +104,7 @@ class ShardClient:
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
         self.is_stopping = False
-        # The process is to end, and the next one is to serve: no request is sent meanwhile.
-        self.is_draining = False
+        self.is_draining = False  # for the next process to serve: no request is sent meanwhile
         self.starts = self.deaths = 0
         self.ready_since_ms: int | None = None
 
@@ -121,7 +120,7 @@ class ShardClient:
 
     @property
     def requests(self) -> int:
-        """The number of requests under way."""
+        """How many requests are under way."""
         return len(self._under_way)
 
     async def start(self) -> None:
@@ -229,9 +228,9 @@ class ShardClient:
         with contextlib.suppress(VectorpoolError, TimeoutError):
             async with asyncio.timeout(budget_s + 1.0):
                 reply = await self._request(lambda number: Drain(number, budget_s))
-                assert isinstance(reply, Drained)
-                self._counts.take(self._counts.run, reply.samples)
-                return reply
+            assert isinstance(reply, Drained)
+            self._counts.take(self._counts.run, reply.samples)
+            return reply
         return None
 
     def kill(self) -> None:
