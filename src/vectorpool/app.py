@@ -27,6 +27,8 @@ from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.api.transfers import Transfers
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
@@ -35,6 +37,7 @@ from vectorpool.identity.authority import Authority
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.pressure import MemoryWatch
@@ -89,15 +92,22 @@ async def open_service(
         await _all(authority.open(bucket), allowances.open(bucket))
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
+        audit = Audit(bucket, settings, sources)
+        stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        supervisor.start("removal of old audit entries", audit.watch)
+        store = StoreWatch(bucket, sources)
+        supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
         allowances.watch(supervisor)
         memory = MemoryWatch(router, settings, sources)
         if memory.is_on:
             supervisor.start("memory watch", memory.watch)
-        yield Service(settings, router, embedder, library, ingestor, supervisor, figures, memory, allowances)
+        yield Service(
+            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, memory, allowances
+        )
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -150,7 +160,7 @@ def create_app(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service, "authority": authority}),
+        state=State({"service": service, "authority": authority, "transfers": Transfers(settings)}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -169,4 +179,5 @@ def create_app(
     if callers is None:
         callers = read_callers(settings.tokens_file)
     pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, allowances=allowances)
+    app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

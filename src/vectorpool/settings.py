@@ -392,4 +392,8 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = 3600.0
 
+    audit_retention_s: Annotated[
+        float, _setting("Time that entries of the audit are kept, in whole days", ge=86_400, le=3_153_600_000)
+    ] = 31_536_000.0
+
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

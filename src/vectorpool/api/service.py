@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vectorpool.allowances.allowances import Allowances
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.settings import Settings
 from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router
@@ -25,6 +27,8 @@ class Service:
     embedder: Embedder
     library: DocumentLibrary
     ingestor: Ingestor
+    audit: Audit
+    store: StoreWatch
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
     # The figures of the front; a part that has some of its own adds a source to them.

@@ -13,7 +13,7 @@ from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import LimitExceeded, QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, state_of, user_of
+from vectorpool.front.stages import Stage, announced_length, context_of, segments_of, state_of, user_of
 from vectorpool.settings import Settings
 
 # Where the stage before says what the user may send.
@@ -36,6 +36,14 @@ class BodyBound(NamedTuple):
         )
 
 
+def _is_kept_on_disk(scope: HTTPScope) -> bool:
+    """Whether the body is an archive to import, which is written to disk as it comes, with a bound of its own."""
+    match segments_of(scope):
+        case ["admin", "users", _, "import"]:
+            return scope["method"] == "PUT"
+    return False
+
+
 class BodiesStage:
     """Refuses bodies beyond ``max_body_bytes_under_way``, and beyond half of that for one user."""
 
@@ -56,7 +64,7 @@ class BodiesStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         announced = announced_length(scope)
-        if announced == 0 or (announced is not None and announced > self._max_body_bytes):
+        if _is_kept_on_disk(scope) or announced == 0 or (announced is not None and announced > self._max_body_bytes):
             # A body that is too long for any request is refused as that, unread, where its limit is known.
             await self._inner(scope, receive, send)
             return

@@ -46,7 +46,7 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 from vectorpool.telemetry.figures import Sample
 from vectorpool.vectorstore.replica import ReplicaClosed
 
@@ -182,7 +182,8 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
+            self._residency.keeping.look()
             for slot in self._residency.evictable(self._settings.idle_timeout_s):
                 self._guarded("eviction of an idle vectorstore", partial(self._residency.start_eviction, slot))
             if self._settings.durability == "write-back":
@@ -245,6 +246,8 @@ class Pool:
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
             schema=None if store is None else store.schema_state,
+            uses=slot.uses,
+            kept_open_until_ms=self._residency.keeping.until_ms(key),
         )
 
     def view(self) -> answers.PoolView:

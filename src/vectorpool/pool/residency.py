@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from cachetools import LRUCache
 
 from vectorpool.errors import Damaged, LocalDiskFailed, MemoryShort, TryAgain, VectorpoolError
+from vectorpool.pool.keeping import Keeping
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting_room import WaitingRoom
@@ -38,6 +39,7 @@ class Residency:
         self.slots: dict[str, Slot] = {}
         # Open, unpinned slots in the order of their last use. At most as many as there are slots.
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
+        self.keeping = Keeping(settings, sources, self._let_go)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
         # Vectorstores that are being opened, beyond the wait for a place.
@@ -88,6 +90,7 @@ class Residency:
         self._idle.pop(user_id, None)
         slot.last_use_s = self._sources.monotonic_s()
         slot.last_use_ms = self._sources.now_ms()
+        slot.uses += 1
         return slot
 
     def unpin(self, slot: Slot) -> None:
@@ -101,12 +104,21 @@ class Residency:
             case Ready(store) if store.is_absent:
                 self.start_eviction(slot)
             case Ready():
-                self._idle[slot.user_id] = slot
-                self._room.call_next()
+                self._make_idle(slot)
             case Cold():
                 self.slots.pop(slot.user_id, None)
             case _:
                 pass
+
+    def _make_idle(self, slot: Slot) -> None:
+        """Let a slot be evicted that is open and not in use, unless it is kept open."""
+        if slot.user_id not in self.keeping:
+            self._idle[slot.user_id] = slot
+            self._room.call_next()
+
+    def _let_go(self, slot: Slot) -> None:
+        if slot.pins == 0 and isinstance(slot.state, Ready) and self.slots.get(slot.user_id) is slot:
+            self._make_idle(slot)
 
     def _leave(self, slot: Slot) -> None:
         """End a hydrate that waits for a free slot if only the hydrate itself still pins its slot."""
@@ -264,9 +276,10 @@ class Residency:
             logger.log(level, "a vectorstore cannot be evicted yet: %s", error)
             slot.become(Ready(store))
             if slot.pins == 0:
-                self._idle[slot.user_id] = slot
+                self._make_idle(slot)
         else:
             slot.become(Cold())
+            self.keeping.end(slot.user_id)
             self._release_capacity()
             if slot.pins == 0:
                 self.slots.pop(slot.user_id, None)

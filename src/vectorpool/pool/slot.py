@@ -90,6 +90,8 @@ class Slot:
         self.heal: HealJob | None = None
         self.last_use_s = 0.0
         self.last_use_ms = 0
+        # Leases since it was opened, for operators.
+        self.uses = 0
         self.dirty_since_s: float | None = None
 
     def become(self, state: State) -> None:

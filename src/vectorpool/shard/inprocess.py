@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Read
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import ShardUnavailable
+from vectorpool.errors import InvalidRequest, ShardNotFound, ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
+from vectorpool.operating import ShardView
 from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
@@ -43,6 +45,7 @@ class InProcessRouter:
         self._bucket = None if bucket is None else MeteredBucket(bucket, figures=self._figures)
         self._sources = sources
         self._pool: Pool | None = None
+        self._ready_since_ms: int | None = None
         self._quota_of: QuotaOf = no_quota
 
     def limit(self, quota_of: QuotaOf) -> None:
@@ -62,6 +65,7 @@ class InProcessRouter:
         )
         self._figures.add_source(self._pool.samples)
         await self._pool.start()
+        self._ready_since_ms = self._sources.now_ms()
 
     async def stop(self, budget_s: float | None = None) -> None:
         """Drain the pool."""
@@ -129,6 +133,19 @@ class InProcessRouter:
         """Tell the pool."""
         if self._pool is not None:
             self._pool.press(is_short=is_short)
+
+    def shards(self) -> list[ShardView]:
+        """Return the one shard, which is this process."""
+        ready = self._pool is not None
+        return [ShardView(0, "ready" if ready else "down", os.getpid(), 0, int(ready), 0, self._ready_since_ms)]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Refuse: the shard is the instance itself."""
+        if number:
+            raise ShardNotFound(f"There is no shard {number}. The only shard is 0.")
+        raise InvalidRequest(
+            "The only shard is the instance's own process (shards = -1). Restart the instance instead."
+        )
 
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks."""

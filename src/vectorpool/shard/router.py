@@ -19,13 +19,15 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import Draining
+from vectorpool.errors import Draining, ShardNotFound
 from vectorpool.limits import Given, Quota
 from vectorpool.local_paths import open_dir, warm_dir
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.protocol import Press, shard_of
 from vectorpool.shard.quarantine import Quarantine
+from vectorpool.shard.restarts import Restarts, view_of
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.families import QUARANTINED
@@ -108,6 +110,17 @@ class Router(Protocol):
         """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
         ...
 
+    def shards(self) -> list[ShardView]:
+        """Return every shard, then the processes of users in quarantine."""
+        ...
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """End a shard's process, drained unless ``force``, and return when the next one serves.
+
+        Raises ShardNotFound, StoreUnavailable, ShardUnavailable, Draining.
+        """
+        ...
+
     async def figures(self) -> list[Sample]:
         """Return the figures of the shards. Counters never go back, also if a shard was started again."""
         ...
@@ -134,6 +147,7 @@ class ShardRouter:
             ShardClient(number, count, settings, self._supervisor, crashed, ledger=self._ledger)
             for number in range(count)
         ]
+        self._restarts = Restarts(settings)
         self._stopping = False
         self._quota_of: QuotaOf = no_quota
 
@@ -231,6 +245,19 @@ class ShardRouter:
         merged.tasks += self._supervisor.view()
         merged.quarantined = self._quarantine.view()
         return merged
+
+    def shards(self) -> list[ShardView]:
+        """Show every shard, then those of users in quarantine."""
+        return [view_of(client) for client in self._all_clients()]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Restart one shard; the others serve meanwhile."""
+        if self._stopping:
+            raise Draining("The instance is shutting down.")
+        if not 0 <= number < len(self.clients):
+            raise ShardNotFound(f"There is no shard {number}. The shards are 0 to {len(self.clients) - 1}.")
+        await self._restarts.restart(self.clients[number], force=force)
+        return view_of(self.clients[number])
 
     async def tasks(self) -> list[TaskView]:
         """Gather the tasks of every shard, and those that watch the shards."""
