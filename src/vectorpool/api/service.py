@@ -16,6 +16,7 @@ from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,5 @@ class Service:
     # None where nothing measures it.
     memory: MemoryWatch | None = None
     allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))
+    # The work of large bodies.
+    turns: Turns = field(default_factory=Turns)

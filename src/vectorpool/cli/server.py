@@ -24,7 +24,7 @@ from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.identity.authority import Authority
-from vectorpool.platform import allocator, descriptors
+from vectorpool.platform import allocator, descriptors, interpreter
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
@@ -58,6 +58,7 @@ def serve(settings: Settings) -> None:
     callers = read_callers(settings.tokens_file)
     authority = Authority(settings)
     allocator.limit_arenas()
+    interpreter.switch_often()
     settings = descriptors.fit(settings, descriptors.allow_most())
     admission = Admission(settings)
     with (
@@ -160,6 +161,7 @@ async def _serve(
         supervisor = Supervisor(SYSTEM)
         # Bodies and texts pass through this process; what they took goes back to the system.
         supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        interpreter.keep_what_is_loaded()
         try:
             await server.serve(sockets=[listener])
         finally:

@@ -50,7 +50,8 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "upsert": ("upsert", 200),
     "add": ("add", 201),
 }
-# A longer body of Chroma's protocol is passed to the shard in parts, while it arrives.
+# A longer body goes to the application: of Chroma's protocol it is passed to the shard while it arrives, and one of the
+# native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
 
 
@@ -94,7 +95,7 @@ class ShortPathStage:
                 length = value
             elif name in (b"transfer-encoding", b"content-encoding"):
                 return None
-        if not length.isdigit() or len(length) >= 20 or int(length) > self._max_body_bytes:
+        if not length.isdigit() or len(length) >= 20 or int(length) > min(self._max_body_bytes, _WHOLE_BYTES):
             return None
         return int(length)
 
@@ -117,7 +118,7 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
         case "GET", ["", "users", user_id, "avatars", avatar_id, "collections", name, "count"]:
             return _OF_AVATAR + "count", 200, _native(count_in, user_id, avatar_id, name)
         case "POST", ["", "api", "v2", "tenants", tenant, "databases", database, "collections", collection, name]:
-            if name in _CHROMAS and tenant and database and collection and length <= _WHOLE_BYTES:
+            if name in _CHROMAS and tenant and database and collection:
                 operation, status = _CHROMAS[name]
                 return _OF_CHROMA + name, status, _chromas(tenant, Target(operation, database, collection))
     return None

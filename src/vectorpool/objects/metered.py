@@ -17,6 +17,7 @@ from vectorpool.objects.bucket import (
     Bucket,
     BucketDenied,
     BucketUnavailable,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -32,7 +33,7 @@ OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes"
 
 
 # A missing key and a taken one are what the caller asked about.
-_ANSWERS: Final = frozenset({"missing", "exists"})
+_ANSWERS: Final = frozenset({"missing", "exists", "changed"})
 
 
 class OperationCount(msgspec.Struct):
@@ -143,6 +144,12 @@ class MeteredBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._count("put", self._inner.replace(key, data, etag), sent=len(data))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._count("delete", self._inner.remove(key, etag))
+
     async def copy(self, source: str, target: str) -> None:
         await self._count("copy", self._inner.copy(source, target))
 
@@ -162,6 +169,8 @@ def _outcome_of(error: BaseException) -> str:
             return "missing"
         case ObjectExists():
             return "exists"
+        case ObjectChanged():
+            return "changed"
         case BucketDenied():
             return "denied"
         case BucketUnavailable():

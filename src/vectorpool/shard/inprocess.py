@@ -32,6 +32,7 @@ from vectorpool.shard.router import QuotaOf, drop_former_shards, no_quota
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.families import SHARD_UP
 from vectorpool.telemetry.figures import Figures, Sample
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class InProcessRouter:
         self._pool: Pool | None = None
         self._ready_since_ms: int | None = None
         self._quota_of: QuotaOf = no_quota
+        self._turns = Turns()
 
     def limit(self, quota_of: QuotaOf) -> None:
         """Ask this for quotas from now on."""
@@ -112,10 +114,10 @@ class InProcessRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command of a body."""
-        whole = bytearray()
-        async for data in body:
-            whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole, self._settings), context)
+        parts = [data async for data in body]
+        answer = await self.execute(
+            user_id, await decoded(user_id, target, parts, self._settings, self._turns), context
+        )
         check_size(answer)
         return answer
 
