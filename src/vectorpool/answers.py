@@ -11,6 +11,11 @@ from typing import Any, Literal
 import msgspec
 
 SchemaState = Literal["tested", "untested"]
+
+# Why Chroma is open on a working directory: the fast paths are off by a setting, or for a schema that was not tested; a
+# filter, or a collection of this size, is left to Chroma; as many operations waited as the sync threshold says; or
+# another operation that only Chroma does.
+ChromaUse = Literal["setting", "schema", "filter", "size", "threshold", "operation"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -333,6 +338,8 @@ class Residency(msgspec.Struct):
     at: int | None = None
     # Whether the fast paths were tested on the schema of the open directory; null if none is open.
     schema: SchemaState | None = None
+    # Why Chroma is open on the directory; null if it is not, and most users never need it.
+    chroma: ChromaUse | None = None
 
 
 class StoreTraffic(msgspec.Struct):

@@ -95,6 +95,7 @@ class FakeReplica:
     """
 
     schema_state = "tested"
+    chroma_use = None
 
     def __init__(
         self,
