@@ -13,6 +13,11 @@ import msgspec
 from vectorpool.platform.memory import MemoryView
 
 SchemaState = Literal["tested", "untested"]
+
+# Why Chroma is open on a working directory: the fast paths are off by a setting, or for a schema that was not tested; a
+# filter, or a collection of this size, is left to Chroma; as many operations waited as the sync threshold says; or
+# another operation that only Chroma does.
+ChromaUse = Literal["setting", "schema", "filter", "size", "threshold", "operation"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -345,6 +350,8 @@ class Residency(msgspec.Struct):
     schema: SchemaState | None = None
     uses: int = 0
     kept_open_until_ms: int | None = None
+    # Why Chroma is open on the directory; null if it is not, and most users never need it.
+    chroma: ChromaUse | None = None
 
 
 class StoreTraffic(msgspec.Struct):

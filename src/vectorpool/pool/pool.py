@@ -234,6 +234,7 @@ class Pool:
         if slot is None:
             return answers.Residency(user_id, "cold", 0, 0, warm_bytes, 0, False, self._stores.shard)
         store = slot.store
+        schema, chroma = (None, None) if store is None else store.engine_state()
         return answers.Residency(
             user_id=user_id,
             state=state_name(slot.state),
@@ -245,7 +246,8 @@ class Pool:
             shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
-            schema=None if store is None else store.schema_state,
+            schema=schema,
+            chroma=chroma,
             uses=slot.uses,
             kept_open_until_ms=self._residency.keeping.until_ms(key),
         )

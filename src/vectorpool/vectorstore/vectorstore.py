@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from vectorpool.answers import Answer, SchemaState
+from vectorpool.answers import Answer, ChromaUse, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, Position
@@ -96,10 +96,9 @@ class Vectorstore:
         """Whether nothing is stored for the user (an empty replica for the first write may exist)."""
         return self._absent and not self._uncommitted
 
-    @property
-    def schema_state(self) -> SchemaState | None:
-        """Whether the fast paths were tested on the schema of the open replica; None if none is open."""
-        return self._replica.schema_state if self._replica is not None else None
+    def engine_state(self) -> tuple[SchemaState | None, ChromaUse | None]:
+        """Return whether the fast paths were tested on the open replica's schema, and why Chroma is open on it."""
+        return (None, None) if self._replica is None else (self._replica.schema_state, self._replica.chroma_use)
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""
