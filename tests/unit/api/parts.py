@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
@@ -104,7 +105,9 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
     settings = settings or Settings()
     embedder = LetterEmbedder()
     library = DocumentLibrary(MemoryBucket(), settings)
-    service = Service(settings, router, embedder, library, Ingestor(library, embedder, router, settings))
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    allowances.documents.open(library.bucket)
+    service = Service(settings, router, embedder, library, ingestor, allowances=allowances)
     return create_app(settings, service=service)
 
 
