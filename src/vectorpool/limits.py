@@ -55,7 +55,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of one user. None: no limit.
 
     ``requests_per_s``, ``burst``, ``concurrent_requests``, ``embedding_tokens_per_min`` and ``jobs`` are counted on
-    each instance by itself. ``jobs`` is how many jobs of the user may run at once; whoever runs jobs asks for it.
+    each instance by itself. ``jobs`` is how many jobs of the user may run at once; what runs jobs asks for it.
     ``bytes_stored`` are those of the vectorstore's files as they are now, without history and source documents.
     """
 

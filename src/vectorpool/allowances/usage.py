@@ -108,8 +108,8 @@ class DocumentCounts:
             known = self._known[user_id] = _Known(counted.objects, now_s, limit)
         if known.documents >= limit:
             raise QuotaExceeded(
-                f"The user may have {limit} documents, and has as many. Delete some, or ask the operator for a higher "
-                "limit. Reading and deleting go on.",
+                f"The user's limit of documents is {limit}, and as many are there. Delete some, or ask for a "
+                "higher limit. Reading and deleting go on.",
                 extra={"limit_name": "documents", "limit": limit, "count": known.documents + 1},
             )
         known.documents += 1

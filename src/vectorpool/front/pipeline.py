@@ -69,7 +69,8 @@ class Pipeline:
         service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
         self.bodies = BodiesStage(short_path, settings)
-        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests, allowances)
+        self.allowances = allowances or Allowances(settings, sources)
+        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests, self.allowances)
         self.figures.add_source(limits.samples)
         self.identity = IdentityStage(limits, callers, authority)
         self.tokens = TokensFile(settings.tokens_file, self.identity, sources)

@@ -3,7 +3,7 @@ unused ones, until it is below a low mark.
 
 The marks are apart, so that the instance does not switch with each vectorstore that it opens. What is open and used
 goes on. A shard that has nothing open still opens one, or an instance whose programs alone exceed the mark would serve
-nobody.
+no user.
 """
 
 from __future__ import annotations

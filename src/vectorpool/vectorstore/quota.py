@@ -187,9 +187,8 @@ def bytes_of(command: Write) -> int:
 
 def exceeded(name: str, limit: int, count: int, more: int) -> QuotaExceeded:
     """Return the error of a write that would add ``more`` to ``count``."""
-    what = name.replace("_", " ")
     return QuotaExceeded(
-        f"The user may have {limit} {what}; there are {count}, and this would add {more}. Delete some, or ask the "
+        f"The user's limit of {name} is {limit}; there are {count}, and this would add {more}. Delete some, or ask the "
         "operator for a higher limit. Reading and deleting go on.",
         extra={"limit_name": name, "limit": limit, "count": count + more, "stored": count},
     )

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
@@ -117,10 +118,10 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
     embedder = LetterEmbedder()
     bucket = MemoryBucket()
     library = DocumentLibrary(bucket, settings)
-    ingestor = Ingestor(library, embedder, router, settings)
-    service = Service(
-        settings, router, embedder, library, ingestor, Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
-    )
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    allowances.documents.open(bucket)
+    audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
+    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
     return create_app(settings, service=service)
 
 
