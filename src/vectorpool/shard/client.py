@@ -69,7 +69,7 @@ _VERDICT_S = 1.0
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | FiguresShown | Settled | Drained
+Reply: TypeAlias = Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -132,8 +132,7 @@ class ShardClient:
             is_change=command.is_change,
             context=context,
         )
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
@@ -162,8 +161,7 @@ class ShardClient:
             self._passing_bytes -= passed
             if passed and not complete:
                 await self._pass(writer, Cancel(number))
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
         """Send a message that has no reply. If the shard is gone, the request itself notices."""
@@ -361,10 +359,7 @@ class ShardClient:
             reply, _ = self._under_way.get(message.number, (None, False))
             if reply is None or reply.done():
                 continue
-            if isinstance(message, Failed):
-                reply.set_exception(VectorpoolError.from_wire(message.error))
-            else:
-                reply.set_result(message)
+            reply.set_result(message)
 
     def _fail_under_way(self) -> None:
         for reply, is_change in self._under_way.values():

@@ -172,16 +172,19 @@ class ShardServer:
         return await self._execute(pool, message, command)
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
+        context = RequestContext.arrived(message.context)
         try:
-            answer = await pool.execute(message.user_id, command, RequestContext.arrived(message.context))
+            answer = await pool.execute(message.user_id, command, context)
             check_size(answer)
         except VectorpoolError as error:
-            return Failed(message.number, error.to_wire())
+            timing = context.timed()
+            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
         except Exception:
             logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
             defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
             return Failed(message.number, defect.to_wire())
-        return Answered(message.number, answer.body, answer.commit)
+        timing = context.timed()
+        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
 
     async def _send(self, message: FromShard) -> None:
         if not self._writer.is_closing():
