@@ -74,7 +74,7 @@ async def open_service(
         stack.push_async_callback(router.stop)
         bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
-        embedder = open_embedder(settings, sources)
+        embedder = open_embedder(settings, sources, figures)
         stack.push_async_callback(embedder.close)
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.

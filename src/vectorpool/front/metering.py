@@ -12,8 +12,9 @@ from vectorpool.api.refusals import is_chromas
 from vectorpool.front.stages import Stage, context_of
 from vectorpool.sources import Sources
 from vectorpool.telemetry import figures as figures_
-from vectorpool.telemetry.families import REQUEST_TIME, REQUESTS
+from vectorpool.telemetry.families import PART_TIME, REQUEST_TIME, REQUESTS
 from vectorpool.telemetry.figures import OTHER, Figures, Histogram
+from vectorpool.telemetry.parts import EMBED, PART_NAMES
 
 # What supervisors ask, each of them every few seconds, of every instance.
 _PROBES: Final = frozenset(
@@ -38,6 +39,7 @@ class MeteringStage:
         self._inner = inner
         self._sources = sources
         self._figures = Figures() if figures is None else figures
+        self._embed_time = self._figures.histogram(PART_TIME, PART_NAMES[EMBED])
         # One addition and one look-up for each response; the figures are found by name only the first time.
         self._counters: dict[tuple[str, str, int, str], figures_.Counter] = {}
         self._times: dict[tuple[str, str], Histogram] = {}
@@ -65,6 +67,10 @@ class MeteringStage:
             elapsed_s = self._sources.monotonic_s() - started_s
             elapsed_ms = elapsed_s * 1000
             route = scope.get("path_template") or NO_ROUTE
+            timing = context_of(scope).timing
+            if timing is not None and timing.parts[EMBED]:
+                # The other parts are counted where they are spent, in the shards.
+                self._embed_time.observe(timing.parts[EMBED])
             self._count(route, method, status, "chroma" if is_chromas(scope["path"]) else "native", elapsed_s)
             _logger.log(
                 self._level(scope["path"], status),
