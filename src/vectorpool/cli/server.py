@@ -8,7 +8,6 @@ import ipaddress
 import logging
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ import click
 import uvicorn
 import uvloop
 
+from vectorpool import logs
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
@@ -49,15 +49,7 @@ def serve(settings: Settings) -> None:
 
     Raises Misconfigured before anything is started.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    # It logs every request with its URL, and a URL may hold credentials.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # The format above uses none of them, and the logger would look them up for every line.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logs.configure(settings)
     callers = read_callers(settings.tokens_file)
     authority = Authority(settings)
     allocator.limit_arenas()

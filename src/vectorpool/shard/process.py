@@ -16,6 +16,7 @@ from functools import partial
 
 import uvloop
 
+from vectorpool import logs
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
@@ -86,7 +87,7 @@ class ShardServer:
         if not isinstance(hello, Hello):
             return
         self._settings = hello.settings
-        logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        logs.configure(hello.settings, shard=label_of(hello.shard, is_isolated=hello.is_isolated))
         try:
             self._bucket = bucket = MeteredBucket(open_bucket(hello.settings), figures=self._figures)
             stores = StoreFactory(
