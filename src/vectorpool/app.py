@@ -82,7 +82,7 @@ async def open_service(
         bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
         allowances = allowances or Allowances(settings, sources)
-        embedder = LimitedEmbedder(open_embedder(settings, sources), allowances)
+        embedder = LimitedEmbedder(open_embedder(settings, sources, figures), allowances)
         stack.push_async_callback(embedder.close)
         router.limit(allowances.quota_of)
         started = starting.started if starting is not None else router.start()

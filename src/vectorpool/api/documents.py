@@ -48,6 +48,7 @@ from vectorpool.errors import (
     UserNotFound,
 )
 from vectorpool.names import check_document_path
+from vectorpool.telemetry.parts import EMBED
 
 _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
@@ -360,7 +361,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id), part=EMBED)
             ),
         )
         with naming_documents(_avatar(namespace)):

@@ -76,7 +76,9 @@ class Pipeline:
         self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
         browsers = BrowsersStage(self.draining, settings, lambda: self.identity.needs_token)
-        self.metering = MeteringStage(browsers, sources, self.figures)
+        self.metering = MeteringStage(
+            browsers, sources, self.figures, slow_s=settings.slow_request_s, log_key=settings.log_key
+        )
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:

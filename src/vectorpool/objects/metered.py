@@ -98,7 +98,7 @@ class MeteredBucket:
         try:
             return await call
         except BaseException as error:
-            outcome = _outcome_of(error)
+            outcome = outcome_of(error)
             if outcome not in _ANSWERS:
                 count.errors += 1
             if isinstance(error, BucketDenied):
@@ -163,7 +163,8 @@ class MeteredBucket:
         await self._inner.close()
 
 
-def _outcome_of(error: BaseException) -> str:
+def outcome_of(error: BaseException) -> str:
+    """Return how a call ended that raised ``error``, for counts and traces."""
     match error:
         case ObjectMissing():
             return "missing"

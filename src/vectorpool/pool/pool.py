@@ -47,7 +47,9 @@ from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor, rest
+from vectorpool.telemetry import families
 from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.parts import ENGINE, FRESHNESS, HYDRATE, PART_NAMES, STORE, Timing
 from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,8 @@ class Pool:
         self._stores = stores
         self._settings = settings
         self._sources = sources
-        self._residency = Residency(stores.make, settings, sources)
+        self._residency = Residency(stores.make, settings, sources, stores.figures)
+        self._part_times = [stores.figures.histogram(families.PART_TIME, name) for name in PART_NAMES]
         self._requests: set[asyncio.Task[Any]] = set()
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
@@ -117,19 +120,34 @@ class Pool:
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
+        timing = Timing(is_traced=bool(context.traceparent))
         try:
-            return await self._execute(user_id, command, context, quota)
+            return await self._execute(user_id, command, context, timing, quota)
         finally:
             self._requests.discard(task)
+            self._note(timing, context)
 
-    async def _execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
+    def _note(self, timing: Timing, context: RequestContext) -> None:
+        """Count what a command took, and tell its request."""
+        context.shard = self._stores.label
+        for part, seconds in enumerate(timing.parts):
+            if seconds:
+                self._part_times[part].observe(seconds)
+        if context.timing is None:
+            context.timing = timing
+        else:
+            context.timing.include(timing.parts, timing.steps)
+
+    async def _execute(
+        self, user_id: str, command: Command, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         if isinstance(command, Read):
             with context.limit():
-                return await self._read(user_id, command, context.read)
+                return await self._read(user_id, command, context.read, timing)
         if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
-            return await self._write(user_id, command, context, quota)
+            return await self._write(user_id, command, context, timing, quota)
         if command.is_change:
             # The operation may not stop half-way, so it has a task of its own.
             work = asyncio.create_task(self._operations.execute(user_id, command))
@@ -145,14 +163,24 @@ class Pool:
             # The caller gets the error too, unless it was cancelled.
             logger.debug("an operation failed: %s", error)
 
-    async def _read(self, user_id: str, command: Read, options: ReadOptions) -> Answer:
-        arrived_s = self._sources.monotonic_s()
+    async def _read(self, user_id: str, command: Read, options: ReadOptions, timing: Timing) -> Answer:
+        clock = self._sources.monotonic_s
+        arrived_s = began_s = clock()
         slot = self._residency.pin(slot_key(user_id, options.at))
         try:
+            is_cold = slot.store is None
             store = await self._residency.open(slot, create=False)
+            if is_cold:
+                self._residency.count_wait(slot, timing, arrived_s)
+                began_s = clock()
             for last in (False, False, True):
-                if not await store.is_fresh_enough(options, arrived_s):
+                busy_s = store.clock.busy_s()
+                is_fresh = await store.is_fresh_enough(options, arrived_s)
+                timing.add(FRESHNESS, began_s, began_s := clock())
+                if not is_fresh:
                     await self._writer.catch_up(slot)
+                    timing.add(HYDRATE, began_s, began_s := clock())
+                timing.parts[STORE] += store.clock.busy_s() - busy_s
                 # A write that failed meanwhile may have closed the replica; then the read below raises ReplicaClosed.
                 if options.at is None and 0 < store.commit_seq < options.min_commit:
                     raise _not_reached(store.commit_seq, options.min_commit)
@@ -167,14 +195,20 @@ class Pool:
                     if last:
                         raise
                     await self._writer.heal(slot)
+                finally:
+                    # With the new replica that took the place of one that could not answer.
+                    timing.add(ENGINE, began_s, began_s := clock())
+                    timing.follow(store.clock, arrived_s)
         finally:
             self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
-    async def _write(self, user_id: str, command: Write, context: RequestContext, quota: Quota | None) -> Answer:
+    async def _write(
+        self, user_id: str, command: Write, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            return await self._writer.write(slot, command, context, quota)
+            return await self._writer.write(slot, command, context, timing, quota)
         finally:
             self._residency.unpin(slot)
 

@@ -68,7 +68,7 @@ _VERDICT_S = 1.0
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | FiguresShown | Settled | Drained
+Reply: TypeAlias = Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -139,8 +139,7 @@ class ShardClient:
             is_change=command.is_change,
             context=context,
         )
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
@@ -169,8 +168,7 @@ class ShardClient:
             self._passing_bytes -= passed
             if passed and not complete:
                 await self.tell(Cancel(number), writer)
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
         """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
@@ -381,10 +379,7 @@ class ShardClient:
             reply, _ = self._under_way.get(message.number, (None, False))
             if reply is None or reply.done():
                 continue
-            if isinstance(message, Failed):
-                reply.set_exception(VectorpoolError.from_wire(message.error))
-            else:
-                reply.set_result(message)
+            reply.set_result(message)
 
     def _fail_under_way(self) -> None:
         for reply, is_change in self._under_way.values():

@@ -98,7 +98,9 @@ class InProcessRouter:
         work = asyncio.create_task(self._pool.execute(user_id, command, context, quota))
         try:
             async with asyncio.timeout(context.remaining_s() if isinstance(command, Read) else None) as timeout:
-                return await asyncio.shield(work)
+                answer = await asyncio.shield(work)
+                context.commit = answer.commit
+                return answer
         except TimeoutError:
             if not timeout.expired():
                 raise

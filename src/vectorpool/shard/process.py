@@ -16,6 +16,7 @@ from functools import partial
 
 import uvloop
 
+from vectorpool import logs
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
@@ -89,7 +90,7 @@ class ShardServer:
         if not isinstance(hello, Hello):
             return
         self._settings = hello.settings
-        logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        logs.configure(hello.settings, shard=label_of(hello.shard, is_isolated=hello.is_isolated))
         try:
             self._bucket = bucket = MeteredBucket(open_bucket(hello.settings), figures=self._figures)
             stores = StoreFactory(
@@ -179,18 +180,19 @@ class ShardServer:
         return await self._execute(pool, message, command)
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
+        context = RequestContext.arrived(message.context)
         try:
-            answer = await pool.execute(
-                message.user_id, command, RequestContext.arrived(message.context), message.context.quota
-            )
+            answer = await pool.execute(message.user_id, command, context, message.context.quota)
             check_size(answer)
         except VectorpoolError as error:
-            return Failed(message.number, error.to_wire())
+            timing = context.timed()
+            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
         except Exception:
             logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
             defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
             return Failed(message.number, defect.to_wire())
-        return Answered(message.number, answer.body, answer.commit)
+        timing = context.timed()
+        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
 
     async def _send(self, message: FromShard) -> None:
         if not self._writer.is_closing():

@@ -28,6 +28,8 @@ from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, P
 from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.families import CATCH_UPS, REBASES
+from vectorpool.telemetry.parts import COMMIT, ENGINE, HYDRATE, Stopwatch, StoreClock, timed
 from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.erasure import ErasureSchedule
@@ -56,8 +58,17 @@ class Vectorstore:
     """See the module. ``builder`` builds its replicas from ``log``, ``workers`` runs what blocks."""
 
     def __init__(
-        self, log: CommitLog, builder: Builder, workers: Executor, settings: Settings, sources: Sources
+        self,
+        log: CommitLog,
+        builder: Builder,
+        workers: Executor,
+        settings: Settings,
+        sources: Sources,
+        clock: StoreClock | None = None,
     ) -> None:
+        # What the writer's task spent its time on, and how long calls of the store were under way.
+        self.spent = Stopwatch(sources)
+        self.clock = StoreClock(sources) if clock is None else clock
         self._log = log
         self._builder = builder
         self._workers = workers
@@ -148,6 +159,7 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
+            self._log.figures.counter(CATCH_UPS).add()
             await self._rebuild(create=True)
 
     async def heal(self) -> None:
@@ -254,6 +266,7 @@ class Vectorstore:
         if self._replica is not None and self._replica.is_migrated:
             await self._rebuild(create=True)
 
+    @timed(ENGINE)
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
         if ticket.is_poison:
@@ -303,6 +316,7 @@ class Vectorstore:
             await pause_before_rebase(self._sources, attempt)
         raise too_many_conflicts()
 
+    @timed(COMMIT)
     async def _commit_once(self) -> bool:
         """Offer the uncommitted writes as one commit; return False if the replica was built anew instead."""
         replica = self._replica
@@ -349,6 +363,7 @@ class Vectorstore:
             position = await self._log.append(pending, in_doubt=pending is self._doubted)
         except LostRace:
             self._pending, self._offered = None, 0
+            self._log.figures.counter(REBASES).add()
             await self._start_over()
             return False
         except (OutcomeUnknown, asyncio.CancelledError):
@@ -388,6 +403,7 @@ class Vectorstore:
             self._uncommitted.clear()
             await self.discard()
 
+    @timed(HYDRATE)
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
         """Discard the replica, build it from the log, apply again what was not committed; no read runs meanwhile."""
         async with self._lock.exclusive():
