@@ -23,6 +23,7 @@ from vectorpool.api.callers import Callers, read_callers
 from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
+from vectorpool.front.request_log import Formatter
 from vectorpool.identity.authority import Authority
 from vectorpool.platform import allocator, descriptors
 from vectorpool.settings import Settings
@@ -45,11 +46,9 @@ def serve(settings: Settings) -> None:
 
     Raises Misconfigured before anything is started.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    output = logging.StreamHandler(sys.stderr)
+    output.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[output])
     # It logs every request with its URL, and a URL may hold credentials.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # The format above uses none of them, and the logger would look them up for every line.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable
 from typing import Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
 
+from vectorpool.front import request_log
 from vectorpool.front.stages import Stage, context_of
 from vectorpool.sources import Sources
 
@@ -17,8 +19,6 @@ _PROBES: Final = frozenset(
 )
 # In the log and the counts: the caller closed the connection before there was a response.
 CALLER_LEFT: Final = 499
-
-_logger = logging.getLogger("vectorpool.http")
 
 
 class MeteringStage:
@@ -39,11 +39,11 @@ class MeteringStage:
         started_s = self._sources.monotonic_s()
         status = CALLER_LEFT
 
-        async def watched(message: Message) -> None:
+        def watched(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            return send(message)
 
         try:
             await self._inner(scope, receive, watched)
@@ -55,7 +55,8 @@ class MeteringStage:
             self.counts[method, status] += 1
             elapsed_ms = (self._sources.monotonic_s() - started_s) * 1000
             route = scope.get("path_template") or "(no route)"
-            _logger.log(
+            request_log.log(
+                self._sources.now_ms(),
                 self._level(scope["path"], status),
                 "method=%s route=%s status=%d ms=%.1f id=%s",
                 method,
@@ -64,8 +65,8 @@ class MeteringStage:
                 elapsed_ms,
                 context_of(scope).request_id,
             )
-            if _logger.isEnabledFor(logging.DEBUG):
-                _logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
+            if request_log.logger.isEnabledFor(logging.DEBUG):
+                request_log.logger.debug("method=%s path=%r", method, scope.get("raw_path", b"")[:512])
 
     def _level(self, path: str, status: int) -> int:
         if path not in self._probed:
