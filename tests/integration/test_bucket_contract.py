@@ -186,6 +186,25 @@ async def test_prefixes_are_the_directories_directly_below(bucket: Bucket) -> No
     assert await bucket.list_objects("nothing/", limit=5) == []
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
+async def test_prefixes_come_in_pages(bucket: Bucket, limit: int) -> None:
+    """Pages of every size show each "directory" once, in the order of the keys, whatever else lies between."""
+    names = ["a", "a b", "a-b", "a.b", "a0", "b", "c%2F", "zz", "é", "日本"]
+    for name in names:
+        for number in range(3):
+            await bucket.put(f"users/{name}/log/{number}", b"x")
+    for file in ("users/a file", "users/b file", "users/zzz"):
+        await bucket.put(file, b"x")
+    seen: list[str] = []
+    while page := await bucket.list_prefixes("users/", limit=limit, after=seen[-1] if seen else None):
+        assert len(page) <= limit
+        seen += page
+        assert len(seen) <= len(names), seen
+    assert seen == [name[:-1] for name in sorted(f"{name}/" for name in names)]
+    assert await bucket.list_prefixes("users/", limit=limit, after="é日") == ["日本"]
+    assert await bucket.list_prefixes("nothing/", limit=limit) == []
+
+
 async def test_odd_keys_are_kept_verbatim(bucket: Bucket) -> None:
     """Spaces, percent signs, hashes, quotes and other scripts in a key come back as they were given."""
     for number, key in enumerate(ODD_KEYS):

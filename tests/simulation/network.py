@@ -114,8 +114,8 @@ class Wire:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._send(lambda: self._far.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._send(lambda: self._far.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._send(lambda: self._far.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.create(key, data))

@@ -96,8 +96,8 @@ class FaultyBucket:
         self._enter("list_objects", prefix)
         return await self.inner.list_objects(prefix, limit=limit, after=after)
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self.inner.list_prefixes(prefix)
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self.inner.list_prefixes(prefix, limit=limit, after=after)
 
     async def create(self, key: str, data: bytes) -> str:
         fault = self._enter("create", key)

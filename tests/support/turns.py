@@ -68,8 +68,8 @@ class TurnBucket:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._call(lambda: self._inner.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._call(lambda: self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._call(lambda: self._inner.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._call(lambda: self._inner.create(key, data))

@@ -10,6 +10,7 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
@@ -87,11 +88,15 @@ class History(Controller):
             time_ms=None if body.time is None else _time_ms(body.time),
             backup=None if body.backup is None else check_backup_name(body.backup),
         )
-        answer = await request.execute(check_user_id(user_id), command)
-        restored = msgspec.json.decode(answer.body, type=answers.Restored)
-        done = f"The state of commit {restored.restored_from} is restored as commit {restored.commit}"
-        recovery = Recovery(request.service.library, user_id)
-        restored.documents = await _recover(request, recovery, done, "Send the request again to bring back the others.")
+        asked = {"commit": body.commit, "time": body.time, "backup": body.backup}
+        async with audited(request, "restore", check_user_id(user_id), asked=asked) as told:
+            answer = await request.execute(user_id, command)
+            restored = msgspec.json.decode(answer.body, type=answers.Restored)
+            told |= {"commit": restored.commit, "restored_from": restored.restored_from}
+            done = f"The state of commit {restored.restored_from} is restored as commit {restored.commit}"
+            remedy = "Send the request again to bring back the others."
+            recovery = Recovery(request.service.library, user_id)
+            restored.documents = await _recover(request, recovery, done, remedy)
         return respond(restored, commit=answer.commit)
 
     @get(
@@ -161,12 +166,15 @@ class History(Controller):
         body = await decode_bounded(await body_of(request), ForkBody, request.service, user_id)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
-        answer = await request.execute(check_user_id(user_id), command)
-        forked = msgspec.json.decode(answer.body, type=answers.Forked)
-        recovery = Recovery(request.service.library, forked.user_id, user_id)
-        done = f"User {forked.user_id} has the vectorstore, as commit {forked.commit}"
-        remedy = "The listing of documents says which are missing: put them there."
-        forked.documents = await _recover(request, recovery, done, remedy)
+        target = command.target_user_id
+        async with audited(request, "fork", check_user_id(user_id), target=target, of_commit=body.commit) as told:
+            answer = await request.execute(user_id, command)
+            forked = msgspec.json.decode(answer.body, type=answers.Forked)
+            told["commit"] = forked.commit
+            recovery = Recovery(request.service.library, forked.user_id, user_id)
+            done = f"User {forked.user_id} has the vectorstore, as commit {forked.commit}"
+            remedy = "The listing of documents says which are missing: put them there."
+            forked.documents = await _recover(request, recovery, done, remedy)
         return respond(forked, commit=answer.commit, status=201)
 
 

@@ -48,6 +48,7 @@ from vectorpool.errors import (
     UserNotFound,
 )
 from vectorpool.names import check_document_path
+from vectorpool.telemetry.parts import EMBED
 
 _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
@@ -179,12 +180,14 @@ class Documents(Controller):
         for _ in range(_LOOKS):
             found = await self._etag(request, namespace, name)
             conditions.check(found)
-            if conditions.is_empty:
-                writing: Coroutine[Any, Any, str | None] = library.put(*of, data)
-            else:
-                # The store compares again, with what the conditions were compared with.
-                writing = library.create(*of, data) if found is None else library.replace(*of, data, found)
-            if await request.context.within(writing, changes=True) is not None:
+            async with request.service.allowances.room_for_document(namespace.user_id, request.context, found is None):
+                if conditions.is_empty:
+                    writing: Coroutine[Any, Any, str | None] = library.put(*of, data)
+                else:
+                    # The store compares again, with what the conditions were compared with.
+                    writing = library.create(*of, data) if found is None else library.replace(*of, data, found)
+                etag = await request.context.within(writing, changes=True)
+            if etag is not None:
                 break
         else:
             raise _changing(name)
@@ -273,6 +276,8 @@ class Documents(Controller):
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
+        else:
+            request.service.allowances.documents.give_back(namespace.user_id)
         deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
@@ -356,7 +361,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id), part=EMBED)
             ),
         )
         with naming_documents(_avatar(namespace)):

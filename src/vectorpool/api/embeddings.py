@@ -13,6 +13,7 @@ from vectorpool.context import RequestContext
 from vectorpool.embedding import Embedder
 from vectorpool.errors import InvalidEmbedding, LimitExceeded
 from vectorpool.settings import Settings
+from vectorpool.telemetry.parts import EMBED
 
 Row = npt.NDArray[np.float32]
 
@@ -78,7 +79,8 @@ async def embed_missing(
     rows: list[Row | None] = list(given)
     wanted = [at for at, (row, text) in enumerate(zip(given, texts, strict=True)) if row is None and text is not None]
     if wanted:
-        made = await context.within(embedder.embed([text for at in wanted if (text := texts[at]) is not None], user_id))
+        asked = [text for at in wanted if (text := texts[at]) is not None]
+        made = await context.within(embedder.embed(asked, user_id), part=EMBED)
         for at, row in zip(wanted, made, strict=True):
             rows[at] = row
     positions = [at for at, row in enumerate(rows) if row is not None]
@@ -114,5 +116,5 @@ async def for_query(
             for embedding, name in zip(embeddings, names, strict=True)
         ]
         return pack(rows, names, embedder=None, positions=None)
-    made = await context.within(embedder.embed(list(texts or ()), user_id))
+    made = await context.within(embedder.embed(list(texts or ()), user_id), part=EMBED)
     return pack(list(made), names, embedder=embedder.name, positions=None)

@@ -6,6 +6,8 @@ free, and of any number of concurrent callers exactly one returns normally.
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -101,6 +103,12 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def page_of(names: Iterable[str], limit: int, after: str | None) -> list[str]:
+    """Return a page of ``Bucket.list_prefixes`` of all names, in memory for the page alone."""
+    later = (name + "/" for name in names if after is None or name + "/" > after + "/")
+    return [name[:-1] for name in heapq.nsmallest(limit, later)]
+
+
 def check_range(start: int, end: int) -> None:
     """Raise ValueError unless ``0 <= start < end``: stores disagree about empty ranges, so they are refused here."""
     if not 0 <= start < end:
@@ -142,8 +150,11 @@ class Bucket(Protocol):
         """
         ...
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         """Return the names of the "directories" directly below ``prefix``, sorted, without slashes.
+
+        With ``limit``, 1 to 1,000, at most so many of them, after the name ``after``, in the order of their keys, in
+        which the slash behind a name counts: a page takes the same time and memory, however many there are.
 
         A name that another program made may be empty, ``.``, or hold a control character.
         """

@@ -47,6 +47,7 @@ from vectorpool.objects.bucket import (
     check_key,
     check_prefix,
     check_range,
+    page_of,
 )
 from vectorpool.objects.unusable import UnusableLog
 from vectorpool.platform.privacy import shared_mode
@@ -201,9 +202,28 @@ class DirectoryBucket:
             elif after is None or key > after:
                 yield key, directory / name
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
+        if limit is not None:
+            return await self._run(partial(self._page_of_prefixes, prefix, limit, after))
         return await self._run(partial(self._list_prefixes, prefix))
+
+    def _page_of_prefixes(self, prefix: str, limit: int, after: str | None) -> list[str]:
+        found = list[str]()
+        while len(found) < limit:
+            asked = limit - len(found)
+            try:
+                with open_directory(self._root, *prefix.split("/")[:-1]) as below, os.scandir(below) as scan:
+                    names = (entry.name for entry in scan if entry.is_dir(follow_symlinks=False))
+                    page = page_of((name for name in names if prefix + name != STAGING), asked, after)
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            found += [name for name in page if next(self._walk(f"{prefix}{name}/", None), None) is not None]
+            if len(page) < asked:
+                break
+            after = page[-1]
+        self._unusable.note(prefix + name for name in found)
+        return found
 
     def _list_prefixes(self, prefix: str) -> list[str]:
         names = sorted(name for name, is_directory in self._scan(prefix) if is_directory and prefix + name != STAGING)

@@ -163,8 +163,10 @@ class FaultyBucket:
             "list_objects", prefix, lambda: self._inner.list_objects(prefix, limit=limit, after=after)
         )
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._call("list_prefixes", prefix, lambda: self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._call(
+            "list_prefixes", prefix, lambda: self._inner.list_prefixes(prefix, limit=limit, after=after)
+        )
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._call("create", key, lambda: self._inner.create(key, data))

@@ -16,6 +16,7 @@ from vectorpool.objects.bucket import (
     check_key,
     check_prefix,
     check_range,
+    page_of,
 )
 from vectorpool.sources import SYSTEM, Sources
 
@@ -60,10 +61,11 @@ class MemoryBucket:
         keys = sorted(k for k in self._objects if k.startswith(prefix) and (after is None or k > after))
         return [self._objects[key][1] for key in keys[: max(limit, 0)]]
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
         tails = (key[len(prefix) :] for key in self._objects if key.startswith(prefix))
-        return sorted({tail.partition("/")[0] for tail in tails if "/" in tail})
+        found = {tail.partition("/")[0] for tail in tails if "/" in tail}
+        return sorted(found) if limit is None else page_of(found, limit, after)
 
     async def create(self, key: str, data: bytes) -> str:
         if check_key(key) in self._objects:

@@ -44,6 +44,7 @@ from vectorpool.objects.bucket import (
     check_range,
 )
 from vectorpool.objects.meanings import NoAnswer, excerpt, meaning
+from vectorpool.objects.prefix_pages import prefix_page
 from vectorpool.objects.regions import BARE_REDIRECT, own_words
 from vectorpool.objects.unusable import UnusableLog, unusable_because
 from vectorpool.sources import SYSTEM, Sources
@@ -255,8 +256,10 @@ class RemoteBucket:
         self._unusable.note(info.key for info in found)
         return found
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         path = self._prefix + check_prefix(prefix)
+        if limit is not None:
+            return await prefix_page(self, self._keys, self._ask, self._prefix, prefix, limit, after)
         names = await self._ask(prefix, lambda: self._list_prefixes(path))
         return sorted(name.rpartition("/")[2] for name in names)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from vectorpool.errors import VectorpoolError
+
+if TYPE_CHECKING:
+    from vectorpool.vectorstore.quota import Admission
 
 
 class HalfApplied(Exception):
@@ -26,6 +31,8 @@ class Effect(msgspec.Struct):
     made: str | None = None
     # The command was acknowledged before: bounds that other writers may have reached meanwhile do not refuse it.
     is_again: bool = False
+    # What the write asks before it adds something; None without a quota.
+    admission: Admission | None = None
 
     def touch(self, collection: str | None = None) -> None:
         """Record a change, and the name of its collection."""

@@ -133,7 +133,7 @@ class FarBucket:
             prefix, self._latencies.list, lambda shelf: shelf.list_objects(prefix, limit=limit, after=after)
         )
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         raise AssertionError("rounds over all users are not run in a fleet: their requests are computed")
 
     async def create(self, key: str, data: bytes) -> str:

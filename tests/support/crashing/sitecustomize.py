@@ -14,9 +14,9 @@ import sys
 import threading
 
 if "vectorpool.shard.process" in sys.orig_argv:
-    from vectorpool.engine import bindings
+    from vectorpool.engine import calls
 
-    _open = bindings._open
+    _open = calls._open
 
     class _Crashing:
         """The bindings, one call of which crashes."""
@@ -37,7 +37,7 @@ if "vectorpool.shard.process" in sys.orig_argv:
 
             return call
 
-    bindings._open = lambda directory: _Crashing(_open(directory))
+    calls._open = lambda directory: _Crashing(_open(directory))
 
 elif "serve" in sys.orig_argv:
     from vectorpool.shard import router
