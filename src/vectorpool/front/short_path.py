@@ -53,7 +53,8 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "add": ("add", 201),
 }
 _LAST: Final = frozenset({"query", "get", "count", *_CHROMAS})
-# A longer body of Chroma's protocol is passed to the shard in parts, while it arrives.
+# A longer body goes to the application: of Chroma's protocol it is passed to the shard while it arrives, and one of the
+# native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
 
 
@@ -93,7 +94,8 @@ class ShortPathStage:
     def _body_bytes(self, head: Head, method: str) -> int | None:
         """Return the length of the body if it is known and allowed, and plain; the server holds the sender to it."""
         length, fields = head.length, head.fields
-        if length is None or length > self._max_body_bytes or b"content-encoding" in fields:
+        most = min(self._max_body_bytes, _WHOLE_BYTES)
+        if length is None or length > most or b"content-encoding" in fields:
             return None
         return length if method == "GET" or b"content-length" in fields else None
 
@@ -119,7 +121,7 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
         case "GET", ["", "users", user_id, "avatars", avatar_id, "collections", name, "count"]:
             return _OF_AVATAR + "count", 200, _native(count_in, user_id, avatar_id, name)
         case "POST", ["", "api", "v2", "tenants", tenant, "databases", database, "collections", collection, name]:
-            if name in _CHROMAS and tenant and database and collection and length <= _WHOLE_BYTES:
+            if name in _CHROMAS and tenant and database and collection:
                 operation, status = _CHROMAS[name]
                 return _OF_CHROMA + name, status, _chromas(tenant, Target(operation, database, collection))
     return None
