@@ -23,8 +23,12 @@ from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.builder import Builder
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
+
+# The share of reads and writes that need Chroma, and of captures that find it needed no more.
+OPENS = 0.15
 
 
 class SimulatedStores:
@@ -64,7 +68,8 @@ class SimulatedStores:
             user_id: str, directory: Path, position: Position, image: Image, settings: Settings
         ) -> Replica:
             breaks = lambda: self._breaks > 0 and self._sources.random() < self._breaks  # noqa: E731
-            return cast(Replica, FakeReplica(directory, position, image, breaks, self._engine))
+            opens = lambda: self._sources.random() < OPENS  # noqa: E731
+            return cast(Replica, FakeReplica(directory, position, image, breaks, opens, self._engine))
 
         log = self.log(user_id)
         # The virtual loop runs the work of worker threads in its own thread.

@@ -29,12 +29,14 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.deletions import Remains
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 BYTE_SCALE = 4
@@ -91,6 +93,9 @@ class PagedReplica:
         self.position = position
         self.image = image
         self._sources = sources
+        # Unknown, so that it is never patched: the simulation counts what building it anew costs.
+        self.state = DirectoryState()
+        self.may_lose = False
         self._file = directory / PAGES
         content = self._file.read_bytes()
         self._pages = len(content) // PAGE_BYTES
