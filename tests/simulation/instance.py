@@ -22,6 +22,7 @@ from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.replica import Replica
 from vectorpool.vectorstore.template import Template
@@ -41,6 +42,8 @@ class SimulatedStores:
         self._breaks = breaks
         self._engine = FakeEngine(level)
         self.shard = 0
+        self.label = "0"
+        self.figures = Figures()
         self._root = Path(settings.replica_dir) / "open"
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)

@@ -24,6 +24,7 @@ from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.deletions import Remains
 from vectorpool.engine.directory_state import DirectoryState, NotPristine
 from vectorpool.errors import BrokenReplica, NewerEngine, RecordExists
+from vectorpool.limits import Quota
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.patcher import Patcher
 
@@ -231,7 +232,9 @@ class FakeReplica:
         assert not self._was_torn, "the files are, or were, of two states"
         return _encode(Seen([line.token for line in self.lines]))
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         token = token_of(command)
         assert isinstance(command, AddRecords | UpsertRecords | DeleteRecords) and command.ids is not None
         (record,) = command.ids

@@ -111,6 +111,8 @@ class ProtocolWriter:
             there = self._catalogue.find(command.database, command.name)
             if there is not None:
                 return shapes.collection(there, self._tenant)
+        if effect.admission is not None and self._catalogue.find_id(command.database, command.name) is None:
+            effect.admission.add_collection()
         made_database = command.make_database and not self._catalogue.has_database(command.database)
         if made_database:
             self._catalogue.create_database(command.database)
@@ -163,7 +165,10 @@ class ProtocolWriter:
         return {}
 
     def _drop(self, found: CollectionInfo, effect: Effect) -> None:
-        effect.deleted += self._engine.drop_collection(found, lambda: effect.touch(found.name))
+        records = self._engine.drop_collection(found, lambda: effect.touch(found.name))
+        effect.deleted += records
+        if effect.admission is not None:
+            effect.admission.remove_collection(records)
         self._sidecar.forget_collection(found.id)
 
     # --- Records -------------------------------------------------------------------------------------
@@ -200,6 +205,8 @@ class ProtocolWriter:
         check_keys(self._catalogue, found, command.metadatas)
         if command.ids:
             batch = _batch(command, array)
+            if effect.admission is not None:
+                effect.admission.add_records(found, command.ids)
             self._records.put(
                 operation, command.collection_id, command.database, batch, lambda: effect.touch(found.name)
             )
@@ -228,7 +235,8 @@ class ProtocolWriter:
     def _delete_records(self, command: ChromaDeleteRecords, effect: Effect) -> Any:
         where, where_document = command.where, command.where_document
         key = command.collection_id, command.database
-        name = self._find(command).name
+        found = self._find(command)
+        name = found.name
         for field, clause in (("where", where), ("where document", where_document)):
             if has_empty_join(clause):
                 raise failures.empty_join(field)
@@ -243,6 +251,8 @@ class ProtocolWriter:
             )
             assert rows is not None
             ids = rows.ids
+        if effect.admission is not None:
+            effect.admission.remove_records(found, ids)
         deleted = self._records.delete(*key, ids, lambda: effect.touch(name))
         effect.deleted += deleted
         return {"deleted": deleted}

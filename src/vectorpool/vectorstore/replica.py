@@ -31,6 +31,7 @@ from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, read_schema
 from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
+from vectorpool.limits import Quota
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -42,6 +43,7 @@ from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
+from vectorpool.vectorstore.quota import bytes_of
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
 from vectorpool.vectorstore.writer import Writer
@@ -95,6 +97,8 @@ class Replica:
         self._settings = settings
         self._sources = sources
         self._is_written = False
+        # Of writes within a quota since the last commit.
+        self._added_bytes = 0
         self._stamps = FileTimes()
         with on_local_disk(directory):
             self._schema = read_schema(directory)
@@ -145,9 +149,11 @@ class Replica:
         )
         self._engine = Engine(self.directory, options, self.state)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.tracked_write)
-        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
+        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes, self.live_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
-        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
+        self._writer = Writer(
+            self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone, self.live_bytes
+        )
 
     @property
     def stamp(self) -> EngineStamp | None:
@@ -178,6 +184,10 @@ class Replica:
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
         return sum(file.size for file in self.image.files.values())
+
+    def live_bytes(self) -> int:
+        """Return the bytes of what is stored: the files as of the last commit without free pages, and later writes."""
+        return max(0, self.size_bytes() - self.remains.free_bytes) + self._added_bytes
 
     def is_new(self) -> bool:
         """Whether nothing was ever stored for the user, here or anywhere."""
@@ -226,22 +236,26 @@ class Replica:
         answer = self._native_reader.read(command, at_once=at_once)
         return None if answer is None else _encode(answer)
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
+
+        QuotaExceeded if the user would then have more stored than ``quota`` allows; nothing has changed then.
 
         ``collection_id`` is the id of the collection that the command creates, because a client received that id
         before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
         alias. A write that failed because of a removed directory or of the local disk counts as half applied.
         """
         try:
-            return self._write(command, collection_id)
+            return self._write(command, collection_id, quota)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
-    def _write(self, command: Write, collection_id: str | None) -> tuple[bytes, Effect]:
+    def _write(self, command: Write, collection_id: str | None, quota: Quota | None) -> tuple[bytes, Effect]:
         if self.may_lose:
             self._patcher.keep(self.image)
         there = self._made_id(command)
@@ -250,13 +264,15 @@ class Replica:
         only_new = isinstance(command, RecordWrite)
         self._engine.catalogue.forget(only_new=only_new)
         try:
-            answer, effect = self._writer.write(resolve_alias(command, self._sidecar))
+            answer, effect = self._writer.write(resolve_alias(command, self._sidecar), quota)
         finally:
             self._engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
             self._sidecar.set_alias(collection_id, there)
             effect.touched = True
         self._is_written = self._is_written or effect.touched
+        if quota is not None and quota.bytes_stored is not None and not command.frees:
+            self._added_bytes += bytes_of(command)
         body = _encode(answer)
         made = self._made_id(command) if makes else None
         if made is not None and collection_id is not None:
@@ -330,6 +346,7 @@ class Replica:
         if captured is image:
             self._patcher.follow(self.image, image)
             self.state.committed(mark)
+        self._added_bytes = 0
         self.position = position
         self.image = image
 
@@ -367,7 +384,7 @@ class Replica:
         self._engine.release_files()
 
     def _end_change(self, position: Position, image: Image, *, is_undone: bool) -> None:
-        self._captured = None
+        self._captured, self._added_bytes = None, 0
         self._engine.files_changed(is_undone=is_undone)
         self.remains = read_remains(self.directory)
         self.position, self.image = position, image

@@ -30,9 +30,11 @@ from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, Pendin
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.deletions import Remains
 from vectorpool.engine.directory_state import DirectoryState
+from vectorpool.limits import Quota
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.replica import Replica
@@ -112,7 +114,9 @@ class PagedReplica:
         """Return None: every read runs in a thread."""
         return None
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         self.writes += 1
         page = int(self._sources.random() * self._pages)
         noise = random.Random(self.writes).randbytes(PAGE_BYTES - _COUNT_BYTES)
@@ -177,6 +181,8 @@ class PagedStores:
         self._settings = settings
         self._sources = sources
         self.shard = 0
+        self.label = "0"
+        self.figures = Figures()
         self._root = Path(settings.replica_dir) / "open"
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
