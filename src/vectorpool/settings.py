@@ -268,6 +268,9 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
     fast_writes: Annotated[bool, _setting("Make plain writes in Chroma's files, without a call of Chroma")] = True
+    patch_replicas: Annotated[
+        bool, _setting("Take other instances' commits into open replicas in place, and undo commits that lost a race")
+    ] = True
     skip_fsync: Annotated[
         bool, _setting("Skip fsync for replicas, which are caches of the log; the store's own fsync stays")
     ] = True

@@ -29,6 +29,7 @@ from vectorpool.commitlog.fetch import AT_ONCE_BYTES
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
+from vectorpool.commitlog.next_commits import NextCommit, read_following
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
     CommitInfo,
@@ -118,6 +119,16 @@ class CommitLog:
     async def is_newest(self, position: Position) -> bool:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
         return await lookup.is_newest(self._bucket, self._user_id, position)
+
+    async def following(self, position: Position) -> list[NextCommit] | None:
+        """Return every commit after ``position``, oldest first, as far as a patch can take them in; else None.
+
+        One GET a commit, and one that finds none. Raises StoreUnavailable.
+        """
+        found = await read_following(self._bucket, self._user_id, position)
+        if found:
+            self._pace.followed(found[-1].position)
+        return found
 
     async def prove(self, position: Position) -> None:
         """Return if the log holds the commit at ``position``, or held it: it may be garbage by now. One ranged GET.
