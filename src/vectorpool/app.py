@@ -40,6 +40,7 @@ from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.traces import OtlpTracer, open_tracer
 
 KEEP_ALIVE_S: Final = 75
 
@@ -59,17 +60,20 @@ async def open_service(
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    tracer: OtlpTracer | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
-    too. ``figures`` are those of the front.
+    too, and ``tracer`` closed. ``figures`` are those of the front.
 
     Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
     figures = Figures() if figures is None else figures
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
         router = starting.router if starting is not None else open_router(settings)
         stack.push_async_callback(router.stop)
         bucket = MeteredBucket(open_bucket(settings), sources, figures)
@@ -87,7 +91,7 @@ async def open_service(
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, supervisor, figures)
+        yield Service(settings, router, embedder, library, ingestor, supervisor, figures, tracer)
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -117,6 +121,7 @@ def create_app(
     callers: Callers | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    tracer: OtlpTracer | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
 
@@ -125,10 +130,11 @@ def create_app(
     """
     authority = authority or Authority(settings)
     figures = Figures() if figures is None else figures
+    tracer = tracer or open_tracer(settings, figures)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority, figures=figures) as opened:
+        async with open_service(settings, authority=authority, figures=figures, tracer=tracer) as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -155,5 +161,5 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures)
+    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, tracer=tracer)
     return pipeline

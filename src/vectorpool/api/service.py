@@ -12,6 +12,7 @@ from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.telemetry.spans import Tracer
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,5 @@ class Service:
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
     # The figures of the front; a part that has some of its own adds a source to them.
     figures: Figures = field(default_factory=Figures)
+    # What begins spans of work that no request waits for; None if traces are off.
+    tracer: Tracer | None = None
