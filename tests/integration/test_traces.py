@@ -92,7 +92,7 @@ async def test_spans_that_are_not_taken_are_counted(url: str) -> None:
 
 
 async def test_the_ratio_holds_whatever_callers_ask_for() -> None:
-    """Of requests whose callers all trace, the part is that of the setting; a caller that does not trace is respected."""
+    """If all callers trace, the part is that of the setting; a caller that does not trace is respected."""
     with Collector() as collector:
         tracer = tracer_for(collector.url, ratio=0.25)
         asked = [f"00-{number * 0x9E3779B97F4A7C15 % 2**128:032x}-00f067aa0ba902b7-01" for number in range(1, 2001)]
@@ -105,7 +105,7 @@ async def test_the_ratio_holds_whatever_callers_ask_for() -> None:
 
 
 async def test_traces_are_off_unless_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an endpoint, with a ratio of 0 and if OpenTelemetry is disabled there is no tracer; a wrong one is told."""
+    """Without an endpoint, at a ratio of 0 and if OpenTelemetry is disabled there is no tracer; a wrong one is told."""
     assert open_tracer(Settings(), Figures()) is None
     assert open_tracer(Settings(traces_endpoint="http://x/v1/traces", traces_ratio=0.0), Figures()) is None
     with pytest.raises(Misconfigured, match="http"):
