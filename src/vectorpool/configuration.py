@@ -17,6 +17,7 @@ import msgspec
 
 from vectorpool.environment import can_send_traces, check_working_directory, is_of_kubernetes, local_path
 from vectorpool.errors import Misconfigured
+from vectorpool.limits import LimitSettings
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
@@ -81,7 +82,9 @@ def describe_settings() -> list[SettingInfo]:
     """Return every setting, in the order in which they are declared."""
     hints = get_type_hints(Settings, include_extras=True)
     rows = []
-    for field in msgspec.structs.fields(Settings):
+    # Those that every service needs come first.
+    inherited = LimitSettings.__struct_fields__
+    for field in sorted(msgspec.structs.fields(Settings), key=lambda field: field.name in inherited):
         hint = hints[field.name]
         meta = next(m for m in hint.__metadata__ if m.description)
         rows.append(

@@ -15,6 +15,7 @@ import msgspec
 
 from vectorpool.commands import ReadOptions
 from vectorpool.errors import DeadlineExceeded, OutcomeUnknown, VectorpoolError
+from vectorpool.limits import Given, Quota
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.parts import Step, Timing
 
@@ -24,13 +25,17 @@ AS_SET = ReadOptions()
 
 
 class CarriedContext(msgspec.Struct, frozen=True, array_like=True):
-    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit."""
+    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit.
+
+    ``quota`` is what the user may have stored; None: no limit.
+    """
 
     request_id: str = ""
     caller: str = ""
     read: ReadOptions | None = None
     remaining_s: float | None = None
     traceparent: str = ""
+    quota: Quota | None = None
 
 
 class Limit:
@@ -74,8 +79,8 @@ class Limit:
 class RequestContext:
     """What belongs to one request. ``read`` holds the read options; ``caller`` is the name of the caller's token.
 
-    ``is_confined`` says that the caller may reach only the database of its path. It does not cross to a shard: the
-    commands carry it.
+    ``is_confined`` says that the caller may reach only the database of its path, and ``claimed`` are the limits of its
+    token. Neither crosses to a shard: the commands carry the first, and the quota follows from the second.
 
     ``commit`` and ``shard`` are those of the last answer, ``timing`` is what its commands took, for the log.
     ``traceparent`` names the span that further spans belong to, as W3C's header does; empty if there is no trace.
@@ -89,6 +94,7 @@ class RequestContext:
         "_started_s",
         "_timeout_s",
         "caller",
+        "claimed",
         "commit",
         "is_confined",
         "read",
@@ -109,6 +115,7 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.caller = caller
+        self.claimed: Given | None = None
         self.is_confined = False
         self.read = read
         self.commit: int | None = None
@@ -198,14 +205,15 @@ class RequestContext:
 
     # --- Between processes ---------------------------------------------------------------------------
 
-    def carried(self) -> CarriedContext:
-        """Return the context as it crosses to a shard."""
+    def carried(self, quota: Quota | None = None) -> CarriedContext:
+        """Return the context as it crosses to a shard, with the limits on what the user stores."""
         return CarriedContext(
             self.request_id,
             self.caller,
             None if self.read is AS_SET else self.read,
             self.remaining_s(),
             self.traceparent,
+            quota,
         )
 
     @classmethod

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from vectorpool import bounds
+from vectorpool.limits import LimitSettings
 
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
@@ -25,8 +25,8 @@ def _setting(text: str, **bounds: Any) -> Meta:
 Positive = Meta(ge=1)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole configuration of an instance."""
+class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration of an instance. Those of limits are in ``limits``."""
 
     # Locations
     store: Annotated[
@@ -391,6 +391,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             le=31_536_000,
         ),
     ] = 3600.0
+
+    audit_retention_s: Annotated[
+        float, _setting("Time that entries of the audit are kept, in whole days", ge=86_400, le=3_153_600_000)
+    ] = 31_536_000.0
 
     # What it tells of itself
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"

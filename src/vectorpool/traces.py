@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from vectorpool import __version__
 from vectorpool.environment import can_send_traces
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
@@ -25,6 +24,7 @@ from vectorpool.telemetry.families import TRACES_DROPPED
 from vectorpool.telemetry.figures import Figures, SharedCounter
 from vectorpool.telemetry.parts import Step
 from vectorpool.telemetry.spans import Attributes, parse_traceparent, traceparent_of
+from vectorpool.version import __version__
 
 MAX_QUEUED: Final = 2048
 # For one request to the collector, its repetitions included.

@@ -96,19 +96,25 @@ async def embed_missing(
 
 async def for_query(
     texts: Sequence[str] | None,
-    embeddings: Sequence[Sequence[float]] | None,
+    embeddings: Sequence[Sequence[float] | Row] | None,
     embedder: Embedder,
     settings: Settings,
     context: RequestContext,
     *,
     user_id: str,
 ) -> Vectors:
-    """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``."""
+    """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``.
+
+    An embedding that is an array was checked before.
+    """
     asked = len(texts or embeddings or ())
     check_count("queries", asked, limit=settings.max_queries, limit_name="max_queries")
     names = [f"query {at}" for at in range(asked)]
     if embeddings is not None:
-        rows = [to_row(embedding, settings, of=name) for embedding, name in zip(embeddings, names, strict=True)]
+        rows = [
+            embedding if isinstance(embedding, np.ndarray) else to_row(embedding, settings, of=name)
+            for embedding, name in zip(embeddings, names, strict=True)
+        ]
         return pack(rows, names, embedder=None, positions=None)
     made = await context.within(embedder.embed(list(texts or ()), user_id), part=EMBED)
     return pack(list(made), names, embedder=embedder.name, positions=None)

@@ -24,7 +24,7 @@ from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.identity.authority import Authority
-from vectorpool.platform import allocator, descriptors
+from vectorpool.platform import allocator, descriptors, interpreter
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
@@ -54,6 +54,7 @@ def serve(settings: Settings) -> None:
     callers = read_callers(settings.tokens_file)
     authority = Authority(settings)
     allocator.limit_arenas()
+    interpreter.switch_often()
     settings = descriptors.fit(settings, descriptors.allow_most())
     admission = Admission(settings)
     with (
@@ -104,16 +105,24 @@ async def _serve(
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     connection = importlib.import_module("vectorpool.front.connection")
+    allowances = app.Allowances(settings)
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
         asyncio.to_thread(
-            app.create_app, settings, service=None, callers=callers, authority=authority, figures=figures, tracer=tracer
+            app.create_app,
+            settings,
+            service=None,
+            callers=callers,
+            authority=authority,
+            figures=figures,
+            tracer=tracer,
+            allowances=allowances,
         )
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     starting = app.StartingRouter(router, started)
     async with app.open_service(
-        settings, starting=starting, authority=authority, figures=figures, tracer=tracer
+        settings, starting=starting, authority=authority, figures=figures, tracer=tracer, allowances=allowances
     ) as service:
         front = await making
         # The server below starts later, so no request comes before this.
@@ -140,6 +149,7 @@ async def _serve(
         supervisor = Supervisor(SYSTEM)
         # Bodies and texts pass through this process; what they took goes back to the system.
         supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
+        interpreter.keep_what_is_loaded()
         async with _scraped(front, settings, connection.Connection, metrics_listener):
             try:
                 await server.serve(sockets=[listener])

@@ -89,6 +89,11 @@ class CommitLog:
         self._pace = compaction.Pace(settings)
         self._sweep = garbage.Sweep()
 
+    @property
+    def user_id(self) -> str:
+        """The user."""
+        return self._user_id
+
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
 
@@ -192,6 +197,16 @@ class CommitLog:
             done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
         self._pace.compacted(position)
         return done
+
+    async def compact_now(self) -> tuple[Position, Compaction]:
+        """Look now, as of the newest commit, whatever the pace; return it and what was written. Raises UserNotFound."""
+        newest = await ending.newest_header(self._bucket, self._user_id)
+        if newest is None:
+            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so there is nothing to compact.")
+        position = Position(newest.header.seq, newest.commit_hash)
+        async with self._scratch() as scratch:
+            done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
+        return position, done
 
     async def remove_garbage(self) -> Removal:
         """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.

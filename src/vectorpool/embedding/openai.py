@@ -21,7 +21,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vectorpool import __version__
 from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
@@ -29,6 +28,7 @@ from vectorpool.errors import Draining, EmbedderUnavailable, InvalidRequest, Mis
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.figures import Figures
+from vectorpool.version import __version__
 
 MAX_TOKENS = 8191
 

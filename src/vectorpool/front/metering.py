@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Awaitable
 from typing import Any, Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
 
 from vectorpool.api.refusals import is_chromas
+from vectorpool.front import request_log
 from vectorpool.front.stages import Stage, context_of, user_of
 from vectorpool.sources import Sources
 from vectorpool.telemetry import figures as figures_
@@ -26,8 +28,6 @@ CALLER_LEFT: Final = 499
 NO_ROUTE: Final = "(no route)"
 # Any other is counted as ``OTHER``: a caller may invent methods.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-
-_logger = logging.getLogger("vectorpool.http")
 
 
 class MeteringStage:
@@ -63,11 +63,11 @@ class MeteringStage:
         started_s = self._sources.monotonic_s()
         status = CALLER_LEFT
 
-        async def watched(message: Message) -> None:
+        def watched(message: Message) -> Awaitable[None]:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            return send(message)
 
         try:
             await self._inner(scope, receive, watched)
@@ -92,7 +92,7 @@ class MeteringStage:
         if is_slow:
             self._figures.counter(SLOW_REQUESTS, protocol).add()
         level = logging.WARNING if is_slow else self._level(path, status)
-        if _logger.isEnabledFor(level):
+        if request_log.logger.isEnabledFor(level):
             fields: dict[str, Any] = {
                 "method": method,
                 "route": route,
@@ -108,13 +108,11 @@ class MeteringStage:
                 fields["shard"] = context.shard
             if timing is not None:
                 fields["parts"] = timing.milliseconds()
-            # As Logger.log does it, without a look for the caller's line: every request pays for this one.
-            message = "slow request" if is_slow else "request"
-            record = logging.LogRecord(_logger.name, level, __file__, 0, message, None, None)
-            record.fields = fields
-            _logger.handle(record)
-        if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("method=%s path=%r id=%s", method, scope.get("raw_path", b"")[:512], context.request_id)
+            request_log.log(self._sources.now_ms(), level, "slow request" if is_slow else "request", fields)
+        if request_log.logger.isEnabledFor(logging.DEBUG):
+            request_log.logger.debug(
+                "method=%s path=%r id=%s", method, scope.get("raw_path", b"")[:512], context.request_id
+            )
 
     def _count(self, route: str, method: str, status: int, protocol: str, elapsed_s: float) -> None:
         try:

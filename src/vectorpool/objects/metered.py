@@ -17,6 +17,7 @@ from vectorpool.objects.bucket import (
     Bucket,
     BucketDenied,
     BucketUnavailable,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -32,7 +33,7 @@ OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes"
 
 
 # A missing key and a taken one are what the caller asked about.
-_ANSWERS: Final = frozenset({"missing", "exists"})
+_ANSWERS: Final = frozenset({"missing", "exists", "changed"})
 
 
 class OperationCount(msgspec.Struct):
@@ -134,14 +135,20 @@ class MeteredBucket:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._count("list_objects", self._inner.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._count("list_prefixes", self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._count("list_prefixes", self._inner.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._count("create", self._inner.create(key, data), sent=len(data))
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._count("put", self._inner.replace(key, data, etag), sent=len(data))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._count("delete", self._inner.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._count("copy", self._inner.copy(source, target))
@@ -163,6 +170,8 @@ def outcome_of(error: BaseException) -> str:
             return "missing"
         case ObjectExists():
             return "exists"
+        case ObjectChanged():
+            return "changed"
         case BucketDenied():
             return "denied"
         case BucketUnavailable():

@@ -31,7 +31,9 @@ from vectorpool.errors import (
     InvalidRequest,
     UserNotFound,
 )
+from vectorpool.limits import Quota
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.platform import allocator
 from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import ERASURE, Erasures
 from vectorpool.pool.occupancy import occupancy
@@ -44,7 +46,7 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 from vectorpool.telemetry import families
 from vectorpool.telemetry.figures import Sample
 from vectorpool.telemetry.parts import ENGINE, FRESHNESS, HYDRATE, PART_NAMES, STORE, Timing
@@ -103,8 +105,12 @@ class Pool:
 
     # --- Commands ------------------------------------------------------------------------------------
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+    async def execute(
+        self, user_id: str, command: Command, context: RequestContext = BACKGROUND, quota: Quota | None = None
+    ) -> Answer:
         """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the context's deadline.
+
+        A write that would have more stored than ``quota`` allows raises QuotaExceeded.
 
         If the caller's task is cancelled, a read stops, and a write that has not begun leaves the queue. A write, an
         operation that changes the log and a hydrate run to their end once they have begun.
@@ -116,7 +122,7 @@ class Pool:
         self._requests.add(task)
         timing = Timing(is_traced=bool(context.traceparent))
         try:
-            return await self._execute(user_id, command, context, timing)
+            return await self._execute(user_id, command, context, timing, quota)
         finally:
             self._requests.discard(task)
             self._note(timing, context)
@@ -132,14 +138,16 @@ class Pool:
         else:
             context.timing.include(timing.parts, timing.steps)
 
-    async def _execute(self, user_id: str, command: Command, context: RequestContext, timing: Timing) -> Answer:
+    async def _execute(
+        self, user_id: str, command: Command, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         if isinstance(command, Read):
             with context.limit():
                 return await self._read(user_id, command, context.read, timing)
         if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
-            return await self._write(user_id, command, context, timing)
+            return await self._write(user_id, command, context, timing, quota)
         if command.is_change:
             # The operation may not stop half-way, so it has a task of its own.
             work = asyncio.create_task(self._operations.execute(user_id, command))
@@ -195,10 +203,12 @@ class Pool:
             self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
-    async def _write(self, user_id: str, command: Write, context: RequestContext, timing: Timing) -> Answer:
+    async def _write(
+        self, user_id: str, command: Write, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            return await self._writer.write(slot, command, context, timing)
+            return await self._writer.write(slot, command, context, timing, quota)
         finally:
             self._residency.unpin(slot)
 
@@ -206,7 +216,8 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
+            self._residency.keeping.look()
             for slot in self._residency.evictable(self._settings.idle_timeout_s):
                 self._guarded("eviction of an idle vectorstore", partial(self._residency.start_eviction, slot))
             if self._settings.durability == "write-back":
@@ -214,6 +225,15 @@ class Pool:
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
             if (due := self._erasures.next_slot()) is not None:
                 self._guarded(ERASURE, partial(self._erasures.start, due))
+
+    def press(self, *, is_short: bool) -> None:
+        """Open no further vectorstore while the instance is short of memory, and close some that are not used."""
+        self._residency.is_short_of_memory = is_short
+        if is_short:
+            for slot in self._residency.least_used_part():
+                self._guarded("eviction for want of memory", partial(self._residency.start_eviction, slot))
+            # What the last ones took goes back to the system at once.
+            self._guarded("return of memory", partial(asyncio.get_running_loop().run_in_executor, None, allocator.trim))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
@@ -248,6 +268,7 @@ class Pool:
         if slot is None:
             return answers.Residency(user_id, "cold", 0, 0, warm_bytes, 0, False, self._stores.shard)
         store = slot.store
+        schema, chroma = (None, None) if store is None else store.engine_state()
         return answers.Residency(
             user_id=user_id,
             state=state_name(slot.state),
@@ -259,7 +280,10 @@ class Pool:
             shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
-            schema=None if store is None else store.schema_state,
+            schema=schema,
+            chroma=chroma,
+            uses=slot.uses,
+            kept_open_until_ms=self._residency.keeping.until_ms(key),
         )
 
     def view(self) -> answers.PoolView:

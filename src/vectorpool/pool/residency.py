@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 
 from cachetools import LRUCache
 
-from vectorpool.errors import Damaged, LocalDiskFailed, TryAgain, VectorpoolError
+from vectorpool.errors import Damaged, LocalDiskFailed, MemoryShort, TryAgain, VectorpoolError
+from vectorpool.pool.keeping import Keeping
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting_room import WaitingRoom
@@ -48,8 +49,13 @@ class Residency:
         self.slots: dict[str, Slot] = {}
         # Open, unpinned slots in the order of their last use. At most as many as there are slots.
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
+        self.keeping = Keeping(settings, sources, self._let_go)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
+        # Vectorstores that are being opened, beyond the wait for a place.
+        self._opening = 0
+        # While it is, no further vectorstore is opened beside those that are.
+        self.is_short_of_memory = False
         self._evictions: set[asyncio.Task[None]] = set()
         self._hydrates: set[asyncio.Task[None]] = set()
         # Hydrates that wait for a free slot. One ends when no request waits for it any more.
@@ -77,7 +83,7 @@ class Residency:
     async def lease(self, user_id: str, *, create: bool) -> AsyncIterator[tuple[Slot, Vectorstore]]:
         """Pin the user's slot, open it if it is cold, and yield it with its vectorstore.
 
-        Raises UserNotFound (without ``create``), PoolBusy, StoreUnavailable, Damaged.
+        Raises UserNotFound (without ``create``), PoolBusy, MemoryShort, StoreUnavailable, Damaged.
         """
         slot = self.pin(user_id)
         try:
@@ -94,6 +100,7 @@ class Residency:
         self._idle.pop(user_id, None)
         slot.last_use_s = self._sources.monotonic_s()
         slot.last_use_ms = self._sources.now_ms()
+        slot.uses += 1
         return slot
 
     def unpin(self, slot: Slot) -> None:
@@ -107,12 +114,21 @@ class Residency:
             case Ready(store) if store.is_absent:
                 self.start_eviction(slot, "absent")
             case Ready():
-                self._idle[slot.user_id] = slot
-                self._room.call_next()
+                self._make_idle(slot)
             case Cold():
                 self.slots.pop(slot.user_id, None)
             case _:
                 pass
+
+    def _make_idle(self, slot: Slot) -> None:
+        """Let a slot be evicted that is open and not in use, unless it is kept open."""
+        if slot.user_id not in self.keeping:
+            self._idle[slot.user_id] = slot
+            self._room.call_next()
+
+    def _let_go(self, slot: Slot) -> None:
+        if slot.pins == 0 and isinstance(slot.state, Ready) and self.slots.get(slot.user_id) is slot:
+            self._make_idle(slot)
 
     def _leave(self, slot: Slot) -> None:
         """End a hydrate that waits for a free slot if only the hydrate itself still pins its slot."""
@@ -139,7 +155,15 @@ class Residency:
                         raise error
                     slot.become(Cold())
                 case Cold():
+                    self._check_memory()
                     await asyncio.shield(self._start_hydrate(slot, create=create))
+
+    def _check_memory(self) -> None:
+        if self.is_short_of_memory and self._taken:
+            raise MemoryShort(
+                "The instance is short of memory, and opens no vectorstore for now (memory_high_percent). Send the "
+                "request again later, or to another instance."
+            )
 
     def count_wait(self, slot: Slot, timing: Timing, since_s: float) -> None:
         """Count the time since ``since_s`` that a caller waited for a slot that is open now: its hydrate, and a queue.
@@ -180,8 +204,13 @@ class Residency:
                 self._queued.pop(slot, None)
             has_capacity = True
             slot.hydrate_began_s = self._sources.monotonic_s()
-            store = self._make_store(slot.user_id)
-            await _open(store, create=create)
+            self._opening += 1
+            try:
+                store = self._make_store(slot.user_id)
+                await _open(store, create=create)
+            finally:
+                self._opening -= 1
+                self._room.call_next()
             slot.hydrate_ended_s, slot.hydrate_store_s = self._sources.monotonic_s(), store.clock.busy_s()
         except BaseException as error:
             shared = error if isinstance(error, TryAgain) else None
@@ -204,13 +233,13 @@ class Residency:
     async def _take_capacity(self) -> None:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
         while not self._has_capacity():
-            if (victim := self._least_recently_used()) is not None:
+            if self._opening < self._settings.hydrations and (victim := self._least_recently_used()) is not None:
                 self.start_eviction(victim, "room")
             await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
         self._taken += 1
 
     def _has_capacity(self) -> bool:
-        if self._taken >= self._settings.open_slots:
+        if self._taken >= self._settings.open_slots or self._opening >= self._settings.hydrations:
             return False
         return self._taken == 0 or self.open_bytes() < self._settings.open_bytes
 
@@ -236,6 +265,11 @@ class Residency:
             if victim is not None:
                 idle.append(victim)
         return idle
+
+    def least_used_part(self) -> list[Slot]:
+        """Return a quarter of the slots that are not in use, at least one of them, the longest unused first."""
+        idle = sorted(self._idle.values(), key=lambda slot: slot.last_use_s)
+        return [slot for slot in idle[: -(-len(idle) // 4)] if isinstance(slot.state, Ready) and slot.pins == 0]
 
     async def evict(self, slot: Slot) -> bool:
         """Evict a slot that only this caller has pinned; return whether it is cold now."""
@@ -270,9 +304,10 @@ class Residency:
             logger.log(level, "a vectorstore cannot be evicted yet: %s", error)
             slot.become(Ready(store))
             if slot.pins == 0:
-                self._idle[slot.user_id] = slot
+                self._make_idle(slot)
         else:
             slot.become(Cold())
+            self.keeping.end(slot.user_id)
             self._figures.counter(EVICTIONS, reason).add()
             self._release_capacity()
             if slot.pins == 0:

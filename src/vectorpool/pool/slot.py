@@ -96,6 +96,8 @@ class Slot:
         self.heal: HealJob | None = None
         self.last_use_s = 0.0
         self.last_use_ms = 0
+        # Leases since it was opened, for operators.
+        self.uses = 0
         self.dirty_since_s: float | None = None
         # The last hydrate, once it had a place: when it began and ended, and how long it waited for the store.
         self.hydrate_began_s = self.hydrate_ended_s = self.hydrate_store_s = 0.0

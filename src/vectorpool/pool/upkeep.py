@@ -24,7 +24,7 @@ from vectorpool.pool.schedule import Schedule
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 from vectorpool.telemetry.families import (
     COMPACTION_BYTES,
     COMPACTIONS,
@@ -120,7 +120,7 @@ class Upkeep:
 
     async def _go_round(self) -> None:
         interval_s = self._settings.verify_interval_s
-        await self._sources.sleep(self._sources.random() * min(_FIRST_ROUND_S, interval_s))
+        await rest(self._sources, self._sources.random() * min(_FIRST_ROUND_S, interval_s))
         while True:
             try:
                 await self._round()
@@ -128,7 +128,7 @@ class Upkeep:
                 # The store did not answer, for example. The supervisor handles any other failure.
                 logger.warning("a round of verification ended early: %s", error)
             # By the random factor, instances that started together drift apart and rarely verify the same log at once.
-            await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
+            await rest(self._sources, interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
 
     async def _round(self) -> None:
         users = self._due = await self._users_that_are_due()

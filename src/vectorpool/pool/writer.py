@@ -14,6 +14,7 @@ from vectorpool.answers import Answer
 from vectorpool.commands import Write
 from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
+from vectorpool.limits import Quota
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, EraseJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
@@ -46,8 +47,10 @@ class SlotWriter:
 
     # --- Jobs ----------------------------------------------------------------------------------------
 
-    async def write(self, slot: Slot, command: Write, context: RequestContext, timing: Timing) -> Answer:
-        """Apply a command in a pinned slot. Raises QueueFull, and what the command raises.
+    async def write(
+        self, slot: Slot, command: Write, context: RequestContext, timing: Timing, quota: Quota | None = None
+    ) -> Answer:
+        """Apply a command in a pinned slot, within a quota. Raises QueueFull, and what the command raises.
 
         At the deadline, and if the caller is cancelled, a write that still waits leaves the queue. A write that has
         begun continues, and the deadline raises OutcomeUnknown.
@@ -63,7 +66,7 @@ class SlotWriter:
         if self._settings.durability == "write-back" and slot.dirty_since_s is None:
             with context.limit():
                 await self._make_room(slot)
-        job = WriteJob(Ticket(command), size, context.request_id, timing, self._sources.monotonic_s())
+        job = WriteJob(Ticket(command, quota), size, context.request_id, timing, self._sources.monotonic_s())
         self._enqueue(slot, job)
         try:
             with context.limit():

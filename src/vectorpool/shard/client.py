@@ -15,16 +15,15 @@ from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
-    InternalError,
-    OutcomeUnknown,
     QueueFull,
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
+from vectorpool.shard import launch
 from vectorpool.shard.counts import ShardCounts
-from vectorpool.shard.launch import start_process
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -34,7 +33,6 @@ from vectorpool.shard.protocol import (
     ExecuteBody,
     Failed,
     FiguresShown,
-    FromShard,
     Hello,
     Part,
     Ready,
@@ -51,6 +49,7 @@ from vectorpool.shard.protocol import (
     label_of,
     read_frame,
 )
+from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Sample
 from vectorpool.telemetry.ledger import Ledger
@@ -62,7 +61,7 @@ MAX_UNDER_WAY = 4096
 # Most bytes of bodies in the shard that are not whole or not answered yet.
 MAX_PASSING_BYTES = 1 << 29
 _PART_BYTES = 256 * 1024
-_START_S = 60.0
+START_S = 60.0
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
 # Longest wait for the watch of a shard to end, once it is cancelled.
@@ -86,10 +85,10 @@ class ShardClient:
         is_isolated: bool = False,
         ledger: Ledger | None = None,
     ) -> None:
-        self._shard = shard
+        self.shard = shard
         self._shards = shards
         self._crashed = crashed
-        self._is_isolated = is_isolated
+        self.is_isolated = is_isolated
         self._marks: Marks | None = None
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
@@ -105,7 +104,10 @@ class ShardClient:
         self._watch_name = f"watch of {self._name}"
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
-        self._stopping = False
+        self.is_stopping = False
+        self.is_draining = False  # for the next process to serve: no request is sent meanwhile
+        self.starts = self.deaths = 0
+        self.ready_since_ms: int | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -117,25 +119,30 @@ class ShardClient:
         """The process id of the shard, for operators and tests."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def requests(self) -> int:
+        """How many requests are under way."""
+        return len(self._under_way)
+
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
         self._reader = await self._launch()
-        self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
+        self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried()),
+            lambda number: Execute(number, user_id, command, context.carried(quota)),
             is_change=command.is_change,
             context=context,
         )
         return self._counts.answer(reply, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -146,13 +153,13 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self._pass(writer, Part(number, bytes(held)))
+                    await self.tell(Part(number, bytes(held)), writer)
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
                 is_change=target.operation not in READS,
                 context=context,
                 number=number,
@@ -160,11 +167,12 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Cancel(number))
+                await self.tell(Cancel(number), writer)
         return self._counts.answer(reply, context)
 
-    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send a message that has no reply. If the shard is gone, the request itself notices."""
+    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
+        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
+        writer = writer or self._writer
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -210,17 +218,29 @@ class ShardClient:
         assert isinstance(reply, Settled)
         return reply.uncommitted
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that was sent is answered."""
+        return all(reply.done() for reply, _ in self._under_way.values())
+
+    async def drain(self, budget_s: float) -> Drained | None:
+        """Have the shard finish, commit and end; return its report, or None if it gave none in time."""
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(budget_s + 1.0):
+                reply = await self._request(lambda number: Drain(number, budget_s))
+            assert isinstance(reply, Drained)
+            self._counts.take(self._counts.run, reply.samples)
+            return reply
+        return None
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        launch.kill(self._process)
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
-        self._stopping = True
-        report: Drained | None = None
-        if self._ready.is_set():
-            with contextlib.suppress(VectorpoolError, TimeoutError):
-                async with asyncio.timeout(budget_s + 1.0):
-                    reply = await self._request(lambda number: Drain(number, budget_s))
-                    report = reply if isinstance(reply, Drained) else None
-        if report is not None:
-            self._counts.take(self._counts.run, report.samples)
+        self.is_stopping = True
+        report = await self.drain(budget_s) if self._ready.is_set() else None
         await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
@@ -245,6 +265,8 @@ class ShardClient:
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
+        if self.is_draining and context is not None:
+            raise ShardUnavailable("The user's shard is being restarted by an operator. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
         writer = self._writer
@@ -288,22 +310,17 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         self._drop_marks()
         self._marks = Marks()
-        self._process, reader, writer = await start_process(self._marks)
-        hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
-        writer.write(encode_frame(hello))
-        try:
-            async with asyncio.timeout(_START_S):
-                frame = await read_frame(reader)
-        except TimeoutError:
-            frame = None
-        message: FromShard | None = None if frame is None else from_shard_decoder.decode(frame)
+        self._process, reader, writer = await launch.start_process(self._marks)
+        hello = Hello(self.shard, self._shards, self._settings, self.is_isolated)
+        message = await launch.greet(reader, writer, hello, START_S)
         if not isinstance(message, Ready):
             writer.close()
             await self._end_process()
             if isinstance(message, Failed):
                 raise VectorpoolError.from_wire(message.error)
-            raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
+            raise ShardUnavailable(f"Shard {self.shard} did not start. Its output says why.")
         self._writer = writer
+        self.is_draining, self.starts, self.ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
         self._counts.begin()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
@@ -311,7 +328,7 @@ class ShardClient:
 
     async def _watch(self) -> None:
         """Receive replies. When the shard dies, fail the requests under way and start it again."""
-        while not self._stopping:
+        while not self.is_stopping:
             reader = self._reader or await self._relaunch()
             try:
                 await self._receive(reader)
@@ -320,7 +337,10 @@ class ShardClient:
                 self._reader = None
                 self._lose_callers()
             await self._end_process()
-            if not self._stopping:
+            if self.is_draining:
+                logger.info("%s is being restarted by an operator", self._name)
+            elif not self.is_stopping:
+                self.deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
                 self._counts.note_death()
                 self._crashed(set() if self._marks is None else self._marks.users())
@@ -352,7 +372,7 @@ class ShardClient:
             try:
                 message = from_shard_decoder.decode(frame)
             except msgspec.DecodeError:
-                logger.exception("shard %d sent what is no message; it is started again", self._shard)
+                logger.exception("shard %d sent what is no message; it is started again", self.shard)
                 return
             if isinstance(message, Ready):
                 continue
@@ -365,17 +385,7 @@ class ShardClient:
         for reply, is_change in self._under_way.values():
             if reply.done():
                 continue
-            if is_change:
-                reply.set_exception(
-                    OutcomeUnknown(
-                        "The user's shard died while it held the write: it may or may not be committed. Read it "
-                        "back, or send an idempotent write (PUT, DELETE by ids) again."
-                    )
-                )
-            elif self._stopping:
-                reply.set_exception(InternalError("The shard ended."))
-            else:
-                reply.set_exception(ShardUnavailable("The user's shard died. Send the request again."))
+            reply.set_exception(launch.lost(is_change=is_change, is_stopping=self.is_stopping))
 
     def _drop_marks(self) -> None:
         marks, self._marks = self._marks, None
@@ -384,12 +394,4 @@ class ShardClient:
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            async with asyncio.timeout(2.0):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await launch.end(process)

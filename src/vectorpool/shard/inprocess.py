@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,20 +17,22 @@ from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import Target
 from vectorpool.commands import Command, Read
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import ShardUnavailable
+from vectorpool.errors import InvalidRequest, ShardNotFound, ShardUnavailable
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
+from vectorpool.operating import ShardView
 from vectorpool.platform.privacy import keep_private
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import label_of
-from vectorpool.shard.router import drop_former_shards
+from vectorpool.shard.router import QuotaOf, drop_former_shards, no_quota
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.families import SHARD_UP
 from vectorpool.telemetry.figures import Figures, Sample
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,13 @@ class InProcessRouter:
         self._bucket = None if bucket is None else MeteredBucket(bucket, figures=self._figures)
         self._sources = sources
         self._pool: Pool | None = None
+        self._ready_since_ms: int | None = None
+        self._quota_of: QuotaOf = no_quota
+        self._turns = Turns()
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Open the bucket and the pool. From now on, this process's files are private."""
@@ -57,6 +67,7 @@ class InProcessRouter:
         )
         self._figures.add_source(self._pool.samples)
         await self._pool.start()
+        self._ready_since_ms = self._sources.now_ms()
 
     async def stop(self, budget_s: float | None = None) -> None:
         """Drain the pool."""
@@ -83,7 +94,8 @@ class InProcessRouter:
         """
         if self._pool is None:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
-        work = asyncio.create_task(self._pool.execute(user_id, command, context))
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        work = asyncio.create_task(self._pool.execute(user_id, command, context, quota))
         try:
             async with asyncio.timeout(context.remaining_s() if isinstance(command, Read) else None) as timeout:
                 answer = await asyncio.shield(work)
@@ -104,10 +116,10 @@ class InProcessRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command of a body."""
-        whole = bytearray()
-        async for data in body:
-            whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole, self._settings), context)
+        parts = [data async for data in body]
+        answer = await self.execute(
+            user_id, await decoded(user_id, target, parts, self._settings, self._turns), context
+        )
         check_size(answer)
         return answer
 
@@ -116,6 +128,28 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    def process_ids(self) -> list[int]:
+        """Return no other process."""
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the pool."""
+        if self._pool is not None:
+            self._pool.press(is_short=is_short)
+
+    def shards(self) -> list[ShardView]:
+        """Return the one shard, which is this process."""
+        ready = self._pool is not None
+        return [ShardView(0, "ready" if ready else "down", os.getpid(), 0, int(ready), 0, self._ready_since_ms)]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Refuse: the shard is the instance itself."""
+        if number:
+            raise ShardNotFound(f"There is no shard {number}. The only shard is 0.")
+        raise InvalidRequest(
+            "The only shard is the instance's own process (shards = -1). Restart the instance instead."
+        )
 
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks."""

@@ -23,7 +23,7 @@ from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
-from vectorpool.platform import allocator, native_marks
+from vectorpool.platform import allocator, interpreter, native_marks
 from vectorpool.platform.privacy import keep_private
 from vectorpool.platform.usage import usage
 from vectorpool.pool.pool import Pool
@@ -42,6 +42,7 @@ from vectorpool.shard.protocol import (
     FromShard,
     Hello,
     Part,
+    Press,
     Ready,
     Settle,
     Settled,
@@ -60,6 +61,7 @@ from vectorpool.shard.protocol import (
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ class ShardServer:
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
-        self._bodies: dict[int, bytearray] = {}
+        self._bodies: dict[int, list[bytes]] = {}
+        self._turns = Turns()
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
@@ -102,6 +105,7 @@ class ShardServer:
             return
         self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
+        interpreter.keep_what_is_loaded()
         await self._send(Ready())
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
@@ -122,12 +126,16 @@ class ShardServer:
     async def _receive_all(self) -> None:
         while (message := await self._receive()) is not None:
             if isinstance(message, Part):
-                self._bodies.setdefault(message.number, bytearray()).extend(message.data)
+                self._bodies.setdefault(message.number, []).append(message.data)
                 continue
             if isinstance(message, Cancel):
                 self._bodies.pop(message.number, None)
                 if (cancelled := self._tasks.get(message.number)) is not None:
                     cancelled.cancel()
+                continue
+            if isinstance(message, Press):
+                assert self._pool is not None
+                self._pool.press(is_short=message.is_short)
                 continue
             if isinstance(message, Hello):
                 continue
@@ -144,9 +152,8 @@ class ShardServer:
             case Execute():
                 await self._send(await self._execute(self._pool, message, message.command))
             case ExecuteBody():
-                body = self._bodies.pop(message.number, bytearray())
-                body.extend(message.data)
-                await self._send(await self._execute_body(self._pool, message, body))
+                parts = [*self._bodies.pop(message.number, ()), message.data]
+                await self._send(await self._execute_body(self._pool, message, parts))
             case View():
                 view = self._pool.view()
                 view.store = self._bucket.traffic()
@@ -165,9 +172,9 @@ class ShardServer:
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted, figures))
                 self._drained.set()
 
-    async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
+    async def _execute_body(self, pool: Pool, message: ExecuteBody, parts: list[bytes]) -> FromShard:
         try:
-            command = await decoded(message.target, body, self._settings)
+            command = await decoded(message.user_id, message.target, parts, self._settings, self._turns)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
@@ -175,7 +182,7 @@ class ShardServer:
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
         context = RequestContext.arrived(message.context)
         try:
-            answer = await pool.execute(message.user_id, command, context)
+            answer = await pool.execute(message.user_id, command, context, message.context.quota)
             check_size(answer)
         except VectorpoolError as error:
             timing = context.timed()
@@ -215,6 +222,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    interpreter.switch_often()
     keep_private()
     native_marks.install(int(sys.argv[2]))
     import_lean()

@@ -73,6 +73,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     number: int
 
 
+class Press(msgspec.Struct, frozen=True, tag="press"):
+    """Whether the instance is short of memory. It gets no reply."""
+
+    is_short: bool
+
+
 class View(msgspec.Struct, frozen=True, tag="view"):
     """A request for the pool's slots."""
 
@@ -168,7 +174,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     samples: list[Sample] = []
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | ShowFigures | Settle | Drain
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | Press | View | ShowTasks | ShowFigures | Settle | Drain
 FromShard = Ready | Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()

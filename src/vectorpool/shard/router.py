@@ -11,20 +11,23 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
-from vectorpool.chroma_bodies import Target
+from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import Draining
+from vectorpool.errors import Draining, ShardNotFound
+from vectorpool.limits import Given, Quota
 from vectorpool.local_paths import open_dir, warm_dir
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
-from vectorpool.shard.protocol import shard_of
+from vectorpool.shard.protocol import Press, shard_of
 from vectorpool.shard.quarantine import Quarantine
+from vectorpool.shard.restarts import Restarts, view_of
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.families import QUARANTINED
@@ -44,6 +47,15 @@ _ISOLATED_SLOTS = 4
 _ISOLATED_WARM_BYTES = 256 * 1024**2
 
 
+# Returns what a user may have stored, None for no limit, by its id and the limits that a token claims.
+QuotaOf: TypeAlias = Callable[[str, Given | None], Quota | None]
+
+
+def no_quota(user_id: str, claimed: Given | None) -> None:
+    """Return no limit."""
+    return
+
+
 class Router(Protocol):
     """The destination of commands."""
 
@@ -56,6 +68,10 @@ class Router(Protocol):
 
         A second call does nothing.
         """
+        ...
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask ``quota_of`` at each change what its user may have stored, by the limits of the request's token."""
         ...
 
     def is_ready(self) -> bool:
@@ -82,8 +98,27 @@ class Router(Protocol):
         """Return every slot of the instance."""
         ...
 
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, beside this one."""
+        ...
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the shards whether the instance is short of memory."""
+        ...
+
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
+        ...
+
+    def shards(self) -> list[ShardView]:
+        """Return every shard, then the processes of users in quarantine."""
+        ...
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """End a shard's process, drained unless ``force``, and return when the next one serves.
+
+        Raises ShardNotFound, StoreUnavailable, ShardUnavailable, Draining.
+        """
         ...
 
     async def figures(self) -> list[Sample]:
@@ -112,7 +147,13 @@ class ShardRouter:
             ShardClient(number, count, settings, self._supervisor, crashed, ledger=self._ledger)
             for number in range(count)
         ]
+        self._restarts = Restarts(settings)
         self._stopping = False
+        self._quota_of: QuotaOf = no_quota
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
@@ -150,7 +191,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute(user_id, command, context)
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        return await client.execute(user_id, command, context, quota)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
@@ -159,7 +201,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute_body(user_id, target, body, context)
+        quota = None if target.operation in READS else self._quota_of(user_id, context.claimed)
+        return await client.execute_body(user_id, target, body, context, quota)
 
     def _owner(self, user_id: str) -> ShardClient:
         """Return the shard that the user's hash names."""
@@ -187,6 +230,14 @@ class ShardRouter:
     def _all_clients(self) -> list[ShardClient]:
         return [*self.clients, *self._quarantine.clients]
 
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, and of users in quarantine."""
+        return [client.process_id for client in self._all_clients() if client.process_id is not None]
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell every shard."""
+        await asyncio.gather(*(client.tell(Press(is_short)) for client in self._all_clients()))
+
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self._all_clients()), return_exceptions=True)
@@ -194,6 +245,19 @@ class ShardRouter:
         merged.tasks += self._supervisor.view()
         merged.quarantined = self._quarantine.view()
         return merged
+
+    def shards(self) -> list[ShardView]:
+        """Show every shard, then those of users in quarantine."""
+        return [view_of(client) for client in self._all_clients()]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Restart one shard; the others serve meanwhile."""
+        if self._stopping:
+            raise Draining("The instance is shutting down.")
+        if not 0 <= number < len(self.clients):
+            raise ShardNotFound(f"There is no shard {number}. The shards are 0 to {len(self.clients) - 1}.")
+        await self._restarts.restart(self.clients[number], force=force)
+        return view_of(self.clients[number])
 
     async def tasks(self) -> list[TaskView]:
         """Gather the tasks of every shard, and those that watch the shards."""

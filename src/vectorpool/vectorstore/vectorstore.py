@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from vectorpool.answers import Answer, SchemaState
+from vectorpool.answers import Answer, ChromaUse, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, Position
@@ -107,10 +107,9 @@ class Vectorstore:
         """Whether nothing is stored for the user (an empty replica for the first write may exist)."""
         return self._absent and not self._uncommitted
 
-    @property
-    def schema_state(self) -> SchemaState | None:
-        """Whether the fast paths were tested on the schema of the open replica; None if none is open."""
-        return self._replica.schema_state if self._replica is not None else None
+    def engine_state(self) -> tuple[SchemaState | None, ChromaUse | None]:
+        """Return whether the fast paths were tested on the open replica's schema, and why Chroma is open on it."""
+        return (None, None) if self._replica is None else (self._replica.schema_state, self._replica.chroma_use)
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""
@@ -273,7 +272,7 @@ class Vectorstore:
         if ticket.is_poison:
             return
         try:
-            body, effect = await self._run(self._replica.write, ticket.command)
+            body, effect = await self._run(self._replica.write, ticket.command, None, ticket.quota)
         except HalfApplied as error:
             # The disk, and not the command, may have broken the replica: the command is applied once more.
             ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
@@ -423,7 +422,7 @@ class Vectorstore:
                     self._replica, self._absent = built.replica, built.is_absent
                     self._freshness.confirm(asked_s)
                     self._pending, self._offered = None, 0
-                    if await apply_again(self._uncommitted, built.replica, self._run):
+                    if await apply_again(self._uncommitted, built.replica, self._run, acknowledged=self._replays):
                         return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
 
