@@ -9,6 +9,7 @@ result is the median over blocks, and the median of the ratios of neighbouring b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -44,6 +45,12 @@ class Side:
             time.sleep(0.05)
         url = urlsplit(address.read_text().strip())
         self.connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
+        # The file is there a little before the service listens.
+        while self.connection.sock is None:
+            assert time.monotonic() < deadline_s, (root / "log").read_text()
+            with contextlib.suppress(ConnectionRefusedError):
+                self.connection.connect()
+            time.sleep(0.05)
         records = [
             {"id": f"r{at}", "embedding": [((at * 7 + place * 13) % 101) / 101 for place in range(DIMENSION)]}
             for at in range(RECORDS)

@@ -105,25 +105,19 @@ async def _serve(
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     connection = importlib.import_module("vectorpool.front.connection")
-    allowances = app.Allowances(settings)
+    parts: dict[str, Any] = {
+        "authority": authority,
+        "figures": figures,
+        "tracer": tracer,
+        "allowances": app.Allowances(settings),
+    }
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(
-            app.create_app,
-            settings,
-            service=None,
-            callers=callers,
-            authority=authority,
-            figures=figures,
-            tracer=tracer,
-            allowances=allowances,
-        )
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, **parts)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     starting = app.StartingRouter(router, started)
-    async with app.open_service(
-        settings, starting=starting, authority=authority, figures=figures, tracer=tracer, allowances=allowances
-    ) as service:
+    async with app.open_service(settings, starting=starting, **parts) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
