@@ -1,6 +1,6 @@
 """A picture of the dashboard's panels, drawn without Grafana.
 
-``uv run --with matplotlib python -m tests.panels http://PROMETHEUS OUT.png [--minutes 10]``
+``uv run --with matplotlib python -m tests.panels http://PROMETHEUS OUT.png [--minutes 10] [--ago 0]``
 
 Every panel of ``deploy/grafana-dashboard.json`` is asked of a running Prometheus with its own expressions, and drawn in
 its own place. What is drawn is what Prometheus answers; colours and axes are not Grafana's.
@@ -38,8 +38,8 @@ def legend(form: str, labels: dict[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), form).strip()
 
 
-def draw(prometheus: str, path: Path, minutes: float) -> None:
-    """Ask and draw every panel."""
+def draw(prometheus: str, path: Path, minutes: float, ago: float = 0.0) -> None:
+    """Ask and draw every panel, over so many minutes that ended ``ago`` minutes before."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -47,8 +47,8 @@ def draw(prometheus: str, path: Path, minutes: float) -> None:
 
     panels = json.loads(DASHBOARD.read_text())["panels"]
     bottom = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
-    figure = pyplot.figure(figsize=(18, bottom * 0.42), dpi=75, facecolor="white")
-    end_s = time.time()
+    figure = pyplot.figure(figsize=(18, bottom * 0.36), dpi=75, facecolor="white")
+    end_s = time.time() - ago * 60
     for panel in panels:
         place = panel["gridPos"]
         left, top = place["x"] / _COLUMNS, 1 - place["y"] / bottom
@@ -91,5 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("prometheus")
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--ago", type=float, default=0.0)
     options = parser.parse_args()
-    draw(options.prometheus, options.out, options.minutes)
+    draw(options.prometheus, options.out, options.minutes, options.ago)
