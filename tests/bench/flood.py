@@ -1,15 +1,15 @@
 """Neighbours' queries while one user floods the same shard with plain requests, with and without limits of that user.
 
-Four neighbours have 200 records each and ask for the ten nearest, each on one connection, 20 times a second at most. The
-flood is queries and upserts of one record, which are all allowed, sent over 16 connections by two processes as fast as
-answers come; a refusal is no reason for it to wait. The limits of the flooding user are set while the service runs, by the
-operator's route: 20 requests a second and four at once.
+Four neighbours have 200 records each and ask for the ten nearest, each on one connection, 20 times a second at most.
+The flood is queries and upserts of one record, which are all allowed, sent over 16 connections by two processes as fast
+as answers come; a refusal is no reason for it to wait. The limits of the flooding user are set while the service runs,
+by the operator's route: 20 requests a second and four at once.
 
 Measured: the slowest of a hundred of the neighbours' queries (p99) without a flood, during it without limits, and
 during it with limits; and how many of the neighbours' requests failed. Turns alternate.
 
-*Excluded.* The flood's own work: its programs would run on another machine. Here its processes have the lowest priority,
-and still take part of the same cores and of their caches.
+*Excluded.* The flood's own work: its programs would run on another machine. Here its processes have the lowest
+priority, and still take part of the same cores and of their caches.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ from vectorpool.identity.caller import ANY_CALLER, Caller
 from vectorpool.settings import Settings
 
 _OPERATORS: Final = "admin"
+# Refusals that wait at once.
+_MAX_PAUSED: Final = 512
 
 
 class LimitsStage:
@@ -32,6 +34,7 @@ class LimitsStage:
         self._max_requests = max_requests
         self._allowances = allowances or Allowances(Settings())
         self._under_way = 0
+        self._paused = 0
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -65,6 +68,7 @@ class LimitsStage:
         try:
             allowances.enter(spendings)
         except RateLimited as error:
+            await self._pause(error, spendings)
             await send_refusal(error, scope, send)
             return
         try:
@@ -79,6 +83,20 @@ class LimitsStage:
             await self._inner(scope, receive, send)
         finally:
             allowances.leave(spendings)
+
+    async def _pause(self, error: RateLimited, spendings: list[Spending]) -> None:
+        """Wait a moment with a refusal that follows another one.
+
+        A caller that does not wait by itself so sends a few requests a second on each connection, and not thousands.
+        """
+        pause_s = min(self._allowances.pause_s(spendings), error.retry_after_s or 0.0)
+        if pause_s <= 0.0 or self._paused >= _MAX_PAUSED:
+            return
+        self._paused += 1
+        try:
+            await self._allowances.sleep(pause_s)
+        finally:
+            self._paused -= 1
 
 
 def _telling(send: Send, allowances: Allowances, spendings: list[Spending]) -> Send:

@@ -23,6 +23,7 @@ from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
 from vectorpool.shard.router import QuotaOf
+from vectorpool.sources import SYSTEM, Sources
 
 
 class FakeRouter:
@@ -100,12 +101,12 @@ class LetterEmbedder:
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
-def application(router: FakeRouter, settings: Settings | None = None) -> Pipeline:
+def application(router: FakeRouter, settings: Settings | None = None, sources: Sources = SYSTEM) -> Pipeline:
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
     library = DocumentLibrary(MemoryBucket(), settings)
-    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
     allowances.documents.open(library.bucket)
     service = Service(settings, router, embedder, library, ingestor, allowances=allowances)
     return create_app(settings, service=service)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.tokens import Clock
 from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
-from vectorpool.allowances.allowances import Allowances
+from vectorpool.allowances.allowances import PAUSE_S, Allowances
 from vectorpool.errors import LimitExceeded
 from vectorpool.front.bodies import BODY_BOUND_KEY, BodiesStage
 from vectorpool.front.limits import LimitsStage
@@ -77,6 +77,22 @@ async def test_a_user_beyond_its_rate_is_refused_and_told() -> None:
     assert (chroma.status, json.loads(chroma.body)["error"]) == (429, "RateLimitError")
     assert (await send(stage, "/users/43/lost")).status == 200
     assert len(inner.seen) == 3
+
+
+async def test_refusals_that_follow_each_other_wait_a_moment() -> None:
+    """The first is sent at once, the next ones a tenth of a second later; a user that waited is told at once again."""
+    clock = Clock()
+    stage = LimitsStage(Answering(), 100, Allowances(Settings(limit_requests_per_s=0.001, limit_burst=1), clock))
+    for _ in range(4):
+        await send(stage)
+    assert clock.slept == [PAUSE_S, PAUSE_S]
+    clock.now_s += 5
+    await send(stage)
+    assert clock.slept == [PAUSE_S, PAUSE_S]
+    soon = LimitsStage(Answering(), 100, Allowances(Settings(limit_requests_per_s=1000, limit_burst=1), clock))
+    for _ in range(4):
+        await send(soon)
+    assert max(clock.slept[2:]) <= 0.001, "no longer than until the next request may be sent"
 
 
 async def test_supervisors_and_operators_are_not_counted() -> None:

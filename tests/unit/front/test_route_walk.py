@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from litestar.routes import HTTPRoute
 
+from tests.support.tokens import Clock
 from tests.unit.api.parts import FakeRouter, application
 from tests.unit.front.test_identity import JOINTS, METHODS, SEGMENTS, ask
 from vectorpool import commands
@@ -269,7 +270,7 @@ def empty_application() -> Pipeline:
 @cache
 def limited_application() -> tuple[Pipeline, FakeRouter]:
     router = FakeRouter()
-    app = application(router, Settings(allow_reset=True, limit_requests_per_s=0.001, limit_burst=1))
+    app = application(router, Settings(allow_reset=True, limit_requests_per_s=0.001, limit_burst=1), Clock())
     app.identity.callers = CALLERS
     return app, router
 
