@@ -27,19 +27,24 @@ from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.api.transfers import Transfers
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.platform import allocator
 from vectorpool.settings import Settings
 from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
@@ -59,22 +64,25 @@ async def open_service(
     *,
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
     allowances: Allowances | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` and
-    ``allowances`` are opened too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key
-    cannot be used.
+    ``allowances`` are opened too. ``figures`` are those of the front.
+
+    Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
+    figures = Figures() if figures is None else figures
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
         router = starting.router if starting is not None else open_router(settings)
         stack.push_async_callback(router.stop)
-        bucket = open_bucket(settings)
+        bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
         allowances = allowances or Allowances(settings, sources)
-        embedder = LimitedEmbedder(open_embedder(settings, sources), allowances)
+        embedder = LimitedEmbedder(open_embedder(settings, sources, figures), allowances)
         stack.push_async_callback(embedder.close)
         router.limit(allowances.quota_of)
         started = starting.started if starting is not None else router.start()
@@ -84,15 +92,22 @@ async def open_service(
         await _all(authority.open(bucket), allowances.open(bucket))
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
+        audit = Audit(bucket, settings, sources)
+        stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        supervisor.start("removal of old audit entries", audit.watch)
+        store = StoreWatch(bucket, sources)
+        supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
         allowances.watch(supervisor)
         memory = MemoryWatch(router, settings, sources)
         if memory.is_on:
             supervisor.start("memory watch", memory.watch)
-        yield Service(settings, router, embedder, library, ingestor, supervisor, memory, allowances)
+        yield Service(
+            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, memory, allowances
+        )
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -121,6 +136,7 @@ def create_app(
     service: Service | None = None,
     callers: Callers | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
     allowances: Allowances | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
@@ -130,11 +146,12 @@ def create_app(
     Misconfigured if they cannot be meant.
     """
     authority = authority or Authority(settings)
+    figures = Figures() if figures is None else figures
     allowances = allowances or (service.allowances if service is not None else Allowances(settings))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority, allowances=allowances) as opened:
+        async with open_service(settings, authority=authority, figures=figures, allowances=allowances) as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -143,7 +160,7 @@ def create_app(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service, "authority": authority}),
+        state=State({"service": service, "authority": authority, "transfers": Transfers(settings)}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -161,5 +178,6 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority, allowances=allowances)
+    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, allowances=allowances)
+    app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

@@ -96,6 +96,7 @@ class FakeReplica:
     """
 
     schema_state = "tested"
+    chroma_use = None
 
     def __init__(
         self,

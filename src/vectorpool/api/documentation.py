@@ -24,6 +24,7 @@ from litestar.types import Method
 
 from vectorpool import answers
 from vectorpool.api import limit_shapes, requests, views
+from vectorpool.api.admin_examples import ADMIN_EXAMPLES
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
 from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.library import Document, DocumentPage
@@ -142,7 +143,8 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     Document: _DOCUMENT,
     DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
     views.Health: views.Health(status="live"),
-    views.Readiness: views.Readiness(status="ready", tasks=[]),
+    views.Readiness: views.Readiness(status="ready"),
+    **ADMIN_EXAMPLES,
     IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
     answers.LostPage: answers.LostPage(
         lost=[
@@ -204,6 +206,7 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
     requests.RestoreBody: {"commit": 17},
     requests.CreateBackupBody: {"commit": 17},
     requests.ForkBody: {"user_id": "43"},
+    requests.KeepOpenBody: {"for_s": 3600},
     requests.MintTokenBody: {"users": ["42"], "access": "write", "ttl_s": 3600},
     requests.RevokeTokenBody: {"token_id": "0a1b2c3d", "expires_at_ms": 1_780_003_600_000},
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},

@@ -222,6 +222,12 @@ ExpiryMs = Annotated[
 ]
 
 
+class KeepOpenBody(_Body, frozen=True):
+    """How long to keep a vectorstore open, in seconds: up to seven days."""
+
+    for_s: Annotated[float, Meta(gt=0, le=604_800, description="Seconds from now.", examples=[3600])] = 3600.0
+
+
 class RevokeTokenBody(_Body, frozen=True):
     """The token to revoke, by its id (jti)."""
 

@@ -19,9 +19,11 @@ from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
 from vectorpool.api.limits import Usage, UserLimits
+from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.records import Records
 from vectorpool.api.tokens import Tokens
+from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.users import Users
 from vectorpool.settings import Settings
 
@@ -41,7 +43,7 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Documents],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, own, of_avatar, Admin, UserLimits, Usage, Tokens, Health]
+    return [Users, History, Avatars, own, of_avatar, Admin, TransferRoutes, UserLimits, Usage, Tokens, Health, Metrics]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

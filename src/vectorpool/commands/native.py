@@ -330,10 +330,11 @@ class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):
 class DeleteVectorstore(Operation, frozen=True, kw_only=True, tag="delete-vectorstore"):
     """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted.
 
-    ``documents`` is how many source documents the caller deleted before, or None if they stay. If there were some, the
-    tombstone is written also where there is no log: else an ingest under way would begin one.
+    ``documents`` is how many source documents the caller deleted before, or None if they stay. If there were some, or
+    with ``seal``, the tombstone is written also where there is no log: else an ingest under way would begin one.
     """
 
     is_change: ClassVar[bool] = True
 
     documents: int | None = None
+    seal: bool = False

@@ -32,6 +32,7 @@ from vectorpool.errors.missing import (
     DocumentNotFound,
     NotFound,
     RecordNotFound,
+    ShardNotFound,
     UserNotFound,
     VerificationNotFound,
 )
@@ -128,6 +129,7 @@ __all__ = [
     "RecordExists",
     "RecordNotFound",
     "RequestTooSlow",
+    "ShardNotFound",
     "ShardUnavailable",
     "StoreFull",
     "StoreRefused",

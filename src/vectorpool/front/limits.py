@@ -20,8 +20,12 @@ from vectorpool.front.stages import Stage, announced_length, context_of, segment
 from vectorpool.identity.access import is_open
 from vectorpool.identity.caller import ANY_CALLER, Caller
 from vectorpool.settings import Settings
+from vectorpool.telemetry.families import UNDER_WAY, UNDER_WAY_LIMIT
+from vectorpool.telemetry.figures import Sample
 
-_OPERATORS: Final = "admin"
+# Questions of supervisors, and of operators about the reason: the second needs a token, and is answered one at a time.
+_ALWAYS: Final = (["health"], ["metrics"])
+_OPERATORS: Final = (["admin"], ["metrics"])
 # Refusals that wait at once.
 _MAX_PAUSED: Final = 512
 
@@ -36,9 +40,16 @@ class LimitsStage:
         self._under_way = 0
         self._paused = 0
 
+    def samples(self) -> list[Sample]:
+        """Return the figures of the requests under way."""
+        return [
+            Sample(UNDER_WAY.name, (), self._under_way),
+            Sample(UNDER_WAY_LIMIT.name, (), self._max_requests),
+        ]
+
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if self._under_way >= self._max_requests and segments_of(scope)[:1] != ["health"]:
+        if self._under_way >= self._max_requests and segments_of(scope)[:1] not in _ALWAYS:
             refusal = QueueFull(
                 f"{self._max_requests} requests are under way on this instance (max_requests). Send the request again "
                 "later."
@@ -57,7 +68,7 @@ class LimitsStage:
 
     async def _limited(self, scope: HTTPScope, receive: Receive, send: Send, caller: Caller) -> None:
         segments = segments_of(scope)
-        if is_open(segments) or segments[:1] == [_OPERATORS]:
+        if is_open(segments) or segments[:1] in _OPERATORS:
             await self._inner(scope, receive, send)
             return
         allowances, context = self._allowances, context_of(scope)

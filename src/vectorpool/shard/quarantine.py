@@ -27,6 +27,7 @@ from vectorpool.errors import Quarantined, ShardUnavailable, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.sources import Sources
+from vectorpool.supervision import rest
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ class Quarantine:
     async def run(self) -> None:
         """Let suspects return whose time is over; a supervised task."""
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
             now_s = self._sources.monotonic_s()
             for suspect in [each for each in self._suspects.values() if each.until_s <= now_s]:
                 await self._return(suspect)

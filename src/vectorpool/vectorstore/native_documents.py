@@ -10,7 +10,7 @@ from vectorpool import answers
 from vectorpool.checks import check_count
 from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument, SettleDocuments
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, UserNotFound
 from vectorpool.names import check_collection_name

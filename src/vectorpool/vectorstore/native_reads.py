@@ -26,7 +26,8 @@ from vectorpool.commands import (
     Read,
 )
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.failures import translate
 from vectorpool.engine.records import Records

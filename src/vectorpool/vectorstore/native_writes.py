@@ -26,7 +26,7 @@ from vectorpool.commands import (
     Vectors,
 )
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from vectorpool.commands import Write
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.errors import BrokenReplica, QuotaExceeded, VectorpoolError
 from vectorpool.limits import Quota

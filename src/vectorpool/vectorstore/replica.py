@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from vectorpool.answers import SchemaState
+from vectorpool.answers import ChromaUse, SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
@@ -130,6 +130,7 @@ class Replica:
             write_slice_ms=settings.write_slice_ms,
             max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
             index_rows=self._index_rows,
+            is_untested=not self.is_schema_tested,
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
@@ -159,6 +160,11 @@ class Replica:
     def schema_state(self) -> SchemaState:
         """``is_schema_tested`` as a word for the pool's view."""
         return "tested" if self.is_schema_tested else "untested"
+
+    @property
+    def chroma_use(self) -> ChromaUse | None:
+        """Why Chroma is open; None if it is not."""
+        return self._engine.chroma_use
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""

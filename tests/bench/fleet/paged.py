@@ -82,6 +82,7 @@ class PagedReplica:
     # The engine never changes in this simulation.
     is_migrated = False
     schema_state: SchemaState = "tested"
+    chroma_use: None = None
     stamp = None
     # Nothing is deleted in it, so there is nothing to erase.
     remains = Remains()

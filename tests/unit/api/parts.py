@@ -14,6 +14,7 @@ from vectorpool.allowances.allowances import Allowances
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
+from vectorpool.audit import Audit
 from vectorpool.chroma_bodies import Target, decode_body
 from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
@@ -21,6 +22,8 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
+from vectorpool.objects.watch import StoreWatch
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.router import QuotaOf
 from vectorpool.sources import SYSTEM, Sources
@@ -33,6 +36,7 @@ class FakeRouter:
 
     def __init__(self) -> None:
         self.ready = True
+        self.restarts: list[tuple[int, bool]] = []
         self.shown_tasks: list[TaskView] = []
         self.commands: list[tuple[str, Any]] = []
         self.contexts: list[RequestContext] = []
@@ -73,6 +77,13 @@ class FakeRouter:
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
 
+    def shards(self) -> list[ShardView]:
+        return [ShardView(0, "ready" if self.ready else "starting", 1, 0, 1, 0)]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        self.restarts.append((number, force))
+        return self.shards()[0]
+
     async def pool_view(self) -> PoolView:
         return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)
 
@@ -105,10 +116,12 @@ def application(router: FakeRouter, settings: Settings | None = None, sources: S
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
-    library = DocumentLibrary(MemoryBucket(), settings)
+    bucket = MemoryBucket()
+    library = DocumentLibrary(bucket, settings)
     ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
-    allowances.documents.open(library.bucket)
-    service = Service(settings, router, embedder, library, ingestor, allowances=allowances)
+    allowances.documents.open(bucket)
+    audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
+    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
     return create_app(settings, service=service)
 
 
