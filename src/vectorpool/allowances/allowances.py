@@ -146,7 +146,7 @@ class Allowances:
     @property
     def is_idle(self) -> bool:
         """Whether no user has a limit, but by the claim of a token."""
-        return not self._has_defaults and not len(self.stored)
+        return not (self._has_defaults or self.stored.known)
 
     async def open(self, bucket: Bucket) -> None:
         """Read the limits that are stored."""

@@ -89,11 +89,23 @@ class LimitsStage:
                     return
                 # For a body that does not say how long it is.
                 state_of(scope)[BODY_BOUND_KEY] = bound
-            if caller.limits is not None and "embedding_tokens_per_min" in caller.limits:
-                TOKEN_SPENDING.set(spendings[-1])
-            await self._inner(scope, receive, send)
+            await self._counting_tokens(scope, receive, send, spendings, caller)
         finally:
             allowances.leave(spendings)
+
+    async def _counting_tokens(
+        self, scope: HTTPScope, receive: Receive, send: Send, spendings: list[Spending], caller: Caller
+    ) -> None:
+        """Pass the request on; the tokens that it embeds are counted for its token too, if the claim limits them."""
+        if caller.limits is None or "embedding_tokens_per_min" not in caller.limits:
+            await self._inner(scope, receive, send)
+            return
+        mark = TOKEN_SPENDING.set(spendings[-1])
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            # The next request of the connection may run in the same context.
+            TOKEN_SPENDING.reset(mark)
 
     async def _pause(self, error: RateLimited, spendings: list[Spending]) -> None:
         """Wait a moment with a refusal that follows another one.

@@ -11,6 +11,7 @@ import pytest
 from tests.support.tokens import Clock
 from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
 from vectorpool.allowances.allowances import PAUSE_S, Allowances
+from vectorpool.allowances.embedder import TOKEN_SPENDING
 from vectorpool.errors import LimitExceeded
 from vectorpool.front.bodies import BODY_BOUND_KEY, BodiesStage
 from vectorpool.front.limits import LimitsStage
@@ -151,6 +152,26 @@ async def test_a_tokens_claim_is_counted_for_its_name() -> None:
     assert (await send(stage, caller=wide, content_length="101")).status == 413
     narrow = Caller("narrow", users=None, limits={"request_bytes": 5})
     assert (await send(stage, caller=narrow, content_length="6")).status == 413
+
+
+async def test_a_claim_on_texts_counts_for_its_request_only() -> None:
+    """While the request runs its token's spending is found; after it there is none, also after a failure."""
+    seen = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(TOKEN_SPENDING.get())
+        if scope["method"] == "PUT":
+            raise RuntimeError
+        await answer(send)
+
+    stage = limited(inner)
+    caller = Caller("app", users=None, limits={"embedding_tokens_per_min": 10})
+    await send(stage, caller=caller)
+    with pytest.raises(RuntimeError):
+        await send(stage, caller=caller, method="PUT")
+    await send(stage)
+    assert [spending is not None and spending.tokens is not None for spending in seen] == [True, True, False]
+    assert TOKEN_SPENDING.get() is None
 
 
 async def test_a_request_that_fails_gives_its_place_back() -> None:
