@@ -298,45 +298,58 @@ def memory(service: Service, **arguments: Any) -> Any:
 
 
 def test_an_instance_short_of_memory_refuses_cold_users_and_recovers(pair: list[Service], tmp_path: Path) -> None:
-    """A body of 60 MB takes it over the mark: cold users get 503, idle ones are closed; without it all are served."""
+    """Bodies of 120 MB take it over the mark: cold users get 503, idle ones are closed; without them all are served."""
+    for name in ("warm", "cold"):
+        make_notes(pair[0], name, token(pair[0], name))
     # What an instance takes that has little open.
     used = memory(pair[1], headers=ADMIN)["used"]
-    high, low = used + 36 * 1024**2, used + 20 * 1024**2
+    high, low = used + 48 * 1024**2, used + 32 * 1024**2
     service = Service(
         tmp_path,
         *("--shards", "1", "--memory-limit-bytes", str(high), "--memory-high-percent", "100"),
         *("--memory-low-percent", str(100 * low / high)),
+        store=pair[0].store,
     ).start()
+    held = []
     try:
-        for name in ("warm", "cold"):
-            service.ok("POST", f"/users/{name}/collections", json={"name": "notes"})
+        service.ok("GET", "/users/warm/collections")
         assert memory(service)["is_short"] is False
         url = httpx.URL(service.url)
-        with socket.create_connection((url.host, url.port)) as held:
-            held.sendall(b"PUT /users/big/avatars/7/documents/a.md HTTP/1.1\r\nhost: localhost\r\n")
-            held.sendall(b"content-length: 62000000\r\n\r\n" + b"x" * 60_000_000)
-            eventually(lambda: memory(service)["is_short"], "a body of 60 MB is not noticed")
-            seen = set()
-
-            def is_refused() -> bool:
-                # One of them is open, or is being closed; the other is cold.
-                for name in ("warm", "cold"):
-                    answer = service.request("GET", f"/users/{name}/collections")
-                    seen.add(answer.status_code)
-                    if answer.status_code == 503:
-                        assert answer.json()["code"] == "memory-short" and int(answer.headers["retry-after"]) >= 1
-                return {200, 503} <= seen
-
-            eventually(is_refused, f"cold users are not refused: {seen}")
-            service.ok("GET", "/health/live")
-            held.sendall(b" ")
-            eventually(
-                lambda: not [s for s in service.ok("GET", "/admin/pool").json()["slots"] if s["state"] == "ready"],
-                "idle vectorstores are not closed",
+        for number in range(2):
+            held.append(socket.create_connection((url.host, url.port)))
+            held[-1].sendall(
+                f"PUT /users/big{number}/avatars/7/documents/a.md HTTP/1.1\r\nhost: localhost\r\n".encode()
             )
+            held[-1].sendall(b"content-length: 62000000\r\n\r\n" + b"x" * 60_000_000)
+        eventually(lambda: memory(service)["is_short"], "bodies of 120 MB are not noticed")
+        seen = set()
+
+        def is_refused() -> bool:
+            # One of them is open, or is being closed; the other is cold.
+            for name in ("warm", "cold"):
+                answer = service.request("GET", f"/users/{name}/collections")
+                seen.add(answer.status_code)
+                if answer.status_code == 503:
+                    assert answer.json()["code"] == "memory-short" and int(answer.headers["retry-after"]) >= 1
+            return {200, 503} <= seen
+
+        eventually(is_refused, f"cold users are not refused: {seen}")
+        service.ok("GET", "/health/live")
+
+        def is_closed() -> bool:
+            for connection in held:
+                # A body that stops arriving would be cut off.
+                connection.sendall(b"x" * 100)
+            return not [s for s in service.ok("GET", "/admin/pool").json()["slots"] if s["state"] == "ready"]
+
+        eventually(is_closed, "idle vectorstores are not closed")
+        for connection in held:
+            connection.close()
         eventually(lambda: not memory(service)["is_short"], f"memory is not given back: {memory(service)}")
         for name in ("warm", "cold"):
             service.ok("GET", f"/users/{name}/collections")
         assert "memory is short" in service.errors and "memory is enough again" in service.errors
     finally:
+        for connection in held:
+            connection.close()
         service.close()
