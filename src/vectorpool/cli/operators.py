@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from typing import Any, Final
 
 import click
@@ -29,7 +29,7 @@ _PAGE: Final = 200
 def users(settings: Settings, limit: int | None, **place: Any) -> int:
     """List users, a page at a time; with --json one line a user."""
 
-    async def pages(where: Place) -> AsyncIterator[operating.UserPage]:
+    async def pages(where: Place) -> AsyncGenerator[operating.UserPage, None]:
         cursor: str | None = None
         async with where.client() if where.service else nullcontext() as client, _store(where, settings) as bucket:
             while True:
@@ -45,8 +45,12 @@ def users(settings: Settings, limit: int | None, **place: Any) -> int:
                     return
 
     async def work(where: Place) -> int:
+        async with aclosing(pages(where)) as listing:
+            return await show(where, listing)
+
+    async def show(where: Place, listing: AsyncIterator[operating.UserPage]) -> int:
         left = limit
-        async for page in pages(where):
+        async for page in listing:
             rows = page.users if left is None else page.users[:left]
             for name in page.refused:
                 err.print(f"users/{name}: not a user id; passed over", markup=False)
