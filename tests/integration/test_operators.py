@@ -230,6 +230,19 @@ async def test_a_deletion_of_what_came_back_is_a_new_one(tmp_path: Path) -> None
     assert third.commit > second.commit and third.objects
 
 
+async def test_a_verification_leaves_a_complete_deletion_complete() -> None:
+    """Its report is removed again, and the receipt says so with a later time, and is complete all the same."""
+    bucket = MemoryBucket()
+    await _with_documents(bucket)
+    receipt = await _removal(bucket)
+    log = CommitLog(bucket, "42", settings=Settings())
+    await log.verify()
+    assert await log.finish_end() == 1
+    after = await log.deletion()
+    assert after is not None and after.complete_at_ms == receipt.complete_at_ms
+    assert after.verified_empty_at_ms >= receipt.verified_empty_at_ms and after.left == receipt.left
+
+
 async def test_documents_that_keep_coming_are_told(tmp_path: Path) -> None:
     """Somebody uploads as fast as it deletes: the outcome is unknown, and not complete."""
 
