@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 import tempfile
 from pathlib import Path
@@ -62,7 +63,7 @@ async def _draw(service: Service) -> None:
             now = await look(operator)
         ended.set()
         await asyncio.gather(*users)
-    console = Console(record=True, width=120, height=40, force_terminal=True, file=Path("/dev/null").open("w"))
+    console = Console(record=True, width=120, height=40, force_terminal=True, file=io.StringIO())
     console.print(frame("http://127.0.0.1:8000", now, before, width=120, users=10))
     IMAGES.mkdir(exist_ok=True)
     console.save_svg(str(IMAGES / "top.svg"), title="vectorpool top", unique_id="top")

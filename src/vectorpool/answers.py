@@ -10,7 +10,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from vectorpool.platform.memory import MemoryView
+
 SchemaState = Literal["tested", "untested"]
+
+# Why Chroma is open on a working directory: the fast paths are off by a setting, or for a schema that was not tested; a
+# filter, or a collection of this size, is left to Chroma; as many operations waited as the sync threshold says; or
+# another operation that only Chroma does.
+ChromaUse = Literal["setting", "schema", "filter", "size", "threshold", "operation"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -193,6 +200,9 @@ class Vectorstore(msgspec.Struct):
     collections: int
     records: int
     bytes: int
+    # Documents that were ingested, of all avatars, and the bytes without the files' free pages.
+    documents: int = 0
+    live_bytes: int = 0
     # Records that were lost when the vectorstore had to be salvaged; GET /users/{user_id}/lost lists them.
     lost_records: int = 0
 
@@ -340,6 +350,8 @@ class Residency(msgspec.Struct):
     schema: SchemaState | None = None
     uses: int = 0
     kept_open_until_ms: int | None = None
+    # Why Chroma is open on the directory; null if it is not, and most users never need it.
+    chroma: ChromaUse | None = None
 
 
 class StoreTraffic(msgspec.Struct):
@@ -396,3 +408,4 @@ class PoolView(msgspec.Struct):
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
     quarantined: list[QuarantineView] = msgspec.field(default_factory=list)
+    memory: MemoryView | None = None

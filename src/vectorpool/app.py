@@ -18,7 +18,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
-from vectorpool import __version__
+from vectorpool.allowances.allowances import Allowances
+from vectorpool.allowances.embedder import LimitedEmbedder
 from vectorpool.api.call import Call
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
@@ -39,10 +40,12 @@ from vectorpool.objects.stores import open_bucket
 from vectorpool.objects.watch import StoreWatch
 from vectorpool.platform import allocator
 from vectorpool.settings import Settings
+from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
 
@@ -62,11 +65,12 @@ async def open_service(
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    allowances: Allowances | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
-    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
-    too. ``figures`` are those of the front.
+    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` and
+    ``allowances`` are opened too. ``figures`` are those of the front.
 
     Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
@@ -77,13 +81,15 @@ async def open_service(
         stack.push_async_callback(router.stop)
         bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
-        embedder = open_embedder(settings, sources)
+        allowances = allowances or Allowances(settings, sources)
+        embedder = LimitedEmbedder(open_embedder(settings, sources, figures), allowances)
         stack.push_async_callback(embedder.close)
+        router.limit(allowances.quota_of)
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
         authority = authority or Authority(settings, sources)
         await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
-        await authority.open(bucket)
+        await _all(authority.open(bucket), allowances.open(bucket))
         library = DocumentLibrary(bucket, settings)
         ingestor = Ingestor(library, embedder, router, settings)
         audit = Audit(bucket, settings, sources)
@@ -95,7 +101,13 @@ async def open_service(
         store = StoreWatch(bucket, sources)
         supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, audit, store, supervisor, figures)
+        allowances.watch(supervisor)
+        memory = MemoryWatch(router, settings, sources)
+        if memory.is_on:
+            supervisor.start("memory watch", memory.watch)
+        yield Service(
+            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, memory, allowances
+        )
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -125,18 +137,21 @@ def create_app(
     callers: Callers | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    allowances: Allowances | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
 
     Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
-    tokens file; without ``authority`` it makes one of the settings. Raises Misconfigured if they cannot be meant.
+    tokens file; without ``authority`` it makes one of the settings; ``allowances`` are those of the service. Raises
+    Misconfigured if they cannot be meant.
     """
     authority = authority or Authority(settings)
     figures = Figures() if figures is None else figures
+    allowances = allowances or (service.allowances if service is not None else Allowances(settings))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority, figures=figures) as opened:
+        async with open_service(settings, authority=authority, figures=figures, allowances=allowances) as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -163,6 +178,6 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures)
+    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, allowances=allowances)
     app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

@@ -80,6 +80,17 @@ def split_user_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
     return ids, refused
 
 
+def split_avatar_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return (ids, refused) of the names found below a user's avatars."""
+    ids, refused = list[str](), list[str]()
+    for name in found:
+        try:
+            ids.append(check_avatar_id(name))
+        except InvalidId:
+            refused.append(name)
+    return ids, refused
+
+
 def check_avatar_id(avatar_id: str) -> str:
     """Return ``avatar_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
     return _check_segment("avatar id", avatar_id, MAX_ID_BYTES)
@@ -208,6 +219,24 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
 
 
 # --- Objects that belong to no user -------------------------------------------------------------------
+
+
+def limits_prefix() -> str:
+    """Return the prefix of the limits that are stored for users."""
+    return f"{_OWN}limits/"
+
+
+def limits_key(user_id: str) -> str:
+    """Return the key of the limits that are stored for a user."""
+    return limits_prefix() + check_user_id(user_id)
+
+
+def parse_limits_key(key: str) -> str | None:
+    """Return the user of such a key, or None for a foreign key."""
+    try:
+        return check_user_id(key.removeprefix(limits_prefix()))
+    except InvalidId:
+        return None
 
 
 def revocations_prefix() -> str:

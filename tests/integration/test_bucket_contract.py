@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from vectorpool.objects.bucket import Bucket, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import Bucket, ObjectChanged, ObjectExists, ObjectMissing
 from vectorpool.objects.probe import PROBE_PREFIX, probe
+from vectorpool.objects.remote import RemoteBucket
 
 ODD_KEYS = [
     "users/a b@example.org/vectorstore/log/000000000001",
@@ -260,3 +261,52 @@ async def test_the_probe_accepts_and_leaves_nothing(bucket: Bucket) -> None:
     """Every store of this suite passes the probe, which deletes its object."""
     await probe(bucket)
     assert await bucket.list_objects(PROBE_PREFIX, limit=5) == []
+
+
+async def test_a_replacement_names_what_it_replaces(bucket: Bucket) -> None:
+    """With the ETag of what is there it is done; with another, or of nothing, it is refused."""
+    first = await bucket.put("a/b", b"first")
+    second = await bucket.replace("a/b", b"second", first)
+    assert (await bucket.get("a/b")).etag == second != first
+    for etag in (first, '"other"', ""):
+        with pytest.raises(ObjectChanged):
+            await bucket.replace("a/b", b"third", etag)
+        with pytest.raises(ObjectChanged):
+            await bucket.remove("a/b", etag)
+    for key in ("a/c", "a", "z/y"):
+        with pytest.raises(ObjectChanged):
+            await bucket.replace(key, b"x", second)
+        with pytest.raises(ObjectChanged):
+            await bucket.remove(key, second)
+    assert (await bucket.get("a/b")).data == b"second"
+    await bucket.remove("a/b", second)
+    with pytest.raises(ObjectMissing):
+        await bucket.get("a/b")
+    assert await bucket.list_objects("", limit=9) == []
+
+
+async def test_of_sixteen_replacements_exactly_one_wins(bucket: Bucket) -> None:
+    """Where the store compares: in memory, in a directory, and on an S3 that does."""
+    if not await _compares(bucket):
+        pytest.skip("this store takes a conditional PUT that it should refuse")
+    for number in range(5):
+        etag = await bucket.put("k", b"before %d" % number)
+        tried = await asyncio.gather(
+            *(bucket.replace("k", b"%d by %d" % (number, writer), etag) for writer in range(16)), return_exceptions=True
+        )
+        won = [writer for writer, outcome in enumerate(tried) if isinstance(outcome, str)]
+        assert len(won) == 1, tried
+        assert all(isinstance(outcome, (str, ObjectChanged)) for outcome in tried), tried
+        assert (await bucket.get("k")).data == b"%d by %d" % (number, won[0])
+
+
+async def _compares(bucket: Bucket) -> bool:
+    """Whether the store itself refuses a conditional PUT, several of which come within the same moment."""
+    if not isinstance(bucket, RemoteBucket):
+        return True
+    etag = await bucket.put("probe", b"before")
+    tried = await asyncio.gather(
+        *(bucket.replace("probe", b"%d" % writer, etag) for writer in range(16)), return_exceptions=True
+    )
+    await bucket.delete("probe")
+    return sum(isinstance(outcome, str) for outcome in tried) == 1

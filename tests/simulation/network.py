@@ -123,6 +123,12 @@ class Wire:
     async def put(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.put(key, data))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._send(lambda: self._far.replace(key, data, etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._send(lambda: self._far.remove(key, etag))
+
     async def copy(self, source: str, target: str) -> None:
         await self._send(lambda: self._far.copy(source, target))
 

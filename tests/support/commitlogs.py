@@ -110,6 +110,14 @@ class FaultyBucket:
         self._enter("put", key)
         return await self.inner.put(key, data)
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        self._enter("put", key)
+        return await self.inner.replace(key, data, etag)
+
+    async def remove(self, key: str, etag: str) -> None:
+        self._enter("delete", key)
+        await self.inner.remove(key, etag)
+
     async def copy(self, source: str, target: str) -> None:
         self._enter("copy", target)
         await self.inner.copy(source, target)

@@ -77,6 +77,12 @@ class TurnBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._call(lambda: self._inner.put(key, data))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._call(lambda: self._inner.replace(key, data, etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._call(lambda: self._inner.remove(key, etag))
+
     async def copy(self, source: str, target: str) -> None:
         await self._call(lambda: self._inner.copy(source, target))
 

@@ -287,4 +287,6 @@ class Admin(Controller):
         """Show every slot of this instance, most recently used first, the pool's bounds, and its use of the store."""
         view = await request.context.within(request.service.router.pool_view())
         view.tasks += request.service.supervisor.view()
+        if request.service.memory is not None:
+            view.memory = request.service.memory.view()
         return respond(view)

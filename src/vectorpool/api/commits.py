@@ -11,7 +11,7 @@ from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
 from vectorpool.api.auditing import audited
-from vectorpool.api.bodies import decode_bounded
+from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import FORK_S, RESTORE_S
@@ -79,7 +79,7 @@ class History(Controller):
         Documents that were replaced or deleted since come back as well, as far as they are kept, to paths that are free
         or that hold what the service itself wrote. Of those whose bytes are not kept, the records stay.
         """
-        body = await decode_bounded(await request.body(), RestoreBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), RestoreBody, request.service, user_id)
         request.context.allow(RESTORE_S)
         if sum(each is not None for each in (body.commit, body.time, body.backup)) != 1:
             raise InvalidRequest("Say what to restore: a commit, a time or a backup, and one of them only.")
@@ -118,9 +118,11 @@ class History(Controller):
     )
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, by default the newest. It is kept until the name is deleted."""
-        raw = await request.body()
+        raw = await body_of(request)
         body = (
-            await decode_bounded(raw, CreateBackupBody, request.service.settings) if raw.strip() else CreateBackupBody()
+            await decode_bounded(raw, CreateBackupBody, request.service, user_id)
+            if bytes(raw[:64]).strip()
+            else CreateBackupBody()
         )
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)
@@ -161,7 +163,7 @@ class History(Controller):
 
         The documents of the state are copied as well, as far as their bytes are there or kept, to paths that are free.
         """
-        body = await decode_bounded(await request.body(), ForkBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), ForkBody, request.service, user_id)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
         target = command.target_user_id

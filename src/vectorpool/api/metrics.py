@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from litestar import Controller, Response, get
 
-from vectorpool import __version__
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.service import Service
@@ -19,6 +18,7 @@ from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import down
 from vectorpool.telemetry import families
 from vectorpool.telemetry.figures import Figures, Sample, SlowSource
+from vectorpool.version import __version__
 
 # A scrape within this time of another one gets the same text, so that many scrapers cost as much as one.
 FRESH_S: Final = 1.0

@@ -210,9 +210,9 @@ class MintTokenBody(_Body, frozen=True):
     ] = None
     access: Annotated[Literal["read", "write"], Meta(description="Whether the token may also write.")] = "read"
     admin: Annotated[bool, Meta(description="Opens /admin, and gives no access to users' data.")] = False
-    limits: Annotated[
-        dict[str, float] | None, Meta(description="Limits by name, carried in the token and not enforced.")
-    ] = None
+    limits: Annotated[dict[str, float] | None, Meta(description="Limits by name, which narrow those of the users.")] = (
+        None
+    )
     ttl_s: Annotated[int, Meta(description="Seconds until the token expires.", ge=1, le=MAX_TTL_S)] = DEFAULT_TTL_S
     name: Annotated[str, Meta(description="Whom the token is for: its sub.", max_length=MAX_NAME_CHARS)] = "token"
 

@@ -18,6 +18,7 @@ from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
+from vectorpool.api.limits import Usage, UserLimits
 from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.records import Records
@@ -42,7 +43,7 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Documents],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, own, of_avatar, Admin, TransferRoutes, Tokens, Health, Metrics]
+    return [Users, History, Avatars, own, of_avatar, Admin, TransferRoutes, UserLimits, Usage, Tokens, Health, Metrics]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 
-from vectorpool import __version__
 from vectorpool.cli.admin import admin, audit, top
 from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
 from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
+from vectorpool.version import __version__
 
 
 class _Commands(click.Group):

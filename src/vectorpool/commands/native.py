@@ -132,6 +132,8 @@ class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"
 class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):
     """Deletes a collection with its records. Answers answers.Deleted."""
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str | None = None
     name: str
 
@@ -161,6 +163,8 @@ class UpdateRecords(_WriteRecords, frozen=True, kw_only=True, tag="update-record
 class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"):
     """Deletes records by ids or filters; ids that are not there count nothing. Answers answers.Deleted."""
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str | None = None
     collection: str
     ids: list[str] | None = None
@@ -170,6 +174,8 @@ class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"
 
 class DeleteAvatar(Write, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
+
+    frees: ClassVar[bool] = True
 
     avatar_id: str
 
@@ -208,6 +214,8 @@ class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-documen
     ``unless_restored`` leaves what a restore or fork brought, and deletes nothing then.
     """
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str
     path: str
     unless_restored: bool = False
@@ -226,6 +234,8 @@ class SettleDocuments(RecordWrite, frozen=True, kw_only=True, tag="settle-docume
 
     Rows of other bytes are passed over. Answers answers.Written: how many rows changed.
     """
+
+    frees: ClassVar[bool] = True
 
     avatar_id: str
     settled: list[DocumentBytes]

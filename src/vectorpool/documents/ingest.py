@@ -57,6 +57,7 @@ from vectorpool.errors import (
     InvalidRequest,
     LimitExceeded,
     NotFound,
+    RateLimited,
     TryAgain,
     UserNotFound,
 )
@@ -64,22 +65,21 @@ from vectorpool.kept_documents import digest_of
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.parts import EMBED
 
 T = TypeVar("T")
 
 _AHEAD: Final = 2
 # Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
-_ATTEMPTS: Final = 12
+_ATTEMPTS, _RATE_WAITS = 12, 1000
 _LONGEST_WAIT_S: Final = 5.0
 
 
 class Router(Protocol):
-    """Finds the user's shard and executes a command there."""
+    """Finds the user's shard."""
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
-        """Return the answer; raise a VectorpoolError."""
-        ...
+    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer: ...
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -139,7 +139,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text], user_id))
+        vectors = await context.within(self.embedder.embed([text], user_id), part=EMBED)
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -378,17 +378,19 @@ class _Run:
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
-        for number in range(1, _ATTEMPTS + 1):
+        # Who embeds more than it may a minute waits for its tokens, and fails only at its time limit.
+        left = {False: _ATTEMPTS, True: _RATE_WAITS}
+        while True:
             try:
                 return await self._context.within(attempt())
             except (Draining, DeadlineExceeded):
                 raise
             except (TryAgain, CommitConflict) as error:
-                if number == _ATTEMPTS:
+                left[isinstance(error, RateLimited)] -= 1
+                if not all(left.values()):
                     raise
                 wait_s = min(max(error.retry_after_s or 0.0, 0.2), _LONGEST_WAIT_S)
                 await self._of.sources.sleep(wait_s * (0.5 + self._of.sources.random()))
-        raise AssertionError("the loop returns or raises")
 
     def _done(self, outcome: DocumentOutcome) -> None:
         self._outcomes.append(outcome)

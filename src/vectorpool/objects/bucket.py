@@ -42,6 +42,10 @@ class ObjectExists(Exception):
     """The key is taken. After a retried create, the object may be the caller's own first attempt."""
 
 
+class ObjectChanged(Exception):
+    """The object is not the one that the caller named by its ETag: another, or none. Nothing was changed."""
+
+
 class BucketUnavailable(Exception):
     """No usable answer, after bounded retries. A write may or may not have happened."""
 
@@ -162,6 +166,20 @@ class Bucket(Protocol):
 
     async def put(self, key: str, data: bytes) -> str:
         """Write an object, replacing any other of that key, and return its ETag."""
+        ...
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        """Write an object in place of the one with an ETag, and return the new ETag; raise ObjectChanged.
+
+        Of several that replace the same one, one returns normally, as far as the store itself compares: see ``remote``.
+        """
+        ...
+
+    async def remove(self, key: str, etag: str) -> None:
+        """Delete the object with an ETag; raise ObjectChanged.
+
+        Only a directory and memory compare and delete in one step. Remote stores are asked right before.
+        """
         ...
 
     async def copy(self, source: str, target: str) -> None:

@@ -9,6 +9,7 @@ import xxhash
 
 from vectorpool.objects.bucket import (
     Body,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -73,6 +74,19 @@ class MemoryBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return self._store(check_key(key), data)
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        self._require(key, etag)
+        return self._store(key, data)
+
+    async def remove(self, key: str, etag: str) -> None:
+        self._require(key, etag)
+        del self._objects[key]
+
+    def _require(self, key: str, etag: str) -> None:
+        found = self._objects.get(check_key(key))
+        if found is None or found[1].etag != etag:
+            raise ObjectChanged(f"{self.url} has another object {key!r}, or none")
 
     async def copy(self, source: str, target: str) -> None:
         self._store(check_key(target), self._find(source)[0])

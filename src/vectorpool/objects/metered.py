@@ -17,6 +17,7 @@ from vectorpool.objects.bucket import (
     Bucket,
     BucketDenied,
     BucketUnavailable,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -32,7 +33,7 @@ OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes"
 
 
 # A missing key and a taken one are what the caller asked about.
-_ANSWERS: Final = frozenset({"missing", "exists"})
+_ANSWERS: Final = frozenset({"missing", "exists", "changed"})
 
 
 class OperationCount(msgspec.Struct):
@@ -97,7 +98,7 @@ class MeteredBucket:
         try:
             return await call
         except BaseException as error:
-            outcome = _outcome_of(error)
+            outcome = outcome_of(error)
             if outcome not in _ANSWERS:
                 count.errors += 1
             if isinstance(error, BucketDenied):
@@ -143,6 +144,12 @@ class MeteredBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._count("put", self._inner.replace(key, data, etag), sent=len(data))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._count("delete", self._inner.remove(key, etag))
+
     async def copy(self, source: str, target: str) -> None:
         await self._count("copy", self._inner.copy(source, target))
 
@@ -156,12 +163,15 @@ class MeteredBucket:
         await self._inner.close()
 
 
-def _outcome_of(error: BaseException) -> str:
+def outcome_of(error: BaseException) -> str:
+    """Return how a call ended that raised ``error``, for counts and traces."""
     match error:
         case ObjectMissing():
             return "missing"
         case ObjectExists():
             return "exists"
+        case ObjectChanged():
+            return "changed"
         case BucketDenied():
             return "denied"
         case BucketUnavailable():

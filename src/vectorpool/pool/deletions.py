@@ -137,7 +137,7 @@ class DeletionSweep:
         finally:
             self._residency.unpin(pinned)
         if at is not None and slot.pins == 0 and isinstance(slot.state, Ready):
-            await asyncio.shield(self._residency.start_eviction(slot))
+            await asyncio.shield(self._residency.start_eviction(slot, "asked"))
 
 
 def _read_time(file: Path) -> int | None:

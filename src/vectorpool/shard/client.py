@@ -19,6 +19,7 @@ from vectorpool.errors import (
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard import launch
@@ -67,7 +68,7 @@ _VERDICT_S = 1.0
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | FiguresShown | Settled | Drained
+Reply: TypeAlias = Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -128,21 +129,20 @@ class ShardClient:
         self._reader = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried()),
+            lambda number: Execute(number, user_id, command, context.carried(quota)),
             is_change=command.is_change,
             context=context,
         )
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -153,13 +153,13 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self._pass(writer, Part(number, bytes(held)))
+                    await self.tell(Part(number, bytes(held)), writer)
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
                 is_change=target.operation not in READS,
                 context=context,
                 number=number,
@@ -167,12 +167,12 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Cancel(number))
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+                await self.tell(Cancel(number), writer)
+        return self._counts.answer(reply, context)
 
-    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send a message that has no reply. If the shard is gone, the request itself notices."""
+    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
+        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
+        writer = writer or self._writer
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -379,10 +379,7 @@ class ShardClient:
             reply, _ = self._under_way.get(message.number, (None, False))
             if reply is None or reply.done():
                 continue
-            if isinstance(message, Failed):
-                reply.set_exception(VectorpoolError.from_wire(message.error))
-            else:
-                reply.set_result(message)
+            reply.set_result(message)
 
     def _fail_under_way(self) -> None:
         for reply, is_change in self._under_way.values():

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vectorpool.answers import Answer
+from vectorpool.context import RequestContext
+from vectorpool.errors import VectorpoolError
+from vectorpool.shard.protocol import Answered, Failed
 from vectorpool.telemetry.families import FAMILIES, SHARD_DEATHS, SHARD_SILENT, SHARD_UNDER_WAY, SHARD_UP
 from vectorpool.telemetry.figures import Sample
 from vectorpool.telemetry.ledger import Ledger
@@ -31,6 +35,15 @@ class ShardCounts:
         samples = list(samples)
         self._ledger.note(self.label, run, samples)
         return [sample for sample in samples if FAMILIES[sample.family].kind == "gauge"]
+
+    def answer(self, reply: object, context: RequestContext) -> Answer:
+        """Return the answer that a reply is, and tell its times to the request. Raises the error that the reply is."""
+        if isinstance(reply, Failed):
+            context.took(reply.parts, reply.steps, self.label)
+            raise VectorpoolError.from_wire(reply.error)
+        assert isinstance(reply, Answered)
+        context.took(reply.parts, reply.steps, self.label, reply.commit)
+        return Answer(reply.body, reply.commit)
 
     def seen(self, *, is_up: bool, is_silent: bool, under_way: int) -> list[Sample]:
         """Return what the front sees of the shard."""

@@ -28,10 +28,11 @@ from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
 from vectorpool.shard.protocol import label_of
-from vectorpool.shard.router import drop_former_shards
+from vectorpool.shard.router import QuotaOf, drop_former_shards, no_quota
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.families import SHARD_UP
 from vectorpool.telemetry.figures import Figures, Sample
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,12 @@ class InProcessRouter:
         self._sources = sources
         self._pool: Pool | None = None
         self._ready_since_ms: int | None = None
+        self._quota_of: QuotaOf = no_quota
+        self._turns = Turns()
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Open the bucket and the pool. From now on, this process's files are private."""
@@ -87,10 +94,13 @@ class InProcessRouter:
         """
         if self._pool is None:
             raise ShardUnavailable("The instance is not started, or has stopped. Send the request again.")
-        work = asyncio.create_task(self._pool.execute(user_id, command, context))
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        work = asyncio.create_task(self._pool.execute(user_id, command, context, quota))
         try:
             async with asyncio.timeout(context.remaining_s() if isinstance(command, Read) else None) as timeout:
-                return await asyncio.shield(work)
+                answer = await asyncio.shield(work)
+                context.commit = answer.commit
+                return answer
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -106,10 +116,10 @@ class InProcessRouter:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
     ) -> Answer:
         """Answer the command of a body."""
-        whole = bytearray()
-        async for data in body:
-            whole.extend(data)
-        answer = await self.execute(user_id, await decoded(target, whole, self._settings), context)
+        parts = [data async for data in body]
+        answer = await self.execute(
+            user_id, await decoded(user_id, target, parts, self._settings, self._turns), context
+        )
         check_size(answer)
         return answer
 
@@ -118,6 +128,15 @@ class InProcessRouter:
         if self._pool is None or self._bucket is None:
             raise ShardUnavailable("The instance is not started, or has stopped.")
         return msgspec.structs.replace(self._pool.view(), store=self._bucket.traffic())
+
+    def process_ids(self) -> list[int]:
+        """Return no other process."""
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the pool."""
+        if self._pool is not None:
+            self._pool.press(is_short=is_short)
 
     def shards(self) -> list[ShardView]:
         """Return the one shard, which is this process."""

@@ -16,13 +16,14 @@ from functools import partial
 
 import uvloop
 
+from vectorpool import logs
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
-from vectorpool.platform import allocator, native_marks
+from vectorpool.platform import allocator, interpreter, native_marks
 from vectorpool.platform.privacy import keep_private
 from vectorpool.platform.usage import usage
 from vectorpool.pool.pool import Pool
@@ -41,6 +42,7 @@ from vectorpool.shard.protocol import (
     FromShard,
     Hello,
     Part,
+    Press,
     Ready,
     Settle,
     Settled,
@@ -59,6 +61,7 @@ from vectorpool.shard.protocol import (
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +81,8 @@ class ShardServer:
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
-        self._bodies: dict[int, bytearray] = {}
+        self._bodies: dict[int, list[bytes]] = {}
+        self._turns = Turns()
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
@@ -86,7 +90,7 @@ class ShardServer:
         if not isinstance(hello, Hello):
             return
         self._settings = hello.settings
-        logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        logs.configure(hello.settings, shard=label_of(hello.shard, is_isolated=hello.is_isolated))
         try:
             self._bucket = bucket = MeteredBucket(open_bucket(hello.settings), figures=self._figures)
             stores = StoreFactory(
@@ -101,6 +105,7 @@ class ShardServer:
             return
         self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
+        interpreter.keep_what_is_loaded()
         await self._send(Ready())
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
@@ -121,12 +126,16 @@ class ShardServer:
     async def _receive_all(self) -> None:
         while (message := await self._receive()) is not None:
             if isinstance(message, Part):
-                self._bodies.setdefault(message.number, bytearray()).extend(message.data)
+                self._bodies.setdefault(message.number, []).append(message.data)
                 continue
             if isinstance(message, Cancel):
                 self._bodies.pop(message.number, None)
                 if (cancelled := self._tasks.get(message.number)) is not None:
                     cancelled.cancel()
+                continue
+            if isinstance(message, Press):
+                assert self._pool is not None
+                self._pool.press(is_short=message.is_short)
                 continue
             if isinstance(message, Hello):
                 continue
@@ -143,9 +152,8 @@ class ShardServer:
             case Execute():
                 await self._send(await self._execute(self._pool, message, message.command))
             case ExecuteBody():
-                body = self._bodies.pop(message.number, bytearray())
-                body.extend(message.data)
-                await self._send(await self._execute_body(self._pool, message, body))
+                parts = [*self._bodies.pop(message.number, ()), message.data]
+                await self._send(await self._execute_body(self._pool, message, parts))
             case View():
                 view = self._pool.view()
                 view.store = self._bucket.traffic()
@@ -164,24 +172,27 @@ class ShardServer:
                 await self._send(Drained(message.number, report.unfinished, report.uncommitted, figures))
                 self._drained.set()
 
-    async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
+    async def _execute_body(self, pool: Pool, message: ExecuteBody, parts: list[bytes]) -> FromShard:
         try:
-            command = await decoded(message.target, body, self._settings)
+            command = await decoded(message.user_id, message.target, parts, self._settings, self._turns)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
+        context = RequestContext.arrived(message.context)
         try:
-            answer = await pool.execute(message.user_id, command, RequestContext.arrived(message.context))
+            answer = await pool.execute(message.user_id, command, context, message.context.quota)
             check_size(answer)
         except VectorpoolError as error:
-            return Failed(message.number, error.to_wire())
+            timing = context.timed()
+            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
         except Exception:
             logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
             defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
             return Failed(message.number, defect.to_wire())
-        return Answered(message.number, answer.body, answer.commit)
+        timing = context.timed()
+        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
 
     async def _send(self, message: FromShard) -> None:
         if not self._writer.is_closing():
@@ -211,6 +222,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    interpreter.switch_often()
     keep_private()
     native_marks.install(int(sys.argv[2]))
     import_lean()

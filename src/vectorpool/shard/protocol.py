@@ -22,6 +22,7 @@ from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
 from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.parts import Step
 
 _LENGTH = struct.Struct("<I")
 # A body limit's worth of request with room for its encoding; a longer frame is a defect, not a request.
@@ -72,6 +73,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     number: int
 
 
+class Press(msgspec.Struct, frozen=True, tag="press"):
+    """Whether the instance is short of memory. It gets no reply."""
+
+    is_short: bool
+
+
 class View(msgspec.Struct, frozen=True, tag="view"):
     """A request for the pool's slots."""
 
@@ -109,18 +116,25 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Answered(msgspec.Struct, frozen=True, tag="answered"):
-    """An answer: JSON, ready to send, and the commit that it saw."""
+    """An answer: JSON, ready to send, and the commit that it saw.
+
+    ``parts`` are the seconds that it took, by part; ``steps`` are there if it is traced.
+    """
 
     number: int
     body: bytes
     commit: int
+    parts: list[float] = []
+    steps: list[Step] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """An error; with number 0, the shard cannot start."""
+    """An error; with number 0, the shard cannot start. It has times as an answer has."""
 
     number: int
     error: ErrorWire
+    parts: list[float] = []
+    steps: list[Step] = []
 
 
 class Viewed(msgspec.Struct, frozen=True, tag="viewed"):
@@ -160,7 +174,7 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     samples: list[Sample] = []
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | ShowFigures | Settle | Drain
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | Press | View | ShowTasks | ShowFigures | Settle | Drain
 FromShard = Ready | Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()

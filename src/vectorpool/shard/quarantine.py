@@ -175,7 +175,7 @@ class Quarantine:
         """Have the shard of the user's hash commit and close its slot. One that is being started again has none."""
         try:
             async with asyncio.timeout(_SETTLE_S):
-                await self._owner_of(user_id).execute(user_id, Evict(), BACKGROUND)
+                await self._owner_of(user_id).execute(user_id, Evict(), BACKGROUND, None)
         except ShardUnavailable:
             return
         except (VectorpoolError, TimeoutError) as error:
@@ -238,7 +238,7 @@ async def _is_committed(client: ShardClient, user_id: str) -> bool:
     """Have a suspect's process commit; one that is being started again holds nothing."""
     try:
         async with asyncio.timeout(_RETURN_S):
-            await client.execute(user_id, Flush(), BACKGROUND)
+            await client.execute(user_id, Flush(), BACKGROUND, None)
     except ShardUnavailable:
         return True
     except (VectorpoolError, TimeoutError):

@@ -11,20 +11,21 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
-from vectorpool.chroma_bodies import Target
+from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.errors import Draining, ShardNotFound
+from vectorpool.limits import Given, Quota
 from vectorpool.local_paths import open_dir, warm_dir
 from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
-from vectorpool.shard.protocol import shard_of
+from vectorpool.shard.protocol import Press, shard_of
 from vectorpool.shard.quarantine import Quarantine
 from vectorpool.shard.restarts import Restarts, view_of
 from vectorpool.sources import SYSTEM
@@ -46,6 +47,15 @@ _ISOLATED_SLOTS = 4
 _ISOLATED_WARM_BYTES = 256 * 1024**2
 
 
+# Returns what a user may have stored, None for no limit, by its id and the limits that a token claims.
+QuotaOf: TypeAlias = Callable[[str, Given | None], Quota | None]
+
+
+def no_quota(user_id: str, claimed: Given | None) -> None:
+    """Return no limit."""
+    return
+
+
 class Router(Protocol):
     """The destination of commands."""
 
@@ -58,6 +68,10 @@ class Router(Protocol):
 
         A second call does nothing.
         """
+        ...
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask ``quota_of`` at each change what its user may have stored, by the limits of the request's token."""
         ...
 
     def is_ready(self) -> bool:
@@ -82,6 +96,14 @@ class Router(Protocol):
 
     async def pool_view(self) -> PoolView:
         """Return every slot of the instance."""
+        ...
+
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, beside this one."""
+        ...
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the shards whether the instance is short of memory."""
         ...
 
     async def tasks(self) -> list[TaskView]:
@@ -127,6 +149,11 @@ class ShardRouter:
         ]
         self._restarts = Restarts(settings)
         self._stopping = False
+        self._quota_of: QuotaOf = no_quota
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
@@ -164,7 +191,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute(user_id, command, context)
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        return await client.execute(user_id, command, context, quota)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
@@ -173,7 +201,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute_body(user_id, target, body, context)
+        quota = None if target.operation in READS else self._quota_of(user_id, context.claimed)
+        return await client.execute_body(user_id, target, body, context, quota)
 
     def _owner(self, user_id: str) -> ShardClient:
         """Return the shard that the user's hash names."""
@@ -200,6 +229,14 @@ class ShardRouter:
 
     def _all_clients(self) -> list[ShardClient]:
         return [*self.clients, *self._quarantine.clients]
+
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, and of users in quarantine."""
+        return [client.process_id for client in self._all_clients() if client.process_id is not None]
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell every shard."""
+        await asyncio.gather(*(client.tell(Press(is_short)) for client in self._all_clients()))
 
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""

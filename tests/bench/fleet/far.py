@@ -142,6 +142,12 @@ class FarBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._travel(key, self._latencies.put, lambda shelf: shelf.put(key, data), len(data))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        raise AssertionError("documents are no part of a fleet")
+
+    async def remove(self, key: str, etag: str) -> None:
+        raise AssertionError("documents are no part of a fleet")
+
     async def copy(self, source: str, target: str) -> None:
         raise AssertionError("documents are no part of a fleet")
 

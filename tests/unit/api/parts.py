@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
@@ -24,6 +25,7 @@ from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.watch import StoreWatch
 from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
+from vectorpool.shard.router import QuotaOf
 from vectorpool.sources import SYSTEM
 
 
@@ -45,6 +47,9 @@ class FakeRouter:
     async def stop(self) -> None:
         self.ready = False
 
+    def limit(self, quota_of: QuotaOf) -> None:
+        pass
+
     def is_ready(self) -> bool:
         return self.ready
 
@@ -62,6 +67,12 @@ class FakeRouter:
     ) -> Answer:
         whole = b"".join([data async for data in body])
         return await self.execute(user_id, decode_body(target, whole, Settings()), context)
+
+    def process_ids(self) -> list[int]:
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        pass
 
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
@@ -107,10 +118,10 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
     embedder = LetterEmbedder()
     bucket = MemoryBucket()
     library = DocumentLibrary(bucket, settings)
-    ingestor = Ingestor(library, embedder, router, settings)
-    service = Service(
-        settings, router, embedder, library, ingestor, Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
-    )
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    allowances.documents.open(bucket)
+    audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
+    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
     return create_app(settings, service=service)
 
 

@@ -265,6 +265,39 @@ def empty_application() -> Pipeline:
     return app
 
 
+# --- Limits -------------------------------------------------------------------------------------------
+
+
+@cache
+def limited_application() -> tuple[Pipeline, FakeRouter]:
+    router = FakeRouter()
+    app = application(router, Settings(allow_reset=True, limit_requests_per_s=0.001, limit_burst=1))
+    app.identity.callers = CALLERS
+    return app, router
+
+
+@pytest.mark.parametrize(("method", "template"), ROUTES)
+async def test_no_route_goes_round_a_users_limits(method: str, template: str) -> None:
+    """On each route that is about a user, or is the caller's own, the request after the last allowed one is 429.
+
+    It reaches no shard. What is open or an operator's is never refused for that.
+    """
+    app, router = limited_application()
+    app.allowances._spending.clear()
+    path, token = filled(template), OPERATOR if template.startswith("/admin/") else WRITER
+    statuses, reached = [], []
+    for body in [*bodies(method), b"{}"][:3] if method not in READING else [b"", b"", b""]:
+        router.commands.clear()
+        statuses.append((await ask(app, method, path, body=body, token=token))[0])
+        reached.append(bool(router.commands))
+    if template in OPEN or template.startswith("/admin/"):
+        assert 429 not in statuses
+    else:
+        assert statuses[0] != 429
+        assert statuses[1:] == [429] * len(statuses[1:])
+        assert not any(reached[1:])
+
+
 # --- However a path is written -----------------------------------------------------------------------
 
 avatar_paths = st.builds(

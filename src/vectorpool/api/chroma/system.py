@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 from litestar import Controller, Response, get, post, route
 from litestar.params import PathParameter
 
-from vectorpool import __version__, commands
+from vectorpool import commands
 from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
@@ -21,6 +21,7 @@ from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, database_name, parse_slot_key
 from vectorpool.sources import SYSTEM
+from vectorpool.version import __version__
 
 Crn = Annotated[str, PathParameter(description="tenant_resource_name:database_name:collection_name.")]
 Rest = Annotated[Path, PathParameter(description="Any path.")]
