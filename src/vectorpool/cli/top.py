@@ -31,7 +31,7 @@ from vectorpool.sources import SYSTEM
 _LOOK_S: Final = 5.0
 _PARTS: Final = ("queue", "embed", "hydrate", "freshness", "engine", "commit", "store")
 _WIDE: Final = 100
-_BAR: Final = 12
+_BAR: Final = 8
 
 
 class Look:
@@ -161,7 +161,7 @@ def _store(interval: Interval) -> RenderableType:
 def _shards(now: Look, interval: Interval) -> RenderableType:
     table = Table(box=None, pad_edge=False, expand=True)
     for column in ("shard", "state", "slots", "requests", "memory", "cpu"):
-        table.add_column(column, justify="left" if column in ("shard", "state", "slots") else "right")
+        table.add_column(column, justify="left" if column in ("shard", "state", "slots") else "right", no_wrap=True)
     figures = interval.now
     for shard in now.ready.get("shards", []):
         number = f"isolated {shard['shard']}" if shard["is_isolated"] else str(shard["shard"])
