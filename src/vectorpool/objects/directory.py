@@ -201,9 +201,7 @@ class DirectoryBucket:
         return await self._run(partial(self._list_prefixes, prefix))
 
     def _page_of_prefixes(self, prefix: str, limit: int, after: str | None) -> list[str]:
-        def is_there(name: str) -> bool:
-            return next(self._walk(f"{prefix}{name}/", None), None) is not None
-
+        is_there = lambda name: next(self._walk(f"{prefix}{name}/", None), None) is not None  # noqa: E731 - one use
         found = folder_page(self._root, prefix, limit, after, is_there, passed_over=STAGING)
         self._unusable.note(prefix + name for name in found)
         return found
