@@ -138,7 +138,9 @@ async def test_all_that_is_ours_is_deleted_and_nothing_else(tmp_path: Path) -> N
     async with Instance(tmp_path, bucket) as instance:
         await _fill(instance, "42")
         await CommitLog(bucket, "42", settings=Settings()).tag("keep")
+    await bucket.put(names.limits_key("42"), b"{}")
     receipt: Deletion = await _removal(bucket)
+    assert await bucket.list_objects(names.limits_prefix(), limit=10) == []
     assert receipt.documents == 3 and receipt.backups == 1 and receipt.complete_at_ms and receipt.verified_empty_at_ms
     assert receipt.left == ["image/", "avatars/7/adapters/", "avatars/8/media/"]
     left = {path for path in await _stored(bucket) if not path.startswith("vectorstore/log/")}

@@ -76,6 +76,8 @@ async def remove_user(
         complete_at_ms=complete,
     )
     with store_errors(bucket, "writing the receipt of a deletion"):
+        # The limits that operators stored for the user go last: until then they hold for what is still there.
+        await bucket.delete(names.limits_key(user_id))
         await save_receipt(bucket, receipt)
     return receipt
 
