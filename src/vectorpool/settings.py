@@ -351,6 +351,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     chunk_tokens: Annotated[int, _setting("Most tokens of one chunk", ge=16, le=8192)] = 220
     chunk_overlap_tokens: Annotated[int, _setting("Most tokens repeated from the chunk before", ge=0, le=4096)] = 30
     max_document_bytes: Annotated[int, _setting("Largest source document", ge=1)] = 32 * 1024**2
+    max_document_chunks: Annotated[int, _setting("Most chunks of one document", ge=1, le=1_000_000)] = 200_000
 
     # The commit log
     compact_fanout: Annotated[int, _setting("Number of same-size deltas merged into one", ge=2, le=64)] = 8

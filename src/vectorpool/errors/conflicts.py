@@ -78,6 +78,13 @@ class DocumentConflict(Conflict):
     title = "Others keep changing the document"
 
 
+class PartsMissing(Conflict):
+    """Parts of a large document are not kept any more; it must be sent again from its first part."""
+
+    code = "parts-missing"
+    title = "Parts of the document are not there any more"
+
+
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 
