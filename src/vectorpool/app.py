@@ -31,6 +31,7 @@ from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
+from vectorpool.jobs.client import Jobs
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
@@ -56,11 +57,13 @@ async def open_service(
     *,
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
+    jobs: Jobs | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
-    too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
+    too. ``jobs`` are started by the caller once it listens, and stopped here. Raises Misconfigured if the store is
+    refused, the model cannot be loaded, or a key cannot be used.
     """
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
@@ -81,7 +84,10 @@ async def open_service(
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, supervisor)
+        if jobs is not None:
+            authority.admit_worker(jobs.key)
+            stack.push_async_callback(jobs.stop)
+        yield Service(settings, router, embedder, library, ingestor, supervisor, jobs)
 
 
 async def _all(*starting: Awaitable[object]) -> None:

@@ -20,7 +20,9 @@ from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key"})
+SECRETS = frozenset(
+    {"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "jobs_url", "service_token"}
+)
 ENV_PREFIX = "VECTORPOOL_"
 _MAX_SECRET_BYTES = 16 * 1024
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
 MAX_LINES = 400
-# Longer ones, each with its own bound: a catalogue of errors, and the one face of a replica.
-LONGER = {"src/vectorpool/vectorstore/vectorstore.py": 420}
+# Longer ones, each with its own bound: the one face of a replica, and the table of settings.
+LONGER = {"src/vectorpool/vectorstore/vectorstore.py": 420, "src/vectorpool/settings.py": 480}
 MAX_FUNCTION_LINES = 70
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 

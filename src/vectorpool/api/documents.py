@@ -15,6 +15,7 @@ from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
+from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
 from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
@@ -25,7 +26,6 @@ from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
 from vectorpool.documents.questions import naming_documents
-from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     DimensionMismatch,
@@ -37,15 +37,19 @@ from vectorpool.errors import (
     InvalidFilter,
     InvalidId,
     InvalidRequest,
+    JobsUnavailable,
     LimitExceeded,
     MalformedJson,
     NotFound,
     PathTaken,
     PreconditionFailed,
+    QueueFull,
     StoreUnavailable,
     UnsupportedFormat,
     UserNotFound,
 )
+from vectorpool.jobs.protocol import Enqueue
+from vectorpool.jobs.views import FINISHED, Job
 from vectorpool.names import check_document_path
 
 _BYTES = "application/octet-stream"
@@ -84,6 +88,12 @@ async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str
             f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
             "it again, or delete it to delete its records."
         )
+
+
+def _schedule(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Have a document synced in the background, if that is set and the instance runs jobs."""
+    if request.service.settings.sync_on_write and request.service.jobs is not None:
+        request.service.jobs.schedule(user_id, avatar_id, path)
 
 
 def _headers(path: str, etag: str, size: int) -> dict[str, str]:
@@ -154,7 +164,7 @@ class Documents(Controller):
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is ingested in the background.
 
         With ``If-None-Match: *`` only a new one; with ``If-Match`` only in place of the one with that ETag. What it
         replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
@@ -178,6 +188,7 @@ class Documents(Controller):
         else:
             await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
+        _schedule(request, namespace.user_id, avatar_id, name)
         return respond(document, status=201 if found is None else 200)
 
     async def _etag(self, request: Call, namespace: Namespace, name: str) -> str | None:
@@ -269,36 +280,49 @@ class Documents(Controller):
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
         if missing is not None and not was_ingested:
             raise missing
+        # A sync that had read it before may be about to commit it.
+        _schedule(request, namespace.user_id, avatar_id, name)
         return respond(answers.Deleted(deleted), commit=commit)
 
     @post(
         "/ingest",
-        status_code=200,
+        status_code=202,
         summary="Ingest documents",
         operation_class=documented(
-            takes=IngestBody, gives=IngestReport, problems=(MalformedJson, AvatarNotFound, EmbedderUnavailable)
+            takes=IngestBody,
+            gives=Job,
+            problems=(MalformedJson, AvatarNotFound, QueueFull, JobsUnavailable),
+            with_commit=False,
         ),
     )
-    async def ingest_documents(
-        self,
-        request: Call,
-        namespace: Ns,
-    ) -> Response[Any]:
-        """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
+    async def ingest_documents(self, request: Call, namespace: Ns, wait_s: WaitSeconds = 0.0) -> Response[Any]:
+        """Bring the avatar's records up to its documents, as a job: 202 and its place in ``Location``.
+
+        With ``wait_s`` it answers 200 with the job once it is finished, and 202 if it is not by then. A document that
+        fails, with its reason, does not stop the others.
+        """
         raw = await request.body()
-        request.context.allow(INGEST_S)
         body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
-        avatar_id = _avatar(namespace)
+        avatar_id, user_id = _avatar(namespace), namespace.user_id
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
             for path in body.paths:
                 check_document_path(path)
-        report = await request.service.ingestor.ingest(
-            namespace.user_id, avatar_id, body.paths, force=body.force, context=request.context
-        )
-        if body.paths is None and not report.documents:
-            raise AvatarNotFound("The avatar has no documents. Put one at .../documents/{path} first.")
-        return respond(report, commit=report.commit)
+        else:
+            page = await request.context.within(request.service.library.list_documents(user_id, avatar_id, limit=1))
+            if not page.documents and not page.refused:
+                # Records may be left of documents that are gone; an avatar without either is not there.
+                await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
+        jobs = jobs_of(request)
+        asked = Enqueue(jobs.number(), user_id, avatar_id, "ingest", body.paths, body.force)
+        answer = await request.context.within(jobs.request(asked), changes=True)
+        job = msgspec.json.decode(answer, type=Job)
+        status = 202
+        if wait_s:
+            request.context.allow(INGEST_S)
+            answer = await finished(request, user_id, job, wait_s)
+            status = 200 if msgspec.json.decode(answer, type=Job).state in FINISHED else 202
+        return answered(answer, status=status, location=location_of(user_id, job))
 
     @post(
         "/query",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
+from vectorpool.jobs.client import Jobs
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
@@ -24,3 +25,5 @@ class Service:
     ingestor: Ingestor
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
+    # None in a process that is no server.
+    jobs: Jobs | None = None

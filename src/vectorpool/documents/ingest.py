@@ -76,14 +76,18 @@ class Ingestor:
         done: OutcomeCallback,
         *,
         force: bool = False,
+        fresh: frozenset[str] = frozenset(),
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> int:
-        """Do the same, tell ``done`` each outcome, and return the newest commit that was seen (0: none)."""
+        """Do the same, tell ``done`` each outcome, and return the newest commit that was seen (0: none).
+
+        ``force`` leaves out ``fresh``: what an earlier run of the same job ingested.
+        """
         parts = SyncParts(
             self.library, self.embedder, self.router, self.settings, self.sources, self.pipeline(), self._turns
         )
-        sync = Sync(parts, user_id, avatar_id, done, force=force, progress=progress, context=context)
+        sync = Sync(parts, user_id, avatar_id, done, force=force, fresh=fresh, progress=progress, context=context)
         await sync.execute(paths)
         return sync.commit
 

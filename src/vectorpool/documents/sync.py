@@ -101,6 +101,7 @@ class Sync:
         done: Callable[[DocumentOutcome], None],
         *,
         force: bool,
+        fresh: frozenset[str],
         progress: ProgressCallback | None,
         context: RequestContext,
     ) -> None:
@@ -109,6 +110,7 @@ class Sync:
         self._avatar_id = avatar_id
         self._done_with = done
         self._force = force
+        self._fresh = fresh
         self._progress = progress
         self._context = context
         self._persist = Persistence(context, parts.sources)
@@ -253,8 +255,9 @@ class Sync:
     async def _take(self, document: Document, known: Ingested | None) -> Prepared | DocumentOutcome:
         """Return the command of a document, or that it is unchanged."""
         path, collection = document.path, self._of.settings.documents_collection
+        force = self._force and path not in self._fresh
         recipe = f"{self._of.embedder.name} {self._of.pipeline.version(path)}"
-        if difference(Pair(path, document, known), recipe, collection, force=self._force) == "unchanged":
+        if difference(Pair(path, document, known), recipe, collection, force=force) == "unchanged":
             assert known is not None, "what is unchanged is known"
             return self._unchanged(known, document.etag)
         async with self._of.turns.take(self._user_id, document.size):
@@ -265,11 +268,11 @@ class Sync:
                 collection,
                 digest,
             )
-            if known is not None and is_same and known.etag and not self._force:
+            if known is not None and is_same and known.etag and not force:
                 # Stores give a new ETag to the same bytes when they are written again, as a restore does.
                 return self._unchanged(known, body.etag)
             source = Source(path, body, digest, recipe, self._seen, self._collection_id)
-            return await self._preparation().prepare(source, is_first=self._is_first, force=self._force)
+            return await self._preparation().prepare(source, is_first=self._is_first, force=force)
 
     def _preparation(self) -> Preparation:
         of = self._of

@@ -90,3 +90,10 @@ class CommitConflict(Conflict):
 
     code = "commit-conflict"
     title = "Another instance committed first"
+
+
+class JobUnfinished(Conflict):
+    """The job is not finished, so there is nothing to take again."""
+
+    code = "job-unfinished"
+    title = "The job is not finished"

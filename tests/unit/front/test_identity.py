@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from functools import cache
@@ -70,8 +71,13 @@ async def ask(
         scope["headers"].append((b"authorization", b"Bearer " + token))
     sent: list[dict[str, Any]] = []
 
+    parts = [{"type": "http.request", "body": body, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not parts:
+            # A server has nothing more to say before the caller leaves.
+            await asyncio.Event().wait()
+        return parts.pop()
 
     async def send(message: Any) -> None:
         sent.append(message)
