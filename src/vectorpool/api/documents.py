@@ -13,14 +13,16 @@ from litestar.params import PathParameter, QueryParameter
 from vectorpool import answers, commands
 from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
+from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
 from vectorpool.api.namespaces import Namespace, Ns
+from vectorpool.api.passages import Chunks, passage_of, passages_of, step_header
 from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
-from vectorpool.api.views import Passage, PassagePage
+from vectorpool.api.views import PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
@@ -208,9 +210,23 @@ class Documents(Controller):
             with_commit=False,
         ),
     )
-    async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
-        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``."""
+    async def get_document(
+        self,
+        request: Call,
+        namespace: Ns,
+        path: DocumentPath,
+        chunks: Chunks = False,
+        limit: PageSize = 100,
+        offset: PageOffset = 0,
+    ) -> Response[Any]:
+        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``.
+
+        ``X-Vectorpool-In-Step`` says whether its records are those of these bytes. With ``chunks=true`` the answer is
+        a page of its passages instead, with their places (DocumentPassages).
+        """
         name, avatar_id = _path(path), _avatar(namespace)
+        if chunks:
+            return await passages_of(request, namespace.user_id, avatar_id, name, limit, offset)
         conditions = preconditions_of(request.headers)
         etag = None if conditions.is_empty else await self._etag(request, namespace, name)
         if etag is not None and not conditions.check(etag, is_read=True):
@@ -220,7 +236,9 @@ class Documents(Controller):
         except DocumentNotFound:
             await _refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
-        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
+        headers = _headers(name, body.etag, len(body.data))
+        headers |= await step_header(request, namespace.user_id, avatar_id, name, body.etag)
+        return Response(body.data, media_type=body.content_type, headers=headers)
 
     @head(
         "/documents/{path:path}",
@@ -241,7 +259,9 @@ class Documents(Controller):
             return _unchanged(document.etag)
         # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
         nothing: Any = b""
-        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
+        headers = _headers(name, document.etag, document.size)
+        headers |= await step_header(request, namespace.user_id, avatar_id, name, document.etag)
+        return Response(nothing, media_type=content_type_of(name), headers=headers)
 
     @delete(
         "/documents/{path:path}",
@@ -371,26 +391,6 @@ class Documents(Controller):
         with naming_documents(_avatar(namespace)):
             answer = await request.execute(namespace.user_id, command)
         found = msgspec.json.decode(answer.body, type=answers.QueryResult)
-        passages = [[_passage(match) for match in matches] for matches in found.results]
+        passages = [[passage_of(match) for match in matches] for matches in found.results]
         page = PassagePage(passages, found.assumed_embedder)
         return respond(page, commit=answer.commit)
-
-
-def _passage(match: answers.Match) -> Passage:
-    metadata = match.metadata or {}
-    return Passage(
-        id=match.id,
-        path=str(metadata.get("path", "")),
-        text=match.document or "",
-        chunk=_whole(metadata.get("chunk")),
-        start=_whole(metadata.get("start")),
-        end=_whole(metadata.get("end")),
-        distance=match.distance or 0.0,
-        heading=metadata.get("heading"),
-        metadata=metadata,
-    )
-
-
-def _whole(value: Any) -> int:
-    # Records that callers put into the documents' collection themselves need not have these.
-    return value if isinstance(value, int) else 0

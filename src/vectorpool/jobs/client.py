@@ -2,7 +2,7 @@
 
 Nothing here imports DBOS, and the process is started after the service listens: a start costs the front nothing. While
 the worker starts, requests wait a bounded time. Syncs that a put or a deletion schedules are gathered and sent in the
-background; they are hints, and one that is lost is found by the sweep.
+background; one that is lost is made up for by the next sync of its avatar.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ class Jobs:
                 try:
                     await self.request(Enqueue(self.number(), user_id, avatar_id, "sync", named))
                 except VectorpoolError as error:
-                    logger.warning("a sync could not be scheduled, the sweep will find it: %s", error.detail)
+                    logger.warning(
+                        "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail
+                    )
 
     # --- The process ---------------------------------------------------------------------------------
 

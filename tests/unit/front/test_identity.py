@@ -71,16 +71,20 @@ async def ask(
         scope["headers"].append((b"authorization", b"Bearer " + token))
     sent: list[dict[str, Any]] = []
 
-    parts = [{"type": "http.request", "body": body, "more_body": False}]
+    parts: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+    complete = asyncio.Event()
 
     async def receive() -> dict[str, Any]:
-        if not parts:
-            # A server has nothing more to say before the caller leaves.
-            await asyncio.Event().wait()
-        return parts.pop()
+        if parts:
+            return parts.pop()
+        # As a server says it: when the answer is complete.
+        await complete.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete.set()
 
     await app(scope, receive, send)  # type: ignore[arg-type]
     headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
