@@ -220,6 +220,19 @@ def test_the_readmes_client_snippet(service: Service) -> None:
     assert comment and ended.stdout.strip() == comment[1]
 
 
+def test_the_librarys_programs(tmp_path: Path) -> None:
+    """The programs of docs/library.md, run one after another, print what the page shows."""
+    page = blocks((ROOT / "docs" / "library.md").read_text())
+    programs = [content for language, content in page if language == "python"]
+    shown = [content for language, content in page if language == "text"]
+    assert len(programs) == len(shown) == 2
+    for program, output in zip(programs, shown, strict=True):
+        command = [sys.executable, "-c", program]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.strip() == output.strip()
+
+
 def test_the_readmes_container_line() -> None:
     """The line publishes the port that the image serves, and names the image that it builds."""
     line = next(content for language, content in blocks(README) if "docker run" in content)

@@ -19,9 +19,12 @@ from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
 from vectorpool.api.jobs import Jobs
+from vectorpool.api.limits import Usage, UserLimits
+from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.records import Records
 from vectorpool.api.tokens import Tokens
+from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.users import Users
 from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
@@ -42,7 +45,8 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Documents, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, Jobs, own, of_avatar, Admin, Tokens, Health]
+    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
+    return [Users, History, Avatars, Jobs, own, of_avatar, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

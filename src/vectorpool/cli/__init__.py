@@ -14,11 +14,11 @@ from typing import Any
 
 import click
 
-from vectorpool import __version__
 from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, SERVICE, STORE, WORKER, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
 from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
+from vectorpool.version import __version__
 
 
 class _Commands(click.Group):

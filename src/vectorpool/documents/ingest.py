@@ -24,6 +24,7 @@ from vectorpool.embedding import Embedder
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.parts import EMBED
 
 
 class Ingestor:
@@ -103,7 +104,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text], user_id))
+        vectors = await context.within(self.embedder.embed([text], user_id), part=EMBED)
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from vectorpool.context import RequestContext
-from vectorpool.errors import CommitConflict, DeadlineExceeded, Draining, TryAgain
+from vectorpool.errors import CommitConflict, DeadlineExceeded, Draining, RateLimited, TryAgain
 from vectorpool.sources import Sources
 
 T = TypeVar("T")
 
 ATTEMPTS: Final = 12
+_RATE_WAITS: Final = 1000
 _LONGEST_WAIT_S: Final = 5.0
 
 
@@ -24,14 +25,16 @@ class Persistence:
 
     async def __call__(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``attempt``. Raises its error if it is no temporary one, or the last one."""
-        for number in range(1, ATTEMPTS + 1):
+        # Who embeds more than it may a minute waits for its tokens, and fails only at its time limit.
+        left = {False: ATTEMPTS, True: _RATE_WAITS}
+        while True:
             try:
                 return await self._context.within(attempt())
             except (Draining, DeadlineExceeded):
                 raise
             except (TryAgain, CommitConflict) as error:
-                if number == ATTEMPTS:
+                left[isinstance(error, RateLimited)] -= 1
+                if not all(left.values()):
                     raise
                 wait_s = min(max(error.retry_after_s or 0.0, 0.2), _LONGEST_WAIT_S)
                 await self._sources.sleep(wait_s * (0.5 + self._sources.random()))
-        raise AssertionError("the loop returns or raises")

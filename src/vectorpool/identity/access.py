@@ -52,7 +52,7 @@ def check_access(caller: Caller, method: str, segments: Sequence[str]) -> None:
             # A tenant that the body names, and all tenants of the caller.
             _check_avatar(caller, None)
             _check_write(caller, method in _READING)
-        case ["admin", *_] | ["users"]:
+        case ["admin", *_] | ["users"] | ["metrics", *_]:
             if not caller.is_admin:
                 raise Forbidden("This token may not operate the service. Send one with admin = true.")
 

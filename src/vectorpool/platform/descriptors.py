@@ -39,6 +39,12 @@ def allow_most() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+def current() -> int | None:
+    """Return this process's soft limit, which its children inherit; None: no limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def fit(settings: Settings, limit: int | None) -> Settings:
     """Return the settings with as many open slots and connections as ``limit`` descriptors allow in one process.
 

@@ -12,7 +12,7 @@ from vectorpool.bounds import CHUNK_HASH_BYTES
 from vectorpool.checks import check_count
 from vectorpool.commands import DiscardParts, ForgetDocument, Hnsw, IngestDocument, SettleDocuments, StageChunks
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, PartsMissing, UserNotFound
 from vectorpool.names import check_collection_name
@@ -68,10 +68,14 @@ class DocumentWriter:
         parts = self._parts_of(command, info)
         # Before the first change, so that what does not fit is refused and the replica stays.
         self._check_fit(info, next(parts.read(), None))
+        ids, hashes = parts.chunks()
+        if effect.admission is not None:
+            # All at once: a document that does not fit is refused before anything of it is changed.
+            former = self._owner(command.avatar_id, command.path)
+            effect.admission.add_document(command.avatar_id, command.path, info, ids, former)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)
-        ids, hashes = parts.chunks()
         self._delete_former(command, info, set(ids), effect)
         for part in parts.read():
             if part.ids:
@@ -172,6 +176,12 @@ class DocumentWriter:
                 f"The collection {command.collection!r} was deleted or renamed while documents were ingested. {again}"
             )
 
+    def _owner(self, avatar_id: str, path: str) -> CollectionInfo | None:
+        """Return the collection that holds the records of a document, if both are there."""
+        before = self._writer.sidecar.chunks(avatar_id, path)
+        known = [] if before is None else collections_of(self._writer.catalogue, avatar_id)
+        return next((info for info in known if before is not None and info.id == before[0]), None)
+
     @handles(ForgetDocument)
     def _forget_document(self, command: ForgetDocument, effect: Effect) -> msgspec.Struct:
         writer = self._writer
@@ -184,9 +194,11 @@ class DocumentWriter:
             raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
         if before is None:
             return answers.Deleted(deleted=0)
-        collection_id, ids = before
-        owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
+        ids = before[1]
+        owner = self._owner(command.avatar_id, command.path)
         effect.touch(None if owner is None else owner.name)
+        if effect.admission is not None:
+            effect.admission.remove_document(command.avatar_id, command.path)
         if owner is not None:
             writer.delete_records(owner, ids, effect)
         writer.sidecar.forget_document(command.avatar_id, command.path)
