@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Controller, Response, post
 
+from vectorpool.api.bodies import body_of
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import COMMAND_S
@@ -65,7 +66,7 @@ class Workers(Controller):
         caller = request.caller
         if caller.users is not None or caller.avatars is not None or not caller.may_write:
             raise Forbidden("Only workers send commands. Send a token that may touch every user and write.")
-        raw = await request.body()
+        raw = await body_of(request)
         try:
             command = (
                 await asyncio.to_thread(_decoder.decode, raw) if len(raw) > _INLINE_BYTES else _decoder.decode(raw)
