@@ -19,7 +19,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
 from vectorpool.api.namespaces import Namespace, Ns
-from vectorpool.api.passages import Chunks, passage_of, passages_of, step_header
+from vectorpool.api.passages import Chunks, passage_of, passages_of, refuse_missing, restored_of, step_header
 from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
@@ -82,24 +82,6 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
-    try:
-        answer = await request.execute(user_id, command)
-    except (UserNotFound, AvatarNotFound):
-        return []
-    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
-
-
-async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
-    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
-    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
-    if await _restored(request, user_id, command):
-        raise DocumentMissing(
-            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
-            "it again, or delete it to delete its records."
-        )
-
-
 def _schedule(request: Call, user_id: str, avatar_id: str, path: str) -> None:
     """Have a document synced in the background, if that is set and the instance runs jobs."""
     if request.service.settings.sync_on_write and request.service.jobs is not None:
@@ -148,7 +130,7 @@ class Documents(Controller):
         place = None if after is None else (avatar_id, after)
         # One more than is shown says whether there is another page.
         command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
-        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
+        page = with_missing(page, await restored_of(request, namespace.user_id, command), limit)
         if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
@@ -248,7 +230,7 @@ class Documents(Controller):
         try:
             body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
         except DocumentNotFound:
-            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            await refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
         headers = _headers(name, body.etag, len(body.data))
         headers |= await step_header(request, namespace.user_id, avatar_id, name, body.etag)
@@ -267,7 +249,7 @@ class Documents(Controller):
         try:
             document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
         except DocumentNotFound:
-            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            await refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
         if not preconditions_of(request.headers).check(document.etag, is_read=True):
             return _unchanged(document.etag)

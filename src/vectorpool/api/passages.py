@@ -12,8 +12,16 @@ from vectorpool import answers
 from vectorpool.api.call import Call
 from vectorpool.api.responses import respond
 from vectorpool.api.views import DocumentPassages, Passage
-from vectorpool.commands import FindChunks, GetRecords, KnownChunks, KnownDocument
-from vectorpool.errors import DocumentNotFound, NotFound, TryAgain, UnsupportedFormat
+from vectorpool.commands import FindChunks, GetRecords, KnownChunks, KnownDocument, ListRestored
+from vectorpool.errors import (
+    AvatarNotFound,
+    DocumentMissing,
+    DocumentNotFound,
+    NotFound,
+    TryAgain,
+    UnsupportedFormat,
+    UserNotFound,
+)
 
 STEP_HEADER: Final = "X-Vectorpool-In-Step"
 
@@ -92,3 +100,22 @@ async def passages_of(request: Call, user_id: str, avatar_id: str, path: str, li
         passages = [found[record_id] for record_id in ids if record_id in found]
     in_step = bool(etag) and _in_step(request, known, path, etag)
     return respond(DocumentPassages(path, in_step, known.document.recipe, len(known.ids), passages), commit=commit)
+
+
+async def restored_of(request: Call, user_id: str, command: ListRestored) -> list[answers.RestoredDocument]:
+    """Return what a restore or fork brought; nothing for a user or an avatar that is not there."""
+    try:
+        answer = await request.execute(user_id, command)
+    except (UserNotFound, AvatarNotFound):
+        return []
+    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
+
+
+async def refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
+    command = ListRestored(avatar_id=avatar_id, path=path, limit=1)
+    if await restored_of(request, user_id, command):
+        raise DocumentMissing(
+            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
+            "it again, or delete it to delete its records."
+        )

@@ -110,17 +110,8 @@ async def _serve(
     connection = importlib.import_module("vectorpool.front.connection")
     allowances = app.Allowances(settings)
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
-    making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(
-            app.create_app,
-            settings,
-            service=None,
-            callers=callers,
-            authority=authority,
-            figures=figures,
-            allowances=allowances,
-        )
-    )
+    parts = {"callers": callers, "authority": authority, "figures": figures, "allowances": allowances}
+    making: asyncio.Task[Pipeline] = asyncio.create_task(asyncio.to_thread(app.create_app, settings, **parts))
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     jobs = Jobs(settings, partial(address.url_of, listener))
     starting = app.StartingRouter(router, started)
