@@ -135,7 +135,7 @@ class SlowPool:
         self.contexts: list[RequestContext] = []
         self.cancelled = asyncio.Event()
 
-    async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Any, context: RequestContext, quota: Any) -> Answer:
         self.contexts.append(context)
         try:
             await asyncio.Event().wait()

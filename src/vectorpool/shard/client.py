@@ -128,7 +128,9 @@ class ShardClient:
         self._reader = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
+    async def execute(
+        self, user_id: str, command: Command, context: RequestContext, quota: Quota | None = None
+    ) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
@@ -143,7 +145,12 @@ class ShardClient:
         return self._counts.answer(reply, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
+        self,
+        user_id: str,
+        target: Target,
+        body: AsyncIterator[bytes],
+        context: RequestContext,
+        quota: Quota | None = None,
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
