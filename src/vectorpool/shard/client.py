@@ -128,9 +128,7 @@ class ShardClient:
         self._reader = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
-    async def execute(
-        self, user_id: str, command: Command, context: RequestContext, quota: Quota | None = None
-    ) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
@@ -145,12 +143,7 @@ class ShardClient:
         return self._counts.answer(reply, context)
 
     async def execute_body(
-        self,
-        user_id: str,
-        target: Target,
-        body: AsyncIterator[bytes],
-        context: RequestContext,
-        quota: Quota | None = None,
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -351,7 +344,7 @@ class ShardClient:
                 self.deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
                 self._counts.note_death()
-                self._crashed(set() if self._marks is None else self._marks.users())
+                self._crashed(set() if self._marks is None else self._marks.suspects())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
 

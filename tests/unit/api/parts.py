@@ -26,7 +26,7 @@ from vectorpool.objects.watch import StoreWatch
 from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.router import QuotaOf
-from vectorpool.sources import SYSTEM
+from vectorpool.sources import SYSTEM, Sources
 
 
 class FakeRouter:
@@ -112,13 +112,13 @@ class LetterEmbedder:
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
-def application(router: FakeRouter, settings: Settings | None = None) -> Pipeline:
+def application(router: FakeRouter, settings: Settings | None = None, sources: Sources = SYSTEM) -> Pipeline:
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
     bucket = MemoryBucket()
     library = DocumentLibrary(bucket, settings)
-    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
     allowances.documents.open(bucket)
     audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
     service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
