@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from vectorpool.cli.admin import admin, audit, top
 from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
 from vectorpool.platform.privacy import keep_private
@@ -297,3 +298,7 @@ def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
     vectorpool import ./chroma --user 42
     """
     _work("logs", "import_directory", settings, directory, user_id)
+
+
+for _command in (admin, audit, top):
+    main.add_command(_command)
