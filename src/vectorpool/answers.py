@@ -148,7 +148,7 @@ class Ingested(msgspec.Struct):
     """A document that became records: from which bytes (``etag``, ``size``), how (``recipe``), how many chunks.
 
     ``digest`` is the SHA-256 of the bytes, empty if it is not known. ``restored`` says that a restore or fork brought
-    the records, and that no ingest has seen the bytes since.
+    the records, and that no ingest has seen the bytes since. ``content_type`` is that of the path at the time.
     """
 
     path: str
@@ -160,13 +160,18 @@ class Ingested(msgspec.Struct):
     embedder: str | None = None
     digest: str = ""
     restored: bool = False
+    content_type: str = ""
 
 
 class IngestedPage(msgspec.Struct, omit_defaults=True):
-    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name."""
+    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name.
+
+    ``parts`` are the paths and tokens of documents whose ingest is not complete.
+    """
 
     documents: list[Ingested]
     collections: dict[str, str] = {}
+    parts: list[tuple[str, str]] = []
 
 
 class RestoredDocument(msgspec.Struct, frozen=True):

@@ -21,7 +21,9 @@ from vectorpool.limits import LimitSettings
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key"})
+SECRETS = frozenset(
+    {"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key", "jobs_url", "service_token"}
+)
 ENV_PREFIX = "VECTORPOOL_"
 # Variables that are no settings: the file of settings, and where `vectorpool admin` finds a running service.
 _OF_THE_COMMAND_LINE = ("CONFIG", "SERVICE", "TOKEN")
