@@ -24,10 +24,12 @@ from hypothesis import strategies as st
 from tests.support.mutations import DEPTH, deep, mutate, scramble
 from tests.support.tokens import ISSUER, NOW_S, SECRET, Clock, claims_with, forged, jwk, jwks, own_token
 from vectorpool import names
+from vectorpool.allowances.stored import LimitStore
 from vectorpool.answers import Deletion
 from vectorpool.api import requests
 from vectorpool.api.callers import token_of
 from vectorpool.api.read_options import read_options_of
+from vectorpool.audit import Audit, Entry, Query
 from vectorpool.chroma_bodies import Operation, Target, decode_body
 from vectorpool.commands import CountRecords
 from vectorpool.commitlog import deletions, format, tags
@@ -52,6 +54,7 @@ from vectorpool.shard.protocol import (
     from_shard_decoder,
     to_shard_decoder,
 )
+from vectorpool.sources import SYSTEM
 
 KEY: Final = "users/42/vectorstore/log/999999999998"
 # What one input may take: far more than it takes, and far less than what it could make a decoder do.
@@ -143,6 +146,31 @@ def _loaded(kind: type[Any]) -> Callable[[bytes], object]:
     return lambda data: asyncio.run(load(data))
 
 
+AUDIT_KEY: Final = names.audit_key("2026-11-21", 1_700_000_000_000, "0a" * 16, "42", "delete", "ended")
+
+
+def _audited(data: bytes) -> object:
+    async def read() -> object:
+        bucket = MemoryBucket()
+        await bucket.put(AUDIT_KEY, data)
+        page = await Audit(bucket, Settings()).page(Query(), limit=10)
+        assert len(page.entries) + page.unreadable == 1
+        return page
+
+    return asyncio.run(read())
+
+
+def _limited(data: bytes) -> object:
+    async def read() -> object:
+        bucket = MemoryBucket()
+        await bucket.put(names.limits_key("42"), data)
+        store = LimitStore(SYSTEM)
+        await store.open(bucket)
+        return store.given("42")
+
+    return asyncio.run(read())
+
+
 def _parsed_key(data: bytes) -> object:
     key = data.decode("utf-8", "surrogateescape")
     for prefix in ("", names.deletion_marks_prefix(), names.revocations_prefix(), "users/42/vectorstore/"):
@@ -151,6 +179,8 @@ def _parsed_key(data: bytes) -> object:
         names.parse_log_name(prefix + key)
         names.parse_kept_key(prefix + key)
         names.parse_floor_key(prefix + key)
+        names.parse_limits_key(prefix + key)
+        names.parse_audit_key(prefix + key)
     return None
 
 
@@ -334,6 +364,13 @@ DECODERS: Final = {
         _loaded(Deletion),
         (),
     ),
+    "entry of the audit": Decoder(
+        (msgspec.json.encode(Entry(1_700_000_000_000, "0a" * 16, "delete", "done", "op", "42", detail={"n": 1})),),
+        _mutated_json,
+        _audited,
+        (),
+    ),
+    "limits of a user": Decoder((b'{"limits":{"records":5},"changed_at_ms":1}',), _mutated_json, _limited, ()),
     "keys of objects": Decoder(
         (
             deletions.mark_key(1_700_000_000_000, "42", 7).encode(),
@@ -341,6 +378,7 @@ DECODERS: Final = {
             b"999999999998",
             b"999999999998-base",
             b"999999999990-after-999999999998",
+            AUDIT_KEY.encode(),
             b"kept/7/content/" + b"0a" * 32 + b"/19000",
         ),
         scramble,
@@ -434,6 +472,13 @@ def test_valid_inputs_are_taken(name: str) -> None:
 def test_mutated_inputs_are_taken_or_refused(name: str) -> None:
     """Nothing but the decoder's own refusal comes out of it."""
     _fuzz(name, 150)
+
+
+def test_a_packed_embedding_that_is_no_text_is_refused() -> None:
+    """Bytes that are not UTF-8 where base64 is meant, and half of a surrogate pair, are the caller's mistake."""
+    for text in (b"\xff\xfe", b"\\ud800"):
+        with pytest.raises(VectorpoolError):
+            _as_chromas("upsert")(b'{"ids":["a"],"embeddings":["' + text + b'"]}')
 
 
 @pytest.mark.long
