@@ -53,4 +53,4 @@ def test_an_aborted_upload_is_one_line(service: Service, method: str, path: str,
     time.sleep(0.1)
     lines = service.errors.splitlines()[before:]
     assert len(lines) == 1, lines
-    assert request_id in lines[0] and "status=499" in lines[0]
+    assert request_id in lines[0] and '"status":499' in lines[0]

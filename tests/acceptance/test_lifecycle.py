@@ -54,7 +54,7 @@ def test_a_write_under_way_is_finished_before_the_end(own_service: Service) -> N
         write = threads.submit(
             own_service.request, "POST", "/users/42/collections/notes/records", json={"records": records}
         )
-        while "route=/users/{user_id}/collections" not in own_service.errors:
+        while '"route":"/users/{user_id}/collections"' not in own_service.errors:
             time.sleep(0.01)
         # Embedding so many takes longer than this; where it does not, the claim holds all the same.
         time.sleep(0.2)

@@ -247,5 +247,7 @@ def test_the_log_names_routes_and_no_user(service: Service, user: str) -> None:
     service.problem("GET", f"/users/{user}-secret/collections/notes", "user-not-found")
     service.ok("GET", "/health/live")
     lines = [line for line in service.errors.splitlines() if "vectorpool.http" in line]
-    assert any("method=GET route=/users/{user_id}/collections/{name} status=404 ms=" in line for line in lines)
+    assert any(
+        '"method":"GET","route":"/users/{user_id}/collections/{name}","status":404,"ms":' in line for line in lines
+    )
     assert f"{user}-secret" not in service.errors

@@ -278,7 +278,7 @@ def test_a_secret_rotates_while_the_service_runs(signed: Signed) -> None:
 def test_no_token_and_no_secret_is_written(signed: Signed) -> None:
     """Neither the log nor an answer but the one that makes it holds a token, a secret or the admin key."""
     told = signed.service.errors + "".join(signed.service.output)
-    assert "route=/admin/tokens" in told, "the log is looked at"
+    assert '"route":"/admin/tokens"' in told, "the log is looked at"
     assert signed.made
     assert not [secret for secret in (SECRET, OTHER_SECRET, ADMIN_KEY, *signed.made) if secret in told]
 

@@ -48,6 +48,10 @@ class SimulatedStores:
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
 
+    def heal(self) -> None:
+        """Let no replica stop working any more: one that does so at three reads in a row answers with an error."""
+        self._breaks = 0.0
+
     def log(self, user_id: str) -> CommitLog:
         """Return a log of a user, with what this instance shares among its logs."""
         return CommitLog(

@@ -373,6 +373,7 @@ class World:
         self.loop.interrupts.clear()
         for instance in self.instances:
             instance.wire.faults = _CALM
+            instance.stores.heal()
             instance.domain.frozen_until_s = 0.0
         while working := [task for task, instance in self.served.items() if not instance.is_dead]:
             await asyncio.wait(working)
@@ -398,6 +399,7 @@ class World:
         self.start("judge", write_back=False)
         judge = self.instances[-1]
         judge.wire.faults = _CALM
+        judge.stores.heal()
         client = Client(self, "judge", hurried=0.0)
         for user in self.users:
             for instance in self.instances:
