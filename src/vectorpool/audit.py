@@ -28,7 +28,14 @@ import msgspec
 
 from vectorpool import names
 from vectorpool.cursors import from_cursor, to_cursor
-from vectorpool.errors import DeadlineExceeded, InvalidRequest, OutcomeUnknown, StoreUnavailable, VectorpoolError
+from vectorpool.errors import (
+    UNDECODABLE,
+    DeadlineExceeded,
+    InvalidRequest,
+    OutcomeUnknown,
+    StoreUnavailable,
+    VectorpoolError,
+)
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
 from vectorpool.objects.refusals import unavailable
 from vectorpool.settings import Settings
@@ -256,7 +263,7 @@ class Audit:
         try:
             body = await self._bucket.get(key)
             entry = msgspec.json.decode(body.data, type=Entry)
-        except (ObjectMissing, msgspec.DecodeError, UnicodeDecodeError):
+        except (ObjectMissing, *UNDECODABLE):
             return None
         except (BucketUnavailable, BucketDenied) as error:
             raise unavailable(self._bucket.url, "reading the audit", error) from error

@@ -16,7 +16,7 @@ import numpy as np
 
 from vectorpool import bounds, chroma_bounds, commands
 from vectorpool.chroma_parts import Part, is_null, list_of, records_bound, wrong_shape
-from vectorpool.errors import ChromaRefusal
+from vectorpool.errors import UNDECODABLE, ChromaRefusal
 from vectorpool.outline import Member
 from vectorpool.settings import Settings
 
@@ -94,7 +94,11 @@ def _why_not_base64(text: str) -> str:
 
 def _packed(raw: msgspec.Raw, settings: Settings) -> bytes:
     chroma_bounds.check_numbers(memoryview(raw), settings)
-    text = msgspec.json.decode(raw, type=str)
+    try:
+        text = msgspec.json.decode(raw, type=str)
+    except UNDECODABLE as error:
+        # The text was cut out of the body without a look at it: it may be no UTF-8, or half of a surrogate pair.
+        raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:

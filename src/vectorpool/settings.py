@@ -213,6 +213,14 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
     max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
+    max_collections: Annotated[
+        int,
+        _setting(
+            "Most collections of one user, and most databases (avatars)",
+            ge=int(bounds.COLLECTIONS.least),
+            le=int(bounds.COLLECTIONS.most),
+        ),
+    ] = 1024
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
@@ -260,6 +268,9 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
     fast_writes: Annotated[bool, _setting("Make plain writes in Chroma's files, without a call of Chroma")] = True
+    patch_replicas: Annotated[
+        bool, _setting("Take other instances' commits into open replicas in place, and undo commits that lost a race")
+    ] = True
     skip_fsync: Annotated[
         bool, _setting("Skip fsync for replicas, which are caches of the log; the store's own fsync stays")
     ] = True
@@ -351,6 +362,32 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     chunk_tokens: Annotated[int, _setting("Most tokens of one chunk", ge=16, le=8192)] = 220
     chunk_overlap_tokens: Annotated[int, _setting("Most tokens repeated from the chunk before", ge=0, le=4096)] = 30
     max_document_bytes: Annotated[int, _setting("Largest source document", ge=1)] = 32 * 1024**2
+    max_document_chunks: Annotated[int, _setting("Most chunks of one document", ge=1, le=1_000_000)] = 200_000
+
+    # Jobs
+    jobs_url: Annotated[
+        str,
+        _setting(
+            "The database of jobs: a sqlite:/// file of this instance alone, by default below replica_dir, or a "
+            "postgresql:// URL that all instances and workers share"
+        ),
+    ] = ""
+    jobs_at_once: Annotated[
+        int,
+        _setting("Jobs that a worker runs at once, one for each user; 0 runs none here, with PostgreSQL only", ge=0),
+    ] = 16
+    documents_at_once: Annotated[
+        int, _setting("Documents that a worker reads, cuts and embeds at once, in turns of users", ge=1, le=256)
+    ] = 4
+    user_jobs: Annotated[int, _setting("Most jobs of one user that wait, then 429", ge=1)] = 1000
+    jobs_retention_s: Annotated[float, _setting("Time that finished jobs are kept", ge=60, le=31_536_000)] = 604_800.0
+    sync_on_write: Annotated[bool, _setting("PUT and DELETE of a document schedule its ingest")] = True
+    service_url: Annotated[
+        str | None, _setting("Of `vectorpool worker`: the URL of the service that commits what it makes")
+    ] = None
+    service_token: Annotated[
+        str | None, _setting("Of `vectorpool worker`: a token of that service that may touch every user")
+    ] = None
 
     # The commit log
     compact_fanout: Annotated[int, _setting("Number of same-size deltas merged into one", ge=2, le=64)] = 8

@@ -72,7 +72,7 @@ async def received(reader: asyncio.StreamReader) -> Any:
 async def test_the_context_crosses_with_the_command() -> None:
     """Id, caller, read options and the time that remains are in the frame; the answer comes back."""
     async with connected() as (client, reader, writer):
-        asked = asyncio.create_task(client.execute("42", COUNT, context_of()))
+        asked = asyncio.create_task(client.execute("42", COUNT, context_of(), None))
         message = await received(reader)
         assert isinstance(message, Execute)
         assert (message.context.request_id, message.context.caller) == ("an-id", "alice")
@@ -90,7 +90,7 @@ async def test_a_silent_shard_is_left_at_the_deadline(
     monkeypatch.setattr(client_module, "_VERDICT_S", 0.05)
     async with connected() as (client, reader, _):
         with pytest.raises(error):
-            await client.execute("42", command, context_of(0.05))
+            await client.execute("42", command, context_of(0.05), None)
         message = await received(reader)
         assert await received(reader) == Cancel(message.number)
         assert client._under_way == {}
@@ -99,7 +99,7 @@ async def test_a_silent_shard_is_left_at_the_deadline(
 async def test_the_shards_verdict_about_a_change_counts() -> None:
     """A change waits a little longer than its deadline for the shard, which alone knows whether it had begun."""
     async with connected() as (client, reader, writer):
-        asked = asyncio.create_task(client.execute("42", BACKUP, context_of(0.05)))
+        asked = asyncio.create_task(client.execute("42", BACKUP, context_of(0.05), None))
         message = await received(reader)
         await asyncio.sleep(0.1)
         assert not asked.done()
@@ -115,11 +115,11 @@ async def test_a_cancelled_request_sends_a_cancel_frame() -> None:
         await asyncio.Event().wait()
 
     async with connected() as (client, reader, _):
-        asked = asyncio.create_task(client.execute("42", COUNT, context_of()))
+        asked = asyncio.create_task(client.execute("42", COUNT, context_of(), None))
         message = await received(reader)
         asked.cancel()
         assert await received(reader) == Cancel(message.number)
-        sending = asyncio.create_task(client.execute_body("42", TARGET, endless(), context_of()))
+        sending = asyncio.create_task(client.execute_body("42", TARGET, endless(), context_of(), None))
         part = await received(reader)
         assert isinstance(part, Part)
         sending.cancel()
@@ -135,7 +135,7 @@ class SlowPool:
         self.contexts: list[RequestContext] = []
         self.cancelled = asyncio.Event()
 
-    async def execute(self, user_id: str, command: Any, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Any, context: RequestContext, quota: Any) -> Answer:
         self.contexts.append(context)
         try:
             await asyncio.Event().wait()

@@ -28,7 +28,6 @@ from vectorpool.api.admin_examples import ADMIN_EXAMPLES
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
 from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.documents.library import Document, DocumentPage
-from vectorpool.documents.reports import DocumentOutcome, IngestReport
 from vectorpool.errors import (
     CommitNotReached,
     DeadlineExceeded,
@@ -47,6 +46,7 @@ from vectorpool.errors import (
 )
 from vectorpool.identity.grants import Minted
 from vectorpool.identity.revocations import Revocation
+from vectorpool.jobs.views import EXAMPLE_JOB, Job, JobPage
 
 # --- Examples ----------------------------------------------------------------------------------------
 
@@ -145,7 +145,8 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     views.Health: views.Health(status="live"),
     views.Readiness: views.Readiness(status="ready"),
     **ADMIN_EXAMPLES,
-    IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
+    Job: EXAMPLE_JOB,
+    JobPage: JobPage([EXAMPLE_JOB]),
     answers.LostPage: answers.LostPage(
         lost=[
             answers.LostRecord(

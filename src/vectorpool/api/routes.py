@@ -18,6 +18,7 @@ from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
+from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
 from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
@@ -25,6 +26,7 @@ from vectorpool.api.records import Records
 from vectorpool.api.tokens import Tokens
 from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.users import Users
+from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
 
 # The largest body that Chroma's server takes.
@@ -40,10 +42,11 @@ def native_routes() -> list[ControllerRouterHandler]:
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Documents],
+        route_handlers=[Collections, Records, Documents, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, own, of_avatar, Admin, TransferRoutes, UserLimits, Usage, Tokens, Health, Metrics]
+    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
+    return [Users, History, Avatars, Jobs, own, of_avatar, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

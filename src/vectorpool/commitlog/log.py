@@ -30,6 +30,7 @@ from vectorpool.commitlog.fetch import AT_ONCE_BYTES
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
+from vectorpool.commitlog.next_commits import NextCommit, read_following
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
     CommitInfo,
@@ -119,6 +120,16 @@ class CommitLog:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
         return await lookup.is_newest(self._bucket, self._user_id, position)
 
+    async def following(self, position: Position) -> list[NextCommit] | None:
+        """Return every commit after ``position``, oldest first, as far as a patch can take them in; else None.
+
+        One GET a commit, and one that finds none. Raises StoreUnavailable.
+        """
+        found = await read_following(self._bucket, self._user_id, position)
+        if found:
+            self._pace.followed(found[-1].position)
+        return found
+
     async def prove(self, position: Position) -> None:
         """Return if the log holds the commit at ``position``, or held it: it may be garbage by now. One ranged GET.
 
@@ -189,13 +200,7 @@ class CommitLog:
 
     async def compact_now(self) -> tuple[Position, Compaction]:
         """Look now, as of the newest commit, whatever the pace; return it and what was written. Raises UserNotFound."""
-        newest = await ending.newest_header(self._bucket, self._user_id)
-        if newest is None:
-            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so there is nothing to compact.")
-        position = Position(newest.header.seq, newest.commit_hash)
-        async with self._scratch() as scratch:
-            done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
-        return position, done
+        return await compaction.compact_newest(self._bucket, self._user_id, self._warm, self._settings, self._scratch)
 
     async def remove_garbage(self) -> Removal:
         """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.

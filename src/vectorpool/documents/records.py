@@ -1,11 +1,11 @@
-"""The records that a document's chunks become: their ids and their metadata."""
+"""The records that a document's chunks become: their ids, their metadata, and the hashes of their texts."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any, Final
 
-from vectorpool.bounds import RECORD_ID_BYTES
+from vectorpool.bounds import CHUNK_HASH_BYTES, RECORD_ID_BYTES
 from vectorpool.documents.chunking import Chunk
 
 # Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
@@ -24,3 +24,8 @@ def chunk_metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
     """Return the metadata of a chunk's record: its document, its number in it, and its place in the text."""
     # An upsert keeps metadata keys that it does not name; None removes an old heading.
     return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}
+
+
+def chunk_hash(text: str) -> bytes:
+    """Return the hash by which a chunk is known again, whatever its place: the start of its text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:CHUNK_HASH_BYTES]

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
-from vectorpool.errors import Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
+from vectorpool.errors import UNDECODABLE, Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.figures import Figures
@@ -185,7 +185,7 @@ class OpenAiEndpoint:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
             rows = sorted(answer.data, key=lambda row: row.index)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             raise self._nonsense("something that is not a list of embeddings") from None
         if [row.index for row in rows] != list(range(count)):
             raise self._nonsense(f"{len(rows)} embeddings for {count} texts")

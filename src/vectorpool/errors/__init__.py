@@ -6,7 +6,7 @@ what to do; ``extra`` is for machines. ``to_wire`` and ``from_wire`` carry it ac
 
 from __future__ import annotations
 
-from vectorpool.errors.base import ErrorWire, InternalError, VectorpoolError
+from vectorpool.errors.base import UNDECODABLE, ErrorWire, InternalError, VectorpoolError
 from vectorpool.errors.configuration import Misconfigured, StoreRefused
 from vectorpool.errors.conflicts import (
     BackupExists,
@@ -16,6 +16,8 @@ from vectorpool.errors.conflicts import (
     Conflict,
     DocumentConflict,
     EmbedderMismatch,
+    JobUnfinished,
+    PartsMissing,
     PathTaken,
     PreconditionFailed,
     RecordExists,
@@ -30,6 +32,7 @@ from vectorpool.errors.missing import (
     DeletionNotFound,
     DocumentMissing,
     DocumentNotFound,
+    JobNotFound,
     NotFound,
     RecordNotFound,
     ShardNotFound,
@@ -59,6 +62,8 @@ from vectorpool.errors.retries import (
     DeadlineExceeded,
     Draining,
     EmbedderUnavailable,
+    JobStalled,
+    JobsUnavailable,
     LocalDiskFailed,
     MemoryShort,
     NewerEngine,
@@ -67,15 +72,18 @@ from vectorpool.errors.retries import (
     Quarantined,
     QueueFull,
     RateLimited,
+    ServiceUnavailable,
     ShardUnavailable,
     StoreFull,
     StoreUnavailable,
     TokenKeysUnavailable,
     TooManyConnections,
     TryAgain,
+    WorkerDied,
 )
 
 __all__ = [
+    "UNDECODABLE",
     "AvatarNotFound",
     "BackupExists",
     "BackupNotFound",
@@ -108,6 +116,10 @@ __all__ = [
     "InvalidFilter",
     "InvalidId",
     "InvalidRequest",
+    "JobNotFound",
+    "JobStalled",
+    "JobUnfinished",
+    "JobsUnavailable",
     "LimitExceeded",
     "LocalDiskFailed",
     "MalformedJson",
@@ -119,6 +131,7 @@ __all__ = [
     "NoTokenSecret",
     "NotFound",
     "OutcomeUnknown",
+    "PartsMissing",
     "PathTaken",
     "PoolBusy",
     "PreconditionFailed",
@@ -129,6 +142,7 @@ __all__ = [
     "RecordExists",
     "RecordNotFound",
     "RequestTooSlow",
+    "ServiceUnavailable",
     "ShardNotFound",
     "ShardUnavailable",
     "StoreFull",
@@ -143,4 +157,5 @@ __all__ = [
     "VectorpoolError",
     "VectorstoreExists",
     "VerificationNotFound",
+    "WorkerDied",
 ]

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from vectorpool import answers
-from vectorpool.errors import ErrorWire, InvalidRequest, VectorpoolError
+from vectorpool.errors import UNDECODABLE, ErrorWire, InvalidRequest, VectorpoolError
 from vectorpool.instance.runner import Call, Reply
 from vectorpool.kept_documents import KeptSize
 
@@ -41,7 +41,7 @@ class Operation(msgspec.Struct, Generic[T], frozen=True):
             return self.read(reply)
         try:
             problem = msgspec.json.decode(reply.body, type=dict[str, Any])
-        except msgspec.DecodeError:
+        except UNDECODABLE:
             problem = {}
         after = reply.header(b"retry-after")
         raise VectorpoolError.from_wire(

@@ -47,11 +47,11 @@ from vectorpool.objects.bucket import (
     check_key,
     check_prefix,
     check_range,
-    page_of,
 )
+from vectorpool.objects.prefix_pages import folder_page
 from vectorpool.objects.unusable import UnusableLog
 from vectorpool.platform.privacy import shared_mode
-from vectorpool.platform.trees import open_directory, open_file
+from vectorpool.platform.trees import fsync_directory, open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
@@ -71,14 +71,6 @@ T = TypeVar("T")
 def _etag(info: os.stat_result) -> str:
     """Return an ETag: a write makes a new file, so inode, time and size distinguish any two writes."""
     return f'"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"'
-
-
-def _fsync_dir(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DirectoryBucket:
@@ -209,19 +201,8 @@ class DirectoryBucket:
         return await self._run(partial(self._list_prefixes, prefix))
 
     def _page_of_prefixes(self, prefix: str, limit: int, after: str | None) -> list[str]:
-        found = list[str]()
-        while len(found) < limit:
-            asked = limit - len(found)
-            try:
-                with open_directory(self._root, *prefix.split("/")[:-1]) as below, os.scandir(below) as scan:
-                    names = (entry.name for entry in scan if entry.is_dir(follow_symlinks=False))
-                    page = page_of((name for name in names if prefix + name != STAGING), asked, after)
-            except (FileNotFoundError, NotADirectoryError):
-                break
-            found += [name for name in page if next(self._walk(f"{prefix}{name}/", None), None) is not None]
-            if len(page) < asked:
-                break
-            after = page[-1]
+        is_there = lambda name: next(self._walk(f"{prefix}{name}/", None), None) is not None  # noqa: E731 - one use
+        found = folder_page(self._root, prefix, limit, after, is_there, passed_over=STAGING)
         self._unusable.note(prefix + name for name in found)
         return found
 
@@ -308,7 +289,7 @@ class DirectoryBucket:
                 staged.unlink(missing_ok=True)
         if self._fsync:
             try:
-                _fsync_dir(path.parent)
+                fsync_directory(path.parent)
             except OSError as error:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
@@ -371,7 +352,7 @@ class DirectoryBucket:
             with contextlib.suppress(PermissionError):
                 directory.chmod(mode)
         if self._fsync:
-            _fsync_dir(directory.parent)
+            fsync_directory(directory.parent)
 
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))
@@ -393,7 +374,7 @@ class DirectoryBucket:
                 return
             os.unlink(name, dir_fd=parent)
         if self._fsync:
-            _fsync_dir(path.parent)
+            fsync_directory(path.parent)
         for emptied in path.parents:
             if emptied == self._root:
                 break

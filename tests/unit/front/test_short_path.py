@@ -183,7 +183,8 @@ async def test_the_log_names_the_same_route(client: httpx.AsyncClient, caplog: p
                 await client.get(f"{place}/count{end}")
                 await client.post(f"{place}/query{end}", content=QUERY)
                 await client.post(f"{place}/records/get{end}", content=b"{}")
-    routes = [message.split(" ms=")[0] for message in caplog.messages if message.startswith("method=")]
+    lines = [record.__dict__["fields"] for record in caplog.records if "fields" in record.__dict__]
+    routes = [(fields["method"], fields["route"], fields["status"]) for fields in lines]
     assert routes[0:3] == routes[3:6]
     assert routes[6:9] == routes[9:12]
     assert len(set(routes)) == 6
