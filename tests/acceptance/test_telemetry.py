@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -198,9 +199,9 @@ def test_counters_do_not_go_back_when_a_shard_is_killed(service: Service, user: 
     before = scrape(service)
     name = "vectorpool_commits_total"
     assert total(before, name) > 0
-    for child in _children(service.pid):
+    for child in _shards(service.pid):
         os.kill(child, signal.SIGKILL)
-    eventually(lambda: service.request("GET", "/health/ready").status_code == 200 and len(_children(service.pid)) == 2)
+    eventually(lambda: service.request("GET", "/health/ready").status_code == 200 and len(_shards(service.pid)) == 2)
     after = eventually(lambda: _if_up(scrape(service)))
     for (found, labels), value in before.items():
         if found.endswith(("_total", "_count", "_bucket")):
@@ -214,8 +215,14 @@ def _if_up(samples: Samples) -> Samples | None:
     return samples if total(samples, "vectorpool_shard_up") == 2 else None
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def _shards(pid: int) -> list[int]:
+    """Return the process ids of the shards; the front has other processes too."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(OSError):
+            if b"vectorpool.shard.process" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(int(child))
+    return found
 
 
 # --- Log lines ---------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from vectorpool import logs
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.documents.turns import FairTurns
@@ -214,9 +215,7 @@ async def _supervised(descriptor: int) -> None:
 
 def log(settings: Settings) -> None:
     """Log as the front does; libraries below it only what is wrong."""
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure(settings)
     for name in ("httpx", "dbos", "alembic", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
