@@ -59,6 +59,13 @@ def test_writes_and_what_changes_the_log_are_changes() -> None:
     assert changes == {command.__name__ for command in operations(Write)} | operating
 
 
+def test_what_only_removes_is_no_matter_of_a_quota() -> None:
+    """Of the writes exactly these are applied however much is stored; a new one is limited until it says otherwise."""
+    frees = {command.__name__ for command in operations(Write) if command.frees}
+    noting = {"ForgetDocument", "SettleDocuments", "DiscardParts"}
+    assert frees == {each.__name__ for each in operations(Write) if "Delete" in each.__name__} | noting
+
+
 def test_reads_at_once_are_reads() -> None:
     """What the fast path may answer on the event loop is a part of the reads of its protocol."""
     assert set(handled_by(NativeReader)) > AT_ONCE

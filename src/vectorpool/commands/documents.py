@@ -8,6 +8,8 @@ The answer that only workers read is here too.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from vectorpool.answers import Ingested
@@ -57,6 +59,8 @@ class PartsOf(msgspec.Struct, frozen=True, array_like=True):
 
 class DiscardParts(RecordWrite, frozen=True, kw_only=True, tag="discard-parts"):
     """Deletes parts that an interrupted ingest left. Answers answers.Deleted: how many there were."""
+
+    frees: ClassVar[bool] = True
 
     avatar_id: str
     parts: list[PartsOf]
