@@ -28,6 +28,7 @@ from vectorpool.api.service import Service
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
+from vectorpool.extraction.workshop import Workshop
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
 from vectorpool.objects.probe import probe
@@ -76,7 +77,9 @@ async def open_service(
         await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
         await authority.open(bucket)
         library = DocumentLibrary(bucket, settings)
-        ingestor = Ingestor(library, embedder, router, settings)
+        workshop = Workshop(settings)
+        stack.push_async_callback(workshop.close)
+        ingestor = Ingestor(library, embedder, router, settings, sources, workshop)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))

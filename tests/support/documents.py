@@ -14,8 +14,10 @@ from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, Inges
 from vectorpool.commands import (
     Command,
     ForgetDocument,
+    GetPipeline,
     IngestDocument,
     ListIngested,
+    PipelineChoice,
     QueryRecords,
     SettleDocuments,
     WireCommand,
@@ -62,6 +64,7 @@ class MemoryShard:
         self.ingested: dict[tuple[str, str, str], IngestDocument] = {}
         # Documents whose rows a restore is said to have brought.
         self.restored: set[tuple[str, str, str]] = set()
+        self.pipelines: dict[tuple[str, str], PipelineChoice] = {}
         self.writes: list[str] = []
         self.failures: list[VectorpoolError] = []
         self.answers_lost = 0
@@ -79,6 +82,8 @@ class MemoryShard:
         command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=WireCommand)
         if isinstance(command, ListIngested):
             return self._list(user_id, command)
+        if isinstance(command, GetPipeline):
+            return self._answer(self.pipelines.get((user_id, command.avatar_id), PipelineChoice()))
         if isinstance(command, QueryRecords):
             return self._query(user_id, command)
         if isinstance(command, SettleDocuments):

@@ -21,7 +21,6 @@ from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import Passage, PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
-from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
 from vectorpool.documents.questions import naming_documents
@@ -46,6 +45,7 @@ from vectorpool.errors import (
     UnsupportedFormat,
     UserNotFound,
 )
+from vectorpool.extraction.formats import content_type_of
 from vectorpool.names import check_document_path
 
 _BYTES = "application/octet-stream"

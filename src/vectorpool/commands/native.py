@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from vectorpool.commands.base import Hnsw, Include, LogOperation, Metadata, Operation, Read, RecordWrite, Vectors, Write
+from vectorpool.commands.base import (
+    Hnsw,
+    Include,
+    LogOperation,
+    Metadata,
+    Operation,
+    PipelineChoice,
+    Read,
+    RecordWrite,
+    Vectors,
+    Write,
+)
 
 # --- Reads -------------------------------------------------------------------------------------------
 
@@ -81,6 +92,12 @@ class QueryRecords(Read, frozen=True, kw_only=True, tag="query-records"):
 
 class ListIngested(Read, frozen=True, kw_only=True, tag="list-ingested"):
     """What the sidecar says of an avatar's documents. Answers answers.IngestedPage."""
+
+    avatar_id: str
+
+
+class GetPipeline(Read, frozen=True, kw_only=True, tag="get-pipeline"):
+    """How an avatar's documents are cut. Answers PipelineChoice, an empty one if nothing was chosen."""
 
     avatar_id: str
 
@@ -170,6 +187,19 @@ class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"
 
 class DeleteAvatar(Write, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
+
+    avatar_id: str
+
+
+class PutPipeline(Write, frozen=True, kw_only=True, tag="put-pipeline"):
+    """Chooses how an avatar's documents are cut; records change with the next ingest. Answers PipelineChoice."""
+
+    avatar_id: str
+    choice: PipelineChoice
+
+
+class DeletePipeline(Write, frozen=True, kw_only=True, tag="delete-pipeline"):
+    """Returns an avatar's documents to the settings of the instance. Answers answers.Deleted."""
 
     avatar_id: str
 

@@ -8,10 +8,11 @@ Embedder.
 
 from __future__ import annotations
 
-from vectorpool.documents.ingest import Ingestor, Router
+from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import Document, DocumentLibrary, DocumentPage
 from vectorpool.documents.recovery import Recovery
 from vectorpool.documents.reports import IngestProgress, IngestReport
+from vectorpool.documents.router import Router
 
 __all__ = [
     "Document",

@@ -23,29 +23,31 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage
 from vectorpool.commands import (
-    Command,
     DocumentBytes,
     ForgetDocument,
+    GetPipeline,
     IngestDocument,
     ListIngested,
+    PipelineChoice,
     QueryRecords,
     SettleDocuments,
     Vectors,
 )
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.documents.chunking import Chunk, ChunkSize, split
-from vectorpool.documents.formats import Format, format_of
+from vectorpool.documents.chunking import Chunk
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.pipeline import Pipeline
 from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.records import chunk_ids, chunk_metadata
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport, ProgressCallback, Status, failed
+from vectorpool.documents.router import Router
 from vectorpool.embedding import Embedder
 from vectorpool.errors import (
     AvatarNotFound,
@@ -60,6 +62,7 @@ from vectorpool.errors import (
     TryAgain,
     UserNotFound,
 )
+from vectorpool.extraction.workshop import Workshop
 from vectorpool.kept_documents import digest_of
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
@@ -72,14 +75,6 @@ _AHEAD: Final = 2
 _EMBED_WINDOW: Final = 256
 _ATTEMPTS: Final = 12
 _LONGEST_WAIT_S: Final = 5.0
-
-
-class Router(Protocol):
-    """Finds the user's shard and executes a command there."""
-
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
-        """Return the answer; raise a VectorpoolError."""
-        ...
 
 
 class _Prepared(msgspec.Struct, frozen=True):
@@ -100,13 +95,15 @@ class Ingestor:
         router: Router,
         settings: Settings,
         sources: Sources = SYSTEM,
+        workshop: Workshop | None = None,
     ) -> None:
-        """The caller starts ``embedder`` before the first call, and closes it."""
+        """The caller starts ``embedder`` before the first call, and closes it and ``workshop``."""
         self.library = library
         self.embedder = embedder
         self.router = router
         self.settings = settings
         self.sources = sources
+        self.workshop = workshop or Workshop(settings)
 
     async def ingest(
         self,
@@ -115,6 +112,7 @@ class Ingestor:
         paths: list[str] | None = None,
         *,
         force: bool = False,
+        choice: PipelineChoice | None = None,
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> IngestReport:
@@ -124,7 +122,7 @@ class Ingestor:
         restore or fork brought: they are ``missing``. ``force`` ingests unchanged ones too. Raises the error that ends
         the whole ingest (see the module), and DeadlineExceeded at the deadline; what was committed until then stays.
         """
-        run = _Run(self, user_id, avatar_id, force, progress, context)
+        run = _Run(self, user_id, avatar_id, force, choice, progress, context)
         return await run.execute(paths)
 
     async def query(
@@ -156,16 +154,17 @@ class Ingestor:
         command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
         return await self.router.execute(user_id, command, context)
 
-    def size(self) -> ChunkSize:
-        """Return the size of chunks: the settings' size, reduced to the embedder's limit."""
-        settings, embedder = self.settings, self.embedder
-        return ChunkSize.fitting(
-            settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
-        )
+    def pipeline(self, choice: PipelineChoice | None = None) -> Pipeline:
+        """Return how documents become passages: by the settings, and by what an avatar or a request chose."""
+        return Pipeline(self.settings, self.embedder, self.workshop, choice)
 
-    def recipe(self, entry: Format) -> str:
-        """Return the recipe by which this ingestor makes records; equal recipes and bytes give equal records."""
-        return f"{self.embedder.name} {entry.name}/{entry.version} {self.size().recipe()}"
+    async def choice_of(self, user_id: str, avatar_id: str, context: RequestContext) -> PipelineChoice | None:
+        """Return the pipeline that was chosen for an avatar, or None."""
+        try:
+            answer = await self.router.execute(user_id, GetPipeline(avatar_id=avatar_id), context)
+        except NotFound:
+            return None
+        return msgspec.json.decode(answer.body, type=PipelineChoice)
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
         """Return float32[n, dimension] as a command carries them, with the embedder's name."""
@@ -182,6 +181,7 @@ class _Run:
         user_id: str,
         avatar_id: str,
         force: bool,
+        choice: PipelineChoice | None,
         progress: ProgressCallback | None,
         context: RequestContext,
     ) -> None:
@@ -189,6 +189,7 @@ class _Run:
         self._user_id = user_id
         self._avatar_id = avatar_id
         self._force = force
+        self._choice = choice
         self._progress = progress
         self._context = context
         self._known: dict[str, Ingested] = {}
@@ -202,6 +203,10 @@ class _Run:
         self._chunks = 0
 
     async def execute(self, paths: list[str] | None) -> IngestReport:
+        if self._choice is None:
+            choose = partial(self._of.choice_of, self._user_id, self._avatar_id, self._context)
+            self._choice = await self._persist(choose)
+        self._pipeline = self._of.pipeline(self._choice)
         self._known = await self._list_ingested()
         documents: list[Document | DocumentOutcome]
         if paths is None:
@@ -277,8 +282,7 @@ class _Run:
             return _Prepared(document.path, outcome=document)
         path = document.path
         try:
-            entry = format_of(path)
-            recipe = self._of.recipe(entry)
+            recipe = f"{self._of.embedder.name} {self._pipeline.version(path)}"
             known = self._known_by(path, recipe)
             if known is not None and known.etag == document.etag:
                 return self._unchanged(known, document.etag)
@@ -287,7 +291,7 @@ class _Run:
             if known is not None and known.etag and known.digest == digest:
                 # Stores give a new ETag to the same bytes when they are written again, as a restore does.
                 return self._unchanged(known, body.etag)
-            chunks = await asyncio.to_thread(self._cut, entry, body.data)
+            chunks, _ = await self._persist(partial(self._pipeline.passages, path, body.data))
             self._check_chunks(path, chunks)
             vectors = await self._embed(path, [chunk.text for chunk in chunks])
         except (InvalidRequest, NotFound) as error:
@@ -316,10 +320,6 @@ class _Run:
         if known.restored or known.etag != etag:
             self._settled.append(DocumentBytes(known.path, known.digest, etag))
         return _Prepared(known.path, outcome=DocumentOutcome(known.path, "unchanged", known.chunks))
-
-    def _cut(self, entry: Format, data: bytes) -> list[Chunk]:
-        extract = entry.extract(data)
-        return split(extract.text, extract.sections, self._of.size(), self._of.embedder.tokenizer)
 
     def _check_chunks(self, path: str, chunks: list[Chunk]) -> None:
         limit = self._of.settings.max_records

@@ -20,7 +20,6 @@ from typing import Final
 import msgspec
 
 from vectorpool.answers import Refused
-from vectorpool.documents.formats import content_type_of
 from vectorpool.errors import (
     DocumentConflict,
     DocumentNotFound,
@@ -29,6 +28,7 @@ from vectorpool.errors import (
     OutcomeUnknown,
     PathTaken,
 )
+from vectorpool.extraction.formats import content_type_of
 from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,

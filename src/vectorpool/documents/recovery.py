@@ -24,8 +24,8 @@ import msgspec
 from vectorpool.answers import RecoveredDocuments, RestoredDocument, RestoredPage
 from vectorpool.commands import DocumentBytes, ListRestored, ReadOptions, SettleDocuments
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.documents.ingest import Router
 from vectorpool.documents.library import DocumentLibrary, store_errors
+from vectorpool.documents.router import Router
 from vectorpool.errors import UserNotFound, VectorpoolError
 from vectorpool.kept_documents import WHOLE_BYTES, digest_of
 from vectorpool.names import document_key

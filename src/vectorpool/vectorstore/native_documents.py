@@ -8,13 +8,21 @@ import msgspec
 
 from vectorpool import answers
 from vectorpool.checks import check_count
-from vectorpool.commands import ForgetDocument, Hnsw, IngestDocument, SettleDocuments
+from vectorpool.commands import (
+    DeletePipeline,
+    ForgetDocument,
+    Hnsw,
+    IngestDocument,
+    PipelineChoice,
+    PutPipeline,
+    SettleDocuments,
+)
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.catalogue import CollectionInfo
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, UserNotFound
 from vectorpool.names import check_collection_name
-from vectorpool.vectorstore.avatars import collections_of
+from vectorpool.vectorstore.avatars import collections_of, ensure_database
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_writes import NativeWriter
@@ -85,6 +93,24 @@ class DocumentWriter:
             raise CollectionNotFound(
                 f"The collection {command.collection!r} was deleted or renamed while documents were ingested. {again}"
             )
+
+    @handles(PutPipeline)
+    def _put_pipeline(self, command: PutPipeline, effect: Effect) -> msgspec.Struct:
+        writer = self._writer
+        if writer.sidecar.pipeline(command.avatar_id) != command.choice:
+            effect.touch()
+            ensure_database(writer.catalogue, command.avatar_id)
+            writer.sidecar.set_pipeline(command.avatar_id, command.choice)
+        return command.choice
+
+    @handles(DeletePipeline)
+    def _delete_pipeline(self, command: DeletePipeline, effect: Effect) -> msgspec.Struct:
+        sidecar = self._writer.sidecar
+        if sidecar.pipeline(command.avatar_id) == PipelineChoice():
+            return answers.Deleted(deleted=0)
+        effect.touch()
+        sidecar.set_pipeline(command.avatar_id, PipelineChoice())
+        return answers.Deleted(deleted=1)
 
     @handles(ForgetDocument)
     def _forget_document(self, command: ForgetDocument, effect: Effect) -> msgspec.Struct:

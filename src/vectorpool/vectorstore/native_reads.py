@@ -16,6 +16,7 @@ from vectorpool.commands import (
     DescribeVectorstore,
     GetAvatar,
     GetCollection,
+    GetPipeline,
     GetRecords,
     ListAvatars,
     ListCollections,
@@ -243,6 +244,10 @@ class NativeReader:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
         documents = self._sidecar.documents(command.avatar_id, names)
         return answers.IngestedPage(documents, collections={name: id_ for id_, name in names.items()})
+
+    @handles(GetPipeline)
+    def _get_pipeline(self, command: GetPipeline) -> msgspec.Struct:
+        return self._sidecar.pipeline(command.avatar_id)
 
     @handles(ListRestored)
     def _list_restored(self, command: ListRestored) -> msgspec.Struct:

@@ -40,6 +40,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE document ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE document ADD COLUMN restored INTEGER NOT NULL DEFAULT 0",
     ),
+    # How an avatar's documents are cut, as msgpack.
+    ("CREATE TABLE pipeline (avatar_id TEXT PRIMARY KEY, choice BLOB NOT NULL) WITHOUT ROWID",),
 )
 
 VERSION: Final = len(MIGRATIONS)
