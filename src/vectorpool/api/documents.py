@@ -294,7 +294,12 @@ class Documents(Controller):
             for path in body.paths:
                 check_document_path(path)
         report = await request.service.ingestor.ingest(
-            namespace.user_id, avatar_id, body.paths, force=body.force, context=request.context
+            namespace.user_id,
+            avatar_id,
+            body.paths,
+            force=body.force,
+            choice=body.pipeline.choice() if body.pipeline is not None else None,
+            context=request.context,
         )
         if body.paths is None and not report.documents:
             raise AvatarNotFound("The avatar has no documents. Put one at .../documents/{path} first.")
@@ -364,6 +369,9 @@ def _passage(match: answers.Match) -> Passage:
         distance=match.distance or 0.0,
         heading=metadata.get("heading"),
         metadata=metadata,
+        page=metadata.get("page"),
+        sheet=metadata.get("sheet"),
+        member=metadata.get("member"),
     )
 
 

@@ -19,9 +19,13 @@ from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
+from vectorpool.api.pipelines import Pipelines
 from vectorpool.api.records import Records
+from vectorpool.api.streams import Streams
 from vectorpool.api.tokens import Tokens
+from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
+from vectorpool.api.vectors import Vectors
 from vectorpool.settings import Settings
 
 # The largest body that Chroma's server takes.
@@ -32,15 +36,15 @@ def native_routes() -> list[ControllerRouterHandler]:
     """Return the route handlers of the native API."""
     own = Router(
         USER_PATH,
-        route_handlers=[Collections, Records],
+        route_handlers=[Collections, Records, Streams],
         dependencies={"namespace": Provide(own_namespace, sync_to_thread=False)},
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Documents],
+        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, own, of_avatar, Admin, Tokens, Health]
+    return [Users, History, Avatars, own, of_avatar, Admin, Tokens, Health, Vectors]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

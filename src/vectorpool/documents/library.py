@@ -27,6 +27,7 @@ from vectorpool.errors import (
     LimitExceeded,
     OutcomeUnknown,
     PathTaken,
+    UploadUrlUnavailable,
 )
 from vectorpool.extraction.formats import content_type_of
 from vectorpool.kept_documents import KeptDocuments, KeptSize
@@ -48,6 +49,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    UploadUrlsUnknown,
 )
 from vectorpool.objects.refusals import refusal_of, unavailable
 from vectorpool.objects.unusable import printable
@@ -198,6 +200,23 @@ class DocumentLibrary:
                     return None
                 etag = body.etag
         return await self._mark(user_id, avatar_id, path, etag)
+
+    async def upload_url(self, user_id: str, avatar_id: str, path: str, expires_s: int) -> str:
+        """Return a URL that takes a PUT of one document for ``expires_s`` seconds; what is there now is kept first.
+
+        Raises UploadUrlUnavailable, DocumentConflict. What the URL replaces later than that is not kept, and a restore
+        takes what it puts for another program's.
+        """
+        key = document_key(user_id, avatar_id, path)
+        with store_errors(self.bucket, "making an upload URL"):
+            try:
+                url = await self.bucket.upload_url(key, expires_s)
+            except UploadUrlsUnknown as error:
+                raise UploadUrlUnavailable(
+                    f"The store makes no upload URLs ({error}). Put the document at .../documents/PATH of this service."
+                ) from error
+        await self.keep(user_id, avatar_id, path)
+        return url
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""

@@ -58,6 +58,7 @@ from vectorpool.errors.requests import (
     RequestTooSlow,
     Unauthenticated,
     UnsupportedFormat,
+    UploadUrlUnavailable,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -143,6 +144,7 @@ __all__ = [
     "TryAgain",
     "Unauthenticated",
     "UnsupportedFormat",
+    "UploadUrlUnavailable",
     "UserNotFound",
     "VectorpoolError",
     "VectorstoreExists",

@@ -148,6 +148,14 @@ class ExtractionNotInstalled(InvalidRequest):
     status = 501
 
 
+class UploadUrlUnavailable(InvalidRequest):
+    """The store has no upload URLs: a directory, or credentials that cannot sign. Put the document here instead."""
+
+    code = "upload-url-unavailable"
+    title = "The store makes no upload URLs"
+    status = 501
+
+
 class HostRefused(VectorpoolError):
     """Without tokens: the request names a host that is not this machine's, or a page of another site sends it."""
 

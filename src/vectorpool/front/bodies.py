@@ -12,8 +12,9 @@ from typing import cast
 from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
+from vectorpool.bounds import STREAMS, STREAMS_OF_USER
 from vectorpool.errors import QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, user_of
+from vectorpool.front.stages import Stage, announced_length, context_of, is_stream, user_of
 from vectorpool.settings import Settings
 
 
@@ -28,6 +29,7 @@ class BodiesStage:
         self._max_bytes = max(settings.max_body_bytes_under_way, self._max_of_user)
         self._of_users: Counter[str] = Counter()
         self._bytes = 0
+        self._streams: Counter[str] = Counter()
 
     @property
     def bytes_under_way(self) -> int:
@@ -37,11 +39,15 @@ class BodiesStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         announced = announced_length(scope)
+        user = user_of(scope) or context_of(scope).caller
+        if is_stream(scope):
+            # Its handler has a batch and a line in memory, whatever its length.
+            await self._stream(user, scope, receive, send)
+            return
         if announced == 0 or (announced is not None and announced > self._max_body_bytes):
             # A body that is too long for any request is refused as that, unread, where its limit is known.
             await self._inner(scope, receive, send)
             return
-        user = user_of(scope) or context_of(scope).caller
         try:
             self._check(user, announced or 0)
         except QueueFull as error:
@@ -66,6 +72,22 @@ class BodiesStage:
             self._of_users[user] -= taken
             if self._of_users[user] <= 0:
                 del self._of_users[user]
+
+    async def _stream(self, user: str, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        if self._streams.total() >= STREAMS or self._streams[user] >= STREAMS_OF_USER:
+            refusal = QueueFull(
+                f"{self._streams[user]} streams of this user are under way ({STREAMS_OF_USER} may), and "
+                f"{self._streams.total()} on this instance ({STREAMS} may). Send the stream later."
+            )
+            await send_refusal(refusal, scope, send)
+            return
+        self._streams[user] += 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._streams[user] -= 1
+            if not self._streams[user]:
+                del self._streams[user]
 
     def _check(self, user: str, more: int) -> None:
         if self._bytes + more > self._max_bytes:

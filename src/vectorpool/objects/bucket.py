@@ -40,6 +40,10 @@ class ObjectExists(Exception):
     """The key is taken. After a retried create, the object may be the caller's own first attempt."""
 
 
+class UploadUrlsUnknown(Exception):
+    """The store has no URLs that carry their own permission, or the credentials cannot make them."""
+
+
 class BucketUnavailable(Exception):
     """No usable answer, after bounded retries. A write may or may not have happened."""
 
@@ -157,6 +161,13 @@ class Bucket(Protocol):
         """Copy an object, replacing any other of key ``target``; raise ObjectMissing if there is no ``source``.
 
         The store copies it: no byte passes through the caller, whatever its size.
+        """
+        ...
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        """Return a URL that takes a PUT of this one object for ``expires_s`` seconds, without credentials.
+
+        Raises UploadUrlsUnknown if the store has none.
         """
         ...
 

@@ -41,6 +41,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    UploadUrlsUnknown,
     check_key,
     check_prefix,
     check_range,
@@ -314,6 +315,9 @@ class DirectoryBucket:
                 directory.chmod(mode)
         if self._fsync:
             _fsync_dir(directory.parent)
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        raise UploadUrlsUnknown(f"{self.url} is a directory")
 
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))

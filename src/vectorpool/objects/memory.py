@@ -12,6 +12,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    UploadUrlsUnknown,
     check_key,
     check_prefix,
     check_range,
@@ -74,6 +75,9 @@ class MemoryBucket:
 
     async def copy(self, source: str, target: str) -> None:
         self._store(check_key(target), self._find(source)[0])
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        raise UploadUrlsUnknown(f"{self.url} is memory of this process")
 
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)
