@@ -30,6 +30,7 @@ from vectorpool.errors import (
     retries,
 )
 from vectorpool.settings import Settings
+from vectorpool.telemetry.families import table as metrics_table
 
 REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 METHODS = ("get", "head", "post", "put", "patch", "delete")
@@ -42,6 +43,7 @@ _INDEX = """# Reference
 | [settings.md](settings.md) | every setting, as flag, variable and line of a file |
 | [errors.md](errors.md) | every error code with its status |
 | [cli.md](cli.md) | every command |
+| [metrics.md](metrics.md) | every figure of `/metrics` |
 
 `uv run python -m tests.reference --write` makes these pages from the code. A running instance serves the reference of
 its own version at `/schema`, with an example of every body.
@@ -77,6 +79,15 @@ Answers go to stdout, progress to stderr. Exit code 1: it did not work; 2: chang
 """
 
 
+_METRICS = """# Metrics
+
+`GET /metrics` answers in the text format of Prometheus, or in OpenMetrics for those who accept it. It needs a token
+that may use `/admin`; [operations.md](../operations.md#see-what-it-does) says how to scrape, and what to alert on.
+Counters of an instance never go back while it runs, also if a shard is started again. A histogram has buckets from
+0.1 ms to 30 s, unless its row is about something slower.
+"""
+
+
 def pages() -> dict[str, str]:
     """Return the text of every page by its file name."""
     return {
@@ -84,6 +95,7 @@ def pages() -> dict[str, str]:
         "http.md": f"{_HTTP}\n{_routes()}",
         "settings.md": f"{_SETTINGS}\n{settings_table()}\n",
         "errors.md": f"{_ERRORS}\n{problems_table()}\n",
+        "metrics.md": f"{_METRICS}\n{metrics_table()}\n",
         "cli.md": f"{_CLI}\n{_commands()}",
     }
 

@@ -10,7 +10,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from vectorpool.platform.memory import MemoryView
+
 SchemaState = Literal["tested", "untested"]
+
+# Why Chroma is open on a working directory: the fast paths are off by a setting, or for a schema that was not tested; a
+# filter, or a collection of this size, is left to Chroma; as many operations waited as the sync threshold says; or
+# another operation that only Chroma does.
+ChromaUse = Literal["setting", "schema", "filter", "size", "threshold", "operation"]
 SlotState = Literal["cold", "hydrating", "ready", "committing", "evicting", "broken"]
 
 
@@ -193,6 +200,9 @@ class Vectorstore(msgspec.Struct):
     collections: int
     records: int
     bytes: int
+    # Documents that were ingested, of all avatars, and the bytes without the files' free pages.
+    documents: int = 0
+    live_bytes: int = 0
     # Records that were lost when the vectorstore had to be salvaged; GET /users/{user_id}/lost lists them.
     lost_records: int = 0
 
@@ -284,7 +294,8 @@ class Deletion(msgspec.Struct, frozen=True):
 
     ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
     source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
-    nothing else is left, None as long as none did. Times are milliseconds since 1970.
+    nothing else of the log is left, ``complete_at_ms`` that no document is either, None as long as none did. ``left``
+    names what is other programs' and stays, at most 200; ``left_more`` that there is more. Times are ms since 1970.
     """
 
     user_id: str
@@ -295,6 +306,9 @@ class Deletion(msgspec.Struct, frozen=True):
     backups: int
     documents: int | None = None
     verified_empty_at_ms: int | None = None
+    complete_at_ms: int | None = None
+    left: list[str] = []
+    left_more: bool = False
 
 
 class Restored(msgspec.Struct, omit_defaults=True):
@@ -317,7 +331,8 @@ class Residency(msgspec.Struct):
     """Where a user's vectorstore is on this instance.
 
     ``bytes`` is the size of the open working directory, ``warm_bytes`` of the cached log objects;
-    ``dirty`` says that acknowledged writes wait for a commit (write-back only).
+    ``dirty`` says that acknowledged writes wait for a commit (write-back only). ``uses`` counts requests since it was
+    opened; ``kept_open_until_ms`` is when an operator's wish to keep it open ends.
     """
 
     user_id: str
@@ -333,6 +348,10 @@ class Residency(msgspec.Struct):
     at: int | None = None
     # Whether the fast paths were tested on the schema of the open directory; null if none is open.
     schema: SchemaState | None = None
+    uses: int = 0
+    kept_open_until_ms: int | None = None
+    # Why Chroma is open on the directory; null if it is not, and most users never need it.
+    chroma: ChromaUse | None = None
 
 
 class StoreTraffic(msgspec.Struct):
@@ -353,6 +372,7 @@ class TaskView(msgspec.Struct, frozen=True):
 
     ``state`` is ``running``, ``restarting`` (it failed and waits), ``down`` (it failed many times in a row) or
     ``ended``. ``last_error`` is the type of the last failure. ``shard`` is None for a task of the front.
+    ``next_run_ms`` is when a task that rests goes on; None while it works, and for one that does not rest.
     """
 
     name: str
@@ -364,6 +384,7 @@ class TaskView(msgspec.Struct, frozen=True):
     last_error: str | None = None
     last_failure_ms: int | None = None
     shard: int | None = None
+    next_run_ms: int | None = None
 
 
 class QuarantineView(msgspec.Struct):
@@ -387,3 +408,4 @@ class PoolView(msgspec.Struct):
     store: StoreTraffic = msgspec.field(default_factory=StoreTraffic)
     tasks: list[TaskView] = msgspec.field(default_factory=list)
     quarantined: list[QuarantineView] = msgspec.field(default_factory=list)
+    memory: MemoryView | None = None

@@ -18,6 +18,8 @@ from litestar.openapi import OpenAPIConfig
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
+from vectorpool.allowances.allowances import Allowances
+from vectorpool.allowances.embedder import LimitedEmbedder
 from vectorpool.api.call import Call
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.api.documentation import DESCRIPTION, SECURITY, TOKEN_SCHEMES, operation_id
@@ -25,19 +27,25 @@ from vectorpool.api.page import SchemaJson, SchemaPage
 from vectorpool.api.refusals import EXCEPTION_HANDLERS
 from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
+from vectorpool.api.transfers import Transfers
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
+from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.platform import allocator
 from vectorpool.settings import Settings
+from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
@@ -57,34 +65,52 @@ async def open_service(
     *,
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
+    allowances: Allowances | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
-    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` is opened
-    too. Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
+    ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` and
+    ``allowances`` are opened too. ``figures`` are those of the front.
+
+    Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
+    figures = Figures() if figures is None else figures
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
         router = starting.router if starting is not None else open_router(settings)
         stack.push_async_callback(router.stop)
-        bucket = open_bucket(settings)
+        bucket = MeteredBucket(open_bucket(settings), sources, figures)
         stack.push_async_callback(bucket.close)
-        embedder = open_embedder(settings, sources)
+        allowances = allowances or Allowances(settings, sources)
+        embedder = LimitedEmbedder(open_embedder(settings, sources, figures), allowances)
         stack.push_async_callback(embedder.close)
+        router.limit(allowances.quota_of)
         started = starting.started if starting is not None else router.start()
         # Shards import Chroma while the model loads and the store is asked: the slowest decides, not the sum.
         authority = authority or Authority(settings, sources)
         await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
-        await authority.open(bucket)
+        await _all(authority.open(bucket), allowances.open(bucket))
         library = DocumentLibrary(bucket, settings)
         workshop = Workshop(settings)
         stack.push_async_callback(workshop.close)
         ingestor = Ingestor(library, embedder, router, settings, sources, workshop)
+        audit = Audit(bucket, settings, sources)
+        stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)
         stack.push_async_callback(supervisor.stop, 1.0)
         supervisor.start("memory return of the front", partial(allocator.give_back, sources))
+        supervisor.start("removal of old audit entries", audit.watch)
+        store = StoreWatch(bucket, sources)
+        supervisor.start("watch of the store", store.run)
         authority.watch(supervisor)
-        yield Service(settings, router, embedder, library, ingestor, supervisor)
+        allowances.watch(supervisor)
+        memory = MemoryWatch(router, settings, sources)
+        if memory.is_on:
+            supervisor.start("memory watch", memory.watch)
+        yield Service(
+            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, memory, allowances
+        )
 
 
 async def _all(*starting: Awaitable[object]) -> None:
@@ -113,17 +139,22 @@ def create_app(
     service: Service | None = None,
     callers: Callers | None = None,
     authority: Authority | None = None,
+    figures: Figures | None = None,
+    allowances: Allowances | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
 
     Without ``service`` it opens its own parts at startup and closes them at shutdown; without ``callers`` it reads the
-    tokens file; without ``authority`` it makes one of the settings. Raises Misconfigured if they cannot be meant.
+    tokens file; without ``authority`` it makes one of the settings; ``allowances`` are those of the service. Raises
+    Misconfigured if they cannot be meant.
     """
     authority = authority or Authority(settings)
+    figures = Figures() if figures is None else figures
+    allowances = allowances or (service.allowances if service is not None else Allowances(settings))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority) as opened:
+        async with open_service(settings, authority=authority, figures=figures, allowances=allowances) as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -132,7 +163,7 @@ def create_app(
         route_handlers=[*native_routes(), *chroma_routes(settings)],
         request_class=Call,
         exception_handlers=EXCEPTION_HANDLERS,
-        state=State({"service": service, "authority": authority}),
+        state=State({"service": service, "authority": authority, "transfers": Transfers(settings)}),
         lifespan=[lifespan] if service is None else [],
         request_max_body_size=settings.max_body_bytes,
         logging_config=None,
@@ -150,5 +181,6 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority)
+    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, allowances=allowances)
+    app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

@@ -157,6 +157,8 @@ FILTER_DEPTH: Final = 16
 # Chroma walks joined conditions with its stack: 9,000 of them end the process.
 FILTER_TERMS: Final = Most("conditions", 2048)
 FILTER_VALUES: Final = Most("values in one list", 10_000)
+# Values and names of a whole filter. They are checked, and sent to a shard, one by one.
+FILTER_ALL_VALUES: Final = Most("values and names in one filter", 200_000)
 # On Chroma's protocol: Chroma itself takes somewhat more than 32,000 of each.
 PROTOCOL_FILTER_VALUES: Final = Most("values in one list", 40_000)
 PROTOCOL_IDS: Final = Most("ids", 50_000)

@@ -6,12 +6,13 @@ A body is cut into raw parts, and each part is counted before it is decoded (``c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Callable, Generator
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 
-from vectorpool import chroma_bounds, commands
+from vectorpool import bounds, chroma_bounds, commands
+from vectorpool.bounds import Most
 from vectorpool.chroma_embeddings import joined, numbers_of, vectors_of
 from vectorpool.chroma_older import is_no_filter, todays_configuration
 from vectorpool.chroma_parts import (
@@ -28,6 +29,7 @@ from vectorpool.chroma_parts import (
     wrong_shape,
 )
 from vectorpool.errors import ChromaRefusal
+from vectorpool.outline import Body, Member, cut_members
 from vectorpool.settings import Settings
 
 Operation = Literal["create-collection", "update-collection", "add", "upsert", "update", "delete", "get", "query"]
@@ -37,6 +39,12 @@ READS: Final = frozenset({"get", "query"})
 _Uint32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 _UUID: Final = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
+
+# A larger body is cut into its members first.
+_WHOLE_BYTES: Final = 256 * 1024
+# Of its members, those whose items are decoded in chunks. The others have a bound of bytes: the largest is a filter.
+_LISTS: Final = frozenset({"ids", "embeddings", "documents", "metadatas", "uris", "query_embeddings"})
+_PLAIN: Final = bounds.FILTER_BYTES
 
 # A part of a body that is left to Chroma. (In a union with None, Raw would not be kept as it came.)
 _NULL: Final = msgspec.Raw(b"null")
@@ -110,15 +118,52 @@ class _Query(msgspec.Struct):
     include: msgspec.Raw = _MISSING
 
 
+# A body as it came, or the members of a large one.
+_Body: TypeAlias = Body | dict[str, Member]
+
+
+def _asked(body: _Body, kind: Any) -> Any:
+    """Return a body as one of the shapes above. Of a large one, the lists are Members."""
+    if not isinstance(body, dict):
+        return decode_json(body, kind)
+    parts, texts = dict[str, Any](), list[bytes]()
+    for name in kind.__struct_fields__:
+        if (member := body.get(name)) is None:
+            continue
+        if name in _LISTS:
+            parts[name] = member
+            texts.append(b'"%s":0' % name.encode())
+        else:
+            _PLAIN.check(len(memoryview(member.raw)), name)
+            texts.append(b'"%s":%s' % (name.encode(), bytes(member.raw)))
+    return msgspec.structs.replace(decode_json(b"{" + b",".join(texts) + b"}", kind), **parts)
+
+
 # --- Decoding ----------------------------------------------------------------------------------------
 
 
-def decode_body(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
+def decoding(target: Target, body: Body, settings: Settings) -> Generator[None, None, commands.Command]:
+    """Return what ``decode_body`` does, in steps: a large body is cut into members, their lists are decoded in chunks.
+
+    Raises MalformedJson too.
+    """
+    if len(body) <= _WHOLE_BYTES:
+        return decode_body(target, body, settings)
+    items = Most("items", max(bounds.PROTOCOL_IDS.most, settings.max_records, settings.max_queries))
+    members = yield from cut_members(body, items, bounds.FILTER_ALL_VALUES)
+    return _decode(target, members, settings)
+
+
+def decode_body(target: Target, body: Body, settings: Settings) -> commands.Command:
     """Return the command of a body, which is within the table of bounds.
 
     Raises ChromaRefusal: 400 for no JSON, 422 for another shape; LimitExceeded, InvalidId, InvalidFilter and
     InvalidRequest for what is outside the table.
     """
+    return _decode(target, body, settings)
+
+
+def _decode(target: Target, body: _Body, settings: Settings) -> commands.Command:
     command = _MAKE[target.operation](target, body, settings)
     if target.operation != "create-collection":
         check_collection_id(target.collection_id)
@@ -139,8 +184,8 @@ def _filter(target: Target, raw: msgspec.Raw, field: str) -> str | None:
     return None if target.is_older and is_no_filter(raw) else filter_text(raw, field)
 
 
-def _create_collection(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-    asked: _CreateCollection = decode_json(body, _CreateCollection)
+def _create_collection(target: Target, body: _Body, settings: Settings) -> commands.Command:
+    asked: _CreateCollection = _asked(body, _CreateCollection)
     return commands.ChromaCreateCollection(
         database=target.database,
         name=asked.name,
@@ -152,8 +197,8 @@ def _create_collection(target: Target, body: bytes | bytearray, settings: Settin
     )
 
 
-def _update_collection(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-    asked: _UpdateCollection = decode_json(body, _UpdateCollection)
+def _update_collection(target: Target, body: _Body, settings: Settings) -> commands.Command:
+    asked: _UpdateCollection = _asked(body, _UpdateCollection)
     return commands.ChromaUpdateCollection(
         database=target.database,
         collection_id=target.collection_id,
@@ -164,14 +209,14 @@ def _update_collection(target: Target, body: bytes | bytearray, settings: Settin
 
 
 _Write = commands.ChromaAddRecords | commands.ChromaUpsertRecords | commands.ChromaUpdateRecords
-_Make = Callable[[Target, bytes | bytearray, Settings], commands.Command]
+_Make = Callable[[Target, _Body, Settings], commands.Command]
 
 
 def _write(kind: type[_Write], body_kind: Any) -> _Make:
     nulls = kind is not commands.ChromaAddRecords
 
-    def make(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-        asked: _Records = decode_json(body, body_kind)
+    def make(target: Target, body: _Body, settings: Settings) -> commands.Command:
+        asked: _Records = _asked(body, body_kind)
         most = records_bound(settings, "records")
         texts = list[str | None]
         ids = ids_of(asked.ids, records_bound(settings, "ids"))
@@ -197,8 +242,8 @@ def _write(kind: type[_Write], body_kind: Any) -> _Make:
     return make
 
 
-def _delete(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-    asked: _Delete = decode_json(body, _Delete)
+def _delete(target: Target, body: _Body, settings: Settings) -> commands.Command:
+    asked: _Delete = _asked(body, _Delete)
     return commands.ChromaDeleteRecords(
         database=target.database,
         collection_id=target.collection_id,
@@ -209,8 +254,8 @@ def _delete(target: Target, body: bytes | bytearray, settings: Settings) -> comm
     )
 
 
-def _get(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-    asked: _Get = decode_json(body, _Get)
+def _get(target: Target, body: _Body, settings: Settings) -> commands.Command:
+    asked: _Get = _asked(body, _Get)
     return commands.ChromaGetRecords(
         database=target.database,
         collection_id=target.collection_id,
@@ -223,8 +268,8 @@ def _get(target: Target, body: bytes | bytearray, settings: Settings) -> command
     )
 
 
-def _query(target: Target, body: bytes | bytearray, settings: Settings) -> commands.Command:
-    asked: _Query = decode_json(body, _Query)
+def _query(target: Target, body: _Body, settings: Settings) -> commands.Command:
+    asked: _Query = _asked(body, _Query)
     most = chroma_bounds.of_setting(settings, "queries", "max_queries")
     queries = list_of(asked.query_embeddings, list[msgspec.Raw], "query_embeddings", most)
     if queries is None:

@@ -36,6 +36,9 @@ _PATTERNS: Final = frozenset({"$regex", "$not_regex"})
 # The shortest item of a list, with its comma, and the shortest member of an object.
 _ITEM_BYTES: Final = 2
 _MEMBER_BYTES: Final = 5
+_QUOTE: Final = ord('"')
+# A number of an embedding, with its comma, and the space before it where JSON is written line by line.
+_MAX_NUMBER_BYTES: Final = 64
 # Objects of one condition: itself and its operator.
 _OBJECTS_A_TERM: Final = 2
 
@@ -110,13 +113,18 @@ def check_bytes(part: msgspec.Raw, bound: Most, *, of: str) -> None:
     bound.check(len(memoryview(part)), of)
 
 
-def check_numbers(text: bytes, settings: Settings) -> None:
+def check_numbers(part: memoryview, settings: Settings) -> None:
     """Raise LimitExceeded if the array of numbers, or the base64 text, of one embedding is above max_dimension."""
     most = settings.max_dimension
-    if len(text) <= most * _ITEM_BYTES:
+    if len(part) <= most * _ITEM_BYTES:
         return
-    # Four letters of base64 are three bytes, and a number is four.
-    count = (len(text) - 2) * 3 // 16 if text[:1] == b'"' else text.count(b",") + 1
+    if part[0] == _QUOTE:
+        # Four letters of base64 are three bytes, and a number is four.
+        count = (len(part) - 2) * 3 // 16
+    else:
+        # Bytes that are no numbers are space, and only the decoder looks through it.
+        Most("bytes of one embedding", _MAX_NUMBER_BYTES * most).check(len(part), "An embedding")
+        count = bytes(part).count(b",") + 1
     of_setting(settings, "numbers", "max_dimension").check(count, "An embedding")
 
 

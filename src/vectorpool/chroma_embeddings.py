@@ -14,13 +14,14 @@ import re
 import msgspec
 import numpy as np
 
-from vectorpool import chroma_bounds, commands
-from vectorpool.chroma_parts import is_null, records_bound, wrong_shape
+from vectorpool import bounds, chroma_bounds, commands
+from vectorpool.chroma_parts import Part, is_null, list_of, records_bound, wrong_shape
 from vectorpool.errors import ChromaRefusal
+from vectorpool.outline import Member
 from vectorpool.settings import Settings
 
 
-def vectors_of(raw: msgspec.Raw, settings: Settings, *, nulls: bool) -> tuple[commands.Vectors | None, int]:
+def vectors_of(raw: Part, settings: Settings, *, nulls: bool) -> tuple[commands.Vectors | None, int]:
     """Return the embeddings of a write, and how many were sent, nulls included.
 
     ``nulls`` allows records without one, and none at all.
@@ -28,12 +29,7 @@ def vectors_of(raw: msgspec.Raw, settings: Settings, *, nulls: bool) -> tuple[co
     if nulls and is_null(raw):
         return None, 0
     most = records_bound(settings, "embeddings")
-    chroma_bounds.check_items(raw, most)
-    try:
-        items = msgspec.json.decode(raw, type=list[msgspec.Raw])
-    except msgspec.ValidationError as error:
-        raise _no_variant() from error
-    most.check(len(items))
+    items = _items(raw, most)
     kinds = {bytes(memoryview(item)[:1]) for item in items}
     if nulls:
         kinds.discard(b"n")
@@ -51,16 +47,28 @@ def vectors_of(raw: msgspec.Raw, settings: Settings, *, nulls: bool) -> tuple[co
     return commands.Vectors(whole.dimension, whole.data, None, positions if nulls else None), len(items)
 
 
+def _items(raw: Part, most: bounds.Most) -> list[msgspec.Raw]:
+    if isinstance(raw, Member):
+        found: list[msgspec.Raw] = list_of(raw, list[msgspec.Raw], "embeddings", most)
+        return found
+    chroma_bounds.check_items(raw, most)
+    try:
+        items: list[msgspec.Raw] = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    except msgspec.ValidationError as error:
+        raise _no_variant() from error
+    most.check(len(items))
+    return items
+
+
 def _no_variant() -> ChromaRefusal:
     return wrong_shape("embeddings: data did not match any variant of untagged enum EmbeddingsPayload")
 
 
 def numbers_of(raw: msgspec.Raw, place: str | None, settings: Settings) -> bytes:
     """Return an array of numbers as float32; ``place`` names it in errors."""
-    text = bytes(raw)
-    chroma_bounds.check_numbers(text, settings)
+    chroma_bounds.check_numbers(memoryview(raw), settings)
     try:
-        numbers = msgspec.json.decode(text, type=list[float])
+        numbers = msgspec.json.decode(raw, type=list[float])
     except msgspec.ValidationError as error:
         if "out of range" in str(error):
             raise _out_of_range() from error
@@ -85,7 +93,7 @@ def _why_not_base64(text: str) -> str:
 
 
 def _packed(raw: msgspec.Raw, settings: Settings) -> bytes:
-    chroma_bounds.check_numbers(bytes(raw), settings)
+    chroma_bounds.check_numbers(memoryview(raw), settings)
     text = msgspec.json.decode(raw, type=str)
     try:
         data = base64.b64decode(text, validate=True)

@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import orjson
 
 from vectorpool import bounds, chroma_bounds, commands
 from vectorpool.errors import ChromaRefusal
+from vectorpool.outline import Body, Member
 from vectorpool.settings import Settings
+
+# A part of a body: as it came, or of a large body a member whose items can be had in chunks.
+Part: TypeAlias = msgspec.Raw | Member
 
 _INT64: Final = range(-(2**63), 2**63)
 # JSON can spell half a surrogate pair; text cannot hold it.
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 # A larger body is looked through part by part, once its parts are counted.
 _WHOLE_BYTES: Final = 1024**2
+_PLACE: Final = re.compile(r"\$\[(\d+)\]")
 
 
-def decode_json(body: bytes | bytearray | msgspec.Raw, kind: Any, *, place: str = "") -> Any:
+def decode_json(body: Body | msgspec.Raw, kind: Any, *, place: str = "") -> Any:
     """Return a body, or its part at ``place``, as ``kind``.
 
     Raises ChromaRefusal: 400 for no JSON, 422 for another shape.
@@ -38,7 +43,7 @@ def decode_json(body: bytes | bytearray | msgspec.Raw, kind: Any, *, place: str 
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
 
 
-def _check_pairs(body: bytes | bytearray | msgspec.Raw) -> None:
+def _check_pairs(body: Body | msgspec.Raw) -> None:
     if _SURROGATE.search(body):
         # The stricter decoder refuses half a pair.
         orjson.loads(memoryview(body))
@@ -49,8 +54,10 @@ def wrong_shape(text: str) -> ChromaRefusal:
     return ChromaRefusal(f"Failed to deserialize the JSON body into the target type: {text}", status=422)
 
 
-def is_null(raw: msgspec.Raw) -> bool:
+def is_null(raw: Part) -> bool:
     """Return whether a part is null."""
+    if isinstance(raw, Member):
+        raw = raw.raw
     return len(memoryview(raw)) < 64 and bytes(raw).strip() == b"null"
 
 
@@ -78,20 +85,40 @@ def _text(raw: msgspec.Raw) -> str:
         raise ChromaRefusal(f"Failed to parse the request body as JSON: {error}", status=400) from error
 
 
-def list_of(raw: msgspec.Raw, kind: Any, field: str, most: bounds.Most, *, each: bounds.Most | None = None) -> Any:
+def list_of(raw: Part, kind: Any, field: str, most: bounds.Most, *, each: bounds.Most | None = None) -> Any:
     """Return a list of a body, counted before it is decoded; None for null.
 
     ``kind`` is its type, and ``each`` bounds the bytes of an item.
     """
     if is_null(raw):
         return None
+    if isinstance(raw, Member):
+        return _list_of_chunks(raw, kind, field, most, each)
     chroma_bounds.check_items(raw, most, each=each)
     items = decode_json(raw, kind, place=field)
     most.check(len(items))
     return items
 
 
-def ids_of(raw: msgspec.Raw, most: bounds.Most = bounds.PROTOCOL_IDS) -> list[str] | None:
+def _list_of_chunks(member: Member, kind: Any, field: str, most: bounds.Most, each: bounds.Most | None) -> list[Any]:
+    """Return a list of a large body, decoded in chunks. Its items are counted already."""
+    if (count := member.items) is not None:
+        most.check(count)
+    if each is not None and member.longest > each.most:
+        raise each.exceeded("The call")
+    items: list[Any] = []
+    for at, chunk in member.chunks():
+        try:
+            items += decode_json(chunk, kind, place=field)
+        except ChromaRefusal as error:
+            # The error counts from the first item of the chunk.
+            text = _PLACE.sub(lambda found, at=at: f"$[{int(found[1]) + at}]", error.detail, count=1)  # type: ignore[misc]
+            raise ChromaRefusal(text, status=error.status) from error
+    most.check(len(items))
+    return items
+
+
+def ids_of(raw: Part, most: bounds.Most = bounds.PROTOCOL_IDS) -> list[str] | None:
     """Return ids of records, at most ``most``; None for null."""
     ids: list[str] | None = list_of(raw, list[str], "ids", most)
     chroma_bounds.check_ids(ids)
@@ -116,7 +143,7 @@ def records_bound(settings: Settings, what: str) -> bounds.Most:
 # --- Metadata ----------------------------------------------------------------------------------------
 
 
-def metadatas_of(raw: msgspec.Raw, most: bounds.Most, *, nulls: bool) -> list[dict[str, Any] | None] | None:
+def metadatas_of(raw: Part, most: bounds.Most, *, nulls: bool) -> list[dict[str, Any] | None] | None:
     """Return the metadata of records; None for null. ``nulls`` allows null values, which delete keys."""
     pieces: list[msgspec.Raw] | None = list_of(raw, list[msgspec.Raw], "metadatas", most, each=bounds.METADATA_BYTES)
     if pieces is None:

@@ -15,12 +15,13 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from vectorpool.environment import check_working_directory, is_of_kubernetes, local_path
+from vectorpool.environment import can_send_traces, check_working_directory, is_of_kubernetes, local_path
 from vectorpool.errors import Misconfigured
+from vectorpool.limits import LimitSettings
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key"})
+SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key"})
 ENV_PREFIX = "VECTORPOOL_"
 _MAX_SECRET_BYTES = 16 * 1024
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
@@ -81,7 +82,9 @@ def describe_settings() -> list[SettingInfo]:
     """Return every setting, in the order in which they are declared."""
     hints = get_type_hints(Settings, include_extras=True)
     rows = []
-    for field in msgspec.structs.fields(Settings):
+    # Those that every service needs come first.
+    inherited = LimitSettings.__struct_fields__
+    for field in sorted(msgspec.structs.fields(Settings), key=lambda field: field.name in inherited):
         hint = hints[field.name]
         meta = next(m for m in hint.__metadata__ if m.description)
         rows.append(
@@ -148,6 +151,8 @@ def load_settings(
         endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             values["s3_endpoint"] = endpoint
+    if endpoint := _traces_endpoint(environ):
+        values.setdefault("traces_endpoint", endpoint)
     for name in values:
         if name not in known:
             raise Misconfigured(
@@ -166,6 +171,17 @@ def load_settings(
             reason = str(error).partition(" - at")[0]
             raise Misconfigured(f"{name} = {shown} {origin.get(name, '')} is not valid: {reason}.") from None
     return _with_paths(msgspec.convert(values, Settings, strict=False))
+
+
+def _traces_endpoint(environ: Mapping[str, str]) -> str | None:
+    """Return where OpenTelemetry's own variables send traces; None if they do not, or nothing here could send them.
+
+    Platforms set them for every container, so that an image without the exporter starts all the same.
+    """
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if not endpoint and (base := environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")):
+        endpoint = base.rstrip("/") + "/v1/traces"
+    return endpoint if endpoint and can_send_traces() else None
 
 
 def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> Iterator[tuple[str, str, str]]:

@@ -8,14 +8,16 @@ shard's frame carries it to the pool. Work that no request asked for (the comman
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from vectorpool.commands import ReadOptions
 from vectorpool.errors import DeadlineExceeded, OutcomeUnknown, VectorpoolError
+from vectorpool.limits import Given, Quota
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.parts import Step, Timing
 
 T = TypeVar("T")
 
@@ -23,12 +25,17 @@ AS_SET = ReadOptions()
 
 
 class CarriedContext(msgspec.Struct, frozen=True, array_like=True):
-    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit."""
+    """A context as it crosses to a shard. The deadline crosses as the time that remains, in seconds; None: no limit.
+
+    ``quota`` is what the user may have stored; None: no limit.
+    """
 
     request_id: str = ""
     caller: str = ""
     read: ReadOptions | None = None
     remaining_s: float | None = None
+    traceparent: str = ""
+    quota: Quota | None = None
 
 
 class Limit:
@@ -72,14 +79,30 @@ class Limit:
 class RequestContext:
     """What belongs to one request. ``read`` holds the read options; ``caller`` is the name of the caller's token.
 
-    ``is_confined`` says that the caller may reach only the database of its path. It does not cross to a shard: the
-    commands carry it.
+    ``is_confined`` says that the caller may reach only the database of its path, and ``claimed`` are the limits of its
+    token. Neither crosses to a shard: the commands carry the first, and the quota follows from the second.
+
+    ``commit`` and ``shard`` are those of the last answer, ``timing`` is what its commands took, for the log.
+    ``traceparent`` names the span that further spans belong to, as W3C's header does; empty if there is no trace.
 
     The deadline counts from ``start``, which is called when the last byte of the request's body has arrived. Work that
     begins before that has the whole time limit. Times are those of ``Sources.monotonic_s``.
     """
 
-    __slots__ = ("_sources", "_started_s", "_timeout_s", "caller", "is_confined", "read", "request_id")
+    __slots__ = (
+        "_sources",
+        "_started_s",
+        "_timeout_s",
+        "caller",
+        "claimed",
+        "commit",
+        "is_confined",
+        "read",
+        "request_id",
+        "shard",
+        "timing",
+        "traceparent",
+    )
 
     def __init__(
         self,
@@ -92,8 +115,13 @@ class RequestContext:
     ) -> None:
         self.request_id = request_id
         self.caller = caller
+        self.claimed: Given | None = None
         self.is_confined = False
         self.read = read
+        self.commit: int | None = None
+        self.shard = ""
+        self.timing: Timing | None = None
+        self.traceparent = ""
         self._timeout_s = timeout_s
         self._started_s: float | None = None
         self._sources = sources
@@ -126,13 +154,18 @@ class RequestContext:
         if self.remaining_s() == 0.0:
             raise self.deadline_exceeded()
 
-    async def within(self, work: Awaitable[T], *, changes: bool = False) -> T:
-        """Return what ``work`` returns, or cancel it at the deadline.
+    async def within(self, work: Awaitable[T], *, changes: bool = False, part: int | None = None) -> T:
+        """Return what ``work`` returns, or cancel it at the deadline. Its time counts to ``part``, if one is given.
 
         Raises DeadlineExceeded then, or, if ``work`` ``changes`` what is stored, OutcomeUnknown.
         """
-        with self.limit(changes=changes):
-            return await work
+        start_s = self._sources.monotonic_s()
+        try:
+            with self.limit(changes=changes):
+                return await work
+        finally:
+            if part is not None:
+                self.timed().add(part, start_s, self._sources.monotonic_s())
 
     def limit(self, *, changes: bool = False) -> Limit:
         """Return a context manager that cancels its block at the deadline. It raises as ``within`` does."""
@@ -154,12 +187,33 @@ class RequestContext:
             "stored. Read it back, or send an idempotent write (PUT, DELETE by ids) again."
         )
 
+    # --- Times ---------------------------------------------------------------------------------------
+
+    def timed(self) -> Timing:
+        """Return the times of this request, to add to."""
+        if self.timing is None:
+            self.timing = Timing(is_traced=bool(self.traceparent))
+        return self.timing
+
+    def took(self, parts: Sequence[float], steps: Sequence[Step], shard: str, commit: int | None = None) -> None:
+        """Record what a command of this request took in a shard, and the commit that it saw."""
+        self.shard = shard
+        if commit is not None:
+            self.commit = commit
+        if parts:
+            self.timed().include(parts, steps)
+
     # --- Between processes ---------------------------------------------------------------------------
 
-    def carried(self) -> CarriedContext:
-        """Return the context as it crosses to a shard."""
+    def carried(self, quota: Quota | None = None) -> CarriedContext:
+        """Return the context as it crosses to a shard, with the limits on what the user stores."""
         return CarriedContext(
-            self.request_id, self.caller, None if self.read is AS_SET else self.read, self.remaining_s()
+            self.request_id,
+            self.caller,
+            None if self.read is AS_SET else self.read,
+            self.remaining_s(),
+            self.traceparent,
+            quota,
         )
 
     @classmethod
@@ -172,6 +226,7 @@ class RequestContext:
             timeout_s=carried.remaining_s,
             sources=sources,
         )
+        context.traceparent = carried.traceparent
         context.start()
         return context
 

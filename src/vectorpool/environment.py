@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import stat
@@ -87,3 +88,11 @@ def check_writers(what: str, path: Path, descriptor: int) -> None:
             f"The directory of the {what} {path} may be written by every account of this machine, who could put "
             "another file in its place. Take that away: chmod o-w."
         )
+
+
+def can_send_traces() -> bool:
+    """Return whether the extra that sends traces is installed, without importing it."""
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:
+        return False

@@ -35,6 +35,10 @@ _USERS: Final = "users/"
 _OWN: Final = ".vectorpool/"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DELETIONS: Final = f"{_OWN}deletions/"
+_AUDIT: Final = re.compile(
+    r"(?P<day>\d{4}-\d\d-\d\d)/(?P<time_ms>\d{13})-(?P<id>[0-9a-f]{32})-(?P<user>[0-9a-f]{16})-"
+    r"(?P<action>[a-z][a-z-]{0,40})\.(?P<phase>begun|ended)"
+)
 
 
 def excerpt(text: str) -> str:
@@ -71,6 +75,17 @@ def split_user_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
     for name in found:
         try:
             ids.append(check_user_id(name))
+        except InvalidId:
+            refused.append(name)
+    return ids, refused
+
+
+def split_avatar_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return (ids, refused) of the names found below a user's avatars."""
+    ids, refused = list[str](), list[str]()
+    for name in found:
+        try:
+            ids.append(check_avatar_id(name))
         except InvalidId:
             refused.append(name)
     return ids, refused
@@ -206,6 +221,24 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
 # --- Objects that belong to no user -------------------------------------------------------------------
 
 
+def limits_prefix() -> str:
+    """Return the prefix of the limits that are stored for users."""
+    return f"{_OWN}limits/"
+
+
+def limits_key(user_id: str) -> str:
+    """Return the key of the limits that are stored for a user."""
+    return limits_prefix() + check_user_id(user_id)
+
+
+def parse_limits_key(key: str) -> str | None:
+    """Return the user of such a key, or None for a foreign key."""
+    try:
+        return check_user_id(key.removeprefix(limits_prefix()))
+    except InvalidId:
+        return None
+
+
 def revocations_prefix() -> str:
     """Return the prefix of the ids of revoked tokens, which sort by the time at which the tokens expire."""
     return f"{_OWN}revocations/"
@@ -232,6 +265,26 @@ def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
 
 def _twelve_digits(seconds: int) -> str:
     return f"{min(max(seconds, 0), MAX_SEQ):012d}"
+
+
+def audit_prefix(day: str = "") -> str:
+    """Return the prefix of the audit's entries, or of those of a day such as ``2026-11-21``."""
+    return f"{_OWN}audit/{day}/" if day else f"{_OWN}audit/"
+
+
+def audit_key(day: str, time_ms: int, entry_id: str, user_id: str | None, action: str, phase: str) -> str:
+    """Return the key of an entry of the audit: by day and time, then what a reader chooses entries by."""
+    return f"{audit_prefix(day)}{time_ms:013d}-{entry_id}-{audit_digest(user_id)}-{action}.{phase}"
+
+
+def audit_digest(user_id: str | None) -> str:
+    """Return by what the name of an entry tells its user: a part of the id's SHA-256, or zeros for none."""
+    return "0" * 16 if user_id is None else hashlib.sha256(user_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def parse_audit_key(key: str) -> re.Match[str] | None:
+    """Return the parts ``day``, ``time_ms``, ``id``, ``user``, ``action`` and ``phase``, or None for a foreign key."""
+    return _AUDIT.fullmatch(key.removeprefix(audit_prefix()))
 
 
 # --- Kept documents: names end with the day on which they were kept, so that no name is used again later ---

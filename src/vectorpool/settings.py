@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from vectorpool import bounds
+from vectorpool.limits import LimitSettings
 
 Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
@@ -26,8 +26,8 @@ def _setting(text: str, **bounds: Any) -> Meta:
 Positive = Meta(ge=1)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole configuration of an instance."""
+class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration of an instance. Those of limits are in ``limits``."""
 
     # Locations
     store: Annotated[
@@ -396,4 +396,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 3600.0
 
+    audit_retention_s: Annotated[
+        float, _setting("Time that entries of the audit are kept, in whole days", ge=86_400, le=3_153_600_000)
+    ] = 31_536_000.0
+
+    # What it tells of itself
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _setting("Lowest level that is logged")] = "info"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        _setting("Form of log lines; auto is console on a terminal, else json: one object a line"),
+    ] = "auto"
+    log_key: Annotated[
+        str | None,
+        _setting(
+            "Key of the hash that stands for a user in log lines, the same on all instances; without it each start has "
+            "a key of its own"
+        ),
+    ] = None
+    slow_request_s: Annotated[
+        float, _setting("Requests that take longer are logged as warnings and counted; 0 is never", ge=0, le=3600)
+    ] = 1.0
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)] | None,
+        _setting("A port that answers /metrics without a token, and nothing else; without it only the other port does"),
+    ] = None
+    metrics_host: Annotated[str, _setting("Address of metrics_port")] = "127.0.0.1"
+    traces_endpoint: Annotated[
+        str | None,
+        _setting(
+            "Where traces are sent by OTLP over HTTP, such as http://collector:4318/v1/traces; also read from "
+            "OTEL_EXPORTER_OTLP_ENDPOINT. Needs vectorpool[traces]"
+        ),
+    ] = None
+    traces_ratio: Annotated[
+        float, _setting("Part of the requests that are traced, by their trace id, whatever callers ask for", ge=0, le=1)
+    ] = 1.0

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
-import uuid
-from typing import Protocol
+from typing import Final, Protocol
+
+# The digit that says which UUIDs these are, by two of its bits.
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 class Sources(Protocol):
@@ -46,7 +49,9 @@ class SystemSources:
         return random.random()
 
     def uuid(self) -> str:
-        return str(uuid.uuid4())
+        text = os.urandom(16).hex()
+        # The same as ``str(uuid.uuid4())``, which takes three times as long: every request has an id.
+        return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}"
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

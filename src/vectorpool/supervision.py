@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from typing import Final, TypeAlias
 
 from vectorpool.answers import TaskView
@@ -43,12 +44,30 @@ class _Task:
         self.last_failure_ms: int | None = None
         self.is_waiting = False
         self.running: asyncio.Task[None] | None = None
+        # When a loop that rests goes on, ms since 1970; None while it works, or does not say.
+        self.next_run_ms: int | None = None
 
     def fail(self, error: BaseException, now_ms: int) -> None:
         self.failures += 1
         self.failures_in_a_row += 1
         self.last_error = type(error).__name__
         self.last_failure_ms = now_ms
+
+
+# The task that runs the present loop.
+_CURRENT: ContextVar[_Task | None] = ContextVar("_CURRENT", default=None)
+
+
+async def rest(sources: Sources, seconds: float) -> None:
+    """Wait, as a supervised loop does between two runs, and let the time of the next one be shown."""
+    task = _CURRENT.get()
+    if task is not None:
+        task.next_run_ms = sources.now_ms() + int(seconds * 1000)
+    try:
+        await sources.sleep(seconds)
+    finally:
+        if task is not None:
+            task.next_run_ms = None
 
 
 class Supervisor:
@@ -107,9 +126,11 @@ class Supervisor:
             last_error=task.last_error,
             last_failure_ms=task.last_failure_ms,
             shard=self._shard,
+            next_run_ms=task.next_run_ms,
         )
 
     async def _run(self, task: _Task, loop: Loop) -> None:
+        _CURRENT.set(task)
         while True:
             task.starts += 1
             began_s = self._sources.monotonic_s()
@@ -133,7 +154,7 @@ class Supervisor:
                 recovery.cancel()
             task.is_waiting = True
             try:
-                await self._sources.sleep(backoff_s)
+                await rest(self._sources, backoff_s)
             finally:
                 task.is_waiting = False
 

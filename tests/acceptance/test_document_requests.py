@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.service import Service, run_cli
@@ -52,6 +54,34 @@ def test_conditions_of_writes_are_honoured(service: Service, user: str) -> None:
     assert service.ok("GET", path).content == b"second!"
     service.ok("DELETE", path, headers={"if-match": service.ok("GET", path).headers["etag"]})
     service.problem("DELETE", path, "precondition-failed", headers={"if-match": "*"})
+
+
+def test_no_update_is_lost_between_writers_with_conditions(
+    service: Service, user: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Writers of two instances that each read a number and write the next one on condition count right."""
+    path = DOCUMENT.format(user=user)
+    service.ok("PUT", path, content=b"0")
+    root = tmp_path_factory.mktemp("other")
+    other = Service(root, "--shards", "1", store=service.store).start()
+    writers, times = 4, 6
+
+    def count(url: str) -> None:
+        with httpx.Client(base_url=url, timeout=60) as client:
+            done = 0
+            while done < times:
+                read = client.get(path)
+                number = str(int(read.content) + 1).encode()
+                wrote = client.put(path, content=number, headers={"if-match": read.headers["etag"]})
+                assert wrote.status_code in (200, 412, 409), wrote.text
+                done += wrote.status_code == 200
+
+    try:
+        with ThreadPoolExecutor(writers) as threads:
+            list(threads.map(count, [service.url, other.url] * (writers // 2)))
+        assert service.ok("GET", path).content == str(writers * times).encode()
+    finally:
+        other.close()
 
 
 def test_a_form_is_refused(service: Service, user: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from vectorpool.engine.rows import Rows
 from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.settings import Settings
 from vectorpool.shard.protocol import Answered, Execute, encode_frame, from_shard_decoder, to_shard_decoder
+from vectorpool.shard.router import QuotaOf
 
 COUNT = 5000
 NUMBER = 77
@@ -53,6 +54,9 @@ class _Recording:
 
     def __init__(self) -> None:
         self.command: commands.Command | None = None
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        pass
 
     async def execute(self, user_id: str, command: commands.Command, context: RequestContext) -> Answer:
         self.command = command

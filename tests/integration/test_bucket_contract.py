@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from vectorpool.objects.bucket import Bucket, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import Bucket, ObjectChanged, ObjectExists, ObjectMissing
 from vectorpool.objects.probe import PROBE_PREFIX, probe
+from vectorpool.objects.remote import RemoteBucket
 
 ODD_KEYS = [
     "users/a b@example.org/vectorstore/log/000000000001",
@@ -185,6 +186,25 @@ async def test_prefixes_are_the_directories_directly_below(bucket: Bucket) -> No
     assert await bucket.list_objects("nothing/", limit=5) == []
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
+async def test_prefixes_come_in_pages(bucket: Bucket, limit: int) -> None:
+    """Pages of every size show each "directory" once, in the order of the keys, whatever else lies between."""
+    names = ["a", "a b", "a-b", "a.b", "a0", "b", "c%2F", "zz", "é", "日本"]
+    for name in names:
+        for number in range(3):
+            await bucket.put(f"users/{name}/log/{number}", b"x")
+    for file in ("users/a file", "users/b file", "users/zzz"):
+        await bucket.put(file, b"x")
+    seen: list[str] = []
+    while page := await bucket.list_prefixes("users/", limit=limit, after=seen[-1] if seen else None):
+        assert len(page) <= limit
+        seen += page
+        assert len(seen) <= len(names), seen
+    assert seen == [name[:-1] for name in sorted(f"{name}/" for name in names)]
+    assert await bucket.list_prefixes("users/", limit=limit, after="é日") == ["日本"]
+    assert await bucket.list_prefixes("nothing/", limit=limit) == []
+
+
 async def test_odd_keys_are_kept_verbatim(bucket: Bucket) -> None:
     """Spaces, percent signs, hashes, quotes and other scripts in a key come back as they were given."""
     for number, key in enumerate(ODD_KEYS):
@@ -241,3 +261,52 @@ async def test_the_probe_accepts_and_leaves_nothing(bucket: Bucket) -> None:
     """Every store of this suite passes the probe, which deletes its object."""
     await probe(bucket)
     assert await bucket.list_objects(PROBE_PREFIX, limit=5) == []
+
+
+async def test_a_replacement_names_what_it_replaces(bucket: Bucket) -> None:
+    """With the ETag of what is there it is done; with another, or of nothing, it is refused."""
+    first = await bucket.put("a/b", b"first")
+    second = await bucket.replace("a/b", b"second", first)
+    assert (await bucket.get("a/b")).etag == second != first
+    for etag in (first, '"other"', ""):
+        with pytest.raises(ObjectChanged):
+            await bucket.replace("a/b", b"third", etag)
+        with pytest.raises(ObjectChanged):
+            await bucket.remove("a/b", etag)
+    for key in ("a/c", "a", "z/y"):
+        with pytest.raises(ObjectChanged):
+            await bucket.replace(key, b"x", second)
+        with pytest.raises(ObjectChanged):
+            await bucket.remove(key, second)
+    assert (await bucket.get("a/b")).data == b"second"
+    await bucket.remove("a/b", second)
+    with pytest.raises(ObjectMissing):
+        await bucket.get("a/b")
+    assert await bucket.list_objects("", limit=9) == []
+
+
+async def test_of_sixteen_replacements_exactly_one_wins(bucket: Bucket) -> None:
+    """Where the store compares: in memory, in a directory, and on an S3 that does."""
+    if not await _compares(bucket):
+        pytest.skip("this store takes a conditional PUT that it should refuse")
+    for number in range(5):
+        etag = await bucket.put("k", b"before %d" % number)
+        tried = await asyncio.gather(
+            *(bucket.replace("k", b"%d by %d" % (number, writer), etag) for writer in range(16)), return_exceptions=True
+        )
+        won = [writer for writer, outcome in enumerate(tried) if isinstance(outcome, str)]
+        assert len(won) == 1, tried
+        assert all(isinstance(outcome, (str, ObjectChanged)) for outcome in tried), tried
+        assert (await bucket.get("k")).data == b"%d by %d" % (number, won[0])
+
+
+async def _compares(bucket: Bucket) -> bool:
+    """Whether the store itself refuses a conditional PUT, several of which come within the same moment."""
+    if not isinstance(bucket, RemoteBucket):
+        return True
+    etag = await bucket.put("probe", b"before")
+    tried = await asyncio.gather(
+        *(bucket.replace("probe", b"%d" % writer, etag) for writer in range(16)), return_exceptions=True
+    )
+    await bucket.delete("probe")
+    return sum(isinstance(outcome, str) for outcome in tried) == 1

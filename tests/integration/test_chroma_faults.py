@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from chromadb.api.shared_system_client import SharedSystemClient
 
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.rows import Batch

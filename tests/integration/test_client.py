@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.support.plain_chroma import PlainChroma
-from vectorpool.engine import bindings
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine import calls
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.errors import BrokenReplica
 
 Filled = tuple[PlainChroma, list[CollectionInfo]]
@@ -21,7 +21,7 @@ Filled = tuple[PlainChroma, list[CollectionInfo]]
 @pytest.fixture
 def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Filled:
     """A directory with three times as many collections as its client may hold."""
-    monkeypatch.setattr(bindings, "MAX_COLLECTIONS", 3)
+    monkeypatch.setattr(calls, "MAX_COLLECTIONS", 3)
     chroma = PlainChroma(tmp_path)
     infos = []
     for number in range(9):
@@ -74,7 +74,7 @@ def test_descriptors_stay_bounded(tmp_path: Path, filled: Filled) -> None:
     for info in infos * 2:
         chroma.query(info, np.ones((1, 3), np.float32), 1)
         # A client that was closed takes some milliseconds to let go.
-        assert len(_open_indexes(tmp_path)) <= 2 * bindings.MAX_COLLECTIONS
+        assert len(_open_indexes(tmp_path)) <= 2 * calls.MAX_COLLECTIONS
     chroma.close()
 
 

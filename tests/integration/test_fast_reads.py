@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tests.support.numbers import assert_close, largest_term
 from tests.support.plain_chroma import PlainChroma
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.rows import Rows
@@ -42,7 +43,9 @@ class Both:
 
     def reader(self) -> FastReader:
         """Return another reader of the directory."""
-        return FastReader(self.directory, self.chroma.catalogue.known_by_id, self.max_bytes, threading.Lock())
+        return FastReader(
+            DatabaseFile(self.directory, threading.Lock()), self.chroma.catalogue.known_by_id, self.max_bytes
+        )
 
     def close(self) -> None:
         """Close it."""

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from tests.support.numbers import assert_close, largest_term
 from tests.support.plain_chroma import PlainChroma
-from vectorpool.engine.bindings import FAST_WRITE_PAUSE
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.calls import FAST_WRITE_PAUSE
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
 from vectorpool.engine.rows import Batch
@@ -73,7 +74,7 @@ class Twins:
         """Open both."""
         self.chroma, self.twin = PlainChroma(self.ours), PlainChroma(self.theirs)
         self.writer = FastWriter(self.ours, self.chroma.client, self.files)
-        self.reader = FastReader(self.ours, self.chroma.catalogue.known_by_id, 1024**2, self.files)
+        self.reader = FastReader(DatabaseFile(self.ours, self.files), self.chroma.catalogue.known_by_id, 1024**2)
 
     def close(self) -> None:
         """Close both."""

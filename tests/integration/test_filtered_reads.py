@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from tests.support.plain_chroma import PlainChroma
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.failures import translate
 from vectorpool.engine.filters import MAX_VALUES
 from vectorpool.engine.records import EngineOptions, Records
@@ -36,7 +37,12 @@ class Directory:
     def open(self, **options: Any) -> None:
         """Open it."""
         self.chroma = PlainChroma(self.path)
-        self.records = Records(self.path, self.chroma.client, self.chroma.catalogue, EngineOptions(**options))
+        self.records = Records(
+            DatabaseFile(self.path, threading.Lock()),
+            self.chroma.client,
+            self.chroma.catalogue,
+            EngineOptions(**options),
+        )
         reader = self.records._reader
         assert reader is not None
         self.reader = reader
@@ -277,7 +283,9 @@ def test_large_answers_of_chroma_are_put_together(tmp_path: Path) -> None:
     chroma = PlainChroma(tmp_path)
     info = chroma.create("notes", {"space": "l2", "sync_threshold": 50_000, "batch_size": 50_000})
     vectors = np.random.default_rng(3).normal(size=(33_000, 2)).astype("<f4")
-    fast = Records(tmp_path, chroma.client, chroma.catalogue, EngineOptions(fast_reads=False))
+    fast = Records(
+        DatabaseFile(tmp_path, threading.Lock()), chroma.client, chroma.catalogue, EngineOptions(fast_reads=False)
+    )
     ids = [f"r{n}" for n in range(len(vectors))]
     fast.put(Operation.ADD, info.id, info.database, Batch(ids, vectors, None, ids, None), lambda: None)
     for n, rows in enumerate(chroma.query(info, vectors[:4], 10_000, include=("documents", "distances"))):

@@ -11,6 +11,7 @@ import json
 import os
 import random
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pytest
 
 from tests.support.filter_models import Compare, as_chroma, by_value, satisfies
 from tests.support.plain_chroma import PlainChroma
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.filter_rows import Segment, matching
 from vectorpool.engine.filters import (
     MAX_TERMS,
@@ -56,7 +58,12 @@ class World:
         self.chroma = PlainChroma(directory)
         self.records: dict[str, list[tuple[str, dict[str, Any], str | None]]] = {}
         self.infos = [self.chroma.create(name) for name in ("first", "second", "third")]
-        fast = Records(directory, self.chroma.client, self.chroma.catalogue, EngineOptions(fast_reads=False))
+        fast = Records(
+            DatabaseFile(directory, threading.Lock()),
+            self.chroma.client,
+            self.chroma.catalogue,
+            EngineOptions(fast_reads=False),
+        )
         for info in self.infos:
             for start in (0, 40, 80):
                 batch = Batch(*self.columns(start))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.plain_chroma import PlainChroma
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.flat_index import FlatIndex
 from vectorpool.engine.index_rows import Held, IndexRows
 from vectorpool.engine.records import EngineOptions, Records
@@ -64,7 +66,7 @@ class Shard:
             chroma = PlainChroma(path)
             info = chroma.create("notes", {"space": "l2", "sync_threshold": 100})
             options = EngineOptions(index_rows=rows)
-            records = Records(path, chroma.client, chroma.catalogue, options)
+            records = Records(DatabaseFile(path, threading.Lock()), chroma.client, chroma.catalogue, options)
             self.open.append((chroma, records, info, np.empty((COUNT, DIMENSION), "<f4")))
             self.write(number, range(COUNT))
 

@@ -22,7 +22,8 @@ from vectorpool.commands import (
     QueryRecords,
 )
 from vectorpool.engine import catalogue as catalogue_module
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.errors import CollectionNotFound
 from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.objects.memory import MemoryBucket
@@ -93,7 +94,7 @@ async def test_reads_see_every_change_of_a_collection(tmp_path: Path) -> None:
         assert count == {"count": 0}
 
 
-@pytest.mark.parametrize("way", ["find", "get_by_id"])
+@pytest.mark.parametrize("way", ["find", "find_by_id"])
 def test_what_a_write_overtook_is_not_remembered(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:

@@ -23,9 +23,10 @@ import pytest
 
 from tests.support.plain_chroma import PlainChroma
 from tests.support.threads import Condition, Deadlock, Lock, Schedule
-from vectorpool.engine import bindings, fast_reads, fast_writes
+from vectorpool.engine import calls, database_file, fast_writes
 from vectorpool.engine.bindings import Client
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
 from vectorpool.engine.rows import Batch
@@ -188,7 +189,7 @@ class Replica:
         self.world = world
         self.client = Watched(world)
         files = world.schedule.threading.Lock()
-        self.reader = FastReader(world.directory, world.known, 1024**2, files)
+        self.reader = FastReader(DatabaseFile(world.directory, files), world.known, 1024**2)
         self.writer = FastWriter(world.directory, self.client, files)
 
     def write(self, number: int) -> None:
@@ -261,11 +262,11 @@ def under(world: World) -> Iterator[None]:
     connect = functools.partial(sqlite3.connect, factory=world.connection())
     fake = types.SimpleNamespace(**{**vars(sqlite3), "connect": connect})
     with (
-        mock.patch.object(bindings, "threading", world.schedule.threading),
-        mock.patch.object(bindings, "_open", world.open),
-        mock.patch.object(bindings, "MAX_COLLECTIONS", CONFIGURED_COLLECTIONS),
-        mock.patch.object(bindings, "FAST_WRITE_PAUSE", PAUSE),
-        mock.patch.object(fast_reads, "sqlite3", fake),
+        mock.patch.object(calls, "threading", world.schedule.threading),
+        mock.patch.object(calls, "_open", world.open),
+        mock.patch.object(calls, "MAX_COLLECTIONS", CONFIGURED_COLLECTIONS),
+        mock.patch.object(calls, "FAST_WRITE_PAUSE", PAUSE),
+        mock.patch.object(database_file, "sqlite3", fake),
         mock.patch.object(fast_writes, "sqlite3", fake),
     ):
         yield

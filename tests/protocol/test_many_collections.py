@@ -1,14 +1,14 @@
 """More collections than one client of Chroma may hold: none forgets what waits in its queue.
 
-``engine.bindings`` says how Chroma forgets it, and what is done against that.
+``engine.calls`` says how Chroma forgets it, and what is done against that.
 """
 
 from __future__ import annotations
 
 from tests.protocol.sides import API, Sides
-from vectorpool.engine import bindings
+from vectorpool.engine import calls
 
-COLLECTIONS = bindings.MAX_COLLECTIONS + 8
+COLLECTIONS = calls.MAX_COLLECTIONS + 8
 THRESHOLD, RECORDS = 4, 6
 
 

@@ -114,14 +114,20 @@ class Wire:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._send(lambda: self._far.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._send(lambda: self._far.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._send(lambda: self._far.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.create(key, data))
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._send(lambda: self._far.put(key, data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._send(lambda: self._far.replace(key, data, etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._send(lambda: self._far.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._send(lambda: self._far.copy(source, target))

@@ -21,6 +21,7 @@ from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.deletions import Remains
 from vectorpool.errors import BrokenReplica, NewerEngine, RecordExists
+from vectorpool.limits import Quota
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 
 JOURNAL = "journal"
@@ -95,6 +96,7 @@ class FakeReplica:
     """
 
     schema_state = "tested"
+    chroma_use = None
 
     def __init__(
         self,
@@ -157,7 +159,9 @@ class FakeReplica:
         self._dirty(0)
         return _encode(Seen([line.token for line in self.lines]))
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         token = token_of(command)
         assert isinstance(command, AddRecords | UpsertRecords | DeleteRecords) and command.ids is not None
         (record,) = command.ids

@@ -96,8 +96,8 @@ class FaultyBucket:
         self._enter("list_objects", prefix)
         return await self.inner.list_objects(prefix, limit=limit, after=after)
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self.inner.list_prefixes(prefix)
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self.inner.list_prefixes(prefix, limit=limit, after=after)
 
     async def create(self, key: str, data: bytes) -> str:
         fault = self._enter("create", key)
@@ -109,6 +109,14 @@ class FaultyBucket:
     async def put(self, key: str, data: bytes) -> str:
         self._enter("put", key)
         return await self.inner.put(key, data)
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        self._enter("put", key)
+        return await self.inner.replace(key, data, etag)
+
+    async def remove(self, key: str, etag: str) -> None:
+        self._enter("delete", key)
+        await self.inner.remove(key, etag)
 
     async def copy(self, source: str, target: str) -> None:
         self._enter("copy", target)

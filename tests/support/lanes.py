@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 TESTS = Path(__file__).parents[1]
-LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptance", "crash")
+LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptance", "crash", "containers")
 # Under a minute on two cores: no network, no object store of its own, no process of the service.
 QUICK = frozenset({"unit", "property"})
 # Long tests, and tests with requirements outside a checkout. They run only if the expression of -m names their mark.

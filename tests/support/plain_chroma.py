@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from vectorpool.engine.bindings import Client
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.engine.rows import Batch, Float32, Rows
 from vectorpool.names import DEFAULT_DATABASE
@@ -24,7 +27,7 @@ class PlainChroma:
     def __init__(self, directory: Path) -> None:
         self.client = Client(directory)
         self.catalogue = Catalogue(self.client)
-        self._records = Records(directory, self.client, self.catalogue, PLAIN)
+        self._records = Records(DatabaseFile(directory, threading.Lock()), self.client, self.catalogue, PLAIN)
 
     def close(self) -> None:
         """Close the directory."""

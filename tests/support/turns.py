@@ -68,14 +68,20 @@ class TurnBucket:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._call(lambda: self._inner.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._call(lambda: self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._call(lambda: self._inner.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._call(lambda: self._inner.create(key, data))
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._call(lambda: self._inner.put(key, data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._call(lambda: self._inner.replace(key, data, etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._call(lambda: self._inner.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._call(lambda: self._inner.copy(source, target))

@@ -25,6 +25,7 @@ from vectorpool.pool.stores import StoreFactory
 from vectorpool.pool.upkeep import Upkeep
 from vectorpool.settings import Settings
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 WEEK_S = 604_800.0
 USERS = [f"u{number}" for number in range(12)]
@@ -54,6 +55,7 @@ class Instance:
         self._settings = settings
         self._sources = sources
         self.supervisor = Supervisor(sources)
+        self.figures = Figures()
         self.upkeep = Upkeep(
             cast(StoreFactory, self), settings, sources, self.supervisor, owns=lambda user_id: user_id != "not-mine"
         )

@@ -9,6 +9,7 @@ from litestar import Controller, Response, delete, get
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.collections import PageLimit, PageOffset
 from vectorpool.api.documentation import documented
@@ -104,13 +105,18 @@ class Avatars(Controller):
         check_user_id(user_id)
         check_avatar_id(avatar_id)
         request.context.allow(DELETE_S)
-        removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
-        removed += await request.context.within(request.service.library.discard_kept(user_id, avatar_id), changes=True)
-        try:
-            answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
-        except (UserNotFound, AvatarNotFound) as error:
-            if not removed:
-                raise
-            return respond(answers.Deleted(removed), commit=error.extra.get("commit", 0))
-        deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
-        return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)
+        async with audited(request, "delete-avatar", user_id, avatar_id=avatar_id, documents=and_documents):
+            return await _delete(request, user_id, avatar_id, and_documents)
+
+
+async def _delete(request: Call, user_id: str, avatar_id: str, and_documents: bool) -> Response[Any]:
+    removed = await delete_documents(request, user_id, avatar_id) if and_documents else 0
+    removed += await request.context.within(request.service.library.discard_kept(user_id, avatar_id), changes=True)
+    try:
+        answer = await request.execute(user_id, commands.DeleteAvatar(avatar_id=avatar_id))
+    except (UserNotFound, AvatarNotFound) as error:
+        if not removed:
+            raise
+        return respond(answers.Deleted(removed), commit=error.extra.get("commit", 0))
+    deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
+    return respond(answers.Deleted(deleted.deleted + removed), commit=answer.commit)

@@ -9,7 +9,7 @@ from litestar import Controller, Response, delete, get, patch, post
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.bodies import decode_bounded
+from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import CollectionName, Ns
@@ -53,7 +53,7 @@ class Collections(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Create a collection. The user and the avatar are created with it."""
-        body = await decode_bounded(await request.body(), CreateCollectionBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), CreateCollectionBody, request.service, namespace.user_id)
         command = commands.CreateCollection(
             avatar_id=namespace.avatar_id,
             name=check_collection_name(body.name),
@@ -96,7 +96,7 @@ class Collections(Controller):
 
         The embedder says which model made the embeddings of a collection that was imported; it changes none of them.
         """
-        body = await decode_bounded(await request.body(), ModifyCollectionBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), ModifyCollectionBody, request.service, namespace.user_id)
         if body.name is None and not body.metadata and body.embedder is None:
             raise InvalidRequest("The body changes nothing. Give a new name, new metadata or an embedder.")
         if body.embedder is not None and not _EMBEDDER.fullmatch(body.embedder):

@@ -10,7 +10,8 @@ from litestar import Controller, Response, delete, get, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.bodies import decode_bounded
+from vectorpool.api.auditing import audited
+from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import FORK_S, RESTORE_S
@@ -78,7 +79,7 @@ class History(Controller):
         Documents that were replaced or deleted since come back as well, as far as they are kept, to paths that are free
         or that hold what the service itself wrote. Of those whose bytes are not kept, the records stay.
         """
-        body = await decode_bounded(await request.body(), RestoreBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), RestoreBody, request.service, user_id)
         request.context.allow(RESTORE_S)
         if sum(each is not None for each in (body.commit, body.time, body.backup)) != 1:
             raise InvalidRequest("Say what to restore: a commit, a time or a backup, and one of them only.")
@@ -87,11 +88,15 @@ class History(Controller):
             time_ms=None if body.time is None else _time_ms(body.time),
             backup=None if body.backup is None else check_backup_name(body.backup),
         )
-        answer = await request.execute(check_user_id(user_id), command)
-        restored = msgspec.json.decode(answer.body, type=answers.Restored)
-        done = f"The state of commit {restored.restored_from} is restored as commit {restored.commit}"
-        recovery = Recovery(request.service.library, user_id)
-        restored.documents = await _recover(request, recovery, done, "Send the request again to bring back the others.")
+        asked = {"commit": body.commit, "time": body.time, "backup": body.backup}
+        async with audited(request, "restore", check_user_id(user_id), asked=asked) as told:
+            answer = await request.execute(user_id, command)
+            restored = msgspec.json.decode(answer.body, type=answers.Restored)
+            told |= {"commit": restored.commit, "restored_from": restored.restored_from}
+            done = f"The state of commit {restored.restored_from} is restored as commit {restored.commit}"
+            remedy = "Send the request again to bring back the others."
+            recovery = Recovery(request.service.library, user_id)
+            restored.documents = await _recover(request, recovery, done, remedy)
         return respond(restored, commit=answer.commit)
 
     @get(
@@ -113,9 +118,11 @@ class History(Controller):
     )
     async def create_backup(self, request: Call, user_id: UserId, name: BackupName) -> Response[Any]:
         """Name a commit, by default the newest. It is kept until the name is deleted."""
-        raw = await request.body()
+        raw = await body_of(request)
         body = (
-            await decode_bounded(raw, CreateBackupBody, request.service.settings) if raw.strip() else CreateBackupBody()
+            await decode_bounded(raw, CreateBackupBody, request.service, user_id)
+            if bytes(raw[:64]).strip()
+            else CreateBackupBody()
         )
         command = commands.CreateBackup(name=check_backup_name(name), commit=body.commit)
         return pass_on(await request.execute(check_user_id(user_id), command), 201)
@@ -156,15 +163,18 @@ class History(Controller):
 
         The documents of the state are copied as well, as far as their bytes are there or kept, to paths that are free.
         """
-        body = await decode_bounded(await request.body(), ForkBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), ForkBody, request.service, user_id)
         request.context.allow(FORK_S)
         command = commands.Fork(target_user_id=request.caller.check(check_user_id(body.user_id)), commit=body.commit)
-        answer = await request.execute(check_user_id(user_id), command)
-        forked = msgspec.json.decode(answer.body, type=answers.Forked)
-        recovery = Recovery(request.service.library, forked.user_id, user_id)
-        done = f"User {forked.user_id} has the vectorstore, as commit {forked.commit}"
-        remedy = "The listing of documents says which are missing: put them there."
-        forked.documents = await _recover(request, recovery, done, remedy)
+        target = command.target_user_id
+        async with audited(request, "fork", check_user_id(user_id), target=target, of_commit=body.commit) as told:
+            answer = await request.execute(user_id, command)
+            forked = msgspec.json.decode(answer.body, type=answers.Forked)
+            told["commit"] = forked.commit
+            recovery = Recovery(request.service.library, forked.user_id, user_id)
+            done = f"User {forked.user_id} has the vectorstore, as commit {forked.commit}"
+            remedy = "The listing of documents says which are missing: put them there."
+            forked.documents = await _recover(request, recovery, done, remedy)
         return respond(forked, commit=answer.commit, status=201)
 
 

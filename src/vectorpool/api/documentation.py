@@ -6,7 +6,6 @@ the same msgspec structs. Each operation states its body, its answer and its pro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
@@ -25,7 +24,8 @@ from litestar.types import Method
 
 from vectorpool import answers
 from vectorpool.api import document_examples as examples
-from vectorpool.api import requests, views
+from vectorpool.api import limit_shapes, requests, views
+from vectorpool.api.admin_examples import ADMIN_EXAMPLES
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
 from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
 from vectorpool.errors import (
@@ -121,7 +121,8 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     ),
     views.UserView: views.UserView(user_id="42", commit=17, stored=cast(Any, _STORED), residency=cast(Any, _RESIDENCY)),
     views.Health: views.Health(status="live"),
-    views.Readiness: views.Readiness(status="ready", tasks=[]),
+    views.Readiness: views.Readiness(status="ready"),
+    **ADMIN_EXAMPLES,
     answers.LostPage: answers.LostPage(
         lost=[
             answers.LostRecord(
@@ -162,6 +163,7 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     answers.Forked: answers.Forked(user_id="43", commit=1),
     Minted: Minted("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ0b2tlbiJ9.c2lnbmF0dXJl", "0a1b2c3d", 1_780_000_000_000, "k1"),
     Revocation: Revocation("0a1b2c3d", 1_780_000_000_000, 1_780_003_600_000),
+    **limit_shapes.ANSWERS,
 }
 _RECORDS_EXAMPLE: Final = {
     "records": [
@@ -180,8 +182,10 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
     requests.RestoreBody: {"commit": 17},
     requests.CreateBackupBody: {"commit": 17},
     requests.ForkBody: {"user_id": "43"},
+    requests.KeepOpenBody: {"for_s": 3600},
     requests.MintTokenBody: {"users": ["42"], "access": "write", "ttl_s": 3600},
     requests.RevokeTokenBody: {"token_id": "0a1b2c3d", "expires_at_ms": 1_780_003_600_000},
+    **limit_shapes.BODIES,
 }
 
 # --- Schemas -----------------------------------------------------------------------------------------
@@ -189,14 +193,10 @@ REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
 _REF: Final = "#/components/schemas/{name}"
 
 
-def _names(structs: Sequence[type[msgspec.Struct]]) -> tuple[list[Any], dict[str, Any]]:
-    refs, components = msgspec.json.schema_components(structs, ref_template=_REF)
-    return list(refs), components
-
-
 def component_schemas() -> dict[str, Any]:
     """Return the schema of every request and answer, by name, as OpenAPI components."""
-    _, components = _names([*REQUEST_EXAMPLES, *ANSWER_EXAMPLES, Problem])
+    structs = [*REQUEST_EXAMPLES, *ANSWER_EXAMPLES, Problem]
+    _, components = msgspec.json.schema_components(structs, ref_template=_REF)
     for struct, example in ANSWER_EXAMPLES.items():
         components[struct.__name__]["examples"] = [msgspec.to_builtins(example)]
     for body, request_example in REQUEST_EXAMPLES.items():
@@ -222,6 +222,7 @@ _ALWAYS: Final[tuple[type[VectorpoolError], ...]] = (
     Draining,
     ShardUnavailable,
     StoreUnavailable,
+    *limit_shapes.PROBLEMS,
 )
 
 # Problems of every operation that is not open, if the service has tokens.
@@ -233,7 +234,6 @@ COMMIT_HEADER_DOC: Final = {
         "schema": {"type": "integer", "examples": [17]},
     }
 }
-
 
 _READING_PARAMETERS: Final = [
     Parameter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,7 +12,7 @@ from litestar import Controller, Response, delete, get, head, post, put
 from litestar.params import PathParameter, QueryParameter
 
 from vectorpool import answers, commands
-from vectorpool.api.bodies import decode_bounded
+from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
@@ -47,9 +48,12 @@ from vectorpool.errors import (
 )
 from vectorpool.extraction.formats import content_type_of
 from vectorpool.names import check_document_path
+from vectorpool.telemetry.parts import EMBED
 
 _BYTES = "application/octet-stream"
 _LARGEST_PAGE = 1000
+# How often a document that others change meanwhile is looked at again.
+_LOOKS = 4
 
 DocumentPath = Annotated[
     PurePosixPath,
@@ -61,6 +65,10 @@ After = Annotated[str | None, QueryParameter(description="Return the documents a
 
 def _path(path: PurePosixPath) -> str:
     return check_document_path(str(path).removeprefix("/"))
+
+
+def _changing(path: str) -> DocumentConflict:
+    return DocumentConflict(f"Others keep changing the document {path!r}. Nothing was changed; send the request again.")
 
 
 def _avatar(namespace: Namespace) -> str:
@@ -168,15 +176,21 @@ class Documents(Controller):
             )
         data = await request.body()
         library = request.service.library
-        found = await self._etag(request, namespace, name)
-        conditions.check(found)
-        if conditions.only_new:
-            made = await request.context.within(library.create(namespace.user_id, avatar_id, name, data), changes=True)
-            if made is None:
-                conditions.check(await self._etag(request, namespace, name))
-                raise PreconditionFailed("There was another document a moment ago. Read it again, then decide.")
+        of = (namespace.user_id, avatar_id, name)
+        for _ in range(_LOOKS):
+            found = await self._etag(request, namespace, name)
+            conditions.check(found)
+            async with request.service.allowances.room_for_document(namespace.user_id, request.context, found is None):
+                if conditions.is_empty:
+                    writing: Coroutine[Any, Any, str | None] = library.put(*of, data)
+                else:
+                    # The store compares again, with what the conditions were compared with.
+                    writing = library.create(*of, data) if found is None else library.replace(*of, data, found)
+                etag = await request.context.within(writing, changes=True)
+            if etag is not None:
+                break
         else:
-            await request.context.within(library.put(namespace.user_id, avatar_id, name, data), changes=True)
+            raise _changing(name)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
         return respond(document, status=201 if found is None else 200)
 
@@ -248,16 +262,22 @@ class Documents(Controller):
         """
         name, avatar_id = _path(path), _avatar(namespace)
         conditions = preconditions_of(request.headers)
-        if not conditions.is_empty:
-            conditions.check(await self._etag(request, namespace, name))
         missing: DocumentNotFound | None = None
         try:
-            await request.context.within(
-                request.service.library.delete(namespace.user_id, avatar_id, name), changes=True
-            )
+            for _ in range(_LOOKS):
+                found = None if conditions.is_empty else await self._etag(request, namespace, name)
+                if not conditions.is_empty:
+                    conditions.check(found)
+                deleting = request.service.library.delete(namespace.user_id, avatar_id, name, etag=found)
+                if await request.context.within(deleting, changes=True):
+                    break
+            else:
+                raise _changing(name)
         except DocumentNotFound as error:
             # Its bytes may have gone in an earlier call that could not forget the chunks.
             missing = error
+        else:
+            request.service.allowances.documents.give_back(namespace.user_id)
         deleted, commit, was_ingested = 0, 0, False
         try:
             answer = await request.service.ingestor.forget(namespace.user_id, avatar_id, name, context=request.context)
@@ -285,9 +305,9 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
-        raw = await request.body()
+        raw = await body_of(request)
         request.context.allow(INGEST_S)
-        body = await decode_bounded(raw, IngestBody, request.service.settings) if raw else IngestBody()
+        body = await decode_bounded(raw, IngestBody, request.service, namespace.user_id) if raw else IngestBody()
         avatar_id = _avatar(namespace)
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
@@ -330,7 +350,7 @@ class Documents(Controller):
         namespace: Ns,
     ) -> Response[Any]:
         """Find the passages of the avatar's documents that answer a question best."""
-        body = await decode_bounded(await request.body(), PassageQueryBody, request.service.settings)
+        body = await decode_bounded(await body_of(request), PassageQueryBody, request.service, namespace.user_id)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest("A question needs exactly one of text and texts. Send one of them, not empty.")
         texts = [body.text] if body.text is not None else list(body.texts or ())
@@ -346,7 +366,7 @@ class Documents(Controller):
             where=check_where(body.where),
             where_document=check_where_document(body.where_document),
             vectors=request.service.ingestor.as_vectors(
-                await request.context.within(request.service.embedder.embed(texts, namespace.user_id))
+                await request.context.within(request.service.embedder.embed(texts, namespace.user_id), part=EMBED)
             ),
         )
         with naming_documents(_avatar(namespace)):

@@ -14,6 +14,14 @@ RESTORE_S: Final = 600.0
 FORK_S: Final = 600.0
 # Reads a whole log.
 SCRUB_S: Final = 3600.0
+# Builds a state from the log; its stream has a time of its own, by its size.
+EXPORT_S: Final = 600.0
+# Commits a directory, from the last byte of its archive.
+IMPORT_S: Final = 600.0
+# Reads and writes as many bytes as a log has.
+COMPACT_S: Final = 600.0
+# Drains a shard and starts it again.
+RESTART_S: Final = 180.0
 # Deletes every object of a user, or of an avatar's documents; a reset does so for many users.
 DELETE_S: Final = 600.0
 RESET_S: Final = 3600.0

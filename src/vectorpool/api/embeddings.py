@@ -13,6 +13,7 @@ from vectorpool.context import RequestContext
 from vectorpool.embedding import Embedder
 from vectorpool.errors import InvalidEmbedding, LimitExceeded
 from vectorpool.settings import Settings
+from vectorpool.telemetry.parts import EMBED
 
 Row = npt.NDArray[np.float32]
 
@@ -78,7 +79,8 @@ async def embed_missing(
     rows: list[Row | None] = list(given)
     wanted = [at for at, (row, text) in enumerate(zip(given, texts, strict=True)) if row is None and text is not None]
     if wanted:
-        made = await context.within(embedder.embed([text for at in wanted if (text := texts[at]) is not None], user_id))
+        asked = [text for at in wanted if (text := texts[at]) is not None]
+        made = await context.within(embedder.embed(asked, user_id), part=EMBED)
         for at, row in zip(wanted, made, strict=True):
             rows[at] = row
     positions = [at for at, row in enumerate(rows) if row is not None]
@@ -94,19 +96,25 @@ async def embed_missing(
 
 async def for_query(
     texts: Sequence[str] | None,
-    embeddings: Sequence[Sequence[float]] | None,
+    embeddings: Sequence[Sequence[float] | Row] | None,
     embedder: Embedder,
     settings: Settings,
     context: RequestContext,
     *,
     user_id: str,
 ) -> Vectors:
-    """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``."""
+    """Return the embeddings of a query from exactly one of texts and embeddings, at most ``settings.max_queries``.
+
+    An embedding that is an array was checked before.
+    """
     asked = len(texts or embeddings or ())
     check_count("queries", asked, limit=settings.max_queries, limit_name="max_queries")
     names = [f"query {at}" for at in range(asked)]
     if embeddings is not None:
-        rows = [to_row(embedding, settings, of=name) for embedding, name in zip(embeddings, names, strict=True)]
+        rows = [
+            embedding if isinstance(embedding, np.ndarray) else to_row(embedding, settings, of=name)
+            for embedding, name in zip(embeddings, names, strict=True)
+        ]
         return pack(rows, names, embedder=None, positions=None)
-    made = await context.within(embedder.embed(list(texts or ()), user_id))
+    made = await context.within(embedder.embed(list(texts or ()), user_id), part=EMBED)
     return pack(list(made), names, embedder=embedder.name, positions=None)

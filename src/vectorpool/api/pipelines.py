@@ -57,7 +57,7 @@ class Pipelines(Controller):
 
         It is kept in the vectorstore, so a restore or fork brings it too. The next ingest cuts again what it must.
         """
-        body = await decode_bounded(await request.body(), PipelineBody, request.service.settings)
+        body = await decode_bounded(await request.body(), PipelineBody, request.service, namespace.user_id)
         choice = body.choice()
         if choice == PipelineChoice():
             # To choose nothing is to return to the settings.

@@ -1,7 +1,8 @@
 """If-Match and If-None-Match of a request about a document: whether it still applies, by the document's ETag.
 
-A condition is compared with the ETag that the store shows right before the operation. Only ``If-None-Match: *`` of a
-PUT is the store's own condition, so that of several such writers one wins.
+A condition is compared with the ETag that the store shows right before the operation. A PUT with a condition then
+replaces exactly the document of that ETag, or creates one where there was none: the store compares again
+(``objects.bucket``), so that of several such writers one wins.
 """
 
 from __future__ import annotations
@@ -33,11 +34,6 @@ class Preconditions(msgspec.Struct, frozen=True):
     def is_empty(self) -> bool:
         """Whether the request has no condition."""
         return self.match is None and self.none_match is None
-
-    @property
-    def only_new(self) -> bool:
-        """Whether a write is asked for only if there is no document yet."""
-        return self.none_match is not None and _ANY in self.none_match
 
     def check(self, etag: str | None, *, is_read: bool = False) -> bool:
         """Return whether the operation is to be done on a document with this ETag (None: there is none).

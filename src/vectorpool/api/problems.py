@@ -34,6 +34,7 @@ from vectorpool.errors import (
     MalformedJson,
     MethodNotAllowed,
     NotFound,
+    QuotaExceeded,
     Unauthenticated,
     VectorpoolError,
 )
@@ -156,7 +157,7 @@ def problem_response(request: Request[Any, Any, Any], exception: Exception) -> R
         error = MethodNotAllowed(
             f"The path does not take {request.method}. It takes {', '.join(allowed)}.", extra={"allow": allowed}
         )
-    if error.status >= 500 and error.retry_after_s is None:
+    if error.status >= 500 and error.retry_after_s is None and not isinstance(error, QuotaExceeded):
         # The traceback belongs to the log; a person's ids, which the path holds, do not.
         _logger.error("%s %s failed: %s", request.method, error.code, error.detail, exc_info=exception)
     return Response(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -22,27 +22,24 @@ _MAX_BOUND_MS: Final = 86_400_000
 _CONSISTENCY = re.compile(r"(strong|local|bounded)(?:\(([0-9]{1,8})\))?")
 
 
-def read_options_of(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> ReadOptions | None:
-    """Return the read options of raw headers, whose names are in lower case, and of a raw query string.
+def read_options_of(fields: Mapping[bytes, bytes], query: bytes) -> ReadOptions | None:
+    """Return the read options of raw headers, by their names in lower case, and of a raw query string.
 
     Returns None if they ask for nothing. Raises InvalidRequest.
     """
-    consistency = least = at = None
-    for name, value in headers:
-        if name == _CONSISTENCY_NAME:
-            consistency = value.decode("latin-1")
-        elif name == _MIN_COMMIT_NAME:
-            least = value.decode("latin-1")
+    consistency, least, at = fields.get(_CONSISTENCY_NAME), fields.get(_MIN_COMMIT_NAME), None
     if query:
         at = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)).get(AT_PARAMETER)
     if consistency is None and least is None and at is None:
         return None
     if at is not None:
         return ReadOptions(at=_commit_number(AT_PARAMETER, at))
-    options = ReadOptions() if consistency is None else _consistency(consistency.strip())
+    options = ReadOptions() if consistency is None else _consistency(consistency.decode("latin-1").strip())
     if least is None:
         return options
-    return ReadOptions(options.consistency, options.bound_ms, _commit_number(MIN_COMMIT_HEADER, least))
+    return ReadOptions(
+        options.consistency, options.bound_ms, _commit_number(MIN_COMMIT_HEADER, least.decode("latin-1"))
+    )
 
 
 def _commit_number(name: str, text: str) -> int:

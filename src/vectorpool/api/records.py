@@ -10,13 +10,12 @@ from litestar import Controller, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
 from vectorpool.answers import Answer
-from vectorpool.api.bodies import INLINE_BYTES, at_once, decode_bounded, in_turns, values_of_a_record
+from vectorpool.api.bodies import INLINE_BYTES, body_of, check_question, values_of_a_question, values_of_a_record
 from vectorpool.api.call import Call
 from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
 from vectorpool.api.namespaces import CollectionName, Namespace, Ns
-from vectorpool.api.outline import cut_records
 from vectorpool.api.requests import (
     DeleteRecordsBody,
     GetRecordsBody,
@@ -50,7 +49,9 @@ from vectorpool.errors import (
     RecordNotFound,
 )
 from vectorpool.names import check_collection_name, excerpt
+from vectorpool.outline import cut_members, cut_records
 from vectorpool.settings import Settings
+from vectorpool.turns import at_once
 
 # Bytes of records that are decoded in one step: about a millisecond.
 _SLICE_BYTES: Final = 256 * 1024
@@ -77,9 +78,9 @@ class _Records(msgspec.Struct):
 
 async def _read_records(request: Call, user_id: str, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings, body = request.service.settings, await request.body()
+    settings, body = request.service.settings, await body_of(request)
     reading = _reading(body, settings, update=update)
-    read = at_once(reading) if len(body) <= INLINE_BYTES else await in_turns(reading)
+    read = at_once(reading) if len(body) <= INLINE_BYTES else await request.service.turns.run(user_id, reading)
     ids = [body.id for body in read.bodies]
     check_record_ids(ids, limit=settings.max_records)
     documents = [body.document for body in read.bodies]
@@ -99,7 +100,7 @@ class _Read(msgspec.Struct):
     metadatas: list[dict[str, Any] | None] = []
 
 
-def _reading(body: bytes, settings: Settings, *, update: bool) -> Generator[None, None, _Read]:
+def _reading(body: bytes | memoryview, settings: Settings, *, update: bool) -> Generator[None, None, _Read]:
     """Read the records of a body, some at a time."""
     pieces: list[msgspec.Raw] | list[memoryview]
     if len(body) <= INLINE_BYTES:
@@ -138,9 +139,57 @@ def _column(values: Sequence[Any]) -> list[Any] | None:
     return list(values) if any(value is not None for value in values) else None
 
 
-async def get_from(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
+class _Question(msgspec.Struct):
+    """A body that asks, checked. ``rows`` are the embeddings of a large query, as float32."""
+
+    body: Any
+    ids: list[str] | None
+    where: dict[str, Any] | None
+    where_document: dict[str, Any] | None
+    rows: list[Row] | None
+
+
+async def _read_question(raw: bytes | memoryview, shape: Any, service: Service, user_id: str) -> _Question:
+    """Return a GetRecordsBody, QueryBody or DeleteRecordsBody, checked. Raises what the checks raise."""
+    reading = _reading_question(raw, shape, service.settings)
+    return at_once(reading) if len(raw) <= INLINE_BYTES else await service.turns.run(user_id, reading)
+
+
+def _reading_question(raw: bytes | memoryview, shape: Any, settings: Settings) -> Generator[None, None, _Question]:
+    rows = None
+    if len(raw) > INLINE_BYTES:
+        yield from check_question(raw, settings)
+        if shape is QueryBody:
+            raw, rows = yield from _take_embeddings(raw, settings)
+    body = decode(raw, shape)
+    where, where_document = check_where(body.where), check_where_document(body.where_document)
+    return _Question(body, _checked_ids(body.ids, settings), where, where_document, rows)
+
+
+def _take_embeddings(
+    raw: bytes | memoryview, settings: Settings
+) -> Generator[None, None, tuple[bytes | memoryview, list[Row] | None]]:
+    """Return a body with a short embedding in place of its embeddings, and those, some decoded in each step."""
+    members = yield from cut_members(raw, values_of_a_question(settings), values_of_a_question(settings))
+    found = members.get("embeddings")
+    if found is None or not found.items:
+        return raw, None
+    check_count("queries", found.items, limit=settings.max_queries, limit_name="max_queries")
+    rows: list[Row] = []
+    for _, chunk in found.chunks():
+        for embedding in decode(chunk, list[list[float]], place="embeddings"):
+            rows.append(to_row(embedding, settings, of=f"query {len(rows)}"))
+        yield
+    start, end = found.span
+    return b"".join((raw[:start], b"[[0]]", raw[end:])), rows
+
+
+async def get_from(
+    raw: bytes | memoryview, namespace: Namespace, service: Service, context: RequestContext, name: str
+) -> Answer:
     """Answer a GetRecordsBody, as JSON, with the records of a collection."""
-    body = await decode_bounded(raw, GetRecordsBody, service.settings)
+    question = await _read_question(raw, GetRecordsBody, service, namespace.user_id)
+    body: GetRecordsBody = question.body
     if "distances" in body.include:
         raise InvalidRequest("include may not hold distances here: only a query measures them. Leave it out.")
     settings = service.settings
@@ -148,9 +197,9 @@ async def get_from(raw: bytes, namespace: Namespace, service: Service, context: 
     command = commands.GetRecords(
         avatar_id=namespace.avatar_id,
         collection=check_collection_name(name),
-        ids=_checked_ids(body.ids, service),
-        where=check_where(body.where),
-        where_document=check_where_document(body.where_document),
+        ids=question.ids,
+        where=question.where,
+        where_document=question.where_document,
         limit=check_count("results", limit, limit=settings.max_results, limit_name="max_results"),
         offset=body.offset,
         include=body.include,
@@ -158,9 +207,12 @@ async def get_from(raw: bytes, namespace: Namespace, service: Service, context: 
     return await service.router.execute(namespace.user_id, command, context)
 
 
-async def query_in(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
+async def query_in(
+    raw: bytes | memoryview, namespace: Namespace, service: Service, context: RequestContext, name: str
+) -> Answer:
     """Answer a QueryBody, as JSON, with the nearest records of a collection."""
-    body = await decode_bounded(raw, QueryBody, service.settings)
+    question = await _read_question(raw, QueryBody, service, namespace.user_id)
+    body: QueryBody = question.body
     if bool(body.texts) == bool(body.embeddings):
         raise InvalidRequest("A query needs exactly one of texts and embeddings. Send one of them, not empty.")
     for text in body.texts or ():
@@ -168,18 +220,16 @@ async def query_in(raw: bytes, namespace: Namespace, service: Service, context: 
     settings = service.settings
     check_collection_name(name)
     check_count("results a query", body.n_results, limit=settings.max_results, limit_name="max_results")
-    where, where_document = check_where(body.where), check_where_document(body.where_document)
-    ids = _checked_ids(body.ids, service)
     command = commands.QueryRecords(
         avatar_id=namespace.avatar_id,
         collection=name,
         vectors=await for_query(
-            body.texts, body.embeddings, service.embedder, settings, context, user_id=namespace.user_id
+            body.texts, question.rows or body.embeddings, service.embedder, settings, context, user_id=namespace.user_id
         ),
         n_results=body.n_results,
-        ids=ids,
-        where=where,
-        where_document=where_document,
+        ids=question.ids,
+        where=question.where,
+        where_document=question.where_document,
         include=body.include,
     )
     return await service.router.execute(namespace.user_id, command, context)
@@ -256,15 +306,17 @@ class Records(Controller):
     )
     async def delete_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
-        body = await decode_bounded(await request.body(), DeleteRecordsBody, request.service.settings)
+        raw = await body_of(request)
+        question = await _read_question(raw, DeleteRecordsBody, request.service, namespace.user_id)
+        body: DeleteRecordsBody = question.body
         if body.ids is None and body.where is None and body.where_document is None:
             raise InvalidRequest("The call names no records. Give ids, where or where_document.")
         command = commands.DeleteRecords(
             avatar_id=namespace.avatar_id,
             collection=check_collection_name(name),
-            ids=_checked_ids(body.ids, request.service),
-            where=check_where(body.where),
-            where_document=check_where_document(body.where_document),
+            ids=question.ids,
+            where=question.where,
+            where_document=question.where_document,
         )
         return pass_on(await request.execute(namespace.user_id, command))
 
@@ -278,7 +330,7 @@ class Records(Controller):
     )
     async def get_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get records by ids or filters, in insertion order, a page at a time."""
-        return pass_on(await get_from(await request.body(), namespace, request.service, request.context, name))
+        return pass_on(await get_from(await body_of(request), namespace, request.service, request.context, name))
 
     @post(
         "/query",
@@ -300,7 +352,7 @@ class Records(Controller):
     )
     async def query_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Find the records nearest to each text or embedding."""
-        return pass_on(await query_in(await request.body(), namespace, request.service, request.context, name))
+        return pass_on(await query_in(await body_of(request), namespace, request.service, request.context, name))
 
     @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
     async def count_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
@@ -308,9 +360,9 @@ class Records(Controller):
         return pass_on(await count_in(b"", namespace, request.service, request.context, name))
 
 
-def _checked_ids(ids: list[str] | None, service: Service) -> list[str] | None:
+def _checked_ids(ids: list[str] | None, settings: Settings) -> list[str] | None:
     if ids is None:
         return None
     if not ids:
         raise InvalidRequest("ids is an empty list. Name at least one id, or leave it out.")
-    return list(check_record_ids(ids, limit=service.settings.max_records))
+    return list(check_record_ids(ids, limit=settings.max_records))

@@ -25,7 +25,7 @@ from vectorpool.api.problems import (
     problem_headers,
     problem_response,
 )
-from vectorpool.errors import ChromaRefusal, VectorpoolError
+from vectorpool.errors import ChromaRefusal, QuotaExceeded, RateLimited, VectorpoolError
 
 # The routes on which Chroma's server says in plain text that a body is too large.
 _BULK_WRITES: Final = ("/add", "/upsert", "/update")
@@ -77,7 +77,7 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
             return Response(content=b"Payload too large", status_code=413, media_type="text/plain")
         error = ChromaRefusal("Failed to buffer the request body: length limit exceeded", status=413)
     status = chroma_status(error)
-    if status >= 500 and error.retry_after_s is None and not isinstance(error, ChromaRefusal):
+    if status >= 500 and error.retry_after_s is None and not isinstance(error, (ChromaRefusal, QuotaExceeded)):
         _logger.error("%s %s failed: %s", request.method, error.code, error.detail, exc_info=exception)
     headers = problem_headers(error)
     return Response(content=chroma_error(error), status_code=status, media_type="application/json", headers=headers)
@@ -108,8 +108,9 @@ def refusal_bytes(error: VectorpoolError, path: str, fields: Iterable[tuple[byte
 async def send_refusal(error: VectorpoolError, scope: HTTPScope, send: Send) -> None:
     """Send an error as the whole response."""
     headers, body = refusal_of(error, scope["path"])
-    if error.retry_after_s is not None:
-        # The caller's next attempt should reach another instance, not this connection.
+    if error.retry_after_s is not None and not isinstance(error, RateLimited):
+        # The caller's next attempt should reach another instance, not this connection. One beyond its rate is to wait,
+        # and a new connection would cost more than another refusal on this one.
         headers["connection"] = "close"
     start: HTTPResponseStartEvent = {
         "type": "http.response.start",

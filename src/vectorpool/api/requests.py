@@ -210,9 +210,9 @@ class MintTokenBody(_Body, frozen=True):
     ] = None
     access: Annotated[Literal["read", "write"], Meta(description="Whether the token may also write.")] = "read"
     admin: Annotated[bool, Meta(description="Opens /admin, and gives no access to users' data.")] = False
-    limits: Annotated[
-        dict[str, float] | None, Meta(description="Limits by name, carried in the token and not enforced.")
-    ] = None
+    limits: Annotated[dict[str, float] | None, Meta(description="Limits by name, which narrow those of the users.")] = (
+        None
+    )
     ttl_s: Annotated[int, Meta(description="Seconds until the token expires.", ge=1, le=MAX_TTL_S)] = DEFAULT_TTL_S
     name: Annotated[str, Meta(description="Whom the token is for: its sub.", max_length=MAX_NAME_CHARS)] = "token"
 
@@ -220,6 +220,12 @@ class MintTokenBody(_Body, frozen=True):
 ExpiryMs = Annotated[
     int, Meta(description="When it expires, ms since 1970; without it the id stays revoked.", ge=0, le=10**15)
 ]
+
+
+class KeepOpenBody(_Body, frozen=True):
+    """How long to keep a vectorstore open, in seconds: up to seven days."""
+
+    for_s: Annotated[float, Meta(gt=0, le=604_800, description="Seconds from now.", examples=[3600])] = 3600.0
 
 
 class RevokeTokenBody(_Body, frozen=True):

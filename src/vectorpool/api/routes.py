@@ -18,11 +18,14 @@ from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
+from vectorpool.api.limits import Usage, UserLimits
+from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
 from vectorpool.api.pipelines import Pipelines
 from vectorpool.api.records import Records
 from vectorpool.api.streams import Streams
 from vectorpool.api.tokens import Tokens
+from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
 from vectorpool.api.vectors import Vectors
@@ -44,7 +47,10 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [Users, History, Avatars, own, of_avatar, Admin, Tokens, Health, Vectors]
+    return [
+        *(Users, History, Avatars, own, of_avatar, Vectors),
+        *(Admin, TransferRoutes, UserLimits, Usage, Tokens, Health, Metrics),
+    ]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vectorpool.allowances.allowances import Allowances
+from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
+from vectorpool.objects.watch import StoreWatch
 from vectorpool.settings import Settings
+from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
+from vectorpool.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -22,5 +28,14 @@ class Service:
     embedder: Embedder
     library: DocumentLibrary
     ingestor: Ingestor
+    audit: Audit
+    store: StoreWatch
     # The background tasks of the front.
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
+    # The figures of the front; a part that has some of its own adds a source to them.
+    figures: Figures = field(default_factory=Figures)
+    # None where nothing measures it.
+    memory: MemoryWatch | None = None
+    allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))
+    # The work of large bodies.
+    turns: Turns = field(default_factory=Turns)

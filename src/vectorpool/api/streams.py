@@ -6,8 +6,7 @@ same stream sent again writes the same records: an upsert of the same record cha
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from typing import Any
 
 import msgspec
@@ -20,7 +19,6 @@ from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
 from vectorpool.api.embeddings import Row, embed_missing, to_row
 from vectorpool.api.namespaces import CollectionName, Namespace, Ns
-from vectorpool.api.outline import check_values
 from vectorpool.api.requests import StreamedRecordBody, decode
 from vectorpool.api.responses import respond
 from vectorpool.api.views import StreamReceipt
@@ -39,11 +37,13 @@ from vectorpool.errors import (
     VectorpoolError,
 )
 from vectorpool.names import check_collection_name, excerpt
+from vectorpool.outline import check_values
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
+from vectorpool.turns import at_once
 
 NDJSON = "application/x-ndjson"
-# Read at once; longer ones in a thread, and counted before.
+# Read at once; longer ones are counted first, and take turns.
 _SMALL_LINE = 16 * 1024
 _CONTAINERS = Most("lists and objects", 4096)
 # A full queue is waited for, because the caller cannot send a part of a stream again by itself.
@@ -100,11 +100,10 @@ class _Batch:
         self.metadatas.append(record.metadata)
 
 
-def _read_line(line: bytes, settings: Settings) -> tuple[StreamedRecordBody, Row | None]:
-    """Return the record of a line, checked, and its embedding. Blocking for large ones."""
+def _reading(line: bytes, settings: Settings) -> Generator[None, None, tuple[StreamedRecordBody, Row | None]]:
+    """Return the record of a line, checked, and its embedding, in steps."""
     if len(line) > _SMALL_LINE:
-        for _ in check_values(line, values_of_a_record(settings), _CONTAINERS):
-            pass
+        yield from check_values(line, values_of_a_record(settings), _CONTAINERS)
     record = decode(line, StreamedRecordBody)
     name = f"record {excerpt(record.id)}"
     check_record_ids([record.id], limit=1)
@@ -131,14 +130,13 @@ class _Stream:
         self._lines_written = 0
 
     async def run(self) -> None:
-        settings = self._request.service.settings
+        service = self._request.service
         number = 0
         try:
             async for number, line in _lines(self._request.stream()):
-                if len(line) > _SMALL_LINE:
-                    record, row = await asyncio.to_thread(_read_line, line, settings)
-                else:
-                    record, row = _read_line(line, settings)
+                reading, user_id = _reading(line, service.settings), self._namespace.user_id
+                is_small = len(line) <= _SMALL_LINE
+                record, row = at_once(reading) if is_small else await service.turns.run(user_id, reading)
                 if self._batch.is_full or self._batch.has(record.id):
                     await self._write()
                 self._batch.add(number, len(line), record, row)

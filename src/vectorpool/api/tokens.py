@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from litestar import Controller, Response, post
 
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.requests import MintTokenBody, RevokeTokenBody, decode
@@ -15,6 +16,8 @@ from vectorpool.identity.grants import Grant, Minted
 from vectorpool.identity.revocations import Revocation
 
 _MAX_BODY_BYTES: Final = 256 * 1024
+# Ids of a token that its entry of the audit has.
+_MOST_SHOWN: Final = 100
 
 
 class Tokens(Controller):
@@ -46,7 +49,12 @@ class Tokens(Controller):
             limits=body.limits,
             ttl_s=body.ttl_s,
         )
-        response = respond(request.authority.mint(grant), status=201)
+        asked = {"name": body.name, "users": _shown(body.users), "avatars": _shown(body.avatars)}
+        rights = {"access": body.access, "admin": body.admin, "ttl_s": body.ttl_s}
+        async with audited(request, "mint-token", asked={**asked, **rights}) as added:
+            minted = request.authority.mint(grant)
+            added["token_id"] = minted.token_id
+        response = respond(minted, status=201)
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -66,5 +74,16 @@ class Tokens(Controller):
         """Revoke a token by its id, on this instance at once and on every other one within a minute."""
         body = decode(await request.body(), RevokeTokenBody)
         expires_s = None if body.expires_at_ms is None else body.expires_at_ms / 1000
-        revoking = request.authority.revoke(body.token_id, expires_s)
-        return respond(await request.context.within(revoking, changes=True))
+        async with audited(request, "revoke-token", token_id=body.token_id):
+            revoking = request.authority.revoke(body.token_id, expires_s)
+            revocation = await request.context.within(revoking, changes=True)
+        return respond(revocation)
+
+
+def _shown(ids: list[str] | str | None) -> list[str] | str | None:
+    """Return ids for the audit, of many the first ones."""
+    return (
+        [*ids[:_MOST_SHOWN], f"and {len(ids) - _MOST_SHOWN} more"]
+        if isinstance(ids, list) and ids[_MOST_SHOWN:]
+        else ids
+    )

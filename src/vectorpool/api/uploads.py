@@ -40,7 +40,7 @@ class Uploads(Controller):
         Who has it can put that document until it expires, and nothing else. The bytes that it replaces are kept now, as
         a put here keeps them. The next ingest finds the document; one over ``max_document_bytes`` fails there.
         """
-        body = await decode_bounded(await request.body(), UploadUrlBody, request.service.settings)
+        body = await decode_bounded(await request.body(), UploadUrlBody, request.service, namespace.user_id)
         assert namespace.avatar_id is not None, "documents are an avatar's"
         path = check_document_path(body.path)
         signing = request.service.library.upload_url(namespace.user_id, namespace.avatar_id, path, body.expires_s)

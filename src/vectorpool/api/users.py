@@ -9,6 +9,7 @@ from litestar import Controller, Response, delete, get
 from litestar.params import QueryParameter
 
 from vectorpool import answers, commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.avatars import AndDocuments
 from vectorpool.api.call import Call
 from vectorpool.api.collections import PageOffset
@@ -77,6 +78,12 @@ class Users(Controller):
         """
         check_user_id(user_id)
         request.context.allow(DELETE_S)
+        async with audited(request, "delete", user_id, documents=and_documents) as told:
+            response, told["objects"] = await self._delete(request, user_id, and_documents)
+        return response
+
+    @staticmethod
+    async def _delete(request: Call, user_id: str, and_documents: bool) -> tuple[Response[Any], int]:
         removed: int | None = None
         if and_documents:
             with request.context.limit(changes=True):
@@ -88,6 +95,6 @@ class Users(Controller):
         except UserNotFound:
             if not beside:
                 raise
-            return respond(answers.Deleted(beside), commit=0)
-        deleted = msgspec.json.decode(answer.body, type=answers.Deleted)
-        return respond(answers.Deleted(deleted.deleted + beside), commit=answer.commit)
+            return respond(answers.Deleted(beside), commit=0), beside
+        deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted + beside
+        return respond(answers.Deleted(deleted), commit=answer.commit), deleted

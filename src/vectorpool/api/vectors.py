@@ -10,6 +10,7 @@ import numpy.typing as npt
 import orjson
 from litestar import Controller, Response, post
 
+from vectorpool.allowances.allowances import counted_as
 from vectorpool.api.bodies import decode_bounded
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
@@ -62,7 +63,8 @@ class Vectors(Controller):
         longer than the model reads does not change its vector; ``text`` is cut into chunks that it reads whole.
         """
         service = request.service
-        body = await decode_bounded(await request.body(), EmbedBody, service.settings)
+        who = counted_as(None, request.context.caller)
+        body = await decode_bounded(await request.body(), EmbedBody, service, who)
         if (body.text is None) == (not body.texts):
             raise InvalidRequest(
                 "There is nothing to embed, or too much. Send exactly one of text and texts, not empty."
@@ -86,6 +88,6 @@ class Vectors(Controller):
             for number, one in enumerate(texts):
                 check_text(f"texts[{number}]", one)
         EMBED_TEXTS.check(len(texts))
-        vectors = await request.context.within(service.embedder.embed(texts, f"embed of {request.caller.name}"))
+        vectors = await request.context.within(service.embedder.embed(texts, who))
         content = await asyncio.to_thread(_answer, service.embedder.name, vectors, chunks)
         return Response(content=content, status_code=200, media_type="application/json")

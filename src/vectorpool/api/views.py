@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +10,7 @@ from msgspec import Meta
 from vectorpool.answers import TaskView
 from vectorpool.commands import PipelineChoice
 from vectorpool.kept_documents import KeptSize
+from vectorpool.operating import ShardView
 from vectorpool.settings import ChunkStrategy
 
 
@@ -101,11 +102,29 @@ class Health(msgspec.Struct):
     status: Literal["live"]
 
 
-class Readiness(msgspec.Struct):
-    """Whether the instance takes work, and which of its background tasks fail at the moment.
+ReadyStatus: TypeAlias = Literal["ready", "starting", "draining", "store-refused", "task-down"]
 
-    ``not-ready``: a shard does not serve. ``task-down``: a task that requests depend on failed many times in a row.
+
+class Readiness(msgspec.Struct):
+    """Whether the instance takes work, in one word.
+
+    ``starting``: a shard does not serve yet, or again. ``draining``: the instance shuts down. ``store-refused``: the
+    object store refuses its credentials, or is not there. ``task-down``: a background task that requests depend on
+    failed many times in a row.
     """
 
-    status: Literal["ready", "not-ready", "task-down"]
+    status: ReadyStatus
+
+
+class OperatorsReadiness(msgspec.Struct):
+    """The same for operators, with reasons: one sentence each, also of what does not keep the instance from work.
+
+    ``tasks`` are those that fail at the moment. ``store`` is what the last question to the object store gave:
+    ``answers``, ``refuses``, ``silent``, or ``unknown`` before the first one.
+    """
+
+    status: ReadyStatus
+    reasons: list[str]
+    store: Literal["answers", "refuses", "silent", "unknown"]
+    shards: list[ShardView]
     tasks: list[TaskView]

@@ -8,27 +8,28 @@ import ipaddress
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import uvicorn
 import uvloop
 
+from vectorpool import logs
 from vectorpool.api.callers import Callers, read_callers
 from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.identity.authority import Authority
-from vectorpool.platform import allocator, descriptors
+from vectorpool.platform import allocator, descriptors, interpreter
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+# A scraper keeps its connection between scrapes, which come every minute at the most seldom.
+_SCRAPER_IDLE_S: Final = 120
+_STOP_METRICS_S: Final = 3.0
 # Supervisors send one of these to end a process; some images name the third as their stop signal.
 _LEAVE: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
@@ -45,27 +49,21 @@ def serve(settings: Settings) -> None:
 
     Raises Misconfigured before anything is started.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
-    # It logs every request with its URL, and a URL may hold credentials.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # The format above uses none of them, and the logger would look them up for every line.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logs.configure(settings)
     callers = read_callers(settings.tokens_file)
     authority = Authority(settings)
     allocator.limit_arenas()
+    interpreter.switch_often()
     settings = descriptors.fit(settings, descriptors.allow_most())
     admission = Admission(settings)
     with (
         bind(settings.host, settings.port) as listener,
+        _metrics_listener(settings) as metrics_listener,
         address.told(settings.address_file, listener),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         check_openness(settings, callers, authority, listener)
-        runner.run(_serve(settings, callers, authority, admission, listener))
+        runner.run(_serve(settings, callers, authority, admission, listener, metrics_listener))
 
 
 class _Server(uvicorn.Server):
@@ -76,7 +74,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then print the address."""
         await super().startup(sockets)
-        if self.started:
+        if self.started and self.announcement:
             click.echo(self.announcement)
 
     @contextmanager
@@ -86,11 +84,18 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(
-    settings: Settings, callers: Callers, authority: Authority, admission: Admission, listener: socket.socket
+    settings: Settings,
+    callers: Callers,
+    authority: Authority,
+    admission: Admission,
+    listener: socket.socket,
+    metrics_listener: socket.socket | None,
 ) -> None:
     # Until the service listens there is nothing to drain; a signal then ends it by the default of ``_ignore``.
     for number in (*_LEAVE, signal.SIGHUP):
         signal.signal(number, _ignore)
+    figures = Figures()
+    figures.add_source(admission.samples)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
     # If another part fails first, its error is reported. This marks the shards' own error as seen.
@@ -98,34 +103,30 @@ async def _serve(
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     connection = importlib.import_module("vectorpool.front.connection")
+    allowances = app.Allowances(settings)
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, authority=authority)
+        asyncio.to_thread(
+            app.create_app,
+            settings,
+            service=None,
+            callers=callers,
+            authority=authority,
+            figures=figures,
+            allowances=allowances,
+        )
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
-    async with app.open_service(settings, starting=app.StartingRouter(router, started), authority=authority) as service:
+    starting = app.StartingRouter(router, started)
+    async with app.open_service(
+        settings, starting=starting, authority=authority, figures=figures, allowances=allowances
+    ) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
         front.tokens.start(service.supervisor)
-        server = _Server(
-            uvicorn.Config(
-                front,
-                http=partial(connection.Connection, settings, admission),  # type: ignore[arg-type]
-                # The service has no WebSockets, and a connection that became one would bypass the stages.
-                ws="none",
-                # The connection itself reads X-Forwarded-For, of trusted proxies only.
-                proxy_headers=False,
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=app.KEEP_ALIVE_S,
-                # Requests had their time before the listener is closed; only idle connections are left.
-                timeout_graceful_shutdown=1,
-            )
-        )
-        server.announcement = announce(settings, callers, authority, listener)
+        server = _server_of(front, partial(connection.Connection, settings, admission), app.KEEP_ALIVE_S)
+        server.announcement = announce(settings, callers, authority, listener, metrics_listener)
         leaving: set[asyncio.Task[None]] = set()
 
         def leave() -> None:
@@ -145,10 +146,54 @@ async def _serve(
         supervisor = Supervisor(SYSTEM)
         # Bodies and texts pass through this process; what they took goes back to the system.
         supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
-        try:
-            await server.serve(sockets=[listener])
-        finally:
-            await supervisor.stop(1.0)
+        interpreter.keep_what_is_loaded()
+        async with _scraped(front, settings, connection.Connection, metrics_listener):
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                await supervisor.stop(1.0)
+
+
+def _server_of(front: Any, connection: Any, keep_alive_s: int) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            front,
+            http=connection,
+            # The service has no WebSockets, and a connection that became one would bypass the stages.
+            ws="none",
+            # The connection itself reads X-Forwarded-For, of trusted proxies only.
+            proxy_headers=False,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=keep_alive_s,
+            # Requests had their time before the listener is closed; only idle connections are left.
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+@asynccontextmanager
+async def _scraped(
+    front: Pipeline, settings: Settings, connection: Any, listener: socket.socket | None
+) -> AsyncIterator[None]:
+    """Answer ``/metrics`` on its own port meanwhile, also while the instance drains."""
+    if listener is None:
+        yield
+        return
+    metrics_port = importlib.import_module("vectorpool.front.metrics_port")
+    bounds = metrics_port.bounds_of_scrapers(settings)
+    server = _server_of(
+        metrics_port.MetricsPort(front.scrape), partial(connection, bounds, Admission(bounds)), _SCRAPER_IDLE_S
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = server.force_exit = True
+        await asyncio.wait([serving], timeout=_STOP_METRICS_S)
+        serving.cancel()
 
 
 async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
@@ -169,7 +214,13 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def announce(settings: Settings, callers: Callers, authority: Authority, listener: socket.socket) -> str:
+def announce(
+    settings: Settings,
+    callers: Callers,
+    authority: Authority,
+    listener: socket.socket,
+    metrics_listener: socket.socket | None = None,
+) -> str:
     """Return the text at the start: the service's address, its directories, and a first request."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -188,6 +239,7 @@ def announce(settings: Settings, callers: Callers, authority: Authority, listene
         f"  durability  {settings.durability}\n"
         f"  API         {url}/schema\n"
         f"  tokens      {tokens}\n"
+        f"  metrics     {address.url_of(metrics_listener or listener)}/metrics\n"
         "Try:\n"
         f"  {curl} -X PUT --data-binary @README.md {url}/users/42/avatars/7/documents/README.md\n"
         f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
@@ -210,7 +262,17 @@ def check_openness(settings: Settings, callers: Callers, authority: Authority, l
         )
 
 
-def bind(host: str, port: int) -> socket.socket:
+@contextmanager
+def _metrics_listener(settings: Settings) -> Generator[socket.socket | None, None, None]:
+    """Yield the socket of ``metrics_port``, or None if it is not set. Raises Misconfigured."""
+    if settings.metrics_port is None:
+        yield None
+        return
+    with bind(settings.metrics_host, settings.metrics_port, setting="metrics-") as listener:
+        yield listener
+
+
+def bind(host: str, port: int, *, setting: str = "") -> socket.socket:
     """Return a socket bound to an address; raise Misconfigured if the address is taken or not this machine's."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -225,6 +287,8 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Misconfigured(f"Cannot listen on {host}:{port}: {reason}. Choose another --host or --port.") from None
+        raise Misconfigured(
+            f"Cannot listen on {host}:{port}: {reason}. Choose another --{setting}host or --{setting}port."
+        ) from None
     listener.setblocking(False)
     return listener

@@ -14,6 +14,7 @@ from vectorpool.commands.base import *
 from vectorpool.commands.base import Command as Command
 from vectorpool.commands.chroma import *
 from vectorpool.commands.native import *
+from vectorpool.commands.operation import *
 
 
 def operations(kind: type[Command] = Command) -> Iterator[type[Command]]:

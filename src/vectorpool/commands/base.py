@@ -62,6 +62,8 @@ class Command(msgspec.Struct, frozen=True, tag_field="op", kw_only=True):
 
     # Whether the command changes what is stored: stopped half-way, its outcome is unknown.
     is_change: ClassVar[bool] = False
+    # Whether the command only removes, or notes what is there: it is applied however much is stored.
+    frees: ClassVar[bool] = False
 
 
 class Read(Command, frozen=True, kw_only=True):

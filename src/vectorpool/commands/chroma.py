@@ -8,7 +8,7 @@ shapes, and what they refuse is a ``ChromaRefusal``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from vectorpool.commands.base import ChromaRead, Include, Metadata, RecordWrite, Vectors, Write
 
@@ -109,6 +109,8 @@ class ChromaCreateDatabase(Write, frozen=True, kw_only=True, tag="chroma-create-
 class ChromaDeleteDatabase(Write, frozen=True, kw_only=True, tag="chroma-delete-database"):
     """Deletes a database with its collections. Answers ``{}``."""
 
+    frees: ClassVar[bool] = True
+
     database: str
 
 
@@ -140,6 +142,8 @@ class ChromaUpdateCollection(Write, frozen=True, kw_only=True, tag="chroma-updat
 
 class ChromaDeleteCollection(Write, frozen=True, kw_only=True, tag="chroma-delete-collection"):
     """Deletes a collection, by its name, with its records. Answers ``{}``."""
+
+    frees: ClassVar[bool] = True
 
     database: str
     name: str
@@ -177,6 +181,8 @@ class ChromaUpdateRecords(ChromaWriteRecords, frozen=True, kw_only=True, tag="ch
 
 class ChromaDeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="chroma-delete-records"):
     """Deletes records by ids or filters. Answers a number: for ids, the number of ids sent."""
+
+    frees: ClassVar[bool] = True
 
     database: str
     collection_id: str

@@ -149,6 +149,8 @@ class ModifyCollection(Write, frozen=True, kw_only=True, tag="modify-collection"
 class DeleteCollection(Write, frozen=True, kw_only=True, tag="delete-collection"):
     """Deletes a collection with its records. Answers answers.Deleted."""
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str | None = None
     name: str
 
@@ -178,6 +180,8 @@ class UpdateRecords(_WriteRecords, frozen=True, kw_only=True, tag="update-record
 class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"):
     """Deletes records by ids or filters; ids that are not there count nothing. Answers answers.Deleted."""
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str | None = None
     collection: str
     ids: list[str] | None = None
@@ -187,6 +191,8 @@ class DeleteRecords(RecordWrite, frozen=True, kw_only=True, tag="delete-records"
 
 class DeleteAvatar(Write, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
+
+    frees: ClassVar[bool] = True
 
     avatar_id: str
 
@@ -238,6 +244,8 @@ class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-documen
     ``unless_restored`` leaves what a restore or fork brought, and deletes nothing then.
     """
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str
     path: str
     unless_restored: bool = False
@@ -256,6 +264,8 @@ class SettleDocuments(RecordWrite, frozen=True, kw_only=True, tag="settle-docume
 
     Rows of other bytes are passed over. Answers answers.Written: how many rows changed.
     """
+
+    frees: ClassVar[bool] = True
 
     avatar_id: str
     settled: list[DocumentBytes]
@@ -350,10 +360,11 @@ class Fork(LogOperation, frozen=True, kw_only=True, tag="fork"):
 class DeleteVectorstore(Operation, frozen=True, kw_only=True, tag="delete-vectorstore"):
     """Ends the log with a tombstone and deletes every other object of it. Answers answers.Deleted.
 
-    ``documents`` is how many source documents the caller deleted before, or None if they stay. If there were some, the
-    tombstone is written also where there is no log: else an ingest under way would begin one.
+    ``documents`` is how many source documents the caller deleted before, or None if they stay. If there were some, or
+    with ``seal``, the tombstone is written also where there is no log: else an ingest under way would begin one.
     """
 
     is_change: ClassVar[bool] = True
 
     documents: int | None = None
+    seal: bool = False

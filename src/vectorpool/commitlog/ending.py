@@ -121,9 +121,12 @@ class _Deletion:
         bucket, before = self._bucket, await load_receipt(self._bucket, self._user_id)
         if before is not None and before.commit != self._seq:
             before = None
+        is_verified = before is not None and before.verified_empty_at_ms is not None
         left = await self._left()
-        if not left and before is not None and before.verified_empty_at_ms is not None and not documents:
+        if not left and is_verified and not documents:
             return 0
+        if before is not None:
+            before = msgspec.structs.replace(before, complete_at_ms=None)
         # From here on no tag can be made of what is about to be deleted, and the listing shows all that were made. They
         # go first, so that an end that is cut short leaves no backup of what it deletes.
         await raise_floor(bucket, self._user_id, self._seq)

@@ -46,13 +46,15 @@ from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.scratch import make_scratch
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.errors import UserNotFound, VectorstoreExists
+from vectorpool.errors import CorruptObject, StoreUnavailable, UserNotFound, VectorstoreExists
 from vectorpool.local_paths import scratch_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.families import COMMIT_BYTES, COMMIT_TIME, COMMITS
+from vectorpool.telemetry.figures import Figures
 
 __all__ = ["ORIGIN", "CommitLog", "LostRace"]
 
@@ -62,8 +64,8 @@ _LOOKS: Final = 5
 class CommitLog:
     """The commit log of one user. Holds no state but counters: any number may exist, in any process.
 
-    ``bucket`` and ``warm`` are shared with the logs of other users and are not closed here. ``engine`` stamps what is
-    adopted, and refuses states of later engines.
+    ``bucket``, ``warm`` and ``figures`` are shared with the logs of other users; the first two are not closed here.
+    ``engine`` stamps what is adopted, and refuses states of later engines.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class CommitLog:
         settings: Settings,
         sources: Sources = SYSTEM,
         engine: Engine = ANY_ENGINE,
+        figures: Figures | None = None,
     ) -> None:
+        self.figures = Figures() if figures is None else figures
         self._bucket = bucket
         self._user_id = names.check_user_id(user_id)
         self._warm = warm
@@ -84,6 +88,11 @@ class CommitLog:
         self._engine = engine
         self._pace = compaction.Pace(settings)
         self._sweep = garbage.Sweep()
+
+    @property
+    def user_id(self) -> str:
+        """The user."""
+        return self._user_id
 
     async def hydrate(self, directory: Path, *, at: int | None = None) -> Hydrated | None:
         """Fill the empty ``directory`` with the newest state, or that of commit ``at``.
@@ -144,17 +153,30 @@ class CommitLog:
         and append it again, ``in_doubt``, before anything else is offered for its number. Raises StoreUnavailable if
         it is certain that nothing was written, nor will be; a commit in doubt has no such certainty.
         """
-        etag = await append.append(
-            self._bucket,
-            self._user_id,
-            pending,
-            self._sources,
-            budget_s=self._settings.store_timeout_s,
-            in_doubt=in_doubt,
-        )
+        began_s, outcome = self._sources.monotonic_s(), "unknown"
+        try:
+            etag = await append.append(
+                self._bucket,
+                self._user_id,
+                pending,
+                self._sources,
+                budget_s=self._settings.store_timeout_s,
+                in_doubt=in_doubt,
+            )
+            outcome = "committed"
+        except LostRace:
+            outcome = "lost"
+            raise
+        except (StoreUnavailable, CorruptObject):
+            outcome = "refused"
+            raise
+        finally:
+            self.figures.histogram(COMMIT_TIME).observe(self._sources.monotonic_s() - began_s)
+            self.figures.counter(COMMITS, outcome).add()
         return await self._appended(pending, etag)
 
     async def _appended(self, pending: PendingCommit, etag: str) -> Position:
+        self.figures.counter(COMMIT_BYTES).add(len(pending.data))
         self._pace.appended(pending)
         if self._warm is not None and etag:
             obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, len(pending.data), etag)
@@ -175,6 +197,16 @@ class CommitLog:
             done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
         self._pace.compacted(position)
         return done
+
+    async def compact_now(self) -> tuple[Position, Compaction]:
+        """Look now, as of the newest commit, whatever the pace; return it and what was written. Raises UserNotFound."""
+        newest = await ending.newest_header(self._bucket, self._user_id)
+        if newest is None:
+            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so there is nothing to compact.")
+        position = Position(newest.header.seq, newest.commit_hash)
+        async with self._scratch() as scratch:
+            done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
+        return position, done
 
     async def remove_garbage(self) -> Removal:
         """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.
@@ -227,6 +259,7 @@ class CommitLog:
             self._settings.store_timeout_s,
             edit,
         )
+        self.figures.counter(COMMITS, "committed").add()
         return await self._appended(pending, etag)
 
     async def seq_at(self, time_ms: int) -> int:

@@ -9,8 +9,6 @@ A fault of one document (its format, its size, an id) fails only that document; 
 before stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is
 safe because the commands are idempotent. Then the ingest ends with that error; committed documents stay committed.
 
-A document of more chunks than one command carries (max_records) fails: two commands would be two states.
-
 What is deleted meanwhile does not come back. A command names the newest commit and the collection that the ingest knew,
 and is refused if either was deleted since; that ends the ingest. A document is looked for once more after its commit,
 and forgotten if it is gone: a deletion removes the bytes first and forgets then, so one of the two sees the other.
@@ -59,6 +57,7 @@ from vectorpool.errors import (
     InvalidRequest,
     LimitExceeded,
     NotFound,
+    RateLimited,
     TryAgain,
     UserNotFound,
 )
@@ -67,13 +66,14 @@ from vectorpool.kept_documents import digest_of
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.parts import EMBED
 
 T = TypeVar("T")
 
 _AHEAD: Final = 2
 # Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
-_ATTEMPTS: Final = 12
+_ATTEMPTS, _RATE_WAITS = 12, 1000
 _LONGEST_WAIT_S: Final = 5.0
 
 
@@ -137,7 +137,7 @@ class Ingestor:
         context: RequestContext = BACKGROUND,
     ) -> Answer:
         """Return the ``n_results`` chunks nearest to ``text``: the JSON of answers.QueryResult with one result."""
-        vectors = await context.within(self.embedder.embed([text], user_id))
+        vectors = await context.within(self.embedder.embed([text], user_id), part=EMBED)
         command = QueryRecords(
             avatar_id=avatar_id,
             collection=self.settings.documents_collection,
@@ -160,11 +160,10 @@ class Ingestor:
 
     async def choice_of(self, user_id: str, avatar_id: str, context: RequestContext) -> PipelineChoice | None:
         """Return the pipeline that was chosen for an avatar, or None."""
-        try:
+        with suppress(NotFound):
             answer = await self.router.execute(user_id, GetPipeline(avatar_id=avatar_id), context)
-        except NotFound:
-            return None
-        return msgspec.json.decode(answer.body, type=PipelineChoice)
+            return msgspec.json.decode(answer.body, type=PipelineChoice)
+        return None
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
         """Return float32[n, dimension] as a command carries them, with the embedder's name."""
@@ -378,17 +377,19 @@ class _Run:
 
     async def _persist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return the result of ``attempt``; repeat it after a temporary failure, a bounded number of times."""
-        for number in range(1, _ATTEMPTS + 1):
+        # Who embeds more than it may a minute waits for its tokens, and fails only at its time limit.
+        left = {False: _ATTEMPTS, True: _RATE_WAITS}
+        while True:
             try:
                 return await self._context.within(attempt())
             except (Draining, DeadlineExceeded):
                 raise
             except (TryAgain, CommitConflict) as error:
-                if number == _ATTEMPTS:
+                left[isinstance(error, RateLimited)] -= 1
+                if not all(left.values()):
                     raise
                 wait_s = min(max(error.retry_after_s or 0.0, 0.2), _LONGEST_WAIT_S)
                 await self._of.sources.sleep(wait_s * (0.5 + self._of.sources.random()))
-        raise AssertionError("the loop returns or raises")
 
     def _done(self, outcome: DocumentOutcome) -> None:
         self._outcomes.append(outcome)

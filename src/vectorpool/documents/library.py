@@ -6,8 +6,8 @@ deleted with their avatar. Directory markers, which end with a slash, are no doc
 kept bytes of documents are read and written (``kept_documents``); ``names`` refuses what could leave either.
 
 *Keeping.* The bytes of a document are kept before they are replaced or deleted here; what another program replaces or
-deletes is not. A replacement on a condition is not reliable on every store, so if two writers replace the same document
-within the same moment, the bytes of the first may not be kept.
+deletes is not. Only a replacement that names what it replaces is on a condition. If two other writers replace the same
+document within the same moment, the bytes of the first may not be kept.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from vectorpool.objects.bucket import (
     BucketUnavailable,
     KeyTaken,
     KeyTooLong,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -59,8 +60,6 @@ from vectorpool.sources import SYSTEM, Sources
 PAGE: Final = 1000
 # Objects deleted at the same time.
 _DELETES: Final = 16
-
-
 # How often a document that others change meanwhile is looked at before it is replaced.
 _LOOKS = 4
 
@@ -142,6 +141,24 @@ class DocumentLibrary:
             etag = await self.bucket.put(key, data)
         return await self._mark(user_id, avatar_id, path, etag)
 
+    async def replace(self, user_id: str, avatar_id: str, path: str, data: bytes, etag: str) -> str | None:
+        """Write a document in place of the one with this ETag, and return its own; None if another, or none, is there.
+
+        The store compares, so that a write of somebody else in between is not lost. The bytes that it replaces are kept
+        first. Raises what ``put`` raises.
+        """
+        key = document_key(user_id, avatar_id, path)
+        self._check_size(path, len(data))
+        there = await self.keep(user_id, avatar_id, path)
+        if there is None or there.etag != etag:
+            return None
+        with store_errors(self.bucket, "writing a document"):
+            try:
+                made = await self.bucket.replace(key, data, etag)
+            except ObjectChanged:
+                return None
+        return await self._mark(user_id, avatar_id, path, made)
+
     async def _mark(self, user_id: str, avatar_id: str, path: str, etag: str) -> str:
         """Note that this instance wrote a document, and return its ETag. Raises OutcomeUnknown."""
         try:
@@ -202,19 +219,17 @@ class DocumentLibrary:
         return await self._mark(user_id, avatar_id, path, etag)
 
     async def upload_url(self, user_id: str, avatar_id: str, path: str, expires_s: int) -> str:
-        """Return a URL that takes a PUT of one document for ``expires_s`` seconds; what is there now is kept first.
+        """Return a URL for a PUT of one document, good for ``expires_s`` seconds; what is there now is kept first.
 
-        Raises UploadUrlUnavailable, DocumentConflict. What the URL replaces later than that is not kept, and a restore
-        takes what it puts for another program's.
+        Raises UploadUrlUnavailable, DocumentConflict. A restore takes what comes by the URL for another program's.
         """
         key = document_key(user_id, avatar_id, path)
         with store_errors(self.bucket, "making an upload URL"):
             try:
                 url = await self.bucket.upload_url(key, expires_s)
             except UploadUrlsUnknown as error:
-                raise UploadUrlUnavailable(
-                    f"The store makes no upload URLs ({error}). Put the document at .../documents/PATH of this service."
-                ) from error
+                hint = "Put the document at .../documents/PATH of this service."
+                raise UploadUrlUnavailable(f"The store makes no upload URLs ({error}). {hint}") from error
         await self.keep(user_id, avatar_id, path)
         return url
 
@@ -238,15 +253,26 @@ class DocumentLibrary:
                 raise _missing(avatar_id, path) from None
         return DocumentBody(body.data, body.etag, content_type_of(path))
 
-    async def delete(self, user_id: str, avatar_id: str, path: str) -> None:
-        """Delete a document, whose bytes are kept first; raise DocumentNotFound, DocumentConflict.
+    async def delete(self, user_id: str, avatar_id: str, path: str, *, etag: str | None = None) -> bool:
+        """Delete a document, whose bytes are kept first; with ``etag`` only the one with it. Return whether it was.
 
-        What was ingested from it stays until it is forgotten.
+        What was ingested from it stays until it is forgotten. Raises DocumentNotFound, DocumentConflict.
         """
-        if await self.keep(user_id, avatar_id, path) is None:
+        there = await self.keep(user_id, avatar_id, path)
+        if there is None:
             raise _missing(avatar_id, path)
+        key = document_key(user_id, avatar_id, path)
         with store_errors(self.bucket, "deleting a document"):
-            await self.bucket.delete(document_key(user_id, avatar_id, path))
+            if etag is None:
+                await self.bucket.delete(key)
+                return True
+            if there.etag != etag:
+                return False
+            try:
+                await self.bucket.remove(key, etag)
+            except ObjectChanged:
+                return False
+        return True
 
     async def discard_kept(self, user_id: str, avatar_id: str | None = None) -> int:
         """Delete all kept bytes of an avatar, or of a user; return how many documents they were."""

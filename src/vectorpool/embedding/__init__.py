@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.embedder import Embedder, Tokenizer
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.figures import Figures
 
 __all__ = ["Embedder", "Tokenizer", "open_embedder"]
 
@@ -23,10 +25,11 @@ _PROVIDERS = {
 }
 
 
-def open_embedder(settings: Settings, sources: Sources = SYSTEM) -> Embedder:
+def open_embedder(settings: Settings, sources: Sources = SYSTEM, figures: Figures | None = None) -> Embedder:
     """Return the embedder that ``settings.embedder`` names, not started yet.
 
     Raises Misconfigured if a setting that it needs is missing, or a package that it needs is not installed.
     """
-    embedder: Embedder = import_module(_PROVIDERS[settings.embedder]).build(settings, sources)
+    counts = EmbeddingCounts(Figures() if figures is None else figures)
+    embedder: Embedder = import_module(_PROVIDERS[settings.embedder]).build(settings, sources, counts)
     return embedder

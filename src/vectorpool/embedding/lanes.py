@@ -55,7 +55,7 @@ class Lane:
     """The jobs that wait, by user. The first user has the next turn."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         # An ordered set of jobs for each user, so that a job in the middle leaves without a search.
         self._users: OrderedDict[str, OrderedDict[Job, None]] = OrderedDict()
         self._texts: dict[str, int] = {}
@@ -71,17 +71,17 @@ class Lane:
         would then hold.
         """
         count, own = len(job.texts), self._texts.get(job.user_id, 0)
-        free = self._limit - self.waiting
+        free = self.limit - self.waiting
         if count > free:
             raise QueueFull(
-                f"{self.waiting} texts wait to be embedded, and {count} more would exceed the limit of {self._limit}. "
+                f"{self.waiting} texts wait to be embedded, and {count} more would exceed the limit of {self.limit}. "
                 "Send the request again in a moment.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         if own and own + count > free - count:
             raise QueueFull(
                 f"{own} texts of this user wait to be embedded, and {count} more would leave too little room for other "
-                f"users ({free} of {self._limit} are free). Send the request again in a moment.",
+                f"users ({free} of {self.limit} are free). Send the request again in a moment.",
                 retry_after_s=_RETRY_AFTER_S,
             )
         self._users.setdefault(job.user_id, OrderedDict())[job] = None

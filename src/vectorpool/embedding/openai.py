@@ -14,17 +14,20 @@ import asyncio
 import email.utils
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.figures import Figures
 from vectorpool.version import __version__
 
 MAX_TOKENS = 8191
@@ -34,6 +37,8 @@ _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 20.0
 # 2,048 vectors of 8,192 numbers as JSON text are about 350 MB; a batch of this service needs less than a tenth of it.
 _MAX_ANSWER_BYTES = 64 * 1024**2
+# More than a request can have: a number beyond is not a count.
+_MOST_TOKENS = 10**9
 _AGAIN = frozenset({408, 409, 429})
 
 
@@ -44,6 +49,8 @@ class _Row(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     data: list[_Row]
+    # Of no use for the vectors: an endpoint may leave it out, or fill it as it likes.
+    usage: Any = None
 
 
 class _Failed(Exception):
@@ -58,8 +65,9 @@ class _Failed(Exception):
 class OpenAiEndpoint:
     """The blocking client: a batch of texts in, vectors out. Safe to call from several threads."""
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(self, settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> None:
         """Prepare connections; nothing is sent yet."""
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         self._url = settings.openai_url.rstrip("/") + "/embeddings"
         self._key = settings.openai_api_key
         self._model = settings.embedder_model
@@ -172,7 +180,8 @@ class OpenAiEndpoint:
 
     def _vectors(self, body: bytes, count: int) -> npt.NDArray[np.float32]:
         try:
-            rows = sorted(msgspec.json.decode(body, type=_Answer).data, key=lambda row: row.index)
+            answer = msgspec.json.decode(body, type=_Answer)
+            rows = sorted(answer.data, key=lambda row: row.index)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise self._nonsense("something that is not a list of embeddings") from None
         if [row.index for row in rows] != list(range(count)):
@@ -184,6 +193,9 @@ class OpenAiEndpoint:
             vectors = np.array([row.embedding for row in rows], dtype=np.float64).astype(np.float32)
         if not np.isfinite(vectors).all():
             raise self._nonsense("embeddings that are not finite")
+        tokens = answer.usage.get("total_tokens") if isinstance(answer.usage, dict) else None
+        if isinstance(tokens, int) and 0 <= tokens <= _MOST_TOKENS:
+            self._counts.tokens.add(tokens)
         return vectors
 
     def _nonsense(self, what: str) -> VectorpoolError:
@@ -205,9 +217,10 @@ class OpenAiEmbedder:
 
     max_tokens = MAX_TOKENS
 
-    def __init__(self, settings: Settings, sources: Sources) -> None:
+    def __init__(self, settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> None:
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         self._settings = settings
-        self._endpoint = OpenAiEndpoint(settings, sources)
+        self._endpoint = OpenAiEndpoint(settings, sources, self._counts)
         self._queue: EmbeddingQueue | None = None
         self.name = f"openai:{settings.embedder_model}"
         self.dimension = 0
@@ -221,7 +234,11 @@ class OpenAiEmbedder:
             raise Misconfigured(f"The embedder does not work. {error.detail}") from error
         settings = self._settings
         self._queue = EmbeddingQueue(
-            self._embed_batch, batch=settings.embedder_batch, limit=settings.embedder_queue, workers=_CONNECTIONS
+            self._embed_batch,
+            batch=settings.embedder_batch,
+            limit=settings.embedder_queue,
+            workers=_CONNECTIONS,
+            counts=self._counts,
         )
         self._endpoint.is_wanted = self._queue.is_wanted
         self._queue.start()
@@ -250,7 +267,7 @@ class OpenAiEmbedder:
         self._endpoint.close()
 
 
-def build(settings: Settings, sources: Sources) -> OpenAiEmbedder:
+def build(settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> OpenAiEmbedder:
     """Return the embedder, not started; raise Misconfigured if the model or a usable URL is missing."""
     if not settings.embedder_model:
         raise Misconfigured(
@@ -263,4 +280,4 @@ def build(settings: Settings, sources: Sources) -> OpenAiEmbedder:
         raise Misconfigured("VECTORPOOL_OPENAI_URL holds a user or password. Move it to VECTORPOOL_OPENAI_API_KEY.")
     if settings.openai_api_key and not (settings.openai_api_key.isascii() and settings.openai_api_key.isprintable()):
         raise Misconfigured("VECTORPOOL_OPENAI_API_KEY holds characters that no key has. Set it again.")
-    return OpenAiEmbedder(settings, sources)
+    return OpenAiEmbedder(settings, sources, counts)

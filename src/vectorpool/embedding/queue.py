@@ -20,13 +20,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.lanes import Job, Lane, Part
 from vectorpool.errors import Draining, InternalError, InvalidRequest, LimitExceeded
+from vectorpool.telemetry.families import EMBEDDING_QUEUE, EMBEDDING_QUEUE_LIMIT
+from vectorpool.telemetry.figures import Figures, Sample
 
 Model = Callable[[list[str]], npt.NDArray[np.float32]]
 
@@ -50,9 +54,13 @@ def _refuse_surrogates(texts: Sequence[str]) -> None:
 class EmbeddingQueue:
     """Runs ``model`` in ``workers`` threads over the texts of all concurrent calls."""
 
-    def __init__(self, model: Model, *, batch: int, limit: int, workers: int = 1) -> None:
+    def __init__(
+        self, model: Model, *, batch: int, limit: int, workers: int = 1, counts: EmbeddingCounts | None = None
+    ) -> None:
         """Prepare; ``start`` starts the threads. ``limit`` counts texts that no run has taken yet."""
         assert batch >= 1 and limit >= 1 and workers >= 1
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
+        self._counts.figures.add_source(self._samples)
         self._model = model
         self._batch = batch
         self._limit = limit
@@ -71,6 +79,17 @@ class EmbeddingQueue:
     def waiting(self) -> int:
         """The number of texts that wait."""
         return self._small.waiting + self._large.waiting
+
+    def _samples(self) -> list[Sample]:
+        lanes = {"questions": self._small, "long": self._large}
+        return [
+            sample
+            for name, lane in lanes.items()
+            for sample in (
+                Sample(EMBEDDING_QUEUE.name, (name,), lane.waiting),
+                Sample(EMBEDDING_QUEUE_LIMIT.name, (name,), lane.limit),
+            )
+        ]
 
     def start(self) -> None:
         """Start the worker threads."""
@@ -105,8 +124,11 @@ class EmbeddingQueue:
                 raise Draining("The embedder is shutting down. Send the request again, to another instance.")
             (self._small if len(texts) <= SMALL_TEXTS else self._large).admit(job)
             self._change.notify()
+        began_s = time.monotonic()
         try:
-            return await job.future
+            vectors = await job.future
+            self._counts.wait.observe(time.monotonic() - began_s)
+            return vectors
         finally:
             if not job.over:
                 self._withdraw(job)
@@ -160,7 +182,12 @@ class EmbeddingQueue:
             row += len(indices)
 
     def _call(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        vectors = self._model(texts)
+        began_s, failed = time.monotonic(), True
+        try:
+            vectors = self._model(texts)
+            failed = False
+        finally:
+            self._counts.ran(len(texts), time.monotonic() - began_s, failed=failed)
         if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all():
             raise InternalError(
                 f"The model answered {len(texts)} texts with an array of shape {vectors.shape}, or NaN."

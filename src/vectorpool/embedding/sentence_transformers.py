@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.errors import Misconfigured
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.figures import Figures
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -30,7 +32,8 @@ _UNSTATED_MAX_TOKENS = 512
 class SentenceTransformersEmbedder:
     """A SentenceTransformer behind the queue. See Embedder for what the methods promise."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, counts: EmbeddingCounts | None = None) -> None:
+        self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         self._settings = settings
         self._model_name = settings.embedder_model or DEFAULT_MODEL
         self.name = f"sentence-transformers:{self._model_name}"
@@ -50,6 +53,9 @@ class SentenceTransformersEmbedder:
         model = await asyncio.to_thread(self._load)
 
         def encode(texts: list[str]) -> npt.NDArray[np.float32]:
+            if self._tokenizer is not None:
+                counted = self._tokenizer.count(texts)
+                self._counts.tokens.add(sum(min(tokens, self.max_tokens) for tokens in counted))
             vectors = model.encode(texts, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True)
             return np.ascontiguousarray(vectors, dtype=np.float32)
 
@@ -64,7 +70,10 @@ class SentenceTransformersEmbedder:
             self._tokenizer = Tokens(backend)
         else:
             self._tokenizer = Tokens(load_word_pieces())
-        self._queue = EmbeddingQueue(encode, batch=self._settings.embedder_batch, limit=self._settings.embedder_queue)
+        settings = self._settings
+        self._queue = EmbeddingQueue(
+            encode, batch=settings.embedder_batch, limit=settings.embedder_queue, counts=self._counts
+        )
         self._queue.start()
 
     def _load(self) -> Any:
@@ -93,11 +102,11 @@ class SentenceTransformersEmbedder:
             await self._queue.close()
 
 
-def build(settings: Settings, sources: Sources) -> SentenceTransformersEmbedder:
+def build(settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> SentenceTransformersEmbedder:
     """Return the embedder, not started; raise Misconfigured if the extra is not installed."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise Misconfigured(
             "The embedder sentence-transformers is not installed. Run `uv sync --extra sentence-transformers` (or "
             "`pip install 'vectorpool[sentence-transformers]'`), or set VECTORPOOL_EMBEDDER=onnx."
         )
-    return SentenceTransformersEmbedder(settings)
+    return SentenceTransformersEmbedder(settings, counts)

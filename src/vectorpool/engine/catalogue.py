@@ -1,68 +1,28 @@
 """The catalogue of one open directory: its databases and collections, and the one cache of known collections.
 
+Questions are answered from Chroma's tables (``fast_catalogue``), if that is allowed, and else by Chroma. Changes are
+Chroma's.
+
 Every method blocks and belongs in a worker thread. Methods raise BrokenReplica, and what the bindings raise
 (see ``failures``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from vectorpool.engine.bindings import Client
+from vectorpool.engine.collection_info import CollectionInfo, DatabaseInfo
+from vectorpool.engine.database_file import Doubt
 from vectorpool.engine.failures import is_not_found
+from vectorpool.engine.fast_catalogue import FastCatalogue
 from vectorpool.errors import BrokenReplica
-from vectorpool.names import avatar_of_database
+
+T = TypeVar("T")
 
 # Collections that are remembered; asking Chroma for one takes a fifth of a millisecond.
 _MAX_KNOWN = 256
-
-
-class DatabaseInfo(msgspec.Struct, frozen=True):
-    """What Chroma says of a database."""
-
-    id: str
-    name: str
-
-
-class CollectionInfo(msgspec.Struct, frozen=True):
-    """What Chroma says of a collection. ``dimension`` is None until the first record."""
-
-    id: str
-    name: str
-    database: str
-    metadata: dict[str, Any] | None
-    dimension: int | None
-    configuration: dict[str, Any]
-    schema: Any
-
-    @property
-    def avatar_id(self) -> str | None:
-        """The avatar whose collection it is; None for a collection of the user's own."""
-        return avatar_of_database(self.database)
-
-    @property
-    def hnsw(self) -> dict[str, Any]:
-        """The configuration of the index."""
-        return dict(self.configuration.get("hnsw") or {})
-
-    @property
-    def space(self) -> str:
-        """The distance function: ``l2``, ``cosine`` or ``ip``. It never changes."""
-        return str(self.hnsw.get("space") or "l2")
-
-    @property
-    def metadata_keys(self) -> set[str]:
-        """The metadata keys of its records that the schema knows."""
-        keys = self.schema.get("keys") if isinstance(self.schema, dict) else None
-        return {key for key in keys if not key.startswith("#")} if isinstance(keys, dict) else set()
-
-    @property
-    def max_neighbors(self) -> int:
-        """The links of an element of the index, which decide the layout of its files. The number never changes."""
-        return int(self.hnsw.get("max_neighbors") or 16)
 
 
 class _Known:
@@ -85,21 +45,37 @@ class _Known:
 
 
 class Catalogue:
-    """Databases and collections of one directory. Many threads may read; one at a time writes."""
+    """Databases and collections of one directory. Many threads may read; one at a time writes.
 
-    def __init__(self, client: Client) -> None:
+    Without ``fast``, Chroma answers every question.
+    """
+
+    def __init__(self, client: Client, fast: FastCatalogue | None = None) -> None:
         self._client = client
+        self._fast = fast
         self._known = _Known()
+
+    def _ask(self, fast: Callable[[FastCatalogue], T], ask_chroma: Callable[[], T]) -> T:
+        """Return an answer from the tables, or else Chroma's."""
+        if self._fast is not None:
+            try:
+                return fast(self._fast)
+            except Doubt:
+                pass
+        return ask_chroma()
 
     # --- Databases -----------------------------------------------------------------------------------
 
     def databases(self, *, limit: int | None = None, offset: int = 0) -> list[DatabaseInfo]:
-        """Return the databases in the order of their creation."""
-        return [_database(found) for found in self._client.list_databases(limit=limit, offset=offset)]
+        """Return the databases by name."""
+        return self._ask(
+            lambda fast: fast.databases(limit, offset),
+            lambda: [_database(found) for found in self._client.list_databases(limit=limit, offset=offset)],
+        )
 
     def database_names(self) -> list[str]:
-        """Return the names of all databases in the order of their creation."""
-        return [found.name for found in self._client.list_databases()]
+        """Return the names of all databases, sorted."""
+        return [found.name for found in self.databases()]
 
     def has_database(self, name: str) -> bool:
         """Return whether a database is there."""
@@ -107,7 +83,8 @@ class Catalogue:
 
     def database(self, name: str) -> DatabaseInfo:
         """Return one database."""
-        return _database(self._client.get_database(name=name))
+        found = next((each for each in self.databases() if each.name == name), None)
+        return _database(self._client.get_database(name=name)) if found is None else found
 
     def create_database(self, name: str) -> None:
         """Create a database."""
@@ -120,40 +97,59 @@ class Catalogue:
     # --- Collections ---------------------------------------------------------------------------------
 
     def collections(self, database: str, *, limit: int | None = None, offset: int = 0) -> list[CollectionInfo]:
-        """Return the collections of a database, in Chroma's order."""
-        found = self._client.list_collections(database=database, limit=limit, offset=offset)
-        return [_collection(each, database) for each in found]
+        """Return the collections of a database, in Chroma's order, which is that of their ids."""
+
+        def ask_chroma() -> list[CollectionInfo]:
+            found = self._client.list_collections(database=database, limit=limit, offset=offset)
+            return [_collection(each, database) for each in found]
+
+        return self._ask(lambda fast: fast.collections(database, limit, offset), ask_chroma)
 
     def count_collections(self, database: str) -> int:
         """Return the number of collections of a database."""
-        return self._client.count_collections(database=database)
+        return self._ask(
+            lambda fast: fast.count_collections(database), lambda: self._client.count_collections(database=database)
+        )
 
     def get(self, database: str, name: str | None) -> CollectionInfo:
         """Return one collection by name, as it is now."""
+        found = None if name is None else self._ask(lambda fast: fast.by_name(database, name), lambda: None)
+        return self._get(database, name) if found is None else found
+
+    def _get(self, database: str, name: str | None) -> CollectionInfo:
         return _collection(self._client.get_collection(database=database, name=name), database)
 
     def get_by_id(self, database: str, collection_id: str) -> CollectionInfo:
         """Return one collection by id, as it is now."""
+        found = self._ask(lambda fast: fast.by_id(database, collection_id), lambda: None)
+        return self._get_by_id(database, collection_id) if found is None else found
+
+    def _get_by_id(self, database: str, collection_id: str) -> CollectionInfo:
         found = self._client.get_collection_by_id(database=database, collection_id=collection_id)
         return _collection(found, database)
 
     def find(self, database: str, name: str) -> CollectionInfo | None:
         """Return one collection by name, as it is now; None if it or its database is not there."""
-        try:
-            return self.get(database, name)
-        except Exception as error:
-            if is_not_found(error):
-                return None
-            raise
+        return self._ask(
+            lambda fast: fast.by_name(database, name), lambda: _unless_missing(lambda: self._get(database, name))
+        )
+
+    def find_by_id(self, database: str, collection_id: str) -> CollectionInfo | None:
+        """Return one collection by id, as it is now; None if it or its database is not there."""
+        return self._ask(
+            lambda fast: fast.by_id(database, collection_id),
+            lambda: _unless_missing(lambda: self._get_by_id(database, collection_id)),
+        )
 
     def find_id(self, database: str, name: str) -> str | None:
         """Return the id of a collection; None if there is none, or if none can have that name."""
         try:
-            return self.get(database, name).id
+            found = self.find(database, name)
         except BrokenReplica:
             raise
         except Exception:
             return None
+        return None if found is None else found.id
 
     def create(
         self,
@@ -218,13 +214,9 @@ class Catalogue:
         cache = self._known
         info = cache.by_id.get((database, collection_id))
         if info is None:
-            try:
-                info = self.get_by_id(database, collection_id)
-            except Exception as error:
-                if is_not_found(error):
-                    return None
-                raise
-            cache.add(info)
+            info = self.find_by_id(database, collection_id)
+            if info is not None:
+                cache.add(info)
         return info
 
     def known_anywhere(self, database: str, collection_id: str) -> CollectionInfo | None:
@@ -246,6 +238,15 @@ class Catalogue:
     def forget(self, *, only_new: bool = False) -> None:
         """Forget every collection, or those without a record. Called around every write, by what it may change."""
         self._known = self._known.with_dimension() if only_new else _Known()
+
+
+def _unless_missing(ask: Callable[[], CollectionInfo]) -> CollectionInfo | None:
+    try:
+        return ask()
+    except Exception as error:
+        if is_not_found(error):
+            return None
+        raise
 
 
 def _database(found: Any) -> DatabaseInfo:

@@ -152,6 +152,7 @@ class ChromaReader:
 
     def ids_matching(self, collection_id: str, database: str, clause: LeftToChroma) -> Sequence[str]:
         """Return the ids of the records that satisfy what is left to Chroma."""
+        self._client.open("filter")
         found = self.get(collection_id, database, where=clause.where, where_document=clause.where_document)
         return found.ids
 

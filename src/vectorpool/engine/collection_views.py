@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import Doubt, Later
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
 from vectorpool.engine.index_rows import Held, IndexRows, Place, Stamp
@@ -28,14 +29,6 @@ _NEVER: Final[Stamp] = (b"", 0)
 
 # A collection's id and its database.
 Key = tuple[str, str]
-
-
-class Doubt(Exception):
-    """The files do not say it plainly: Chroma is to be asked."""
-
-
-class Later(Doubt):
-    """The files are being written: a moment later they may say it."""
 
 
 class Behind(Doubt):
@@ -130,6 +123,11 @@ class Views:
         """Return whether a collection is known to have no index at this stamp."""
         view = self._views.get(key)
         return view is not None and view.stamp == stamp and view.is_too_large
+
+    def is_too_large_now(self, key: Key) -> bool:
+        """Return whether a collection had no index when it was looked at last."""
+        view = self._views.get(key)
+        return view is not None and view.is_too_large
 
     def index(self, db: sqlite3.Connection, view: View, key: Key, *, at_once: bool) -> FlatIndex:
         """Return the index that holds what the files hold. Raises Doubt if it may not, or they do not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from vectorpool.answers import ChromaUse
 from vectorpool.engine.bindings import Client
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
 from vectorpool.engine.collection_ids import wait_until_closed
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.deletions import mark_empty
 from vectorpool.engine.failures import translate
+from vectorpool.engine.fast_catalogue import FastCatalogue
 from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
@@ -24,7 +29,7 @@ _EXAMINED_AT_ONCE: Final = 500
 
 
 class Engine:
-    """Chroma on one directory. Opening creates the files if there are none. Raises BrokenReplica.
+    """Chroma on one directory, which is opened when something needs it, or to create the files. Raises BrokenReplica.
 
     Many threads may read; one at a time writes.
     """
@@ -32,10 +37,15 @@ class Engine:
     def __init__(self, directory: Path, options: EngineOptions) -> None:
         if is_unsound(directory):
             raise BrokenReplica("A file of the vectorstore's index is shorter than it says, or its numbers are wrong.")
-        self._client = Client(directory, options.max_indexes)
+        self._client = Client(
+            directory, options.max_indexes, "operation" if options.fast_reads else options.use_when_off
+        )
         try:
-            self.catalogue = Catalogue(self._client)
-            self.records = Records(directory, self._client, self.catalogue, options)
+            # Held by a fast read, and by a fast write: neither sees the files while the other uses them. A read of the
+            # records may ask the catalogue.
+            source = DatabaseFile(directory, threading.RLock())
+            self.catalogue = Catalogue(self._client, FastCatalogue(source) if options.fast_reads else None)
+            self.records = Records(source, self._client, self.catalogue, options)
         except BaseException:
             self._client.close()
             raise
@@ -44,6 +54,11 @@ class Engine:
         """Close every file; descriptors and threads are returned when the last call in progress ends. Idempotent."""
         self.records.close()
         self._client.close()
+
+    @property
+    def chroma_use(self) -> ChromaUse | None:
+        """Why Chroma is open; None if it is not."""
+        return self._client.use
 
     def settle_deletions(self, now_ms: int) -> None:
         """Mark what was deleted since the last call, and remove folders of dropped indexes; before a capture.
@@ -100,12 +115,16 @@ class Engine:
 
 def migrate(directory: Path) -> None:
     """Bring the schema of an older directory to this version's, as Chroma does when it opens one. Blocking."""
-    Client(directory).close()
+    client = Client(directory)
+    client.open()
+    client.close()
     wait_until_closed(directory)
 
 
 def create_empty(directory: Path) -> None:
     """Fill an empty directory with Chroma's files, as for a user without a record. Blocking."""
-    Client(directory).close()
+    client = Client(directory)
+    client.open()
+    client.close()
     wait_until_closed(directory)
     mark_empty(directory)

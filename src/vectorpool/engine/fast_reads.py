@@ -6,28 +6,23 @@ ones by ``filter_rows``; every refusal and every doubt is left to Chroma: a meth
 method also returns None for what would take longer than an event loop should wait. A query, or a filter, waits a little
 for a write that is under way: Chroma would answer it otherwise.
 
-Chroma may write meanwhile (its locks do not count within one process), so each answer proves that the file did not
-change: a transaction of SQLite has a journal beside the file from before its first page is written until it ends, and
-it leaves a higher change counter in the file. No journal and the same counter, before and after, mean that no page was
-written in between. Everything that is remembered is remembered under that counter.
+Each answer proves that the file did not change while it was read (``database_file``).
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Container, Sequence
-from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vectorpool.engine.catalogue import CollectionInfo
-from vectorpool.engine.collection_views import Behind, Doubt, Key, Later, View, Views
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.collection_views import Behind, Key, View, Views
+from vectorpool.engine.database_file import DatabaseFile, Doubt, Later
 from vectorpool.engine.filter_rows import Segment, matching
 from vectorpool.engine.filters import Condition, LeftToChroma, is_indexed, keys_of, left_to_chroma, resolved
 from vectorpool.engine.flat_index import FlatIndex
@@ -35,12 +30,9 @@ from vectorpool.engine.index_rows import IndexRows, Stamp
 from vectorpool.engine.record_columns import read_columns
 from vectorpool.engine.rows import Float32, Rows
 from vectorpool.errors import VectorpoolError
-from vectorpool.names import CHROMA_DATABASE_FILE
 
 T = TypeVar("T")
 
-# SQLite would keep 2 MB of pages a connection. A read needs some dozens, and the system caches the others.
-_CACHE_PAGES: Final = "PRAGMA cache_size = 128"
 # A request with more ids than this is not answered at once.
 _MAX_IDS: Final = 1000
 # Records and multiplications of a read with ``at_once``: about half a millisecond.
@@ -103,48 +95,38 @@ _DOUBTS: Final = (Doubt, OSError, sqlite3.Error, ValueError, OverflowError, KeyE
 
 
 class FastReader:
-    """Reads one open Chroma directory. Many threads may ask; one at a time is served.
+    """Reads one open Chroma directory. Many threads may ask; one at a time is served, with the lock of ``source``.
 
     ``known`` returns a collection by database and id. ``max_bytes`` bounds the vectors of one collection, and ``rows``
-    those of all that are kept. ``files`` is held while a read is served. ``unsettled`` holds the collections whose
-    index files Chroma may be writing. Without ``chroma``, what needs it is not answered.
+    those of all that are kept. ``unsettled`` holds the collections whose index files Chroma may be writing. Without
+    ``chroma``, what needs it is not answered.
     """
 
     def __init__(
         self,
-        directory: Path,
+        source: DatabaseFile,
         known: Callable[[str, str], CollectionInfo | None],
         max_bytes: int,
-        files: threading.Lock,
         unsettled: Container[str] = (),
         rows: IndexRows | None = None,
         chroma: Chroma | None = None,
     ) -> None:
-        self._directory = directory
+        self._source = source
+        source.open()
         self._known = known
-        self._files = files
         self._chroma = chroma
-        self._journal = str(directory / (CHROMA_DATABASE_FILE + "-journal"))
-        self._views = Views(directory, known, max_bytes, unsettled, IndexRows() if rows is None else rows)
-        self._file = os.open(directory / CHROMA_DATABASE_FILE, os.O_RDONLY | os.O_CLOEXEC)
-        self._db = self._connect()
-        self._is_closed = False
-
-    def _connect(self) -> sqlite3.Connection:
-        # SQLite's locks mean nothing here, and this module looks for a journal itself.
-        uri = f"{(self._directory / CHROMA_DATABASE_FILE).absolute().as_uri()}?mode=ro&nolock=1"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-        db.execute(_CACHE_PAGES)
-        return db
+        self._views = Views(source.directory, known, max_bytes, unsettled, IndexRows() if rows is None else rows)
 
     def close(self) -> None:
         """Close the file once the read in progress ends. Idempotent."""
-        with self._files:
-            if not self._is_closed:
-                self._is_closed = True
-                self._views.clear()
-                self._db.close()
-                os.close(self._file)
+        with self._source.lock:
+            self._source.close()
+            self._views.clear()
+
+    def is_too_large(self, collection_id: str, database: str) -> bool:
+        """Return whether a collection's vectors are known to take more than may be searched exactly."""
+        with self._source.lock:
+            return self._views.is_too_large_now((collection_id, database))
 
     def takes(self, collection_id: str, database: str, condition: Condition) -> bool:
         """Return whether the collection's schema indexes all that a condition names; else Chroma may refuse it."""
@@ -156,7 +138,7 @@ class FastReader:
     def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:
         """Return the number of records, or None if Chroma has to be asked."""
         question = _Question((collection_id, database), at_once=at_once)
-        return self._answer(question, lambda reading: self._views.count(self._db, reading.view))
+        return self._answer(question, lambda reading: self._views.count(self._source.db, reading.view))
 
     def get(
         self,
@@ -180,10 +162,10 @@ class FastReader:
                 sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id LIMIT ? OFFSET ?"
                 at_most = _MAX_RECORDS_AT_ONCE + 1 if at_once else _MAX_OFFSET
                 at_most = at_most if limit is None else min(limit, at_most)
-                found = self._db.execute(sql, (reading.view.metadata_segment, at_most, offset)).fetchall()
+                found = self._source.db.execute(sql, (reading.view.metadata_segment, at_most, offset)).fetchall()
             else:
                 end = None if limit is None else offset + limit
-                found = reading.found(self._db, ids)[offset:end]
+                found = reading.found(self._source.db, ids)[offset:end]
             if at_once and len(found) > _MAX_RECORDS_AT_ONCE:
                 raise Doubt
             return self._rows(reading, found, include)
@@ -219,7 +201,7 @@ class FastReader:
                 # Without a filter, Chroma refuses a query among ids of which one is not there.
                 if ids is not None and condition is None and not (ids and all(each in index for each in ids)):
                     raise Doubt
-                places = index.places_of([record_id for _, record_id in reading.found(self._db, ids)])
+                places = index.places_of([record_id for _, record_id in reading.found(self._source.db, ids)])
             asked = _Asked(include, places)
             return [self._nearest(reading, index, query, limit, asked) for query in queries]
 
@@ -250,22 +232,21 @@ class FastReader:
         if condition is not None and (clauses := left_to_chroma(condition)):
             if self._chroma is None:
                 raise Doubt
-            before = self._stamp()
-            if question.needs_index and self._views.is_too_large(question.key, before):
-                raise Doubt
+            with self._source.lock:
+                before = self._source.stamp()
+                if question.needs_index and self._views.is_too_large(question.key, before):
+                    raise Doubt
             named = {clause: tuple(self._chroma.ids_matching(*question.key, clause)) for clause in clauses}
             condition = resolved(condition, named)
-        if not self._files.acquire(blocking=not question.at_once):
+        if not self._source.lock.acquire(blocking=not question.at_once):
             raise Later
         try:
-            if self._is_closed:
-                raise Doubt
-            stamp = self._stamp()
+            stamp = self._source.stamp()
             if stamp is None or (before is not None and before != stamp):
                 raise Later
             return self._answer_at(stamp, question, condition, ask)
         finally:
-            self._files.release()
+            self._source.lock.release()
 
     def _answer_at(
         self, stamp: Stamp, question: _Question, condition: Condition | None, ask: Callable[[_Reading], T]
@@ -273,41 +254,31 @@ class FastReader:
         key = question.key
         seq = self._views.seq_of(key)
         try:
-            view = self._views.view(self._db, key, stamp)
-            index = self._views.index(self._db, view, key, at_once=question.at_once) if question.needs_index else None
+            view = self._views.view(self._source.db, key, stamp)
+            index = (
+                self._views.index(self._source.db, view, key, at_once=question.at_once)
+                if question.needs_index
+                else None
+            )
             answer = ask(_Reading(view, index, condition))
         except _DOUBTS as error:
-            is_changed = self._is_closed or self._stamp() != stamp
+            is_changed = self._source.is_closed or self._source.stamp() != stamp
             if isinstance(error, Doubt) and not is_changed:
                 raise
         else:
-            is_changed = self._stamp() != stamp
+            is_changed = self._source.stamp() != stamp
             if not is_changed:
                 return answer
         # The file changed meanwhile, or SQLite could not read it. What was read is forgotten, and the pages too.
         self._views.forget(key, seq)
-        self._db.close()
-        self._db = self._connect()
+        self._source.forget_pages()
         raise Later if is_changed else Doubt
-
-    def _stamp(self) -> Stamp | None:
-        """Return what tells this content of the file from another; None while it is being written.
-
-        Raises Doubt if the file is none, or has a WAL.
-        """
-        head = os.pread(self._file, 28, 0)
-        if len(head) < 28 or head[18] != 1 or head[19] != 1:
-            raise Doubt
-        if os.access(self._journal, os.F_OK):
-            return None
-        # The time too: a transaction that is rolled back leaves the counter as it was.
-        return head[24:28], os.fstat(self._file).st_mtime_ns
 
     def _nearest(self, reading: _Reading, index: FlatIndex, query: Float32, limit: int, asked: _Asked) -> Rows:
         found, distances = list[str](), list[float]()
         if len(index) and (asked.places is None or len(asked.places)):
             found, distances = index.nearest(query, limit, asked.places)
-        named = _Reading(reading.view, None, None).found(self._db, found)
+        named = _Reading(reading.view, None, None).found(self._source.db, found)
         places = {record_id: row for row, record_id in named}
         if len(places) != len(found):
             raise Doubt
@@ -316,7 +287,7 @@ class FastReader:
 
     def _rows(self, reading: _Reading, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:
         """Return the records of (row, id) in this order, with the columns that are asked for."""
-        rows = read_columns(self._db, found, include, has_lists=reading.view.has_lists)
+        rows = read_columns(self._source.db, found, include, has_lists=reading.view.has_lists)
         if rows is None:
             raise Doubt
         if "embeddings" not in include:

@@ -21,7 +21,6 @@ import contextlib
 import math
 import os
 import sqlite3
-import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.engine.bindings import Client
+from vectorpool.engine.database_file import FilesLock
 from vectorpool.engine.rows import Batch, Metadatas, Texts
 from vectorpool.engine.tables import (
     DOCUMENT_KEY,
@@ -82,7 +82,7 @@ class FastWriter:
     Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those.
     """
 
-    def __init__(self, directory: Path, client: Client, files: threading.Lock) -> None:
+    def __init__(self, directory: Path, client: Client, files: FilesLock) -> None:
         self._path = directory / CHROMA_DATABASE_FILE
         self._journal = f"{self._path}-journal"
         self._file: int | None = None

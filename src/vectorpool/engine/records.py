@@ -9,17 +9,18 @@ Methods raise BrokenReplica, and what the bindings raise (see ``failures``).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from vectorpool.engine.bindings import MAX_COLLECTIONS, Client
+from vectorpool.answers import ChromaUse
+from vectorpool.engine.bindings import Client
+from vectorpool.engine.calls import MAX_COLLECTIONS
 from vectorpool.engine.catalogue import Catalogue
 from vectorpool.engine.chroma_reads import ChromaReader
+from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.failures import is_unknown_record
 from vectorpool.engine.fast_reads import FastReader
 from vectorpool.engine.fast_writes import FastWriter
@@ -41,8 +42,9 @@ _ATTEMPTS: Final = 3
 class EngineOptions(msgspec.Struct, frozen=True):
     """What may be chosen: the fast paths, the bytes of vectors that are searched exactly, and the length of a call.
 
-    ``max_indexes`` bounds the indexes that Chroma loads at once, below ``bindings.MAX_COLLECTIONS``. ``index_rows``
+    ``max_indexes`` bounds the indexes that Chroma loads at once, below ``calls.MAX_COLLECTIONS``. ``index_rows``
     keeps the vectors that are searched exactly, for all directories that share it; without it, a directory has its own.
+    ``is_untested`` says that the fast paths are off because of the directory's schema.
     """
 
     fast_reads: bool = True
@@ -51,36 +53,38 @@ class EngineOptions(msgspec.Struct, frozen=True):
     write_slice_ms: int = 20
     max_indexes: int = MAX_COLLECTIONS
     index_rows: IndexRows | None = None
+    is_untested: bool = False
+
+    @property
+    def use_when_off(self) -> ChromaUse:
+        """Why Chroma is open where a fast path is off."""
+        return "schema" if self.is_untested else "setting"
 
 
 class Records:
     """The records of one open directory. Many threads may read; one at a time writes."""
 
-    def __init__(self, directory: Path, client: Client, catalogue: Catalogue, options: EngineOptions) -> None:
+    def __init__(self, source: DatabaseFile, client: Client, catalogue: Catalogue, options: EngineOptions) -> None:
+        self._source = source
         self._client = client
         self._chroma = ChromaReader(client)
         self._pace = Pace(options.write_slice_ms)
-        # Held by a fast read, and by a fast write: neither sees the files while the other uses them.
-        files = threading.Lock()
+        self._use_when_off = options.use_when_off
         self._reader = (
             FastReader(
-                directory,
-                catalogue.known_by_id,
-                options.exact_bytes,
-                files,
-                client.unsettled,
-                options.index_rows,
-                self._chroma,
+                source, catalogue.known_by_id, options.exact_bytes, client.unsettled, options.index_rows, self._chroma
             )
             if options.fast_reads
             else None
         )
-        self._writer = FastWriter(directory, client, files) if options.fast_writes else None
+        self._writer = FastWriter(source.directory, client, source.lock) if options.fast_writes else None
 
     def close(self) -> None:
         """Close the files of the fast path. Idempotent."""
         if self._reader is not None:
             self._reader.close()
+        with self._source.lock:
+            self._source.close()
         if self._writer is not None:
             self._writer.close()
 
@@ -92,7 +96,10 @@ class Records:
             count = self._reader.count(collection_id, database, at_once=at_once)
             if count is not None or at_once:
                 return count
-        return None if at_once else self._client.count(collection_id=collection_id, database=database)
+        if at_once:
+            return None
+        self._leave(collection_id, database)
+        return self._client.count(collection_id=collection_id, database=database)
 
     def get(
         self,
@@ -108,6 +115,8 @@ class Records:
         at_once: bool = False,
     ) -> Rows | None:
         """Return records in the order of insertion; filters are JSON. ``at_once``: None if that would take long."""
+        if at_once and (where is not None or where_document is not None):
+            return None
         condition, is_ours = self._condition(collection_id, database, where, where_document)
         if self._reader is not None and is_ours:
             ask = partial(
@@ -117,6 +126,7 @@ class Records:
             if rows is None and "embeddings" in include and not at_once:
                 # Without them the row set is still ours; Chroma adds the embeddings by id.
                 others = [part for part in include if part != "embeddings"]
+                self._leave(collection_id, database)
                 found = self._with_embeddings(
                     collection_id, database, lambda: None if (rows := ask(include=others)) is None else [rows]
                 )
@@ -125,6 +135,7 @@ class Records:
                 return rows
         if at_once:
             return None
+        self._leave(collection_id, database, is_filter=not is_ours)
         return self._chroma.get(
             collection_id,
             database,
@@ -153,6 +164,8 @@ class Records:
 
         Filters are JSON. ``at_once``: None if that would take long.
         """
+        if at_once and (where is not None or where_document is not None):
+            return None
         condition, is_ours = self._condition(collection_id, database, where, where_document)
         if not is_ours:
             # Chroma finds the records, and their vectors are compared here all the same.
@@ -175,6 +188,7 @@ class Records:
                     return found
         if at_once:
             return None
+        self._leave(collection_id, database, is_filter=not is_ours)
         return self._chroma.query(
             collection_id,
             database,
@@ -185,6 +199,14 @@ class Records:
             where_document=where_document,
             include=include,
         )
+
+    def _leave(self, collection_id: str, database: str, *, is_filter: bool = False) -> None:
+        """Open Chroma for a request that is left to it, and note why. Raises BrokenReplica."""
+        if self._client.use is None and self._reader is not None:
+            if is_filter:
+                self._client.open("filter")
+            elif self._reader.is_too_large(collection_id, database):
+                self._client.open("size")
 
     def _with_embeddings(
         self, collection_id: str, database: str, ask: Callable[[], list[Rows] | None]
@@ -210,6 +232,7 @@ class Records:
     ) -> list[Rows] | None:
         """Return what Chroma's index finds among the records that satisfy a filter; None if Chroma has to filter."""
         assert self._reader is not None
+        self._leave(collection_id, database)
         for _ in range(_ATTEMPTS):
             rows = self._reader.get(
                 collection_id, database, ids=ids, limit=None, offset=0, include=(), condition=condition
@@ -270,6 +293,7 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+                self._client.open(self._use_when_off if self._writer is None else None)
                 if operation is Operation.UPSERT:
                     self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):

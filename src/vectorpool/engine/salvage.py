@@ -24,7 +24,8 @@ import msgspec
 import numpy as np
 
 from vectorpool.engine.bindings import Client
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.index_files import IndexFiles
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.rows import Batch, Float32

@@ -76,6 +76,13 @@ class DeletionNotFound(NotFound):
     title = "No deletion of the user has a receipt"
 
 
+class ShardNotFound(NotFound):
+    """The instance has no shard of this number."""
+
+    code = "shard-not-found"
+    title = "The instance has no shard of this number"
+
+
 class BackupNotFound(NotFound):
     """The user has no backup of this name."""
 

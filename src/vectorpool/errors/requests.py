@@ -51,6 +51,17 @@ class LimitExceeded(InvalidRequest):
     status = 413
 
 
+class QuotaExceeded(InvalidRequest):
+    """The user would have more stored than its limit allows. Reading and deleting go on.
+
+    ``limit_name``, ``limit`` and ``count`` say which limit, and what it would be. Waiting does not help.
+    """
+
+    code = "quota-exceeded"
+    title = "The user may store no more"
+    status = 507
+
+
 class HeadersTooLarge(InvalidRequest):
     """The request's headers take more bytes, or are more, than the service reads. The connection is closed."""
 

@@ -29,6 +29,25 @@ class QueueFull(TryAgain):
     status = 429
 
 
+class RateLimited(TryAgain):
+    """The user, or the token, sends more than its limits allow: requests a second, requests at once, texts to embed.
+
+    ``limit_name`` and ``limit`` say which limit.
+    """
+
+    code = "rate-limited"
+    title = "The user sends more than its limits allow"
+    status = 429
+
+
+class MemoryShort(TryAgain):
+    """The instance is short of memory, and opens no further vectorstore until it has some again."""
+
+    code = "memory-short"
+    title = "The instance is short of memory"
+    retry_after_s = 5.0
+
+
 class TooManyConnections(TryAgain):
     """The caller, or all callers together, have as many connections as the instance allows."""
 

@@ -14,6 +14,8 @@ from typing import Final
 
 from vectorpool.errors import Misconfigured, TooManyConnections
 from vectorpool.settings import Settings
+from vectorpool.telemetry.families import CONNECTIONS, CONNECTIONS_LIMIT
+from vectorpool.telemetry.figures import Sample
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -73,6 +75,13 @@ class Admission:
     def callers(self) -> int:
         """Callers that are counted at the moment."""
         return len(self._of_callers)
+
+    def samples(self) -> list[Sample]:
+        """Return the figures of the connections."""
+        return [
+            Sample(CONNECTIONS.name, (), self._connections),
+            Sample(CONNECTIONS_LIMIT.name, (), self._max_connections),
+        ]
 
     def caller_of(self, address: str) -> str | None:
         """Return the name under which a peer is counted, or None if it is a trusted proxy."""

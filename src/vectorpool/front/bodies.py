@@ -7,15 +7,42 @@ is left. What arrived counts until its request ends, because until then somethin
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
+from typing import Final, NamedTuple, cast
 
 from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
 from vectorpool.bounds import STREAMS, STREAMS_OF_USER
-from vectorpool.errors import QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, is_stream, user_of
+from vectorpool.errors import LimitExceeded, QueueFull
+from vectorpool.front.stages import Stage, announced_length, context_of, is_stream, segments_of, state_of, user_of
 from vectorpool.settings import Settings
+
+# Where the stage before says what the user may send.
+BODY_BOUND_KEY: Final = "body_bound"
+
+
+class BodyBound(NamedTuple):
+    """The longest body that a user, or a token, may send; ``source`` says who set it."""
+
+    limit: int
+    source: str
+
+    def refusal(self, length: int | None) -> LimitExceeded | None:
+        """Return the error of a body of this length; None if it may be sent, or if the length is not known."""
+        if length is None or length <= self.limit:
+            return None
+        return LimitExceeded(
+            f"The body has {length} bytes or more; {self.limit} are allowed (request_bytes). Split the request.",
+            extra={"limit_name": "request_bytes", "limit": self.limit, "limit_source": self.source, "count": length},
+        )
+
+
+def _is_kept_on_disk(scope: HTTPScope) -> bool:
+    """Whether the body is an archive to import, which is written to disk as it comes, with a bound of its own."""
+    match segments_of(scope):
+        case ["admin", "users", _, "import"]:
+            return scope["method"] == "PUT"
+    return False
 
 
 class BodiesStage:
@@ -27,7 +54,7 @@ class BodiesStage:
         # One body of the usual limit always has room while nothing else is under way.
         self._max_of_user = max(settings.max_body_bytes_under_way // 2, settings.max_body_bytes)
         self._max_bytes = max(settings.max_body_bytes_under_way, self._max_of_user)
-        self._of_users: Counter[str] = Counter()
+        self._of_users: dict[str, int] = {}
         self._bytes = 0
         self._streams: Counter[str] = Counter()
 
@@ -44,7 +71,7 @@ class BodiesStage:
             # Its handler has a batch and a line in memory, whatever its length.
             await self._stream(user, scope, receive, send)
             return
-        if announced == 0 or (announced is not None and announced > self._max_body_bytes):
+        if _is_kept_on_disk(scope) or announced == 0 or (announced is not None and announced > self._max_body_bytes):
             # A body that is too long for any request is refused as that, unread, where its limit is known.
             await self._inner(scope, receive, send)
             return
@@ -54,6 +81,7 @@ class BodiesStage:
             await send_refusal(error, scope, send)
             return
         taken = 0
+        bound: BodyBound | None = state_of(scope).get(BODY_BOUND_KEY)
 
         async def counted() -> HTTPReceiveMessage:
             nonlocal taken
@@ -62,16 +90,19 @@ class BodiesStage:
                 self._check(user, size)
                 taken += size
                 self._bytes += size
-                self._of_users[user] += size
+                self._of_users[user] = self._of_users.get(user, 0) + size
+                if bound is not None and (too_large := bound.refusal(taken)) is not None:
+                    raise too_large
             return message
 
         try:
             await self._inner(scope, counted, send)
         finally:
             self._bytes -= taken
-            self._of_users[user] -= taken
-            if self._of_users[user] <= 0:
-                del self._of_users[user]
+            if taken:
+                left = self._of_users.pop(user) - taken
+                if left:
+                    self._of_users[user] = left
 
     async def _stream(self, user: str, scope: HTTPScope, receive: Receive, send: Send) -> None:
         if self._streams.total() >= STREAMS or self._streams[user] >= STREAMS_OF_USER:
@@ -95,7 +126,7 @@ class BodiesStage:
                 f"{self._max_bytes} bytes of bodies are under way on this instance (max_body_bytes_under_way). Send "
                 "the request again later."
             )
-        if self._of_users[user] + more > self._max_of_user:
+        if self._of_users.get(user, 0) + more > self._max_of_user:
             raise QueueFull(
                 f"{self._max_of_user} bytes of this user's bodies are under way (half of max_body_bytes_under_way). "
                 "Send fewer at a time."

@@ -8,6 +8,7 @@ and ``J%E4rg`` would be one user.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -16,7 +17,7 @@ from litestar.types import HTTPScope, Receive, Send
 from vectorpool.api.read_options import read_options_of
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import InvalidId, InvalidRequest
-from vectorpool.front.stages import Stage, context_of, segments_of
+from vectorpool.front.stages import Stage, context_of, head_of
 
 # The first segments of paths that name users or operate the service.
 _SCOPED: Final = frozenset({"users", "admin", "api"})
@@ -30,19 +31,19 @@ class BoundsStage:
     def __init__(self, inner: Stage) -> None:
         self._inner = inner
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on, or refuse it."""
-        segments = segments_of(scope)
+        head = head_of(scope)
+        segments = head.segments
         try:
             check_utf8(scope)
             if segments and segments[0] in _SCOPED:
                 check_path(scope, segments)
-                if (options := read_options_of(scope["headers"], scope["query_string"])) is not None:
+                if (options := read_options_of(head.fields, scope["query_string"])) is not None:
                     context_of(scope).read = options
         except InvalidRequest as error:
-            await send_refusal(error, scope, send)
-            return
-        await self._inner(scope, receive, send)
+            return send_refusal(error, scope, send)
+        return self._inner(scope, receive, send)
 
 
 def check_utf8(scope: HTTPScope) -> None:

@@ -13,7 +13,7 @@ JSON that is declared as text is refused in any case: it is what a page can send
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from litestar.types import HTTPResponseStartEvent, HTTPScope, Message, Receive, 
 
 from vectorpool.api.refusals import is_chromas, send_refusal
 from vectorpool.errors import HostRefused, UnsupportedFormat, VectorpoolError
-from vectorpool.front.stages import Stage, segments_of
+from vectorpool.front.stages import Head, Stage, head_of
 from vectorpool.settings import Settings
 
 # A document or an answer is never a page: a browser that shows one runs nothing of it and loads nothing for it.
@@ -36,7 +36,8 @@ _SAFE: Final = (
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 SAFE_HEADERS: Final = (*_SAFE, (b"content-security-policy", _SANDBOX))
-_PAGE_HEADERS: Final = (*_SAFE, (b"content-security-policy", _PAGE))
+SAFE_NAMES: Final = frozenset(name for name, _ in SAFE_HEADERS)
+PAGE_HEADERS: Final = (*_SAFE, (b"content-security-policy", _PAGE))
 
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # What a page can send to another site without asking first, and is no JSON.
@@ -52,7 +53,7 @@ _MAX_VERDICTS: Final = 1000
 
 def safe_headers(path: str) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that keep a browser from making a page of an answer."""
-    return _PAGE_HEADERS if path.rstrip("/") == "/schema" else SAFE_HEADERS
+    return PAGE_HEADERS if path.rstrip("/") == "/schema" else SAFE_HEADERS
 
 
 def host_of(value: str) -> str | None:
@@ -89,55 +90,45 @@ class BrowsersStage:
         self._origins = _listed(settings.cors_origins)
         self._verdicts: dict[bytes, bool] = {}
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on, answer it, or refuse it."""
-        host = origin = site = kind = requested = b""
-        hosts = 0
-        for name, value in scope["headers"]:
-            if name == b"host":
-                host, hosts = value, hosts + 1
-            elif name == b"origin":
-                origin = value
-            elif name == b"sec-fetch-site":
-                site = value
-            elif name == b"content-type":
-                kind = value
-            elif name == b"access-control-request-method":
-                requested = value
+        head = head_of(scope)
+        origin = head.fields.get(b"origin", b"")
         if origin and self._is_welcome(origin):
-            if requested and scope["method"] == "OPTIONS":
-                await send(self._preflight(scope, origin))
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                return
+            if scope["method"] == "OPTIONS" and head.fields.get(b"access-control-request-method"):
+                return self._answer_preflight(scope, origin, send)
             send = _open_to(self._named(origin), send)
-        elif (
-            not self._is_open
-            and not self._has_tokens()
-            and (refusal := self._refusal(scope, host, hosts, origin, site)) is not None
+        elif not self._is_open and not self._has_tokens() and (refusal := self._refusal(head, origin)) is not None:
+            return send_refusal(refusal, scope, send)
+        kind = head.fields.get(b"content-type")
+        # JSON that says so, in its usual spelling, needs no further look.
+        if (
+            kind != b"application/json"
+            and kind
+            and scope["method"] in _WITH_BODY
+            and (refusal := _wrong_kind(scope, head, kind)) is not None
         ):
-            await send_refusal(refusal, scope, send)
-            return
-        if kind and scope["method"] in _WITH_BODY and (refusal := _wrong_kind(scope, kind)) is not None:
-            await send_refusal(refusal, scope, send)
-            return
-        await self._inner(scope, receive, send)
+            return send_refusal(refusal, scope, send)
+        return self._inner(scope, receive, send)
 
     # --- Refusals ------------------------------------------------------------------------------------
 
-    def _refusal(self, scope: HTTPScope, host: bytes, hosts: int, origin: bytes, site: bytes) -> VectorpoolError | None:
-        family = next(iter(segments_of(scope)), "")
+    def _refusal(self, head: Head, origin: bytes) -> VectorpoolError | None:
+        family = head.segments[0] if head.segments else ""
         if family == "health":
             return None
-        if hosts > 1 or (hosts and not self._is_ours(host)):
+        host = head.fields.get(b"host")
+        if host is not None and (head.has_several(b"host") or not self._is_ours(host)):
             return HostRefused(
                 "Without tokens the service answers only requests whose Host is this machine (localhost, 127.0.0.1). "
                 "Ask for it by that name, list the host in allowed_hosts, or use tokens."
             )
-        if origin and not _is_same(origin, host):
+        if origin and not _is_same(origin, host or b""):
             return HostRefused(
                 "Without tokens the service answers no web page of another origin. List the page's origin in "
                 "cors_origins, or use tokens."
             )
+        site = head.fields.get(b"sec-fetch-site")
         if site in (b"cross-site", b"same-site") and not origin and family != "schema":
             return HostRefused(
                 "Without tokens the service answers nothing that a page of another site asks for. List the page's "
@@ -163,6 +154,10 @@ class BrowsersStage:
     def _named(self, origin: bytes) -> bytes:
         return b"*" if "*" in self._origins else origin
 
+    async def _answer_preflight(self, scope: HTTPScope, origin: bytes, send: Send) -> None:
+        await send(self._preflight(scope, origin))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     def _preflight(self, scope: HTTPScope, origin: bytes) -> HTTPResponseStartEvent:
         headers = [
             (b"access-control-allow-origin", self._named(origin)),
@@ -185,22 +180,22 @@ def _is_same(origin: bytes, host: bytes) -> bool:
 
 
 def _open_to(origin: bytes, send: Send) -> Send:
-    async def opened(message: Message) -> None:
+    def opened(message: Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
             more = [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", _EXPOSED)]
             # A page of a listed origin may use the answer although it is of another.
             kept = [header for header in message["headers"] if header[0].lower() != b"cross-origin-resource-policy"]
             message["headers"] = [*kept, *more, (b"vary", b"Origin")]
-        await send(message)
+        return send(message)
 
     return opened
 
 
-def _wrong_kind(scope: HTTPScope, content_type: bytes) -> VectorpoolError | None:
+def _wrong_kind(scope: HTTPScope, head: Head, content_type: bytes) -> VectorpoolError | None:
     """Return the refusal of a body that is declared as text where JSON is meant; Chroma's routes have their own."""
     if not content_type.strip().lower().startswith(_NO_JSON) or is_chromas(scope["path"]):
         return None
-    match segments_of(scope):
+    match head.segments:
         case ["users", _, "avatars", _, "documents", *_]:
             return None
     return UnsupportedFormat(

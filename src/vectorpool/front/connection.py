@@ -19,13 +19,13 @@ from collections import deque
 from typing import Any, Final
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vectorpool.api.refusals import refusal_bytes
 from vectorpool.errors import HeadersTooLarge, InvalidRequest, RequestTooSlow, TooManyConnections, VectorpoolError
 from vectorpool.front.admission import MAX_TURNED_AWAY, Admission, group_of
 from vectorpool.front.browsers import SAFE_HEADERS
+from vectorpool.front.cycle import Flow, begin_cycle
 from vectorpool.settings import Settings
 
 # Requests that a caller may send ahead of their answers. Clients that do so at all send a few.
@@ -45,16 +45,6 @@ _HEALTH: Final = b"/health"
 
 class _Refused(Exception):
     """Ends the parser's work in the middle of its data."""
-
-
-class _Flow(FlowControl):
-    """Remembers whether reading was paused, because then it is not the caller who is slow."""
-
-    was_paused = False
-
-    def pause_reading(self) -> None:
-        self.was_paused = True
-        super().pause_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -94,7 +84,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and give its first request its time."""
         super().connection_made(transport)
-        self.flow = _Flow(transport)
+        self.flow = Flow(transport)
         self._caller = self._admission.caller_of(self.client[0] if self.client else "")
         try:
             self._admission.admit(self._caller)
@@ -128,19 +118,28 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give data to the parser: headers in small parts, and no more of them than the bounds allow."""
-        rest = memoryview(data)
+        if len(data) <= _PIECE_BYTES and not self._is_over:
+            # The usual request is whole, and short.
+            self._take(data)
+        else:
+            self._take_in_pieces(memoryview(data))
+        if not self._is_over:
+            self._watch()
+
+    def _take_in_pieces(self, rest: memoryview) -> None:
         while len(rest) and not self._is_over:
             piece = rest[:_PIECE_BYTES] if self._in_head else rest
             rest = rest[len(piece) :]
-            self._idle_bytes += len(piece)
-            # Data that ends a body and begins the next headers is not counted: what follows it is.
-            size = len(piece) if self._in_head else 0
-            self._head = bytes(piece[:_LINE_BYTES]) if self._in_head and not self._has_begun else b""
-            super().data_received(piece)  # type: ignore[arg-type]
-            if not self._is_over:
-                self._check_unfinished(size)
+            self._take(piece)
+
+    def _take(self, piece: bytes | memoryview) -> None:
+        self._idle_bytes += len(piece)
+        # Data that ends a body and begins the next headers is not counted: what follows it is.
+        size = len(piece) if self._in_head else 0
+        self._head = bytes(piece[:_LINE_BYTES]) if self._in_head and not self._has_begun else b""
+        super().data_received(piece)  # type: ignore[arg-type]
         if not self._is_over:
-            self._watch()
+            self._check_unfinished(size)
 
     def _check_unfinished(self, size: int) -> None:
         """Refuse headers, trailers and extensions of chunks that are too long, although they have no end yet."""
@@ -187,16 +186,21 @@ class Connection(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A part of the path and the query."""
         super().on_url(url)
-        self._add_field_bytes(len(url))
+        self._field_bytes += len(url)
+        if self._field_bytes > self._bounds.max_header_bytes:
+            raise self._refusing(self._too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer after the body."""
         self._idle_bytes = 0
         self._fields += 1
-        self._add_field_bytes(len(name) + len(value) + _HEADER_OVERHEAD)
-        if self._fields > self._bounds.max_headers:
+        self._field_bytes += len(name) + len(value) + _HEADER_OVERHEAD
+        if self._field_bytes > self._bounds.max_header_bytes or self._fields > self._bounds.max_headers:
             raise self._refusing(self._too_large())
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """All headers are here: the request goes to the stages, unless its connection is one too many."""
@@ -208,7 +212,7 @@ class Connection(HttpToolsProtocol):
         if self._turned_away is not None and not self.url.startswith(_HEALTH):
             raise self._refusing(self._turned_away)
         self._take_forwarded()
-        super().on_headers_complete()
+        begin_cycle(self)
         self._has_cycle = True
         if self._turned_away is not None:
             self.cycle.keep_alive = False
@@ -250,11 +254,6 @@ class Connection(HttpToolsProtocol):
         self._refuse(error)
 
     # --- Bounds --------------------------------------------------------------------------------------
-
-    def _add_field_bytes(self, size: int) -> None:
-        self._field_bytes += size
-        if self._field_bytes > self._bounds.max_header_bytes:
-            raise self._refusing(self._too_large())
 
     def _too_large(self) -> VectorpoolError:
         bounds = self._bounds
@@ -328,13 +327,13 @@ class Connection(HttpToolsProtocol):
 
     def _restart_body_timer(self) -> None:
         self._passed_bytes = 0
-        assert isinstance(self.flow, _Flow)
+        assert isinstance(self.flow, Flow)
         self.flow.was_paused = self.flow.read_paused
         self._body_timer = self.loop.call_later(self._bounds.transfer_timeout_s, self._check_body)
 
     def _check_body(self) -> None:
         """Refuse a body that did not get on, unless it is this side that does not read."""
-        assert isinstance(self.flow, _Flow)
+        assert isinstance(self.flow, Flow)
         is_ours = self.flow.was_paused or (self._is_busy() and self.cycle.waiting_for_100_continue)
         if is_ours or self._passed_bytes >= self._least_bytes():
             self._restart_body_timer()

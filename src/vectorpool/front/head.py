@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import cast
 
 from litestar.types import HTTPScope, Receive, Send
@@ -15,11 +16,13 @@ class HeadStage:
     def __init__(self, inner: Stage) -> None:
         self._inner = inner
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on."""
         if scope["method"] != "HEAD" or _is_document(scope):
-            await self._inner(scope, receive, send)
-            return
+            return self._inner(scope, receive, send)
+        return self._answer(scope, receive, send)
+
+    async def _answer(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         # A copy: the HTTP server still reads the method from its own scope.
         as_get = cast(HTTPScope, {**scope, "method": "GET"})
         try:

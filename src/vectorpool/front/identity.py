@@ -6,6 +6,8 @@ is no second interpretation of a path. What a caller may do there is decided by 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from litestar.types import HTTPScope, Receive, Send
 
 from vectorpool.api.call import CALLER_KEY
@@ -35,26 +37,28 @@ class IdentityStage:
         """Whether a request needs a token, but for the paths that are open."""
         return self.callers.count is not None or self._authority.is_configured
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on with its caller, or refuse it."""
-        segments = segments_of(scope)
+        if is_open(segments_of(scope)):
+            return self._pass_on(NO_CALLER, scope, receive, send)
+        if not self.needs_token:
+            # The one caller that may do everything.
+            return self._pass_on(ANY_CALLER, scope, receive, send)
+        return self._identify(scope, receive, send)
+
+    async def _identify(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            if is_open(segments):
-                caller = NO_CALLER
-            else:
-                caller = await self._identify(scope)
-                check_access(caller, scope["method"], segments)
+            token = token_of(scope["headers"])
+            caller = self.callers.find(token) or await self._authority.identify(token)
+            check_access(caller, scope["method"], segments_of(scope))
         except (Unauthenticated, Forbidden, TokenKeysUnavailable) as error:
             await send_refusal(error, scope, send)
             return
+        await self._pass_on(caller, scope, receive, send)
+
+    def _pass_on(self, caller: Caller, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         state_of(scope)[CALLER_KEY] = caller
         context = context_of(scope)
         context.caller = caller.name
         context.is_confined = caller.avatars is not None
-        await self._inner(scope, receive, send)
-
-    async def _identify(self, scope: HTTPScope) -> Caller:
-        if not self.needs_token:
-            return ANY_CALLER
-        token = token_of(scope["headers"])
-        return self.callers.find(token) or await self._authority.identify(token)
+        return self._inner(scope, receive, send)

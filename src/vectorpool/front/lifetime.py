@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from typing import Final, Literal, cast
 
 from litestar.types import HTTPReceiveMessage, HTTPScope, Message, Receive, Send
@@ -87,10 +88,10 @@ class _Lifetime:
         if self._watcher is not None:
             self._watcher.cancel()
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Pass a message of the response on. From its start on, the deadline is met."""
         self.has_answered = True
-        await self._send(message)
+        return self._send(message)
 
     async def receive(self) -> HTTPReceiveMessage:
         """Return the next part of the body. If the caller is gone, the task is cancelled here."""

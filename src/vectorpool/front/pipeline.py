@@ -6,7 +6,7 @@
 4. ``DrainingStage``: 503 while the instance shuts down.
 5. ``BoundsStage``: ambiguous paths and wrong headers; the read options.
 6. ``IdentityStage``: the caller, 401 and 403.
-7. ``LimitsStage``: the number of requests under way, 429.
+7. ``LimitsStage``: the number of requests under way, and the limits of users and tokens, 429 and 413.
 8. ``LifetimeStage``: the deadline, and callers that are gone.
 9. ``BodiesStage``: the bytes of bodies that are not answered yet, 429.
 10. ``ShortPathStage``: queries, gets, counts and small writes of records, without the framework's router.
@@ -22,7 +22,9 @@ from typing import TypeGuard
 from litestar import Litestar
 from litestar.types import HTTPScope, LifeSpanScope, Receive, Scope, Send
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.api.callers import Callers
+from vectorpool.api.metrics import Scrape
 from vectorpool.api.refusals import to_response
 from vectorpool.api.service import Service
 from vectorpool.front.bodies import BodiesStage
@@ -40,6 +42,7 @@ from vectorpool.front.tokens_file import TokensFile
 from vectorpool.identity.authority import Authority
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.figures import Figures
 
 
 class Pipeline:
@@ -56,17 +59,26 @@ class Pipeline:
         sources: Sources = SYSTEM,
         *,
         authority: Authority | None = None,
+        figures: Figures | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
         self.app = app
+        self.figures = Figures() if figures is None else figures
+        self.scrape = Scrape(lambda: app.state.get("service"), self.figures, sources)
+        app.state.scrape = self.scrape
         service: Callable[[], Service] = lambda: app.state.service  # noqa: E731 - it may be opened later
         short_path = ShortPathStage(HeadStage(app), service, to_response, settings.max_body_bytes)
         self.bodies = BodiesStage(short_path, settings)
-        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests)
+        self.allowances = allowances or Allowances(settings, sources)
+        limits = LimitsStage(LifetimeStage(self.bodies), settings.max_requests, self.allowances)
+        self.figures.add_source(limits.samples)
         self.identity = IdentityStage(limits, callers, authority)
         self.tokens = TokensFile(settings.tokens_file, self.identity, sources)
         self.draining = DrainingStage(BoundsStage(self.identity))
         browsers = BrowsersStage(self.draining, settings, lambda: self.identity.needs_token)
-        self.metering = MeteringStage(browsers, sources)
+        self.metering = MeteringStage(
+            browsers, sources, self.figures, slow_s=settings.slow_request_s, log_key=settings.log_key
+        )
         self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable
 from typing import Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
@@ -16,8 +16,8 @@ from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.api.refusals import is_chromas, send_refusal
 from vectorpool.context import RequestContext
 from vectorpool.errors import InternalError
-from vectorpool.front.browsers import safe_headers
-from vectorpool.front.stages import Stage, state_of
+from vectorpool.front.browsers import SAFE_NAMES, safe_headers
+from vectorpool.front.stages import Head, Stage, head_of, state_of
 from vectorpool.sources import Sources
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
@@ -46,22 +46,22 @@ class RequestIdStage:
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on with its context."""
-        request_id = _sent_id(scope["headers"]) or self._sources.uuid()
+        request_id = _sent_id(head_of(scope)) or self._sources.uuid()
         context = RequestContext(request_id, timeout_s=self._timeout_s, sources=self._sources)
         state_of(scope)[CONTEXT_KEY] = context
-        value = request_id.encode()
-        path = scope["path"]
-        marks = [(_NAME, value)]
-        if is_chromas(path):
-            marks.append((_CHROMA_NAME, value))
         has_started = False
 
-        async def marked(message: Message) -> None:
+        def marked(message: Message) -> Awaitable[None]:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
-                message["headers"] = [*message["headers"], *marks, *_unsaid(message["headers"], safe_headers(path))]
-            await send(message)
+                path, said, value = scope["path"], message["headers"], request_id.encode()
+                safe = safe_headers(path)
+                if not SAFE_NAMES.isdisjoint(names := dict(said)):
+                    safe = tuple(header for header in safe if header[0] not in names)
+                chromas = ((_CHROMA_NAME, value),) if is_chromas(path) else ()
+                message["headers"] = [*said, (_NAME, value), *chromas, *safe]
+            return send(message)
 
         try:
             await self._inner(scope, receive, marked)
@@ -73,20 +73,9 @@ class RequestIdStage:
             await send_refusal(InternalError(detail), scope, marked)
 
 
-def _unsaid(
-    said: Iterable[tuple[bytes, bytes]], headers: tuple[tuple[bytes, bytes], ...]
-) -> Iterable[tuple[bytes, bytes]]:
-    """Return the headers that a response does not have yet."""
-    names = {name for name, _ in said}
-    return headers if names.isdisjoint(name for name, _ in headers) else [h for h in headers if h[0] not in names]
-
-
-def _sent_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def _sent_id(head: Head) -> str | None:
     """Return the id that the caller sent, or None if it sent none, several, or one that is not plain."""
-    found = None
-    for name, value in headers:
-        if name == _NAME:
-            if found is not None or not _PLAIN.fullmatch(value):
-                return None
-            found = value
-    return None if found is None else found.decode("ascii")
+    value = head.fields.get(_NAME)
+    if value is None or head.has_several(_NAME) or not _PLAIN.fullmatch(value):
+        return None
+    return value.decode("ascii")

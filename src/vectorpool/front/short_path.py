@@ -4,13 +4,14 @@ They are query, get and count of a collection, and in Chroma's protocol query, g
 router resolves dependencies, validates what they return and negotiates the response. That costs more than the rest of
 the front's work for such a read. So this stage recognises exactly these requests by their path, and answers them by
 the same functions that the controllers call. Every other request goes on to the application, whose routes are also the
-ones that are documented: escapes or a query in the path, another method, a body without a length or beyond the limit,
+ones that are documented: escapes or a query in the path, another method, a body without a length or beyond the limit, a
+header that is sent twice,
 or in Chroma's protocol a body that is large enough to pass on in parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from litestar import Request, Response
@@ -25,7 +26,7 @@ from vectorpool.api.records import count_in, get_from, query_in
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Operation, Target
 from vectorpool.context import RequestContext
-from vectorpool.front.stages import Stage, context_of
+from vectorpool.front.stages import Head, Stage, context_of, head_of
 
 Read: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
 # Answers a request that was recognised, from its body.
@@ -34,6 +35,7 @@ Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awa
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
 _COMMIT: Final = COMMIT_HEADER.lower().encode()
+_JSON: Final = "application/json"
 
 
 def _readable(template: str) -> str:
@@ -50,7 +52,8 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "upsert": ("upsert", 200),
     "add": ("add", 201),
 }
-# A longer body of Chroma's protocol is passed to the shard in parts, while it arrives.
+# A longer body goes to the application: of Chroma's protocol it is passed to the shard while it arrives, and one of the
+# native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
 
 
@@ -66,8 +69,9 @@ class ShortPathStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answer the request, or pass it on untouched."""
         found = None
-        if not scope["query_string"] and not scope.get("root_path"):
-            length = self._body_bytes(scope)
+        head = head_of(scope)
+        if not scope["query_string"] and not head.has_repeated and not scope.get("root_path"):
+            length = self._body_bytes(head, scope["method"])
             found = None if length is None else _find(scope["method"], scope["raw_path"], length)
         if found is None:
             await self._inner(scope, receive, send)
@@ -86,17 +90,13 @@ class ShortPathStage:
             headers = [(b"content-type", b"application/json"), (_COMMIT, b"%d" % answer.commit)]
             await _send(status, headers, answer.body, send)
 
-    def _body_bytes(self, scope: HTTPScope) -> int | None:
+    def _body_bytes(self, head: Head, method: str) -> int | None:
         """Return the length of the body if it is known and allowed, and plain; the server holds the sender to it."""
-        length = b"0" if scope["method"] == "GET" else b""
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                length = value
-            elif name in (b"transfer-encoding", b"content-encoding"):
-                return None
-        if not length.isdigit() or len(length) >= 20 or int(length) > self._max_body_bytes:
+        length, fields = head.length, head.fields
+        most = min(self._max_body_bytes, _WHOLE_BYTES)
+        if length is None or length > most or b"content-encoding" in fields:
             return None
-        return int(length)
+        return length if method == "GET" or b"content-length" in fields else None
 
 
 def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answering] | None:
@@ -117,7 +117,7 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
         case "GET", ["", "users", user_id, "avatars", avatar_id, "collections", name, "count"]:
             return _OF_AVATAR + "count", 200, _native(count_in, user_id, avatar_id, name)
         case "POST", ["", "api", "v2", "tenants", tenant, "databases", database, "collections", collection, name]:
-            if name in _CHROMAS and tenant and database and collection and length <= _WHOLE_BYTES:
+            if name in _CHROMAS and tenant and database and collection:
                 operation, status = _CHROMAS[name]
                 return _OF_CHROMA + name, status, _chromas(tenant, Target(operation, database, collection))
     return None
@@ -136,16 +136,19 @@ def _chromas(tenant: str, target: Target) -> Answering:
         async def whole() -> AsyncIterator[bytes]:
             yield body
 
-        content_type = _header(scope, b"content-type")
-        check_content_type(content_type)
-        older = is_older(service, _header(scope, b"user-agent"), content_type)
+        fields = head_of(scope).fields
+        content_type, agent = _text(fields, b"content-type"), _text(fields, b"user-agent")
+        if content_type != _JSON:
+            check_content_type(content_type)
+        older = is_older(service, agent, content_type)
         return await pass_body(service, context, tenant, target, whole(), is_older=older)
 
     return answer
 
 
-def _header(scope: HTTPScope, wanted: bytes) -> str | None:
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)
+def _text(fields: Mapping[bytes, bytes], name: bytes) -> str | None:
+    value = fields.get(name)
+    return None if value is None else value.decode("latin-1")
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -1,7 +1,8 @@
-"""What all stages share: the state that a request carries in its scope, and how a stage refuses a request."""
+"""What all stages share: the state that a request carries in its scope, and what its first lines say."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
 from litestar.types import HTTPScope, Receive, Send
@@ -9,15 +10,60 @@ from litestar.types import HTTPScope, Receive, Send
 from vectorpool.api.call import CONTEXT_KEY
 from vectorpool.context import RequestContext
 
-SEGMENTS_KEY: Final = "segments"
+_HEAD: Final = "head"
+# A length of more digits is none.
+_DIGITS: Final = 20
 
 
 class Stage(Protocol):
-    """A stage, or the application behind the last one."""
+    """A stage, or the application behind the last one.
 
-    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+    A stage that has nothing to do after the answer returns what the next stage returns: a coroutine less for each.
+    """
+
+    def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request, or pass it on."""
         ...
+
+
+class Head:
+    """What the path and the headers of a request say, read once for all stages.
+
+    ``segments`` are those of the path as the application's router reads them: decoded, without empty ones. ``fields``
+    are the headers by their names in lower case; of several with one name it has the last. ``length`` is that of the
+    body as announced, in bytes: 0 if there is none, None if it is not known.
+    """
+
+    __slots__ = ("_headers", "fields", "length", "segments")
+
+    def __init__(self, scope: HTTPScope) -> None:
+        path = scope["path"]
+        if root := scope.get("root_path"):
+            path = path.split(root, maxsplit=1)[-1]
+        self.segments = [segment for segment in path.split("/") if segment]
+        self._headers = list(scope["headers"])
+        self.fields = fields = dict(self._headers)
+        length = fields.get(b"content-length", b"0")
+        is_known = b"transfer-encoding" not in fields and length.isdigit() and len(length) < _DIGITS
+        self.length = int(length) if is_known else None
+
+    def has_several(self, name: bytes) -> bool:
+        """Return whether more than one header has a name."""
+        return self.has_repeated and sum(other == name for other, _ in self._headers) > 1
+
+    @property
+    def has_repeated(self) -> bool:
+        """Whether any two headers have the same name."""
+        return len(self.fields) != len(self._headers)
+
+
+def head_of(scope: HTTPScope) -> Head:
+    """Return what the first lines of the request say."""
+    try:
+        head: Head = scope["state"][_HEAD]
+    except KeyError:
+        head = state_of(scope)[_HEAD] = Head(scope)
+    return head
 
 
 def state_of(scope: HTTPScope) -> dict[str, Any]:
@@ -33,15 +79,8 @@ def context_of(scope: HTTPScope) -> RequestContext:
 
 
 def segments_of(scope: HTTPScope) -> list[str]:
-    """Return the path's segments as the application's router reads them: decoded, without empty ones."""
-    state = state_of(scope)
-    segments: list[str] | None = state.get(SEGMENTS_KEY)
-    if segments is None:
-        path = scope["path"]
-        if root := scope.get("root_path"):
-            path = path.split(root, maxsplit=1)[-1]
-        segments = state[SEGMENTS_KEY] = [segment for segment in path.split("/") if segment]
-    return segments
+    """Return the segments of the path; see ``Head``."""
+    return head_of(scope).segments
 
 
 def user_of(scope: HTTPScope) -> str | None:
@@ -72,13 +111,5 @@ def is_stream(scope: HTTPScope) -> bool:
 
 
 def announced_length(scope: HTTPScope) -> int | None:
-    """Return the length of the body as the headers announce it, 0 if there is none; None if it is not known."""
-    length = 0
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding":
-            return None
-        if name == b"content-length":
-            if not value.isdigit() or len(value) >= 20:
-                return None
-            length = int(value)
-    return length
+    """Return the length of the body as the headers announce it; see ``Head``."""
+    return head_of(scope).length

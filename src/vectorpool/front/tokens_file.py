@@ -15,7 +15,7 @@ from vectorpool.api.callers import read_callers
 from vectorpool.errors import Misconfigured
 from vectorpool.front.identity import IdentityStage
 from vectorpool.sources import Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 
 # A changed file is seen within this time.
 LOOK_EVERY_S: Final = 10.0
@@ -43,7 +43,7 @@ class TokensFile:
     async def watch(self) -> None:
         """Read the file again whenever it changed, until cancelled."""
         while True:
-            await self._sources.sleep(LOOK_EVERY_S)
+            await rest(self._sources, LOOK_EVERY_S)
             if await asyncio.to_thread(self._look) != self._seen:
                 await self.reload()
 

@@ -35,7 +35,7 @@ from vectorpool.identity.secrets import SigningKeys, digest_of_key, parse_keys, 
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 
 if TYPE_CHECKING:
     # Imported with a key; see ``open``.
@@ -239,7 +239,7 @@ class Authority:
 
     async def _watch_secrets(self) -> None:
         while True:
-            await self._sources.sleep(_LOOK_EVERY_S)
+            await rest(self._sources, _LOOK_EVERY_S)
             await self._reload_secrets()
 
 

@@ -16,7 +16,7 @@ class Caller(msgspec.Struct, frozen=True):
 
     ``users`` are the ids that it may touch, None for every user; ``is_admin`` opens ``/admin``, and only that.
     ``avatars`` narrows it to paths of these avatars; None does not narrow. Without ``may_write`` it reads only.
-    ``limits`` are carried from the token and not enforced. ``token_id`` is what revokes the token.
+    ``limits`` are those of the token, which narrow the user's. ``token_id`` is what revokes the token.
     """
 
     name: str

@@ -7,14 +7,14 @@ is first looked up as it is, and then as a path whose parts are separated by dot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
-from vectorpool.errors import InvalidId, Unauthenticated
+from vectorpool.errors import InvalidId, InvalidRequest, Unauthenticated
 from vectorpool.identity.caller import ALL_USERS, Caller
+from vectorpool.limits import read_limits
 from vectorpool.names import check_avatar_id, check_user_id, excerpt
 from vectorpool.settings import Settings
 
@@ -133,12 +133,16 @@ def _users(claims: Mapping[str, Any], name: str) -> frozenset[str] | None:
 
 
 def check_limits(limits: Any, name: str = "limits") -> None:
-    """Raise Unauthenticated unless ``limits`` is an object of at most MAX_LIMITS finite numbers of at least 0."""
+    """Raise Unauthenticated unless ``limits`` is an object of known limits within their ranges.
+
+    A limit that is not known is refused, because its token would be less limited than its issuer thinks.
+    """
     if not isinstance(limits, dict) or len(limits) > MAX_LIMITS:
         raise _invalid(name, f"must be an object of at most {MAX_LIMITS} numbers")
-    for value in limits.values():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-            raise _invalid(name, "must hold numbers of at least 0")
+    try:
+        read_limits(limits, nulls=False)
+    except InvalidRequest as error:
+        raise _invalid(name, f"holds no limits ({error.detail.rstrip('.')})") from None
 
 
 def find(claims: Mapping[str, Any], name: str) -> Any:

@@ -19,6 +19,7 @@ from vectorpool.environment import check_writers
 from vectorpool.errors import Misconfigured, TokenKeysUnavailable
 from vectorpool.identity.signatures import PublicKey, public_key
 from vectorpool.sources import Sources
+from vectorpool.supervision import rest
 
 MAX_BYTES: Final = 1024**2
 MAX_KEYS: Final = 256
@@ -94,7 +95,7 @@ class ProviderKeys:
     async def watch(self, look_s: float) -> None:
         """Read the keys again at their interval, a file as often as ``look_s``, until cancelled."""
         while True:
-            await self._sources.sleep(self._pause_s(look_s))
+            await rest(self._sources, self._pause_s(look_s))
             await self.renew()
 
     def _pause_s(self, look_s: float) -> float:

@@ -25,6 +25,7 @@ from vectorpool.names import (
 from vectorpool.objects.bucket import Bucket, BucketDenied, BucketUnavailable
 from vectorpool.objects.refusals import unavailable
 from vectorpool.sources import Sources
+from vectorpool.supervision import rest
 
 # With a listing that takes its whole time limit, a revocation is known within a minute.
 REFRESH_S: Final = 20.0
@@ -92,7 +93,7 @@ class Revocations:
             if self._removed_s is None or now_s - self._removed_s >= _REMOVE_EVERY_S:
                 self._removed_s = now_s
                 await self._remove_expired()
-            await self._sources.sleep(REFRESH_S)
+            await rest(self._sources, REFRESH_S)
 
     async def revoke(self, token_id: str, expires_s: float | None) -> Revocation:
         """Revoke the tokens of an id until they expire. Raises LimitExceeded, StoreUnavailable."""

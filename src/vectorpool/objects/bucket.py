@@ -6,6 +6,8 @@ free, and of any number of concurrent callers exactly one returns normally.
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -42,6 +44,10 @@ class ObjectExists(Exception):
 
 class UploadUrlsUnknown(Exception):
     """The store has no URLs that carry their own permission, or the credentials cannot make them."""
+
+
+class ObjectChanged(Exception):
+    """The object is not the one that the caller named by its ETag: another, or none. Nothing was changed."""
 
 
 class BucketUnavailable(Exception):
@@ -101,6 +107,12 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def page_of(names: Iterable[str], limit: int, after: str | None) -> list[str]:
+    """Return a page of ``Bucket.list_prefixes`` of all names, in memory for the page alone."""
+    later = (name + "/" for name in names if after is None or name + "/" > after + "/")
+    return [name[:-1] for name in heapq.nsmallest(limit, later)]
+
+
 def check_range(start: int, end: int) -> None:
     """Raise ValueError unless ``0 <= start < end``: stores disagree about empty ranges, so they are refused here."""
     if not 0 <= start < end:
@@ -142,8 +154,11 @@ class Bucket(Protocol):
         """
         ...
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         """Return the names of the "directories" directly below ``prefix``, sorted, without slashes.
+
+        With ``limit``, 1 to 1,000, at most so many of them, after the name ``after``, in the order of their keys, in
+        which the slash behind a name counts: a page takes the same time and memory, however many there are.
 
         A name that another program made may be empty, ``.``, or hold a control character.
         """
@@ -155,6 +170,20 @@ class Bucket(Protocol):
 
     async def put(self, key: str, data: bytes) -> str:
         """Write an object, replacing any other of that key, and return its ETag."""
+        ...
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        """Write an object in place of the one with an ETag, and return the new ETag; raise ObjectChanged.
+
+        Of several that replace the same one, one returns normally, as far as the store itself compares: see ``remote``.
+        """
+        ...
+
+    async def remove(self, key: str, etag: str) -> None:
+        """Delete the object with an ETag; raise ObjectChanged.
+
+        Only a directory and memory compare and delete in one step. Remote stores are asked right before.
+        """
         ...
 
     async def copy(self, source: str, target: str) -> None:

@@ -2,7 +2,8 @@
 
 Consistency. ``create`` writes a file in the staging directory and *links* it to its name: exactly one
 link succeeds, and readers see all of the bytes or nothing. ``put`` renames over the name. Neither leaves a
-half-written object when the process is killed.
+half-written object when the process is killed. What replaces or deletes an object holds a lock of the staging directory
+for that one step, so that ``replace`` and ``remove`` compare the ETag of what they change.
 
 Crash consistency. A killed process leaves at most a file in the staging directory, which no listing shows and
 which is swept at open once it is a day old (another instance may be writing a younger one). With ``fsync`` on,
@@ -22,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -38,6 +40,7 @@ from vectorpool.objects.bucket import (
     BucketUnavailable,
     KeyTaken,
     KeyTooLong,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -45,6 +48,7 @@ from vectorpool.objects.bucket import (
     check_key,
     check_prefix,
     check_range,
+    page_of,
 )
 from vectorpool.objects.unusable import UnusableLog
 from vectorpool.platform.privacy import shared_mode
@@ -199,9 +203,28 @@ class DirectoryBucket:
             elif after is None or key > after:
                 yield key, directory / name
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
+        if limit is not None:
+            return await self._run(partial(self._page_of_prefixes, prefix, limit, after))
         return await self._run(partial(self._list_prefixes, prefix))
+
+    def _page_of_prefixes(self, prefix: str, limit: int, after: str | None) -> list[str]:
+        found = list[str]()
+        while len(found) < limit:
+            asked = limit - len(found)
+            try:
+                with open_directory(self._root, *prefix.split("/")[:-1]) as below, os.scandir(below) as scan:
+                    names = (entry.name for entry in scan if entry.is_dir(follow_symlinks=False))
+                    page = page_of((name for name in names if prefix + name != STAGING), asked, after)
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            found += [name for name in page if next(self._walk(f"{prefix}{name}/", None), None) is not None]
+            if len(page) < asked:
+                break
+            after = page[-1]
+        self._unusable.note(prefix + name for name in found)
+        return found
 
     def _list_prefixes(self, prefix: str) -> list[str]:
         names = sorted(name for name, is_directory in self._scan(prefix) if is_directory and prefix + name != STAGING)
@@ -225,6 +248,36 @@ class DirectoryBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._run(partial(self._write, self._check(key), data, only_if_free=False))
 
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._run(partial(self._write, self._check(key), data, only_if_free=False, instead_of=etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        try:
+            await self._run(partial(self._delete, self._check(key), etag))
+        except ObjectMissing as error:
+            raise ObjectChanged(str(error)) from None
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Exclude all others that replace or delete an object, in this process and in others, for as long as it takes.
+
+        ``create`` needs no such lock: it never replaces what a condition was compared with.
+        """
+        descriptor = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _require(self, parent: int, name: str, key: str, etag: str) -> None:
+        try:
+            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            info = None
+        if info is None or _etag(info) != etag:
+            raise ObjectChanged(f"{self.url} has another object {key!r} now, or none")
+
     async def copy(self, source: str, target: str) -> None:
         await self._run(partial(self._copy, self._check(source), self._check(target)))
 
@@ -233,13 +286,13 @@ class DirectoryBucket:
         with self._open(source) as file:
             self._write(target, file, only_if_free=False)
 
-    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool) -> str:
+    def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool, instead_of: str | None = None) -> str:
         path = self._root / key
         staged = self._staging / self._sources.uuid()
         try:
             try:
                 etag = self._stage(staged, data)
-                self._name(staged, key, only_if_free=only_if_free)
+                self._name(staged, key, only_if_free=only_if_free, instead_of=instead_of)
             except OSError as error:
                 # The object has no name yet, so nothing was written.
                 if error.errno in _FULL:
@@ -275,15 +328,18 @@ class DirectoryBucket:
                 os.fsync(file.fileno())
             return _etag(os.fstat(file.fileno()))
 
-    def _name(self, staged: Path, key: str, *, only_if_free: bool) -> None:
+    def _name(self, staged: Path, key: str, *, only_if_free: bool, instead_of: str | None) -> None:
         """Give a staged file its name, in one step of the file system."""
         path = self._root / key
         for _ in range(_ATTEMPTS):
             try:
-                with self._parent(key, make=True) as (parent, name):
+                with self._parent(key, make=instead_of is None) as (parent, name):
                     if only_if_free:
                         os.link(staged, name, dst_dir_fd=parent)
-                    else:
+                        return
+                    with self._changing():
+                        if instead_of is not None:
+                            self._require(parent, name, key, instead_of)
                         os.replace(staged, name, dst_dir_fd=parent)
             except FileExistsError:
                 if only_if_free and (path.is_file() or path.is_symlink()):
@@ -293,6 +349,8 @@ class DirectoryBucket:
                 # The obstacle is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
                 # A delete pruned the directory between the two steps. Without the staged file, a retry cannot succeed.
+                if instead_of is not None:
+                    raise ObjectChanged(f"{self.url} has no object {key!r} any more") from None
                 if not staged.exists():
                     raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
@@ -330,9 +388,11 @@ class DirectoryBucket:
         except ObjectMissing:
             return
 
-    def _delete(self, key: str) -> None:
+    def _delete(self, key: str, etag: str | None = None) -> None:
         path = self._root / key
-        with self._parent(key) as (parent, name):
+        with self._parent(key) as (parent, name), self._changing():
+            if etag is not None:
+                self._require(parent, name, key, etag)
             if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
                 return
             os.unlink(name, dir_fd=parent)

@@ -19,6 +19,7 @@ from vectorpool.objects.bucket import (
     Bucket,
     BucketDenied,
     BucketUnavailable,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -131,7 +132,7 @@ class FaultyBucket:
             await self._sources.sleep(wait_s)
             try:
                 await effect()
-            except (ObjectExists, ObjectMissing, BucketUnavailable, BucketDenied):
+            except (ObjectExists, ObjectMissing, ObjectChanged, BucketUnavailable, BucketDenied):
                 return  # The caller gave the request up and gets no answer.
 
         task = asyncio.ensure_future(land())
@@ -162,14 +163,22 @@ class FaultyBucket:
             "list_objects", prefix, lambda: self._inner.list_objects(prefix, limit=limit, after=after)
         )
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._call("list_prefixes", prefix, lambda: self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._call(
+            "list_prefixes", prefix, lambda: self._inner.list_prefixes(prefix, limit=limit, after=after)
+        )
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._call("create", key, lambda: self._inner.create(key, data))
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._call("put", key, lambda: self._inner.put(key, data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._call("put", key, lambda: self._inner.replace(key, data, etag))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._call("delete", key, lambda: self._inner.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._call("copy", target, lambda: self._inner.copy(source, target))

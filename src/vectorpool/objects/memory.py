@@ -9,6 +9,7 @@ import xxhash
 
 from vectorpool.objects.bucket import (
     Body,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -16,6 +17,7 @@ from vectorpool.objects.bucket import (
     check_key,
     check_prefix,
     check_range,
+    page_of,
 )
 from vectorpool.sources import SYSTEM, Sources
 
@@ -60,10 +62,11 @@ class MemoryBucket:
         keys = sorted(k for k in self._objects if k.startswith(prefix) and (after is None or k > after))
         return [self._objects[key][1] for key in keys[: max(limit, 0)]]
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
         tails = (key[len(prefix) :] for key in self._objects if key.startswith(prefix))
-        return sorted({tail.partition("/")[0] for tail in tails if "/" in tail})
+        found = {tail.partition("/")[0] for tail in tails if "/" in tail}
+        return sorted(found) if limit is None else page_of(found, limit, after)
 
     async def create(self, key: str, data: bytes) -> str:
         if check_key(key) in self._objects:
@@ -72,6 +75,19 @@ class MemoryBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return self._store(check_key(key), data)
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        self._require(key, etag)
+        return self._store(key, data)
+
+    async def remove(self, key: str, etag: str) -> None:
+        self._require(key, etag)
+        del self._objects[key]
+
+    def _require(self, key: str, etag: str) -> None:
+        found = self._objects.get(check_key(key))
+        if found is None or found[1].etag != etag:
+            raise ObjectChanged(f"{self.url} has another object {key!r}, or none")
 
     async def copy(self, source: str, target: str) -> None:
         self._store(check_key(target), self._find(source)[0])

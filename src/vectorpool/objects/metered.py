@@ -1,23 +1,39 @@
-"""A wrapper that counts: requests, errors and bytes of each operation, as the caller sees them. It logs refusals.
+"""A wrapper that counts: requests, outcomes, times and bytes of each operation, as the caller sees them.
 
-Retries happen below it (in ``remote``) and are not counted.
+It logs refusals. Retries happen below it (in ``remote``) and are not counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
 import msgspec
 
 from vectorpool.answers import StoreTraffic
-from vectorpool.objects.bucket import Body, Bucket, BucketDenied, ObjectExists, ObjectInfo, ObjectMissing
+from vectorpool.objects.bucket import (
+    Body,
+    Bucket,
+    BucketDenied,
+    BucketUnavailable,
+    ObjectChanged,
+    ObjectExists,
+    ObjectInfo,
+    ObjectMissing,
+)
 from vectorpool.objects.refusals import RefusalLog
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.families import STORE_RECEIVED, STORE_REQUESTS, STORE_SENT, STORE_TIME
+from vectorpool.telemetry.figures import Counter, Figures, Sample
 
 T = TypeVar("T")
 
 OPERATIONS: Final = ("get", "get_range", "head", "list_objects", "list_prefixes", "create", "put", "copy", "delete")
+
+
+# A missing key and a taken one are what the caller asked about.
+_ANSWERS: Final = frozenset({"missing", "exists", "changed"})
 
 
 class OperationCount(msgspec.Struct):
@@ -35,10 +51,15 @@ class OperationCount(msgspec.Struct):
 class MeteredBucket:
     """Another bucket, with counters of the calls to it."""
 
-    def __init__(self, inner: Bucket, sources: Sources = SYSTEM) -> None:
+    def __init__(self, inner: Bucket, sources: Sources = SYSTEM, figures: Figures | None = None) -> None:
         self._inner = inner
+        self._sources = sources
         self._refusals = RefusalLog(sources)
         self._counts = {name: OperationCount() for name in OPERATIONS}
+        self._figures = Figures() if figures is None else figures
+        self._times = {name: self._figures.histogram(STORE_TIME, name) for name in OPERATIONS}
+        self._outcomes: dict[tuple[str, str], Counter] = {}
+        self._figures.add_source(self._traffic_samples)
 
     @property
     def url(self) -> str:
@@ -72,15 +93,31 @@ class MeteredBucket:
         count = self._counts[name]
         count.requests += 1
         count.bytes_sent += sent
+        outcome = "ok"
+        began_s = self._sources.monotonic_s()
         try:
             return await call
-        except (ObjectMissing, ObjectExists):
-            raise
         except BaseException as error:
-            count.errors += 1
+            outcome = outcome_of(error)
+            if outcome not in _ANSWERS:
+                count.errors += 1
             if isinstance(error, BucketDenied):
                 self._refusals.note(name, error)
             raise
+        finally:
+            self._times[name].observe(self._sources.monotonic_s() - began_s)
+            counter = self._outcomes.get((name, outcome))
+            if counter is None:
+                counter = self._outcomes[name, outcome] = self._figures.counter(STORE_REQUESTS, name, outcome)
+            counter.value += 1
+
+    def _traffic_samples(self) -> list[Sample]:
+        return [
+            Sample(family.name, (name,), amount)
+            for name, count in self._counts.items()
+            for family, amount in ((STORE_SENT, count.bytes_sent), (STORE_RECEIVED, count.bytes_received))
+            if amount
+        ]
 
     async def get(self, key: str) -> Body:
         body = await self._count("get", self._inner.get(key))
@@ -98,14 +135,20 @@ class MeteredBucket:
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:
         return await self._count("list_objects", self._inner.list_objects(prefix, limit=limit, after=after))
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
-        return await self._count("list_prefixes", self._inner.list_prefixes(prefix))
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
+        return await self._count("list_prefixes", self._inner.list_prefixes(prefix, limit=limit, after=after))
 
     async def create(self, key: str, data: bytes) -> str:
         return await self._count("create", self._inner.create(key, data), sent=len(data))
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._count("put", self._inner.put(key, data), sent=len(data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        return await self._count("put", self._inner.replace(key, data, etag), sent=len(data))
+
+    async def remove(self, key: str, etag: str) -> None:
+        await self._count("delete", self._inner.remove(key, etag))
 
     async def copy(self, source: str, target: str) -> None:
         await self._count("copy", self._inner.copy(source, target))
@@ -122,3 +165,22 @@ class MeteredBucket:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+def outcome_of(error: BaseException) -> str:
+    """Return how a call ended that raised ``error``, for counts and traces."""
+    match error:
+        case ObjectMissing():
+            return "missing"
+        case ObjectExists():
+            return "exists"
+        case ObjectChanged():
+            return "changed"
+        case BucketDenied():
+            return "denied"
+        case BucketUnavailable():
+            return "unavailable"
+        case asyncio.CancelledError():
+            return "cancelled"
+        case _:
+            return "failed"

@@ -9,6 +9,10 @@ that each answer is seen here. A refusal after an attempt without an answer is B
 may still have its effect. ``create`` may meet its own earlier attempt and raise ObjectExists although it won. A caller
 that needs the outcome reads the object back, as the commit log does by the writer id.
 
+Conditions. ``replace`` is the store's conditional PUT (``If-Match``, or a version on Google Cloud Storage): of several
+that replace the same object, the store lets one win, if it compares. ``remove`` compares before it deletes, since
+obstore has no conditional deletion.
+
 Cancellation. A cancelled write may still happen: treat it as BucketUnavailable.
 
 Crash consistency. A PUT is atomic, and a killed process leaves nothing behind.
@@ -18,29 +22,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import re
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 
 from vectorpool.objects.bucket import (
     Body,
     BucketDenied,
     BucketElsewhere,
-    BucketFull,
-    BucketMissing,
     BucketUnavailable,
+    ObjectChanged,
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
@@ -49,11 +45,14 @@ from vectorpool.objects.bucket import (
     check_prefix,
     check_range,
 )
+from vectorpool.objects.meanings import NoAnswer, excerpt, meaning
+from vectorpool.objects.prefix_pages import prefix_page
 from vectorpool.objects.regions import BARE_REDIRECT, own_words
 from vectorpool.objects.unusable import UnusableLog, unusable_because
 from vectorpool.sources import SYSTEM, Sources
 
 if TYPE_CHECKING:
+    from obstore import PutMode, UpdateVersion
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
     from vectorpool.objects.s3_keys import S3Keys
@@ -61,41 +60,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 3.0
-_EXCERPT: Final = 300
 # How obstore says that it cannot take a key apart: one of a page, or the one to begin after.
 _UNUSABLE: Final = ("object with invalid path", "Could not parse path", "Error parsing Path")
-# Texts by which S3, Azure and GCS report a missing bucket in a 404's body. A HEAD's answer has no body.
-_NO_BUCKET: Final = ("<Code>NoSuchBucket<", "<Code>ContainerNotFound<", "The specified bucket does not exist")
-_STATUS: Final = re.compile(r"status code: (\d{3})")
-_CODE: Final = re.compile(r"<Code>([^<]{1,80})</Code>")
-_MESSAGE: Final = re.compile(r"<Message>([^<]{1,300})</Message>")
-# Statuses after which another attempt may help. S3 answers 400 RequestTimeout if a body arrives too slowly.
-_AGAIN_STATUS: Final = (408, 409, 425, 429)
-_AGAIN_CODES: Final = ("RequestTimeout", "ConditionalRequestConflict", "OperationAborted")
-# Azure's codes for a taken key; the status (409) is that of any conflict.
-_TAKEN_CODES: Final = ("BlobAlreadyExists",)
-_FULL_CODES: Final = ("XMinioStorageFull", "QuotaExceeded", "InsufficientCapacity")
-_FULL_STATUS: Final = 507
-# How S3 says that the bucket is in another region, with or without a redirect.
-_ELSEWHERE_CODES: Final = (
-    "AuthorizationHeaderMalformed",
-    "IllegalLocationConstraintException",
-    "PermanentRedirect",
-    "TemporaryRedirect",
-)
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
-# Phrases of reqwest and hyper inside obstore's messages, and the text that an operator gets instead.
-_NETWORK: Final = (
-    ("ConnectionRefused", "connection refused"),
-    ("Connection refused", "connection refused"),
-    ("dns error", "the host name is not known"),
-    ("InvalidCertificate", "the TLS certificate is not accepted; AWS_CA_BUNDLE names further authorities"),
-    ("certificate", "the TLS certificate is not accepted"),
-    ("TimedOut", "timed out"),
-    ("timed out", "timed out"),
-    ("ConnectionReset", "connection reset"),
-)
 
 
 def client_options(*, timeout_s: float, allow_http: bool, ca_bundle: bytes | None = None) -> ClientConfig:
@@ -123,22 +91,8 @@ def retry_config() -> RetryConfig:
     }
 
 
-def excerpt(error: BaseException) -> str:
-    """Return the useful part of an obstore message: the store's own text, or the network's failure."""
-    text = str(error)
-    if code := _CODE.search(text):
-        message = _MESSAGE.search(text)
-        return f"{code[1]}: {message[1]}" if message else code[1]
-    for told, said in _NETWORK:
-        if told in text:
-            return said
-    if status := re.search(r"status code: (\d{3} [A-Za-z -]{0,40})", text):
-        return status[1].strip()
-    return " ".join(text.partition("\n\nDebug source")[0].split())[:_EXCERPT]
-
-
-class _NoAnswer(BucketUnavailable):
-    """All attempts ended without a usable answer, or the time limit was reached."""
+def _condition(etag: str, version: str | None) -> UpdateVersion:
+    return {"e_tag": etag} if version is None else {"e_tag": etag, "version": version}
 
 
 class RemoteBucket:
@@ -182,12 +136,12 @@ class RemoteBucket:
                 async with asyncio.timeout(max(deadline_s - self._sources.monotonic_s(), 0.0)):
                     return await call()
             except TimeoutError:
-                raise _NoAnswer(f"{self._url}: {key!r}: no answer within {self._timeout_s:g} s") from None
+                raise NoAnswer(f"{self._url}: {key!r}: no answer within {self._timeout_s:g} s") from None
             except Exception as cause:
-                error = self._meaning(key, cause)
+                error = meaning(self._url, key, cause)
                 if isinstance(error, BucketElsewhere) and BARE_REDIRECT in str(cause):
                     error = await self._explain(key, str(cause))
-                if not isinstance(error, _NoAnswer):
+                if not isinstance(error, NoAnswer):
                     if writes and attempt and isinstance(error, BucketDenied):
                         # An earlier attempt without an answer may still have its effect.
                         raise BucketUnavailable(f"{error} (after an attempt without an answer)") from cause
@@ -203,39 +157,6 @@ class RemoteBucket:
         if self._elsewhere is None:
             self._elsewhere = await asyncio.to_thread(own_words, text)
         return BucketElsewhere(f"{self._url}: {key!r}: {self._elsewhere}")
-
-    def _meaning(self, key: str, error: Exception) -> Exception:
-        """Return the bucket's own error for one of obstore's: _NoAnswer if another attempt may help.
-
-        A store answers 404 for a missing bucket and for a missing object alike; the body's code tells them apart.
-        """
-        text, where = str(error), f"{self._url}: {key!r}"
-        found, status_found = _CODE.search(text), _STATUS.search(text)
-        code, status = found[1] if found else "", int(status_found[1]) if status_found else 0
-        if code in _ELSEWHERE_CODES or BARE_REDIRECT in text:
-            return BucketElsewhere(f"{where}: {excerpt(error)}")
-        if code in _AGAIN_CODES or (status in _AGAIN_STATUS and code not in _TAKEN_CODES):
-            return _NoAnswer(f"{where}: {excerpt(error)}")
-        if isinstance(error, BucketUnavailable):
-            return error
-        if isinstance(error, AlreadyExistsError | PreconditionError):
-            return ObjectExists(f"{where} is taken")
-        if any(told in text for told in _NO_BUCKET):
-            return BucketMissing(f"{self._url}: the bucket does not exist ({excerpt(error)})")
-        if isinstance(error, FileNotFoundError):
-            return ObjectMissing(f"{where} is not there")
-        if code in _FULL_CODES or status == _FULL_STATUS:
-            return BucketFull(f"{where}: {excerpt(error)}")
-        # Listings carry every refusal as a generic error, so the status is read from the text as well. S3 refuses
-        # an expired token with 400.
-        refused = isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError)
-        if refused or (400 <= status < 500 and status not in (404, 416)):
-            return BucketDenied(f"{where}: {excerpt(error)}")
-        if status >= 500 or "HTTP error" in text or any(told in text for told, _ in _NETWORK):
-            return _NoAnswer(f"{where}: {excerpt(error)}")
-        if isinstance(error, BaseError | OSError | ValueError):
-            return BucketUnavailable(f"{where}: {excerpt(error)}")
-        return error
 
     def _key(self, key: str) -> str:
         return self._prefix + check_key(key)
@@ -254,7 +175,7 @@ class RemoteBucket:
         path = self._key(key)
         try:
             return await self._ask(key, lambda: self._get_range(path, start, end))
-        except _NoAnswer:
+        except NoAnswer:
             raise
         except (BucketUnavailable, BucketDenied):
             # Stores refuse a range beyond the end (416) in different texts, so the object's size decides.
@@ -337,8 +258,10 @@ class RemoteBucket:
         self._unusable.note(info.key for info in found)
         return found
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         path = self._prefix + check_prefix(prefix)
+        if limit is not None:
+            return await prefix_page(self, self._keys, self._ask, self._prefix, prefix, limit, after)
         names = await self._ask(prefix, lambda: self._list_prefixes(path))
         return sorted(name.rpartition("/")[2] for name in names)
 
@@ -359,12 +282,44 @@ class RemoteBucket:
     async def put(self, key: str, data: bytes) -> str:
         return await self._put(key, data, "overwrite")
 
-    async def _put(self, key: str, data: bytes, mode: Literal["create", "overwrite"]) -> str:
+    async def _put(self, key: str, data: bytes, mode: PutMode) -> str:
         path = self._key(key)
         answer = await self._ask(
             key, lambda: obstore.put_async(self._store, path, data, mode=mode, use_multipart=False), writes=True
         )
         return answer["e_tag"] or ""
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        path = self._key(key)
+        # radosgw takes an ETag without its quotes only.
+        for told in dict.fromkeys((etag, etag.strip('"'))):
+            try:
+                # Google Cloud Storage compares a version, which only the store tells.
+                seen = await self._ask(key, lambda: obstore.head_async(self._store, path))
+                if seen["e_tag"] != etag:
+                    raise self._changed(key)
+                return await self._put(key, data, _condition(told, seen["version"]))
+            except ObjectMissing:
+                raise self._changed(key) from None
+            except ObjectExists:
+                # Also if an attempt without an answer was this caller's own.
+                found = await self.get(key)
+                if found.data == data:
+                    return found.etag
+                if found.etag != etag:
+                    raise self._changed(key) from None
+        raise BucketDenied(f"{self._url}: {key!r}: the store refuses a write on condition of the ETag that it told")
+
+    async def remove(self, key: str, etag: str) -> None:
+        try:
+            if (await self.head(key)).etag != etag:
+                raise self._changed(key)
+        except ObjectMissing:
+            raise self._changed(key) from None
+        await self.delete(key)
+
+    def _changed(self, key: str) -> ObjectChanged:
+        return ObjectChanged(f"{self._url}: {key!r} is another object now, or none")
 
     async def copy(self, source: str, target: str) -> None:
         old, new = self._key(source), self._key(target)

@@ -72,17 +72,30 @@ class S3Keys:
 
     def prefixes(self, prefix: str) -> list[str]:
         """Return every common prefix directly below a prefix, with its closing slash."""
-        asked = {"prefix": prefix, "delimiter": "/", "max-keys": str(_PAGE)}
-        found: list[str] = []
-        while True:
-            answer = self._list(asked)
-            page = [unquote(_text(common, "Prefix")) for common in answer.iterfind("{*}CommonPrefixes")]
-            keys = [unquote(_text(one, "Key")) for one in answer.iterfind("{*}Contents")]
+        found, after = self.prefix_page(prefix, _PAGE, None)
+        while after is not None:
+            page, after = self.prefix_page(prefix, _PAGE, after)
             found += page
-            if answer.findtext("{*}IsTruncated") != "true" or not (page or keys):
-                return found
-            # Not the store's own token, which may hold characters that are taken out of the answer.
-            asked["start-after"] = max([name + _LAST for name in page] + keys)
+        return found
+
+    def prefix_page(self, prefix: str, limit: int, after: str | None) -> tuple[list[str], str | None]:
+        """Return at most ``limit`` common prefixes after a key, and the key after which the next page begins, if any.
+
+        A page may hold fewer before the last one, because objects directly below the prefix count too.
+        """
+        asked = {
+            "prefix": prefix,
+            "delimiter": "/",
+            "max-keys": str(limit),
+            **({"start-after": after} if after else {}),
+        }
+        answer = self._list(asked)
+        page = [unquote(_text(common, "Prefix")) for common in answer.iterfind("{*}CommonPrefixes")]
+        keys = [unquote(_text(one, "Key")) for one in answer.iterfind("{*}Contents")]
+        if answer.findtext("{*}IsTruncated") != "true" or not (page or keys):
+            return page, None
+        # Not the store's own token, which may hold characters that are taken out of the answer.
+        return page, max([name + _LAST for name in page] + keys)
 
     def delete(self, key: str) -> None:
         """Delete an object; it is no error if it is not there."""

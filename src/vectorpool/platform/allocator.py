@@ -53,6 +53,12 @@ def limit_arenas() -> bool:
     return mallopt is not None and mallopt(_M_ARENA_MAX, _ARENAS) == 1
 
 
+def trim() -> None:
+    """Give free pages back to the system. Blocking: milliseconds."""
+    if (malloc_trim := _function("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
 async def give_back(sources: Sources) -> None:
     """Give free pages back to the system every few seconds if the process used CPU time, until cancelled."""
     malloc_trim = _function("malloc_trim")

@@ -28,7 +28,7 @@ from vectorpool.pool.stores import StoreFactory
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class DeletionSweep:
             except VectorpoolError as error:
                 logger.warning("deletions by other instances could not be looked for: %s", error)
             # At most the interval, so that the bound holds; not all instances at the same time.
-            await self._sources.sleep(interval_s * (0.75 + 0.25 * self._sources.random()))
+            await rest(self._sources, interval_s * (0.75 + 0.25 * self._sources.random()))
 
     async def sweep(self) -> None:
         """Look once. Raises StoreUnavailable."""
@@ -137,7 +137,7 @@ class DeletionSweep:
         finally:
             self._residency.unpin(pinned)
         if at is not None and slot.pins == 0 and isinstance(slot.state, Ready):
-            await asyncio.shield(self._residency.start_eviction(slot))
+            await asyncio.shield(self._residency.start_eviction(slot, "asked"))
 
 
 def _read_time(file: Path) -> int | None:

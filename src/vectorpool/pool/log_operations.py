@@ -6,17 +6,21 @@ A restore is a job of the slot's writer, because the replica must be rebuilt.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from vectorpool import answers
+from vectorpool import answers, operating
 from vectorpool.answers import Answer
 from vectorpool.commands import (
+    Compact,
     CreateBackup,
     DeleteBackup,
+    ExportTo,
     Fork,
     GetBackup,
+    ImportFrom,
     LastDeletion,
     LastVerification,
     ListBackups,
@@ -28,6 +32,7 @@ from vectorpool.commands.handlers import handled_by, handles
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo, ScrubReport, Tag
 from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
+from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.vectorstore.restored_documents import flag_documents
 
 _encode = msgspec.json.Encoder().encode
@@ -87,6 +92,24 @@ class LogOperations:
         if receipt is None:
             raise DeletionNotFound("The vectorstore was never deleted, or before there were receipts.")
         return Answer(_encode(receipt), receipt.commit)
+
+    @handles(Compact)
+    async def _compact(self, command: Compact) -> Answer:
+        position, done = await self._log.compact_now()
+        return Answer(_encode(operating.Compacted(objects=len(done.written), bytes=done.bytes)), position.seq)
+
+    @handles(ExportTo)
+    async def _export(self, command: ExportTo) -> Answer:
+        directory = Path(command.directory)
+        with on_local_disk(directory):
+            hydrated = await self._log.export(directory, at=command.commit)
+        commit = hydrated.position.seq
+        return Answer(_encode(operating.Exported(commit, hydrated.image.size)), commit)
+
+    @handles(ImportFrom)
+    async def _import(self, command: ImportFrom) -> Answer:
+        position = await self._log.adopt(Path(command.directory))
+        return Answer(_encode(operating.Imported(self._log.user_id, position.seq)), position.seq)
 
     @handles(Fork)
     async def _fork(self, command: Fork) -> Answer:

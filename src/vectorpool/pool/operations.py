@@ -18,6 +18,7 @@ from vectorpool.commands import (
     Flush,
     Hydrate,
     Inspect,
+    KeepOpen,
     LogOperation,
     Restore,
 )
@@ -98,6 +99,7 @@ class Operations:
     async def _evict(self, user_id: str, command: Evict) -> Answer:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
         await self._flush(user_id)
+        self._residency.keeping.end(user_id)
         slot = self._residency.pin(user_id)
         try:
             await self._erasures.erase(slot)
@@ -107,6 +109,18 @@ class Operations:
                 await self._sources.sleep(0.02)
         finally:
             self._residency.unpin(slot)
+        return self._where(user_id)
+
+    @handles(KeepOpen)
+    async def _keep_open(self, user_id: str, command: KeepOpen) -> Answer:
+        if not command.for_s:
+            self._residency.keeping.end(user_id)
+            return self._where(user_id)
+        self._residency.keeping.check(user_id)
+        async with self._residency.lease(user_id, create=False) as (slot, store):
+            if store.is_absent:
+                raise UserNotFound("Nothing is stored for this user, so nothing can be kept open.")
+            self._residency.keeping.begin(slot, command.for_s)
         return self._where(user_id)
 
     @handles(Restore)
@@ -138,8 +152,9 @@ class Operations:
         except UserNotFound:
             # A user that does not exist gets no tombstone. An earlier deletion that was cut short is finished.
             log = self._stores.log(slot.user_id)
-            deleted = await log.end(seal=bool(command.documents), documents=command.documents)
-            if not deleted and not command.documents:
+            seal = command.seal or bool(command.documents)
+            deleted = await log.end(seal=seal, documents=command.documents)
+            if not deleted and not seal:
                 raise
             return deleted
         except (Damaged, NewerEngine):

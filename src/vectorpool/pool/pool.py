@@ -31,9 +31,12 @@ from vectorpool.errors import (
     InvalidRequest,
     UserNotFound,
 )
+from vectorpool.limits import Quota
 from vectorpool.names import parse_slot_key, slot_key
+from vectorpool.platform import allocator
 from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import ERASURE, Erasures
+from vectorpool.pool.occupancy import occupancy
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
@@ -43,7 +46,10 @@ from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
+from vectorpool.telemetry import families
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.parts import ENGINE, FRESHNESS, HYDRATE, PART_NAMES, STORE, Timing
 from vectorpool.vectorstore.replica import ReplicaClosed
 
 logger = logging.getLogger(__name__)
@@ -74,7 +80,8 @@ class Pool:
         self._stores = stores
         self._settings = settings
         self._sources = sources
-        self._residency = Residency(stores.make, settings, sources)
+        self._residency = Residency(stores.make, settings, sources, stores.figures)
+        self._part_times = [stores.figures.histogram(families.PART_TIME, name) for name in PART_NAMES]
         self._requests: set[asyncio.Task[Any]] = set()
         self._supervisor = Supervisor(sources, shard=stores.shard)
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
@@ -98,8 +105,12 @@ class Pool:
 
     # --- Commands ------------------------------------------------------------------------------------
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext = BACKGROUND) -> Answer:
+    async def execute(
+        self, user_id: str, command: Command, context: RequestContext = BACKGROUND, quota: Quota | None = None
+    ) -> Answer:
         """Answer one command. Raises VectorpoolError; DeadlineExceeded or OutcomeUnknown at the context's deadline.
+
+        A write that would have more stored than ``quota`` allows raises QuotaExceeded.
 
         If the caller's task is cancelled, a read stops, and a write that has not begun leaves the queue. A write, an
         operation that changes the log and a hydrate run to their end once they have begun.
@@ -109,19 +120,34 @@ class Pool:
         task = asyncio.current_task()
         assert task is not None
         self._requests.add(task)
+        timing = Timing(is_traced=bool(context.traceparent))
         try:
-            return await self._execute(user_id, command, context)
+            return await self._execute(user_id, command, context, timing, quota)
         finally:
             self._requests.discard(task)
+            self._note(timing, context)
 
-    async def _execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    def _note(self, timing: Timing, context: RequestContext) -> None:
+        """Count what a command took, and tell its request."""
+        context.shard = self._stores.label
+        for part, seconds in enumerate(timing.parts):
+            if seconds:
+                self._part_times[part].observe(seconds)
+        if context.timing is None:
+            context.timing = timing
+        else:
+            context.timing.include(timing.parts, timing.steps)
+
+    async def _execute(
+        self, user_id: str, command: Command, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         if isinstance(command, Read):
             with context.limit():
-                return await self._read(user_id, command, context.read)
+                return await self._read(user_id, command, context.read, timing)
         if context.read.at is not None:
             raise InvalidRequest("A past commit can only be read. Restore it first, or leave `at` out.")
         if isinstance(command, Write):
-            return await self._write(user_id, command, context)
+            return await self._write(user_id, command, context, timing, quota)
         if command.is_change:
             # The operation may not stop half-way, so it has a task of its own.
             work = asyncio.create_task(self._operations.execute(user_id, command))
@@ -137,14 +163,24 @@ class Pool:
             # The caller gets the error too, unless it was cancelled.
             logger.debug("an operation failed: %s", error)
 
-    async def _read(self, user_id: str, command: Read, options: ReadOptions) -> Answer:
-        arrived_s = self._sources.monotonic_s()
+    async def _read(self, user_id: str, command: Read, options: ReadOptions, timing: Timing) -> Answer:
+        clock = self._sources.monotonic_s
+        arrived_s = began_s = clock()
         slot = self._residency.pin(slot_key(user_id, options.at))
         try:
+            is_cold = slot.store is None
             store = await self._residency.open(slot, create=False)
+            if is_cold:
+                self._residency.count_wait(slot, timing, arrived_s)
+                began_s = clock()
             for last in (False, False, True):
-                if not await store.is_fresh_enough(options, arrived_s):
+                busy_s = store.clock.busy_s()
+                is_fresh = await store.is_fresh_enough(options, arrived_s)
+                timing.add(FRESHNESS, began_s, began_s := clock())
+                if not is_fresh:
                     await self._writer.catch_up(slot)
+                    timing.add(HYDRATE, began_s, began_s := clock())
+                timing.parts[STORE] += store.clock.busy_s() - busy_s
                 # A write that failed meanwhile may have closed the replica; then the read below raises ReplicaClosed.
                 if options.at is None and 0 < store.commit_seq < options.min_commit:
                     raise _not_reached(store.commit_seq, options.min_commit)
@@ -159,14 +195,20 @@ class Pool:
                     if last:
                         raise
                     await self._writer.heal(slot)
+                finally:
+                    # With the new replica that took the place of one that could not answer.
+                    timing.add(ENGINE, began_s, began_s := clock())
+                    timing.follow(store.clock, arrived_s)
         finally:
             self._residency.unpin(slot)
         raise BrokenReplica("The vectorstore could not be opened for the read. Send the request again.")
 
-    async def _write(self, user_id: str, command: Write, context: RequestContext) -> Answer:
+    async def _write(
+        self, user_id: str, command: Write, context: RequestContext, timing: Timing, quota: Quota | None
+    ) -> Answer:
         slot = self._residency.pin(user_id)
         try:
-            return await self._writer.write(slot, command, context)
+            return await self._writer.write(slot, command, context, timing, quota)
         finally:
             self._residency.unpin(slot)
 
@@ -174,7 +216,8 @@ class Pool:
 
     async def _tick(self) -> None:
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
+            self._residency.keeping.look()
             for slot in self._residency.evictable(self._settings.idle_timeout_s):
                 self._guarded("eviction of an idle vectorstore", partial(self._residency.start_eviction, slot))
             if self._settings.durability == "write-back":
@@ -182,6 +225,15 @@ class Pool:
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
             if (due := self._erasures.next_slot()) is not None:
                 self._guarded(ERASURE, partial(self._erasures.start, due))
+
+    def press(self, *, is_short: bool) -> None:
+        """Open no further vectorstore while the instance is short of memory, and close some that are not used."""
+        self._residency.is_short_of_memory = is_short
+        if is_short:
+            for slot in self._residency.least_used_part():
+                self._guarded("eviction for want of memory", partial(self._residency.start_eviction, slot))
+            # What the last ones took goes back to the system at once.
+            self._guarded("return of memory", partial(asyncio.get_running_loop().run_in_executor, None, allocator.trim))
 
     def _guarded(self, what: str, action: Callable[[], object]) -> None:
         """Run an action for one slot; a failure is counted, and the other slots' actions still run."""
@@ -216,6 +268,7 @@ class Pool:
         if slot is None:
             return answers.Residency(user_id, "cold", 0, 0, warm_bytes, 0, False, self._stores.shard)
         store = slot.store
+        schema, chroma = (None, None) if store is None else store.engine_state()
         return answers.Residency(
             user_id=user_id,
             state=state_name(slot.state),
@@ -227,7 +280,10 @@ class Pool:
             shard=self._stores.shard,
             detail=slot.state.error.detail if isinstance(slot.state, Broken) else None,
             at=at,
-            schema=None if store is None else store.schema_state,
+            schema=schema,
+            chroma=chroma,
+            uses=slot.uses,
+            kept_open_until_ms=self._residency.keeping.until_ms(key),
         )
 
     def view(self) -> answers.PoolView:
@@ -242,6 +298,11 @@ class Pool:
             waiting=self._residency.waiting,
             tasks=self.tasks(),
         )
+
+    def samples(self) -> list[Sample]:
+        """Return the gauges of the pool."""
+        found = occupancy(self._residency, self._warm, self._settings, self._stores.label)
+        return found + self._upkeep.samples(self._stores.label)
 
     def tasks(self) -> list[answers.TaskView]:
         """Return the state of the background tasks."""

@@ -14,12 +14,16 @@ from contextlib import asynccontextmanager
 
 from cachetools import LRUCache
 
-from vectorpool.errors import Damaged, LocalDiskFailed, TryAgain, VectorpoolError
+from vectorpool.errors import Damaged, LocalDiskFailed, MemoryShort, TryAgain, VectorpoolError
+from vectorpool.pool.keeping import Keeping
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.states import Broken, Cold, Committing, Evicting, Hydrating, Ready
 from vectorpool.pool.waiting_room import WaitingRoom
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.families import EVICTIONS
+from vectorpool.telemetry.figures import Figures
+from vectorpool.telemetry.parts import HYDRATE, QUEUE, STORE, Timing
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
@@ -31,15 +35,27 @@ BROKEN_RETRY_S = 5.0
 class Residency:
     """The slots of one pool. Belongs to one event loop."""
 
-    def __init__(self, make_store: Callable[[str], Vectorstore], settings: Settings, sources: Sources) -> None:
+    def __init__(
+        self,
+        make_store: Callable[[str], Vectorstore],
+        settings: Settings,
+        sources: Sources,
+        figures: Figures | None = None,
+    ) -> None:
+        self._figures = Figures() if figures is None else figures
         self._make_store = make_store
         self._settings = settings
         self._sources = sources
         self.slots: dict[str, Slot] = {}
         # Open, unpinned slots in the order of their last use. At most as many as there are slots.
         self._idle: LRUCache[str, Slot] = LRUCache(maxsize=settings.open_slots)
+        self.keeping = Keeping(settings, sources, self._let_go)
         self._room = WaitingRoom(limit=settings.slot_waiters)
         self._taken = 0
+        # Vectorstores that are being opened, beyond the wait for a place.
+        self._opening = 0
+        # While it is, no further vectorstore is opened beside those that are.
+        self.is_short_of_memory = False
         self._evictions: set[asyncio.Task[None]] = set()
         self._hydrates: set[asyncio.Task[None]] = set()
         # Hydrates that wait for a free slot. One ends when no request waits for it any more.
@@ -67,7 +83,7 @@ class Residency:
     async def lease(self, user_id: str, *, create: bool) -> AsyncIterator[tuple[Slot, Vectorstore]]:
         """Pin the user's slot, open it if it is cold, and yield it with its vectorstore.
 
-        Raises UserNotFound (without ``create``), PoolBusy, StoreUnavailable, Damaged.
+        Raises UserNotFound (without ``create``), PoolBusy, MemoryShort, StoreUnavailable, Damaged.
         """
         slot = self.pin(user_id)
         try:
@@ -84,6 +100,7 @@ class Residency:
         self._idle.pop(user_id, None)
         slot.last_use_s = self._sources.monotonic_s()
         slot.last_use_ms = self._sources.now_ms()
+        slot.uses += 1
         return slot
 
     def unpin(self, slot: Slot) -> None:
@@ -95,14 +112,23 @@ class Residency:
             return
         match slot.state:
             case Ready(store) if store.is_absent:
-                self.start_eviction(slot)
+                self.start_eviction(slot, "absent")
             case Ready():
-                self._idle[slot.user_id] = slot
-                self._room.call_next()
+                self._make_idle(slot)
             case Cold():
                 self.slots.pop(slot.user_id, None)
             case _:
                 pass
+
+    def _make_idle(self, slot: Slot) -> None:
+        """Let a slot be evicted that is open and not in use, unless it is kept open."""
+        if slot.user_id not in self.keeping:
+            self._idle[slot.user_id] = slot
+            self._room.call_next()
+
+    def _let_go(self, slot: Slot) -> None:
+        if slot.pins == 0 and isinstance(slot.state, Ready) and self.slots.get(slot.user_id) is slot:
+            self._make_idle(slot)
 
     def _leave(self, slot: Slot) -> None:
         """End a hydrate that waits for a free slot if only the hydrate itself still pins its slot."""
@@ -129,7 +155,28 @@ class Residency:
                         raise error
                     slot.become(Cold())
                 case Cold():
+                    self._check_memory()
                     await asyncio.shield(self._start_hydrate(slot, create=create))
+
+    def _check_memory(self) -> None:
+        if self.is_short_of_memory and self._taken:
+            raise MemoryShort(
+                "The instance is short of memory, and opens no vectorstore for now (memory_high_percent). Send the "
+                "request again later, or to another instance."
+            )
+
+    def count_wait(self, slot: Slot, timing: Timing, since_s: float) -> None:
+        """Count the time since ``since_s`` that a caller waited for a slot that is open now: its hydrate, and a queue.
+
+        The hydrate may be that of another caller, and have begun before.
+        """
+        now_s = self._sources.monotonic_s()
+        began_s = min(max(slot.hydrate_began_s, since_s), now_s)
+        ended_s = max(min(slot.hydrate_ended_s, now_s), began_s)
+        timing.add(QUEUE, since_s, began_s)
+        timing.add(HYDRATE, began_s, ended_s)
+        timing.parts[QUEUE] += now_s - ended_s
+        timing.parts[STORE] += min(slot.hydrate_store_s, ended_s - began_s)
 
     def _start_hydrate(self, slot: Slot, *, create: bool) -> asyncio.Task[None]:
         done: asyncio.Future[TryAgain | None] = asyncio.get_running_loop().create_future()
@@ -156,8 +203,15 @@ class Residency:
             finally:
                 self._queued.pop(slot, None)
             has_capacity = True
-            store = self._make_store(slot.user_id)
-            await _open(store, create=create)
+            slot.hydrate_began_s = self._sources.monotonic_s()
+            self._opening += 1
+            try:
+                store = self._make_store(slot.user_id)
+                await _open(store, create=create)
+            finally:
+                self._opening -= 1
+                self._room.call_next()
+            slot.hydrate_ended_s, slot.hydrate_store_s = self._sources.monotonic_s(), store.clock.busy_s()
         except BaseException as error:
             shared = error if isinstance(error, TryAgain) else None
             if isinstance(error, Damaged):
@@ -179,13 +233,13 @@ class Residency:
     async def _take_capacity(self) -> None:
         deadline_s = self._sources.monotonic_s() + self._settings.slot_wait_s
         while not self._has_capacity():
-            if (victim := self._least_recently_used()) is not None:
-                self.start_eviction(victim)
+            if self._opening < self._settings.hydrations and (victim := self._least_recently_used()) is not None:
+                self.start_eviction(victim, "room")
             await self._room.enter(max(deadline_s - self._sources.monotonic_s(), 0.0))
         self._taken += 1
 
     def _has_capacity(self) -> bool:
-        if self._taken >= self._settings.open_slots:
+        if self._taken >= self._settings.open_slots or self._opening >= self._settings.hydrations:
             return False
         return self._taken == 0 or self.open_bytes() < self._settings.open_bytes
 
@@ -212,26 +266,34 @@ class Residency:
                 idle.append(victim)
         return idle
 
+    def least_used_part(self) -> list[Slot]:
+        """Return a quarter of the slots that are not in use, at least one of them, the longest unused first."""
+        idle = sorted(self._idle.values(), key=lambda slot: slot.last_use_s)
+        return [slot for slot in idle[: -(-len(idle) // 4)] if isinstance(slot.state, Ready) and slot.pins == 0]
+
     async def evict(self, slot: Slot) -> bool:
         """Evict a slot that only this caller has pinned; return whether it is cold now."""
         if slot.pins <= 1 and isinstance(slot.state, Ready):
-            await asyncio.shield(self.start_eviction(slot))
+            await asyncio.shield(self.start_eviction(slot, "asked"))
         return isinstance(slot.state, Cold)
 
-    def start_eviction(self, slot: Slot) -> asyncio.Task[None]:
-        """Commit, close and drop an open slot that is not in use."""
+    def start_eviction(self, slot: Slot, reason: str = "") -> asyncio.Task[None]:
+        """Commit, close and drop an open slot that is not in use. Without a ``reason`` it was idle, or too large."""
         # The state changes at once: the next caller that pins the slot finds it Evicting, and waits.
         assert isinstance(slot.state, Ready)
         store = slot.state.store
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         slot.become(Evicting(store, done))
         self._idle.pop(slot.user_id, None)
-        task = asyncio.create_task(self._evict(slot, store, done))
+        if not reason:
+            is_idle = self._sources.monotonic_s() - slot.last_use_s >= self._settings.idle_timeout_s
+            reason = "idle" if is_idle else "bytes"
+        task = asyncio.create_task(self._evict(slot, store, done, reason))
         self._evictions.add(task)
         task.add_done_callback(self._evictions.discard)
         return task
 
-    async def _evict(self, slot: Slot, store: Vectorstore, done: asyncio.Future[None]) -> None:
+    async def _evict(self, slot: Slot, store: Vectorstore, done: asyncio.Future[None], reason: str) -> None:
         try:
             if store.is_dirty:
                 await self._commit(store)
@@ -242,9 +304,11 @@ class Residency:
             logger.log(level, "a vectorstore cannot be evicted yet: %s", error)
             slot.become(Ready(store))
             if slot.pins == 0:
-                self._idle[slot.user_id] = slot
+                self._make_idle(slot)
         else:
             slot.become(Cold())
+            self.keeping.end(slot.user_id)
+            self._figures.counter(EVICTIONS, reason).add()
             self._release_capacity()
             if slot.pins == 0:
                 self.slots.pop(slot.user_id, None)

@@ -32,12 +32,17 @@ class Schedule:
 
     def is_due(self, user_id: str, now_s: float) -> bool:
         """Return whether a user is due; True for a user without an entry."""
+        due_s = self.due_s(user_id)
+        return due_s is None or now_s >= due_s
+
+    def due_s(self, user_id: str) -> int | None:
+        """Return when a user is due, in seconds since 1970; None for a user without an entry."""
         mark, entries = self._find(user_id)
         for at in entries:
             due = self._entries[at]
             if due >> 32 == mark:
-                return now_s >= due & _MASK
-        return True
+                return due & _MASK
+        return None
 
     def remember(self, user_id: str, at_s: float) -> None:
         """Store when a user is due next; if there is no room, the neighbour that is due first loses its entry."""

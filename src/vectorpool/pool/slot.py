@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from vectorpool.answers import Answer
 from vectorpool.pool.states import Cold, Committing, Evicting, Ready, State, check_transition
+from vectorpool.telemetry.parts import Timing
 from vectorpool.vectorstore.ticket import Ticket
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -19,11 +20,16 @@ def _future() -> asyncio.Future[None]:
 
 @dataclass(slots=True, eq=False)
 class WriteJob:
-    """One write. ``size`` is its share of the queue's bytes; ``request_id`` names its request in the log."""
+    """One write. ``size`` is its share of the queue's bytes; ``request_id`` names its request in the log.
+
+    ``timing`` gets what it took, from ``queued_s`` on (monotonic seconds).
+    """
 
     ticket: Ticket
     size: int
     request_id: str = ""
+    timing: Timing = field(default_factory=Timing)
+    queued_s: float = 0.0
     done: asyncio.Future[Answer] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -90,7 +96,11 @@ class Slot:
         self.heal: HealJob | None = None
         self.last_use_s = 0.0
         self.last_use_ms = 0
+        # Leases since it was opened, for operators.
+        self.uses = 0
         self.dirty_since_s: float | None = None
+        # The last hydrate, once it had a place: when it began and ended, and how long it waited for the store.
+        self.hydrate_began_s = self.hydrate_ended_s = self.hydrate_store_s = 0.0
 
     def become(self, state: State) -> None:
         """Change the state; anything but an allowed transition is a defect."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias, get_args
 
 from vectorpool.answers import SlotState
 from vectorpool.errors import TryAgain, VectorpoolError
@@ -79,6 +79,9 @@ def check_transition(before: State, after: State) -> State:
     """Return ``after`` if it may follow ``before``; anything else is a defect of this program."""
     assert type(after) in _FOLLOWS[type(before)], f"{type(before).__name__} -> {type(after).__name__}"
     return after
+
+
+STATE_NAMES: Final[tuple[SlotState, ...]] = get_args(SlotState)
 
 
 def state_name(state: State) -> SlotState:

@@ -23,11 +23,14 @@ from vectorpool.kept_documents import Expiry, KeptDocuments
 from vectorpool.local_paths import local_segment, open_dir, warm_dir
 from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.clocked import ClockedBucket
 from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.figures import Figures
+from vectorpool.telemetry.parts import StoreClock
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
 from vectorpool.vectorstore.replica import Replica, Template
@@ -50,8 +53,11 @@ class StoreFactory:
         shard: int = 0,
         is_isolated: bool = False,
         sources: Sources = SYSTEM,
+        figures: Figures | None = None,
     ) -> None:
         self.shard = shard
+        self.label = f"isolated-{shard}" if is_isolated else str(shard)
+        self.figures = Figures() if figures is None else figures
         self._bucket = bucket
         self._settings = settings
         self._sources = sources
@@ -112,10 +118,17 @@ class StoreFactory:
         """Remove what processes that are no more left in the scratch directory. Blocking."""
         remove_scratch_of_the_dead(scratch)
 
-    def log(self, user_id: str) -> CommitLog:
-        """Return a user's commit log."""
+    def log(self, user_id: str, clock: StoreClock | None = None) -> CommitLog:
+        """Return a user's commit log, whose calls of the store ``clock`` measures."""
+        bucket = self._bucket if clock is None else ClockedBucket(self._bucket, clock, self._sources)
         return CommitLog(
-            self._bucket, user_id, warm=self.warm, settings=self._settings, sources=self._sources, engine=ENGINE
+            bucket,
+            user_id,
+            warm=self.warm,
+            settings=self._settings,
+            sources=self._sources,
+            engine=ENGINE,
+            figures=self.figures,
         )
 
     def make(self, key: str) -> Vectorstore:
@@ -127,7 +140,8 @@ class StoreFactory:
             directory.mkdir(parents=True)
             return directory
 
-        log = self.log(user_id)
+        clock = StoreClock(self._sources)
+        log = self.log(user_id, clock)
         workers = native_marks.owned(self._workers, user_id)
         builder = Builder(
             user_id,
@@ -140,7 +154,7 @@ class StoreFactory:
             open_replica=self._open_replica,
             at=at,
         )
-        return Vectorstore(log, builder, workers, self._settings, self._sources)
+        return Vectorstore(log, builder, workers, self._settings, self._sources, clock)
 
     def close(self) -> None:
         """End the threads and remove the working directories; warm objects stay."""

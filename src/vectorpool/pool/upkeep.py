@@ -24,7 +24,16 @@ from vectorpool.pool.schedule import Schedule
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.supervision import Supervisor
+from vectorpool.supervision import Supervisor, rest
+from vectorpool.telemetry.families import (
+    COMPACTION_BYTES,
+    COMPACTIONS,
+    VERIFICATION_AGE,
+    VERIFICATION_INTERVAL,
+    VERIFICATION_WAITING,
+    VERIFICATIONS,
+)
+from vectorpool.telemetry.figures import Sample
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)
@@ -62,6 +71,11 @@ class Upkeep:
         self._supervisor = supervisor
         self._one_at_a_time = asyncio.Semaphore(1)
         self._schedule = Schedule()
+        self._figures = stores.figures
+        # Of the last look at all users: those that are due and not visited yet, and when the others were verified, at
+        # the earliest.
+        self._due: list[str] = []
+        self._oldest_ms: float | None = None
 
     def start(self) -> None:
         """Begin the rounds, unless they are switched off."""
@@ -88,12 +102,16 @@ class Upkeep:
     async def _compact(self, key: str, store: Vectorstore) -> None:
         try:
             async with self._one_at_a_time:
-                await store.compact()
+                done = await store.compact()
         except Exception as error:
+            self._figures.counter(COMPACTIONS, "failed").add()
             # The log is complete without it; a later commit tries again.
             logger.warning("a compaction failed: %s", error, exc_info=not isinstance(error, VectorpoolError))
             self._supervisor.record(_COMPACTION, error)
         else:
+            if done.written:
+                self._figures.counter(COMPACTIONS, "ok").add()
+                self._figures.counter(COMPACTION_BYTES).add(done.bytes)
             self._supervisor.record(_COMPACTION, None)
         finally:
             self._compacting.discard(key)
@@ -102,7 +120,7 @@ class Upkeep:
 
     async def _go_round(self) -> None:
         interval_s = self._settings.verify_interval_s
-        await self._sources.sleep(self._sources.random() * min(_FIRST_ROUND_S, interval_s))
+        await rest(self._sources, self._sources.random() * min(_FIRST_ROUND_S, interval_s))
         while True:
             try:
                 await self._round()
@@ -110,10 +128,10 @@ class Upkeep:
                 # The store did not answer, for example. The supervisor handles any other failure.
                 logger.warning("a round of verification ended early: %s", error)
             # By the random factor, instances that started together drift apart and rarely verify the same log at once.
-            await self._sources.sleep(interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
+            await rest(self._sources, interval_s / _LOOKS_PER_INTERVAL * (0.5 + self._sources.random()))
 
     async def _round(self) -> None:
-        users = await self._users_that_are_due()
+        users = self._due = await self._users_that_are_due()
         while users:
             # In a random order, or instances would verify the same logs at the same time.
             at = int(self._sources.random() * len(users))
@@ -127,11 +145,25 @@ class Upkeep:
             mine += [user_id for user_id in listed[at : at + _USERS_AT_ONCE] if self._owns(user_id)]
             await self._sources.sleep(0)
         self._schedule.make_room(len(mine))
-        now_s, come = self._sources.now_ms() / 1000, list[str]()
+        now_s, come, oldest_s = self._sources.now_ms() / 1000, list[str](), None
         for at in range(0, len(mine), _USERS_AT_ONCE):
-            come += [user_id for user_id in mine[at : at + _USERS_AT_ONCE] if self._schedule.is_due(user_id, now_s)]
+            for user_id in mine[at : at + _USERS_AT_ONCE]:
+                due_s = self._schedule.due_s(user_id)
+                if due_s is None or due_s <= now_s:
+                    come.append(user_id)
+                if due_s is not None:
+                    oldest_s = due_s if oldest_s is None else min(oldest_s, due_s)
             await self._sources.sleep(0)
+        self._oldest_ms = None if oldest_s is None else (oldest_s - self._settings.verify_interval_s) * 1000
         return come
+
+    def samples(self, label: str) -> list[Sample]:
+        """Return the gauges of the verification, under the name of the shard."""
+        found = [Sample(VERIFICATION_WAITING.name, (label,), len(self._due))]
+        if self._oldest_ms is not None:
+            age_s = max(self._sources.now_ms() - self._oldest_ms, 0.0) / 1000
+            found.append(Sample(VERIFICATION_AGE.name, (label,), age_s))
+        return found
 
     async def _verify(self, user_id: str) -> None:
         log = self._stores.log(user_id)
@@ -150,7 +182,12 @@ class Upkeep:
             return
         except VectorpoolError as error:
             logger.warning("a log could not be verified: %s", error)
+            self._figures.counter(VERIFICATIONS, "failed").add()
             return
+        self._figures.counter(VERIFICATIONS, "ok" if report.ok else "damaged").add()
+        if last is not None:
+            age_s = (self._sources.now_ms() - last.verified_at_ms) / 1000
+            self._figures.histogram(VERIFICATION_INTERVAL).observe(max(age_s, 0.0))
         self._schedule.remember(user_id, (report.verified_at_ms + interval_ms) / 1000)
         self._log_damage(user_id, report)
         if report.ended:

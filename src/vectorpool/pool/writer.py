@@ -14,11 +14,13 @@ from vectorpool.answers import Answer
 from vectorpool.commands import Write
 from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
+from vectorpool.limits import Quota
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import CatchUpJob, EndJob, EraseJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
 from vectorpool.pool.states import Committing, Ready
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.parts import HYDRATE, QUEUE, STORE, Timing
 from vectorpool.vectorstore.ticket import Ticket
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -45,8 +47,10 @@ class SlotWriter:
 
     # --- Jobs ----------------------------------------------------------------------------------------
 
-    async def write(self, slot: Slot, command: Write, context: RequestContext) -> Answer:
-        """Apply a command in a pinned slot. Raises QueueFull, and what the command raises.
+    async def write(
+        self, slot: Slot, command: Write, context: RequestContext, timing: Timing, quota: Quota | None = None
+    ) -> Answer:
+        """Apply a command in a pinned slot, within a quota. Raises QueueFull, and what the command raises.
 
         At the deadline, and if the caller is cancelled, a write that still waits leaves the queue. A write that has
         begun continues, and the deadline raises OutcomeUnknown.
@@ -62,7 +66,7 @@ class SlotWriter:
         if self._settings.durability == "write-back" and slot.dirty_since_s is None:
             with context.limit():
                 await self._make_room(slot)
-        job = WriteJob(Ticket(command), size, context.request_id)
+        job = WriteJob(Ticket(command, quota), size, context.request_id, timing, self._sources.monotonic_s())
         self._enqueue(slot, job)
         try:
             with context.limit():
@@ -212,7 +216,17 @@ class SlotWriter:
             assert isinstance(job, WriteJob)
             group.append(job)
         before = store.commit_seq
+        began_s, parts, busy_s = self._sources.monotonic_s(), list(store.spent.parts), store.clock.busy_s()
         seq = await store.write([job.ticket for job in group])
+        spent = [after - before for after, before in zip(store.spent.parts, parts, strict=True)]
+        spent[STORE] += store.clock.busy_s() - busy_s
+        for job in group:
+            # Writes of one commit share its time. One that waited for the hydrate before it has that too.
+            waited_s = min(max(slot.hydrate_ended_s - job.queued_s, 0.0), began_s - job.queued_s)
+            job.timing.add(HYDRATE, job.queued_s, job.queued_s + waited_s)
+            job.timing.add(QUEUE, job.queued_s + waited_s, began_s)
+            job.timing.include(spent, store.spent.since(began_s))
+            job.timing.follow(store.clock, job.queued_s)
         for job in group:
             if job.ticket.error is not None:
                 _fail(job, job.ticket.error)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
@@ -18,14 +15,15 @@ from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
-    InternalError,
-    OutcomeUnknown,
     QueueFull,
     ShardUnavailable,
     VectorpoolError,
 )
+from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
+from vectorpool.shard import launch
+from vectorpool.shard.counts import ShardCounts
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -34,12 +32,13 @@ from vectorpool.shard.protocol import (
     Execute,
     ExecuteBody,
     Failed,
-    FromShard,
+    FiguresShown,
     Hello,
     Part,
     Ready,
     Settle,
     Settled,
+    ShowFigures,
     ShowTasks,
     TasksShown,
     ToShard,
@@ -47,9 +46,13 @@ from vectorpool.shard.protocol import (
     Viewed,
     encode_frame,
     from_shard_decoder,
+    label_of,
     read_frame,
 )
+from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +61,14 @@ MAX_UNDER_WAY = 4096
 # Most bytes of bodies in the shard that are not whole or not answered yet.
 MAX_PASSING_BYTES = 1 << 29
 _PART_BYTES = 256 * 1024
-_START_S = 60.0
-# A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
-# on a core that another shard or the front needs. Measured: ten times the time.
-_ONE_THREAD_EACH = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+START_S = 60.0
 # How long after the deadline the shard may say what became of a change.
 _VERDICT_S = 1.0
 # Longest wait for the watch of a shard to end, once it is cancelled.
 _STOP_WATCH_S = 5.0
 _RESTART_PAUSE_S = (0.05, 0.2, 1.0, 5.0)
 
-Reply: TypeAlias = Answered | Viewed | TasksShown | Settled | Drained
+Reply: TypeAlias = Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 
 class ShardClient:
@@ -83,11 +83,12 @@ class ShardClient:
         crashed: Callable[[set[str]], None],
         *,
         is_isolated: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
-        self._shard = shard
+        self.shard = shard
         self._shards = shards
         self._crashed = crashed
-        self._is_isolated = is_isolated
+        self.is_isolated = is_isolated
         self._marks: Marks | None = None
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
@@ -98,10 +99,15 @@ class ShardClient:
         self._reader: asyncio.StreamReader | None = None
         self._supervisor = supervisor
         self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
+        label = label_of(shard, is_isolated=is_isolated)
+        self._counts = ShardCounts(label, Ledger() if ledger is None else ledger)
         self._watch_name = f"watch of {self._name}"
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
-        self._stopping = False
+        self.is_stopping = False
+        self.is_draining = False  # for the next process to serve: no request is sent meanwhile
+        self.starts = self.deaths = 0
+        self.ready_since_ms: int | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -113,26 +119,30 @@ class ShardClient:
         """The process id of the shard, for operators and tests."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def requests(self) -> int:
+        """How many requests are under way."""
+        return len(self._under_way)
+
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
         self._reader = await self._launch()
-        self._supervisor.start(self._watch_name, self._watch, is_essential=not self._is_isolated)
+        self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
-    async def execute(self, user_id: str, command: Command, context: RequestContext) -> Answer:
+    async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
         """Send one command and return its answer. Raises VectorpoolError.
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried()),
+            lambda number: Execute(number, user_id, command, context.carried(quota)),
             is_change=command.is_change,
             context=context,
         )
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+        return self._counts.answer(reply, context)
 
     async def execute_body(
-        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext
+        self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
         number, writer = self._take_number(), self._writer
@@ -143,13 +153,13 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self._pass(writer, Part(number, bytes(held)))
+                    await self.tell(Part(number, bytes(held)), writer)
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete = True
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried()),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
                 is_change=target.operation not in READS,
                 context=context,
                 number=number,
@@ -157,12 +167,12 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self._pass(writer, Cancel(number))
-        assert isinstance(reply, Answered)
-        return Answer(reply.body, reply.commit)
+                await self.tell(Cancel(number), writer)
+        return self._counts.answer(reply, context)
 
-    async def _pass(self, writer: asyncio.StreamWriter | None, message: ToShard) -> None:
-        """Send a message that has no reply. If the shard is gone, the request itself notices."""
+    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
+        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
+        writer = writer or self._writer
         if writer is not None and writer is self._writer and not writer.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
@@ -187,6 +197,16 @@ class ShardClient:
         assert isinstance(reply, TasksShown)
         return reply.tasks
 
+    async def figures(self, timeout_s: float) -> list[Sample]:
+        """Return the shard's gauges, and note its counters; a shard that does not answer in time is silent."""
+        counts, reply = self._counts, None
+        run, under_way = counts.run, len(self._under_way)
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                reply = await self._request(ShowFigures)
+        gauges = counts.take(run, reply.samples) if isinstance(reply, FiguresShown) else []
+        return counts.seen(is_up=self.is_ready, is_silent=reply is None, under_way=under_way) + gauges
+
     async def settle(self, budget_s: float) -> int:
         """Have the shard commit what is acknowledged; return how many vectorstores are left. Raises TimeoutError."""
         try:
@@ -198,15 +218,29 @@ class ShardClient:
         assert isinstance(reply, Settled)
         return reply.uncommitted
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request that was sent is answered."""
+        return all(reply.done() for reply, _ in self._under_way.values())
+
+    async def drain(self, budget_s: float) -> Drained | None:
+        """Have the shard finish, commit and end; return its report, or None if it gave none in time."""
+        with contextlib.suppress(VectorpoolError, TimeoutError):
+            async with asyncio.timeout(budget_s + 1.0):
+                reply = await self._request(lambda number: Drain(number, budget_s))
+            assert isinstance(reply, Drained)
+            self._counts.take(self._counts.run, reply.samples)
+            return reply
+        return None
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        launch.kill(self._process)
+
     async def stop(self, budget_s: float) -> Drained | None:
         """Drain the shard and end its process; return its report, or None if it gave none in time."""
-        self._stopping = True
-        report: Drained | None = None
-        if self._ready.is_set():
-            with contextlib.suppress(VectorpoolError, TimeoutError):
-                async with asyncio.timeout(budget_s + 1.0):
-                    reply = await self._request(lambda number: Drain(number, budget_s))
-                    report = reply if isinstance(reply, Drained) else None
+        self.is_stopping = True
+        report = await self.drain(budget_s) if self._ready.is_set() else None
         await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
         if self._writer is not None:
             self._writer.close()
@@ -231,6 +265,8 @@ class ShardClient:
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
+        if self.is_draining and context is not None:
+            raise ShardUnavailable("The user's shard is being restarted by an operator. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
         writer = self._writer
@@ -274,46 +310,25 @@ class ShardClient:
     async def _launch(self) -> asyncio.StreamReader:
         self._drop_marks()
         self._marks = Marks()
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            # Large answers and bulk writes cross in fewer system calls.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "vectorpool.shard.process",
-                str(theirs.fileno()),
-                str(self._marks.descriptor),
-                pass_fds=[theirs.fileno(), self._marks.descriptor],
-                env={**_ONE_THREAD_EACH, **os.environ},
-                stdin=asyncio.subprocess.DEVNULL,
-            )
-        finally:
-            theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-        hello: ToShard = Hello(self._shard, self._shards, self._settings, self._is_isolated)
-        writer.write(encode_frame(hello))
-        try:
-            async with asyncio.timeout(_START_S):
-                frame = await read_frame(reader)
-        except TimeoutError:
-            frame = None
-        message: FromShard | None = None if frame is None else from_shard_decoder.decode(frame)
+        self._process, reader, writer = await launch.start_process(self._marks)
+        hello = Hello(self.shard, self._shards, self._settings, self.is_isolated)
+        message = await launch.greet(reader, writer, hello, START_S)
         if not isinstance(message, Ready):
             writer.close()
             await self._end_process()
             if isinstance(message, Failed):
                 raise VectorpoolError.from_wire(message.error)
-            raise ShardUnavailable(f"Shard {self._shard} did not start. Its output says why.")
+            raise ShardUnavailable(f"Shard {self.shard} did not start. Its output says why.")
         self._writer = writer
+        self.is_draining, self.starts, self.ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
+        self._counts.begin()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
         return reader
 
     async def _watch(self) -> None:
         """Receive replies. When the shard dies, fail the requests under way and start it again."""
-        while not self._stopping:
+        while not self.is_stopping:
             reader = self._reader or await self._relaunch()
             try:
                 await self._receive(reader)
@@ -322,8 +337,12 @@ class ShardClient:
                 self._reader = None
                 self._lose_callers()
             await self._end_process()
-            if not self._stopping:
+            if self.is_draining:
+                logger.info("%s is being restarted by an operator", self._name)
+            elif not self.is_stopping:
+                self.deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
+                self._counts.note_death()
                 self._crashed(set() if self._marks is None else self._marks.users())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
@@ -353,33 +372,20 @@ class ShardClient:
             try:
                 message = from_shard_decoder.decode(frame)
             except msgspec.DecodeError:
-                logger.exception("shard %d sent what is no message; it is started again", self._shard)
+                logger.exception("shard %d sent what is no message; it is started again", self.shard)
                 return
             if isinstance(message, Ready):
                 continue
             reply, _ = self._under_way.get(message.number, (None, False))
             if reply is None or reply.done():
                 continue
-            if isinstance(message, Failed):
-                reply.set_exception(VectorpoolError.from_wire(message.error))
-            else:
-                reply.set_result(message)
+            reply.set_result(message)
 
     def _fail_under_way(self) -> None:
         for reply, is_change in self._under_way.values():
             if reply.done():
                 continue
-            if is_change:
-                reply.set_exception(
-                    OutcomeUnknown(
-                        "The user's shard died while it held the write: it may or may not be committed. Read it "
-                        "back, or send an idempotent write (PUT, DELETE by ids) again."
-                    )
-                )
-            elif self._stopping:
-                reply.set_exception(InternalError("The shard ended."))
-            else:
-                reply.set_exception(ShardUnavailable("The user's shard died. Send the request again."))
+            reply.set_exception(launch.lost(is_change=is_change, is_stopping=self.is_stopping))
 
     def _drop_marks(self) -> None:
         marks, self._marks = self._marks, None
@@ -388,12 +394,4 @@ class ShardClient:
 
     async def _end_process(self) -> None:
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            async with asyncio.timeout(2.0):
-                await process.wait()
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await launch.end(process)

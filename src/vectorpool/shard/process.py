@@ -16,14 +16,16 @@ from functools import partial
 
 import uvloop
 
+from vectorpool import logs
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
 from vectorpool.errors import InternalError, Misconfigured, VectorpoolError
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.stores import open_bucket
-from vectorpool.platform import allocator, native_marks
+from vectorpool.platform import allocator, interpreter, native_marks
 from vectorpool.platform.privacy import keep_private
+from vectorpool.platform.usage import usage
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
@@ -36,24 +38,30 @@ from vectorpool.shard.protocol import (
     Execute,
     ExecuteBody,
     Failed,
+    FiguresShown,
     FromShard,
     Hello,
     Part,
+    Press,
     Ready,
     Settle,
     Settled,
+    ShowFigures,
     ShowTasks,
     TasksShown,
     ToShard,
     View,
     Viewed,
     encode_frame,
+    label_of,
     read_frame,
     shard_of,
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
+from vectorpool.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +77,12 @@ class ShardServer:
         self._pool: Pool | None = None
         self._bucket: MeteredBucket | None = None
         self._settings = Settings()
+        self._figures = Figures()
         self._drained = asyncio.Event()
         self._supervisor = Supervisor(SYSTEM)
         # Bodies that are still arriving. The front bounds how many bytes of them there are.
-        self._bodies: dict[int, bytearray] = {}
+        self._bodies: dict[int, list[bytes]] = {}
+        self._turns = Turns()
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
@@ -80,17 +90,22 @@ class ShardServer:
         if not isinstance(hello, Hello):
             return
         self._settings = hello.settings
-        logging.basicConfig(level=hello.settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+        logs.configure(hello.settings, shard=label_of(hello.shard, is_isolated=hello.is_isolated))
         try:
-            self._bucket = bucket = MeteredBucket(open_bucket(hello.settings))
-            stores = StoreFactory(bucket, hello.settings, shard=hello.shard, is_isolated=hello.is_isolated)
+            self._bucket = bucket = MeteredBucket(open_bucket(hello.settings), figures=self._figures)
+            stores = StoreFactory(
+                bucket, hello.settings, shard=hello.shard, is_isolated=hello.is_isolated, figures=self._figures
+            )
             self._pool = Pool(stores, hello.settings, owns=partial(_owns, hello))
+            self._figures.add_source(self._pool.samples)
+            self._figures.add_source(partial(usage, _process_name(hello)))
         except (VectorpoolError, OSError) as error:
             wire = error if isinstance(error, VectorpoolError) else Misconfigured(f"The shard cannot start: {error}.")
             await self._send(Failed(0, wire.to_wire()))
             return
         self._supervisor = Supervisor(SYSTEM, shard=hello.shard)
         await self._pool.start()
+        interpreter.keep_what_is_loaded()
         await self._send(Ready())
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
         receiving = asyncio.create_task(self._receive_all())
@@ -111,12 +126,16 @@ class ShardServer:
     async def _receive_all(self) -> None:
         while (message := await self._receive()) is not None:
             if isinstance(message, Part):
-                self._bodies.setdefault(message.number, bytearray()).extend(message.data)
+                self._bodies.setdefault(message.number, []).append(message.data)
                 continue
             if isinstance(message, Cancel):
                 self._bodies.pop(message.number, None)
                 if (cancelled := self._tasks.get(message.number)) is not None:
                     cancelled.cancel()
+                continue
+            if isinstance(message, Press):
+                assert self._pool is not None
+                self._pool.press(is_short=message.is_short)
                 continue
             if isinstance(message, Hello):
                 continue
@@ -127,15 +146,14 @@ class ShardServer:
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         del self._tasks[number]
 
-    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | Settle | Drain) -> None:
+    async def _handle(self, message: Execute | ExecuteBody | View | ShowTasks | ShowFigures | Settle | Drain) -> None:
         assert self._pool is not None and self._bucket is not None
         match message:
             case Execute():
                 await self._send(await self._execute(self._pool, message, message.command))
             case ExecuteBody():
-                body = self._bodies.pop(message.number, bytearray())
-                body.extend(message.data)
-                await self._send(await self._execute_body(self._pool, message, body))
+                parts = [*self._bodies.pop(message.number, ()), message.data]
+                await self._send(await self._execute_body(self._pool, message, parts))
             case View():
                 view = self._pool.view()
                 view.store = self._bucket.traffic()
@@ -144,31 +162,37 @@ class ShardServer:
             case ShowTasks():
                 tasks = self._pool.tasks() + self._supervisor.view()
                 await self._send(TasksShown(message.number, tasks))
+            case ShowFigures():
+                await self._send(FiguresShown(message.number, self._figures.samples()))
             case Settle():
                 await self._send(Settled(message.number, await self._pool.settle(message.budget_s)))
             case Drain():
                 report = await self._pool.drain(message.budget_s)
-                await self._send(Drained(message.number, report.unfinished, report.uncommitted))
+                figures = self._figures.samples()
+                await self._send(Drained(message.number, report.unfinished, report.uncommitted, figures))
                 self._drained.set()
 
-    async def _execute_body(self, pool: Pool, message: ExecuteBody, body: bytearray) -> FromShard:
+    async def _execute_body(self, pool: Pool, message: ExecuteBody, parts: list[bytes]) -> FromShard:
         try:
-            command = await decoded(message.target, body, self._settings)
+            command = await decoded(message.user_id, message.target, parts, self._settings, self._turns)
         except VectorpoolError as error:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
 
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
+        context = RequestContext.arrived(message.context)
         try:
-            answer = await pool.execute(message.user_id, command, RequestContext.arrived(message.context))
+            answer = await pool.execute(message.user_id, command, context, message.context.quota)
             check_size(answer)
         except VectorpoolError as error:
-            return Failed(message.number, error.to_wire())
+            timing = context.timed()
+            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
         except Exception:
             logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
             defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
             return Failed(message.number, defect.to_wire())
-        return Answered(message.number, answer.body, answer.commit)
+        timing = context.timed()
+        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
 
     async def _send(self, message: FromShard) -> None:
         if not self._writer.is_closing():
@@ -179,6 +203,11 @@ class ShardServer:
 def _owns(hello: Hello, user_id: str) -> bool:
     """Return whether upkeep of a user's log is this shard's: that of the user's hash, also during a quarantine."""
     return not hello.is_isolated and shard_of(user_id, hello.shards) == hello.shard
+
+
+def _process_name(hello: Hello) -> str:
+    label = label_of(hello.shard, is_isolated=hello.is_isolated)
+    return label if hello.is_isolated else f"shard-{label}"
 
 
 async def _main(descriptor: int) -> None:
@@ -193,6 +222,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
+    interpreter.switch_often()
     keep_private()
     native_marks.install(int(sys.argv[2]))
     import_lean()

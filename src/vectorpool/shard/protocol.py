@@ -21,6 +21,8 @@ from vectorpool.commands import WireCommand
 from vectorpool.context import CarriedContext
 from vectorpool.errors import ErrorWire
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.parts import Step
 
 _LENGTH = struct.Struct("<I")
 # A body limit's worth of request with room for its encoding; a longer frame is a defect, not a request.
@@ -71,6 +73,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     number: int
 
 
+class Press(msgspec.Struct, frozen=True, tag="press"):
+    """Whether the instance is short of memory. It gets no reply."""
+
+    is_short: bool
+
+
 class View(msgspec.Struct, frozen=True, tag="view"):
     """A request for the pool's slots."""
 
@@ -79,6 +87,12 @@ class View(msgspec.Struct, frozen=True, tag="view"):
 
 class ShowTasks(msgspec.Struct, frozen=True, tag="show-tasks"):
     """Asks for the state of the shard's background tasks."""
+
+    number: int
+
+
+class ShowFigures(msgspec.Struct, frozen=True, tag="show-figures"):
+    """Asks for the shard's figures."""
 
     number: int
 
@@ -102,18 +116,25 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Answered(msgspec.Struct, frozen=True, tag="answered"):
-    """An answer: JSON, ready to send, and the commit that it saw."""
+    """An answer: JSON, ready to send, and the commit that it saw.
+
+    ``parts`` are the seconds that it took, by part; ``steps`` are there if it is traced.
+    """
 
     number: int
     body: bytes
     commit: int
+    parts: list[float] = []
+    steps: list[Step] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """An error; with number 0, the shard cannot start."""
+    """An error; with number 0, the shard cannot start. It has times as an answer has."""
 
     number: int
     error: ErrorWire
+    parts: list[float] = []
+    steps: list[Step] = []
 
 
 class Viewed(msgspec.Struct, frozen=True, tag="viewed"):
@@ -130,6 +151,13 @@ class TasksShown(msgspec.Struct, frozen=True, tag="tasks-shown"):
     tasks: list[TaskView]
 
 
+class FiguresShown(msgspec.Struct, frozen=True, tag="figures-shown"):
+    """The shard's figures."""
+
+    number: int
+    samples: list[Sample]
+
+
 class Settled(msgspec.Struct, frozen=True, tag="settled"):
     """How many vectorstores hold what is acknowledged and not committed."""
 
@@ -138,19 +166,25 @@ class Settled(msgspec.Struct, frozen=True, tag="settled"):
 
 
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
-    """The shard has left; what it could not finish or commit."""
+    """The shard has left; what it could not finish or commit, and its last figures."""
 
     number: int
     unfinished: int
     uncommitted: list[str]
+    samples: list[Sample] = []
 
 
-ToShard = Hello | Execute | Part | ExecuteBody | Cancel | View | ShowTasks | Settle | Drain
-FromShard = Ready | Answered | Failed | Viewed | TasksShown | Settled | Drained
+ToShard = Hello | Execute | Part | ExecuteBody | Cancel | Press | View | ShowTasks | ShowFigures | Settle | Drain
+FromShard = Ready | Answered | Failed | Viewed | TasksShown | FiguresShown | Settled | Drained
 
 _encoder = msgspec.msgpack.Encoder()
 to_shard_decoder = msgspec.msgpack.Decoder(ToShard)
 from_shard_decoder = msgspec.msgpack.Decoder(FromShard)
+
+
+def label_of(shard: int, *, is_isolated: bool) -> str:
+    """Return the name of a shard in figures, logs and traces."""
+    return f"isolated-{shard}" if is_isolated else str(shard)
 
 
 def shard_of(user_id: str, shards: int) -> int:

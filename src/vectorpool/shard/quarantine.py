@@ -27,6 +27,7 @@ from vectorpool.errors import Quarantined, ShardUnavailable, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
 from vectorpool.sources import Sources
+from vectorpool.supervision import rest
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class Quarantine:
         """Have the shard of the user's hash commit and close its slot. One that is being started again has none."""
         try:
             async with asyncio.timeout(_SETTLE_S):
-                await self._owner_of(user_id).execute(user_id, Evict(), BACKGROUND)
+                await self._owner_of(user_id).execute(user_id, Evict(), BACKGROUND, None)
         except ShardUnavailable:
             return
         except (VectorpoolError, TimeoutError) as error:
@@ -212,7 +213,7 @@ class Quarantine:
     async def run(self) -> None:
         """Let suspects return whose time is over; a supervised task."""
         while True:
-            await self._sources.sleep(_TICK_S)
+            await rest(self._sources, _TICK_S)
             now_s = self._sources.monotonic_s()
             for suspect in [each for each in self._suspects.values() if each.until_s <= now_s]:
                 await self._return(suspect)
@@ -237,7 +238,7 @@ async def _is_committed(client: ShardClient, user_id: str) -> bool:
     """Have a suspect's process commit; one that is being started again holds nothing."""
     try:
         async with asyncio.timeout(_RETURN_S):
-            await client.execute(user_id, Flush(), BACKGROUND)
+            await client.execute(user_id, Flush(), BACKGROUND, None)
     except ShardUnavailable:
         return True
     except (VectorpoolError, TimeoutError):

@@ -11,31 +11,49 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from vectorpool.answers import Answer, PoolView, TaskView
-from vectorpool.chroma_bodies import Target
+from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import Draining
+from vectorpool.errors import Draining, ShardNotFound
+from vectorpool.limits import Given, Quota
 from vectorpool.local_paths import open_dir, warm_dir
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.client import ShardClient
-from vectorpool.shard.protocol import shard_of
+from vectorpool.shard.protocol import Press, shard_of
 from vectorpool.shard.quarantine import Quarantine
+from vectorpool.shard.restarts import Restarts, view_of
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.families import QUARANTINED
+from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
 # Longest wait for a shard to say how its tasks are: a probe of the instance must not wait for a busy shard.
 _TASKS_S = 1.0
 _QUARANTINE = "quarantine"
+_FIGURES = "figures of the shards"
+# A shard that crashes takes along what it counted since it was last asked.
+_FIGURES_S = 10.0
 # What a process for one user may hold: the vectorstore and some of its past commits.
 _ISOLATED_SLOTS = 4
 _ISOLATED_WARM_BYTES = 256 * 1024**2
+
+
+# Returns what a user may have stored, None for no limit, by its id and the limits that a token claims.
+QuotaOf: TypeAlias = Callable[[str, Given | None], Quota | None]
+
+
+def no_quota(user_id: str, claimed: Given | None) -> None:
+    """Return no limit."""
+    return
 
 
 class Router(Protocol):
@@ -50,6 +68,10 @@ class Router(Protocol):
 
         A second call does nothing.
         """
+        ...
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask ``quota_of`` at each change what its user may have stored, by the limits of the request's token."""
         ...
 
     def is_ready(self) -> bool:
@@ -76,8 +98,31 @@ class Router(Protocol):
         """Return every slot of the instance."""
         ...
 
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, beside this one."""
+        ...
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell the shards whether the instance is short of memory."""
+        ...
+
     async def tasks(self) -> list[TaskView]:
         """Return the state of the background tasks of the instance; a shard that does not answer at once has none."""
+        ...
+
+    def shards(self) -> list[ShardView]:
+        """Return every shard, then the processes of users in quarantine."""
+        ...
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """End a shard's process, drained unless ``force``, and return when the next one serves.
+
+        Raises ShardNotFound, StoreUnavailable, ShardUnavailable, Draining.
+        """
+        ...
+
+    async def figures(self) -> list[Sample]:
+        """Return the figures of the shards. Counters never go back, also if a shard was started again."""
         ...
 
 
@@ -97,8 +142,18 @@ class ShardRouter:
             clean=partial(_drop_isolated, Path(settings.replica_dir)),
         )
         crashed = self._quarantine.note_crash
-        self.clients = [ShardClient(number, count, settings, self._supervisor, crashed) for number in range(count)]
+        self._ledger = Ledger()
+        self.clients = [
+            ShardClient(number, count, settings, self._supervisor, crashed, ledger=self._ledger)
+            for number in range(count)
+        ]
+        self._restarts = Restarts(settings)
         self._stopping = False
+        self._quota_of: QuotaOf = no_quota
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        """Ask this for quotas from now on."""
+        self._quota_of = quota_of
 
     async def start(self) -> None:
         """Start every shard at the same time; if one cannot start, none stays behind."""
@@ -110,6 +165,7 @@ class ShardRouter:
                 await asyncio.gather(*(c.stop(0.0) for c in self.clients))
                 raise error
         self._supervisor.start(_QUARANTINE, self._quarantine.run)
+        self._supervisor.start(_FIGURES, self._watch_figures)
 
     async def stop(self, budget_s: float | None = None) -> None:
         """Drain every shard at the same time, and log what could not be finished."""
@@ -117,7 +173,7 @@ class ShardRouter:
             return
         self._stopping = True
         budget_s = self._settings.drain_s if budget_s is None else budget_s
-        await self._supervisor.stop(budget_s, [_QUARANTINE])
+        await self._supervisor.stop(budget_s, [_QUARANTINE, _FIGURES])
         for report in await asyncio.gather(*(c.stop(budget_s) for c in self._all_clients())):
             if report is not None and (report.unfinished or report.uncommitted):
                 logger.error(
@@ -135,7 +191,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute(user_id, command, context)
+        quota = self._quota_of(user_id, context.claimed) if command.is_change else None
+        return await client.execute(user_id, command, context, quota)
 
     async def execute_body(
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext = BACKGROUND
@@ -144,7 +201,8 @@ class ShardRouter:
         if self._stopping:
             raise Draining("The instance is shutting down. Send the request to another one.")
         client = self._owner(user_id) if user_id not in self._quarantine else await self._apart(user_id, context)
-        return await client.execute_body(user_id, target, body, context)
+        quota = None if target.operation in READS else self._quota_of(user_id, context.claimed)
+        return await client.execute_body(user_id, target, body, context, quota)
 
     def _owner(self, user_id: str) -> ShardClient:
         """Return the shard that the user's hash names."""
@@ -162,7 +220,7 @@ class ShardRouter:
             open_slots=min(own.open_slots, _ISOLATED_SLOTS),
             warm_bytes=min(own.warm_bytes, _ISOLATED_WARM_BYTES),
         )
-        return ShardClient(number, 1, settings, self._supervisor, crashed, is_isolated=True)
+        return ShardClient(number, 1, settings, self._supervisor, crashed, is_isolated=True, ledger=self._ledger)
 
     async def _settle(self, budget_s: float) -> bool:
         """Have every shard commit what is acknowledged; return whether all of it is committed. Raises TimeoutError."""
@@ -172,6 +230,14 @@ class ShardRouter:
     def _all_clients(self) -> list[ShardClient]:
         return [*self.clients, *self._quarantine.clients]
 
+    def process_ids(self) -> list[int]:
+        """Return the processes of the shards, and of users in quarantine."""
+        return [client.process_id for client in self._all_clients() if client.process_id is not None]
+
+    async def press(self, *, is_short: bool) -> None:
+        """Tell every shard."""
+        await asyncio.gather(*(client.tell(Press(is_short)) for client in self._all_clients()))
+
     async def pool_view(self) -> PoolView:
         """Gather the slots of every shard; one that is being started again has none."""
         views = await asyncio.gather(*(c.view() for c in self._all_clients()), return_exceptions=True)
@@ -180,10 +246,34 @@ class ShardRouter:
         merged.quarantined = self._quarantine.view()
         return merged
 
+    def shards(self) -> list[ShardView]:
+        """Show every shard, then those of users in quarantine."""
+        return [view_of(client) for client in self._all_clients()]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        """Restart one shard; the others serve meanwhile."""
+        if self._stopping:
+            raise Draining("The instance is shutting down.")
+        if not 0 <= number < len(self.clients):
+            raise ShardNotFound(f"There is no shard {number}. The shards are 0 to {len(self.clients) - 1}.")
+        await self._restarts.restart(self.clients[number], force=force)
+        return view_of(self.clients[number])
+
     async def tasks(self) -> list[TaskView]:
         """Gather the tasks of every shard, and those that watch the shards."""
         shown = await asyncio.gather(*(c.tasks(_TASKS_S) for c in self.clients), return_exceptions=True)
         return self._supervisor.view() + [task for tasks in shown if isinstance(tasks, list) for task in tasks]
+
+    async def figures(self) -> list[Sample]:
+        """Ask every shard; one that does not answer in time is silent, and its counters stay as they were known."""
+        gauges = await asyncio.gather(*(client.figures(_TASKS_S) for client in self._all_clients()))
+        quarantined = Sample(QUARANTINED.name, (), len(self._quarantine.view()))
+        return [*self._ledger.samples(), *(sample for shown in gauges for sample in shown), quarantined]
+
+    async def _watch_figures(self) -> None:
+        while True:
+            await SYSTEM.sleep(_FIGURES_S)
+            await self.figures()
 
 
 def drop_former_shards(replica_dir: Path, shards: int) -> None:

@@ -5,7 +5,8 @@ Each avatar has a database with a name made of its id; ``avatar_id`` None means 
 
 from __future__ import annotations
 
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.errors import AvatarNotFound, CollectionNotFound
 from vectorpool.names import avatar_of_database, database_name
 

@@ -22,19 +22,20 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import ORIGIN, PendingCommit, Position
+from vectorpool.commitlog.outcomes import ORIGIN, Hydrated, PendingCommit, Position
 from vectorpool.engine.leftovers import forget_mark, sweep_lists
 from vectorpool.engine.salvage import SalvageReport, salvage
-from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound
+from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.names import SIDECAR_FILE
 from vectorpool.platform.local_disk import as_disk_failure
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.families import HYDRATE_BYTES, HYDRATE_FAILURES, HYDRATE_TIME
 from vectorpool.vectorstore.erasure import erase_directory
 from vectorpool.vectorstore.replica import Replica, Template
 from vectorpool.vectorstore.sidecar import Sidecar
@@ -48,6 +49,9 @@ REBUILDS = 4
 
 # The only commit that may be an unchanged directory of plain Chroma.
 _ADOPTION = 1
+
+# By whether objects came from the store, and from the warm tier.
+_TIERS: Final = {(True, True): "mixed", (True, False): "store", (False, True): "warm", (False, False): "empty"}
 
 OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
 
@@ -102,6 +106,7 @@ class Builder:
         raises.
         """
         directory = self._make_directory()
+        began_s = self._sources.monotonic_s()
         try:
             hydrated = await self._log.hydrate(directory, at=self.at)
             is_absent = hydrated is None or hydrated.tombstone
@@ -127,14 +132,24 @@ class Builder:
                 opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
             if (opened.is_migrated and migrate) or is_erased:
                 await self._commit_upkeep(opened, Summary(migrated=opened.is_migrated, erased=is_erased))
+            self._count(hydrated, self._sources.monotonic_s() - began_s)
             return Built(opened, is_absent)
         except BaseException as error:
+            if isinstance(error, VectorpoolError) and not isinstance(error, UserNotFound):
+                self._log.figures.counter(HYDRATE_FAILURES, error.code).add()
             # Checked before the directory is removed, because the removal makes room.
             failure = as_disk_failure(error, directory)
             shutil.rmtree(directory, ignore_errors=True)
             if failure is not None and failure is not error:
                 raise failure from error
             raise
+
+    def _count(self, hydrated: Hydrated | None, seconds: float) -> None:
+        tier = "empty"
+        if hydrated is not None:
+            tier = _TIERS[hydrated.fetched_objects > 0, hydrated.warm_objects > 0]
+            self._log.figures.counter(HYDRATE_BYTES).add(hydrated.fetched_bytes)
+        self._log.figures.histogram(HYDRATE_TIME, tier).observe(seconds)
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)

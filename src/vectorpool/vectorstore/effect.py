@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from vectorpool.errors import VectorpoolError
+
+if TYPE_CHECKING:
+    from vectorpool.vectorstore.quota import Admission
 
 
 class HalfApplied(Exception):
@@ -24,6 +29,8 @@ class Effect(msgspec.Struct):
     collections: set[str] = msgspec.field(default_factory=set)
     # The id of the collection that the command made; it stays if the command is applied again.
     made: str | None = None
+    # What the write asks before it adds something; None without a quota.
+    admission: Admission | None = None
 
     def touch(self, collection: str | None = None) -> None:
         """Record a change, and the name of its collection."""

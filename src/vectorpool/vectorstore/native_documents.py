@@ -18,7 +18,7 @@ from vectorpool.commands import (
     SettleDocuments,
 )
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, UserNotFound
 from vectorpool.names import check_collection_name
@@ -59,6 +59,10 @@ class DocumentWriter:
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
             check_keys(writer.catalogue, info, command.metadatas)
+        if effect.admission is not None:
+            # All at once: a document that does not fit is refused before anything of it is changed.
+            former = self._owner(command.avatar_id, command.path)
+            effect.admission.add_document(command.avatar_id, command.path, info, command.ids, former)
         if info is None:
             info = writer.make_collection(command.avatar_id, command.collection, None, Hnsw(), effect)
         effect.touch(info.name)
@@ -112,6 +116,12 @@ class DocumentWriter:
         sidecar.set_pipeline(command.avatar_id, PipelineChoice())
         return answers.Deleted(deleted=1)
 
+    def _owner(self, avatar_id: str, path: str) -> CollectionInfo | None:
+        """Return the collection that holds the records of a document, if both are there."""
+        before = self._writer.sidecar.chunks(avatar_id, path)
+        known = [] if before is None else collections_of(self._writer.catalogue, avatar_id)
+        return next((info for info in known if before is not None and info.id == before[0]), None)
+
     @handles(ForgetDocument)
     def _forget_document(self, command: ForgetDocument, effect: Effect) -> msgspec.Struct:
         writer = self._writer
@@ -120,9 +130,11 @@ class DocumentWriter:
             raise DocumentNotFound(f"The document {command.path!r} was not ingested.")
         if command.unless_restored and writer.sidecar.is_restored(command.avatar_id, command.path):
             return answers.Deleted(deleted=0)
-        collection_id, ids = before
-        owner = next((c for c in collections_of(writer.catalogue, command.avatar_id) if c.id == collection_id), None)
+        ids = before[1]
+        owner = self._owner(command.avatar_id, command.path)
         effect.touch(None if owner is None else owner.name)
+        if effect.admission is not None:
+            effect.admission.remove_document(command.avatar_id, command.path)
         if owner is not None:
             writer.delete_records(owner, ids, effect)
         writer.sidecar.forget_document(command.avatar_id, command.path)

@@ -27,7 +27,8 @@ from vectorpool.commands import (
     Read,
 )
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import Catalogue, CollectionInfo
+from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.failures import translate
 from vectorpool.engine.records import Records
@@ -102,14 +103,20 @@ AT_ONCE: Final = frozenset({CountRecords, GetRecords, QueryRecords})
 
 
 class NativeReader:
-    """Answers read commands from one open engine and its sidecar."""
+    """Answers read commands from one open engine and its sidecar.
 
-    def __init__(self, user_id: str, engine: Engine, sidecar: Sidecar, size: Callable[[], int]) -> None:
+    ``size`` returns the bytes of the files, ``live`` those without free pages.
+    """
+
+    def __init__(
+        self, user_id: str, engine: Engine, sidecar: Sidecar, size: Callable[[], int], live: Callable[[], int]
+    ) -> None:
         self._user_id = user_id
         self._catalogue: Catalogue = engine.catalogue
         self._records: Records = engine.records
         self._sidecar = sidecar
         self._size = size
+        self._live = live
         handlers = handlers_of(self)
         self._answer = {kind: handler for kind, handler in handlers.items() if kind not in AT_ONCE}
         self._answer_at_once = {kind: handler for kind, handler in handlers.items() if kind in AT_ONCE}
@@ -145,6 +152,8 @@ class NativeReader:
             collections=len(collections),
             records=self._count(collections),
             bytes=self._size(),
+            documents=self._sidecar.count_all_documents(),
+            live_bytes=self._live(),
             lost_records=self._sidecar.count_losses(),
         )
 

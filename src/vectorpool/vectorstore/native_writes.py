@@ -27,7 +27,7 @@ from vectorpool.commands import (
     Vectors,
 )
 from vectorpool.commands.handlers import handlers_of, handles
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
@@ -96,6 +96,8 @@ class NativeWriter:
             "max_neighbors": hnsw.max_neighbors or defaults.hnsw_max_neighbors,
             "sync_threshold": hnsw.sync_threshold or defaults.hnsw_sync_threshold,
         }
+        if effect.admission is not None:
+            effect.admission.add_collection()
         effect.touch()
         ensure_database(self.catalogue, avatar_id)
         configuration = json.dumps({"hnsw": chosen})
@@ -127,7 +129,10 @@ class NativeWriter:
         return answers.Deleted(deleted=1)
 
     def _drop(self, info: CollectionInfo, effect: Effect) -> None:
-        effect.deleted += self._engine.drop_collection(info, lambda: effect.touch(info.name))
+        records = self._engine.drop_collection(info, lambda: effect.touch(info.name))
+        effect.deleted += records
+        if effect.admission is not None:
+            effect.admission.remove_collection(records)
         self.sidecar.forget_collection(info.id)
 
     @handles(DeleteAvatar)
@@ -194,6 +199,8 @@ class NativeWriter:
     def put_records(self, info: CollectionInfo, batch: Batch, vectors: Vectors, effect: Effect) -> None:
         """Upsert checked records, and store their embedder if the collection has none yet."""
         check_keys(self.catalogue, info, batch.metadatas)
+        if effect.admission is not None:
+            effect.admission.add_records(info, batch.ids)
         effect.touch(info.name)
         self._note_embedder(info, vectors)
         self._records.put(Operation.UPSERT, info.id, info.database, batch, effect.touch)
@@ -256,6 +263,8 @@ class NativeWriter:
 
     def delete_records(self, info: CollectionInfo, ids: Sequence[str], effect: Effect) -> None:
         """Delete records by id."""
+        if effect.admission is not None:
+            effect.admission.remove_records(info, ids)
         if ids:
             effect.touch(info.name)
         self._records.delete(info.id, info.database, ids, effect.touch)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from vectorpool.engine.catalogue import CollectionInfo, DatabaseInfo
+from vectorpool.engine.collection_info import CollectionInfo, DatabaseInfo
 from vectorpool.engine.rows import Rows
 
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY

@@ -7,8 +7,9 @@ have taken effect, and the replica would have to be rebuilt.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from vectorpool.checks import RESERVED_KEY_PREFIX
@@ -27,7 +28,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine import failures
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.filters import has_empty_join
 from vectorpool.engine.rows import Batch, Float32
@@ -38,6 +39,14 @@ from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import rows_of
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+# What a creation may ask for beside the name, as Chroma took it before, for all vectorstores of a process.
+_ACCEPTED: Final[set[bytes]] = set()
+_MAX_ACCEPTED: Final = 256
+_MAX_ACCEPTED_BYTES: Final = 16 * 1024
+_NOTHING_ASKED: Final = _encode((None, None, None))
 
 _Records = ChromaAddRecords | ChromaUpsertRecords | ChromaUpdateRecords
 
@@ -55,6 +64,7 @@ class ProtocolWriter:
         self._records = engine.records
         self._sidecar = sidecar
         self._is_new = is_new
+        self._accepted = _ACCEPTED
         self.handlers = handlers_of(self)
 
     # --- Tenants and databases -----------------------------------------------------------------------
@@ -97,6 +107,15 @@ class ProtocolWriter:
 
     @handles(ChromaCreateCollection)
     def _create_collection(self, command: ChromaCreateCollection, effect: Effect) -> Any:
+        asked = _encode((command.metadata, command.configuration, command.schema))
+        if command.get_or_create and (asked == _NOTHING_ASKED or asked in self._accepted):
+            # A client asks for its collection whenever it starts. What Chroma took once, it takes again, and it changes
+            # nothing of a collection that is there.
+            there = self._catalogue.find(command.database, command.name)
+            if there is not None:
+                return shapes.collection(there, self._tenant)
+        if effect.admission is not None and self._catalogue.find_id(command.database, command.name) is None:
+            effect.admission.add_collection()
         made_database = command.make_database and not self._catalogue.has_database(command.database)
         if made_database:
             self._catalogue.create_database(command.database)
@@ -117,7 +136,14 @@ class ProtocolWriter:
             raise
         if made_database or self._catalogue.count_collections(command.database) != before:
             effect.touch(found.name)
+        self._accept(asked)
         return shapes.collection(found, self._tenant)
+
+    def _accept(self, asked: bytes) -> None:
+        if len(asked) <= _MAX_ACCEPTED_BYTES:
+            if len(self._accepted) >= _MAX_ACCEPTED:
+                self._accepted.clear()
+            self._accepted.add(asked)
 
     @handles(ChromaUpdateCollection)
     def _update_collection(self, command: ChromaUpdateCollection, effect: Effect) -> Any:
@@ -142,7 +168,10 @@ class ProtocolWriter:
         return {}
 
     def _drop(self, found: CollectionInfo, effect: Effect) -> None:
-        effect.deleted += self._engine.drop_collection(found, lambda: effect.touch(found.name))
+        records = self._engine.drop_collection(found, lambda: effect.touch(found.name))
+        effect.deleted += records
+        if effect.admission is not None:
+            effect.admission.remove_collection(records)
         self._sidecar.forget_collection(found.id)
 
     # --- Records -------------------------------------------------------------------------------------
@@ -179,6 +208,8 @@ class ProtocolWriter:
         check_keys(self._catalogue, found, command.metadatas)
         if command.ids:
             batch = _batch(command, array)
+            if effect.admission is not None:
+                effect.admission.add_records(found, command.ids)
             self._records.put(
                 operation, command.collection_id, command.database, batch, lambda: effect.touch(found.name)
             )
@@ -207,7 +238,8 @@ class ProtocolWriter:
     def _delete_records(self, command: ChromaDeleteRecords, effect: Effect) -> Any:
         where, where_document = command.where, command.where_document
         key = command.collection_id, command.database
-        name = self._find(command).name
+        found = self._find(command)
+        name = found.name
         for field, clause in (("where", where), ("where document", where_document)):
             if has_empty_join(clause):
                 raise failures.empty_join(field)
@@ -222,6 +254,8 @@ class ProtocolWriter:
             )
             assert rows is not None
             ids = rows.ids
+        if effect.admission is not None:
+            effect.admission.remove_records(found, ids)
         deleted = self._records.delete(*key, ids, lambda: effect.touch(name))
         effect.deleted += deleted
         return {"deleted": deleted}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from vectorpool.answers import SchemaState
+from vectorpool.answers import ChromaUse, SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
 from vectorpool.commitlog.outcomes import Position
@@ -30,6 +30,7 @@ from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
 from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
+from vectorpool.limits import Quota
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
 from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
@@ -40,6 +41,7 @@ from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alia
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
+from vectorpool.vectorstore.quota import bytes_of
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
 from vectorpool.vectorstore.writer import Writer
@@ -83,6 +85,8 @@ class Replica:
         self._settings = settings
         self._sources = sources
         self._is_written = False
+        # Of writes within a quota since the last commit.
+        self._added_bytes = 0
         self._stamps = FileTimes()
         with on_local_disk(directory):
             self._schema = read_schema(directory)
@@ -126,12 +130,15 @@ class Replica:
             write_slice_ms=settings.write_slice_ms,
             max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
             index_rows=self._index_rows,
+            is_untested=not self.is_schema_tested,
         )
         self._engine = Engine(self.directory, options)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
-        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes)
+        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes, self.live_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
-        self._writer = Writer(self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone)
+        self._writer = Writer(
+            self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone, self.live_bytes
+        )
 
     @property
     def stamp(self) -> EngineStamp | None:
@@ -154,9 +161,18 @@ class Replica:
         """``is_schema_tested`` as a word for the pool's view."""
         return "tested" if self.is_schema_tested else "untested"
 
+    @property
+    def chroma_use(self) -> ChromaUse | None:
+        """Why Chroma is open; None if it is not."""
+        return self._engine.chroma_use
+
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
         return sum(file.size for file in self.image.files.values())
+
+    def live_bytes(self) -> int:
+        """Return the bytes of what is stored: the files as of the last commit without free pages, and later writes."""
+        return max(0, self.size_bytes() - self.remains.free_bytes) + self._added_bytes
 
     def is_new(self) -> bool:
         """Whether nothing was ever stored for the user, here or anywhere."""
@@ -205,35 +221,41 @@ class Replica:
         answer = self._native_reader.read(command, at_once=at_once)
         return None if answer is None else _encode(answer)
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
+
+        QuotaExceeded if the user would then have more stored than ``quota`` allows; nothing has changed then.
 
         ``collection_id`` is the id of the collection that the command creates, because a client received that id
         before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
         alias. A write that failed because of a removed directory or of the local disk counts as half applied.
         """
         try:
-            return self._write(command, collection_id)
+            return self._write(command, collection_id, quota)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
-    def _write(self, command: Write, collection_id: str | None) -> tuple[bytes, Effect]:
+    def _write(self, command: Write, collection_id: str | None, quota: Quota | None) -> tuple[bytes, Effect]:
         there = self._made_id(command)
         makes = made_by(command) is not None and there is None
         # Before the write, so that no reader uses an old entry; after it, for readers that cached one meanwhile.
         only_new = isinstance(command, RecordWrite)
         self._engine.catalogue.forget(only_new=only_new)
         try:
-            answer, effect = self._writer.write(resolve_alias(command, self._sidecar))
+            answer, effect = self._writer.write(resolve_alias(command, self._sidecar), quota)
         finally:
             self._engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
             self._sidecar.set_alias(collection_id, there)
             effect.touched = True
         self._is_written = self._is_written or effect.touched
+        if quota is not None and quota.bytes_stored is not None and not command.frees:
+            self._added_bytes += bytes_of(command)
         body = _encode(answer)
         made = self._made_id(command) if makes else None
         if made is not None and collection_id is not None:
@@ -288,6 +310,7 @@ class Replica:
     def advance(self, position: Position, image: Image) -> None:
         """Set the commit that now holds the captured changes."""
         self.is_migrated = False
+        self._added_bytes = 0
         self.position = position
         self.image = image
 

@@ -172,6 +172,11 @@ class Sidecar:
         row = db.execute("SELECT count(*) FROM document WHERE avatar_id = ?", (avatar_id,)).fetchone()
         return int(row[0])
 
+    def count_all_documents(self) -> int:
+        """Return how many documents were ingested, of all avatars."""
+        db = self._open(create=False)
+        return 0 if db is None else int(db.execute("SELECT count(*) FROM document").fetchone()[0])
+
     def chunks(self, avatar_id: str, path: str) -> tuple[str, list[str]] | None:
         """Return (collection id, record ids) of an ingested document, or None."""
         db = self._open(create=False)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from vectorpool.commands import Write
 from vectorpool.commitlog.format import Summary
 from vectorpool.errors import CommitConflict, InternalError, StoreUnavailable, VectorpoolError
+from vectorpool.limits import Quota
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.replica import Replica
@@ -26,10 +27,12 @@ Applied = tuple[bytes, Effect]
 class Ticket:
     """A write on its way: the command, and then its answer or its error."""
 
-    __slots__ = ("body", "broke_a_replica", "command", "effect", "error", "is_poison")
+    __slots__ = ("body", "broke_a_replica", "command", "effect", "error", "is_poison", "quota")
 
-    def __init__(self, command: Write) -> None:
+    def __init__(self, command: Write, quota: Quota | None = None) -> None:
         self.command = command
+        # What the user may have stored after it. It counts until the write is acknowledged.
+        self.quota = quota
         self.body = b""
         self.effect = Effect()
         self.error: VectorpoolError | None = None
@@ -82,14 +85,20 @@ def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticke
     return cause
 
 
-async def apply_again(uncommitted: list[Ticket], replica: Replica, run: Callable[..., Awaitable[Applied]]) -> bool:
+async def apply_again(
+    uncommitted: list[Ticket], replica: Replica, run: Callable[..., Awaitable[Applied]], *, acknowledged: bool
+) -> bool:
     """Apply commands to a replica that was built anew, in threads of ``run``; those that fail leave the list.
+
+    A quota does not count for what was ``acknowledged``.
 
     Returns False if one failed half-way: the replica must be built again, and the next call goes without it.
     """
     for ticket in list(uncommitted):
         try:
-            ticket.body, ticket.effect = await run(replica.write, ticket.command, ticket.effect.made)
+            ticket.body, ticket.effect = await run(
+                replica.write, ticket.command, ticket.effect.made, None if acknowledged else ticket.quota
+            )
         except (HalfApplied, VectorpoolError) as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             uncommitted.remove(ticket)

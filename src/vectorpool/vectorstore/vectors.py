@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vectorpool.commands import Vectors
-from vectorpool.engine.catalogue import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.rows import Float32
 from vectorpool.errors import DimensionMismatch, EmbedderMismatch, InvalidEmbedding
 from vectorpool.vectorstore.sidecar import Sidecar

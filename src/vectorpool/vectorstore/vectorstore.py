@@ -21,13 +21,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
-from vectorpool.answers import Answer, SchemaState
+from vectorpool.answers import Answer, ChromaUse, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, Position
 from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.families import CATCH_UPS, REBASES
+from vectorpool.telemetry.parts import COMMIT, ENGINE, HYDRATE, Stopwatch, StoreClock, timed
 from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.erasure import ErasureSchedule
@@ -56,8 +58,17 @@ class Vectorstore:
     """See the module. ``builder`` builds its replicas from ``log``, ``workers`` runs what blocks."""
 
     def __init__(
-        self, log: CommitLog, builder: Builder, workers: Executor, settings: Settings, sources: Sources
+        self,
+        log: CommitLog,
+        builder: Builder,
+        workers: Executor,
+        settings: Settings,
+        sources: Sources,
+        clock: StoreClock | None = None,
     ) -> None:
+        # What the writer's task spent its time on, and how long calls of the store were under way.
+        self.spent = Stopwatch(sources)
+        self.clock = StoreClock(sources) if clock is None else clock
         self._log = log
         self._builder = builder
         self._workers = workers
@@ -96,10 +107,9 @@ class Vectorstore:
         """Whether nothing is stored for the user (an empty replica for the first write may exist)."""
         return self._absent and not self._uncommitted
 
-    @property
-    def schema_state(self) -> SchemaState | None:
-        """Whether the fast paths were tested on the schema of the open replica; None if none is open."""
-        return self._replica.schema_state if self._replica is not None else None
+    def engine_state(self) -> tuple[SchemaState | None, ChromaUse | None]:
+        """Return whether the fast paths were tested on the open replica's schema, and why Chroma is open on it."""
+        return (None, None) if self._replica is None else (self._replica.schema_state, self._replica.chroma_use)
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""
@@ -149,6 +159,7 @@ class Vectorstore:
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
         if self._replica is None or not await self._ask():
+            self._log.figures.counter(CATCH_UPS).add()
             await self._rebuild(create=True)
 
     async def heal(self) -> None:
@@ -214,10 +225,11 @@ class Vectorstore:
         await self.catch_up()
         return position.seq
 
-    async def compact(self) -> None:
+    async def compact(self) -> Compaction:
         """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
-        if self._replica is not None and not self.is_absent:
-            await self._log.compact(self._replica.position)
+        if self._replica is None or self.is_absent:
+            return Compaction()
+        return await self._log.compact(self._replica.position)
 
     def is_erasure_due(self, *, is_idle: bool) -> bool:
         """Whether what was deleted should be removed from the files now; ``is_idle``: the vectorstore is not used."""
@@ -254,12 +266,13 @@ class Vectorstore:
         if self._replica is not None and self._replica.is_migrated:
             await self._rebuild(create=True)
 
+    @timed(ENGINE)
     async def _apply(self, ticket: Ticket) -> None:
         assert self._replica is not None
         if ticket.is_poison:
             return
         try:
-            body, effect = await self._run(self._replica.write, ticket.command)
+            body, effect = await self._run(self._replica.write, ticket.command, None, ticket.quota)
         except HalfApplied as error:
             # The disk, and not the command, may have broken the replica: the command is applied once more.
             ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
@@ -303,6 +316,7 @@ class Vectorstore:
             await pause_before_rebase(self._sources, attempt)
         raise too_many_conflicts()
 
+    @timed(COMMIT)
     async def _commit_once(self) -> bool:
         """Offer the uncommitted writes as one commit; return False if the replica was built anew instead."""
         replica = self._replica
@@ -349,6 +363,7 @@ class Vectorstore:
             position = await self._log.append(pending, in_doubt=pending is self._doubted)
         except LostRace:
             self._pending, self._offered = None, 0
+            self._log.figures.counter(REBASES).add()
             await self._start_over()
             return False
         except (OutcomeUnknown, asyncio.CancelledError):
@@ -388,6 +403,7 @@ class Vectorstore:
             self._uncommitted.clear()
             await self.discard()
 
+    @timed(HYDRATE)
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
         """Discard the replica, build it from the log, apply again what was not committed; no read runs meanwhile."""
         async with self._lock.exclusive():
@@ -406,7 +422,7 @@ class Vectorstore:
                     self._replica, self._absent = built.replica, built.is_absent
                     self._freshness.confirm(asked_s)
                     self._pending, self._offered = None, 0
-                    if await apply_again(self._uncommitted, built.replica, self._run):
+                    if await apply_again(self._uncommitted, built.replica, self._run, acknowledged=self._replays):
                         return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
 

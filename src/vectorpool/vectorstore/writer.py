@@ -13,11 +13,13 @@ from vectorpool.commands import Write
 from vectorpool.engine.engine import Engine
 from vectorpool.engine.failures import refusal, translate
 from vectorpool.errors import BrokenReplica
+from vectorpool.limits import Quota
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.native_documents import DocumentWriter
 from vectorpool.vectorstore.native_writes import NativeWriter
 from vectorpool.vectorstore.protocol_writes import ProtocolWriter
+from vectorpool.vectorstore.quota import Counter
 from vectorpool.vectorstore.sidecar import Sidecar
 
 
@@ -32,19 +34,26 @@ class Writer:
         settings: Settings,
         is_new: Callable[[], bool],
         tombstone: Callable[[], int],
+        live_bytes: Callable[[], int],
     ) -> None:
+        self._counter = Counter(engine, sidecar, live_bytes)
         native = NativeWriter(engine, sidecar, settings)
         self._native = {**native.handlers, **DocumentWriter(native, tombstone).handlers}
         self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
 
-    def write(self, command: Write) -> tuple[Any, Effect]:
-        """Apply one command; return its answer, fit for JSON, and its effect. Raises VectorpoolError or HalfApplied."""
+    def write(self, command: Write, quota: Quota | None = None) -> tuple[Any, Effect]:
+        """Apply one command within a quota; return its answer, fit for JSON, and its effect.
+
+        Raises VectorpoolError, QuotaExceeded among them, or HalfApplied.
+        """
         effect = Effect()
         handler = self._native.get(type(command))
         try:
-            if handler is not None:
-                return handler(command, effect), effect
-            return self._protocol[type(command)](command, effect), effect
+            if quota is not None:
+                effect.admission = self._counter.begin(command, quota)
+            answer = (handler or self._protocol[type(command)])(command, effect)
+            self._counter.end(effect.admission)
+            return answer, effect
         except Exception as error:
             cause = translate(error) if handler is not None else refusal(error)
             if effect.touched or isinstance(cause, BrokenReplica):

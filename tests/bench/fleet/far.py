@@ -133,7 +133,7 @@ class FarBucket:
             prefix, self._latencies.list, lambda shelf: shelf.list_objects(prefix, limit=limit, after=after)
         )
 
-    async def list_prefixes(self, prefix: str) -> list[str]:
+    async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         raise AssertionError("rounds over all users are not run in a fleet: their requests are computed")
 
     async def create(self, key: str, data: bytes) -> str:
@@ -141,6 +141,12 @@ class FarBucket:
 
     async def put(self, key: str, data: bytes) -> str:
         return await self._travel(key, self._latencies.put, lambda shelf: shelf.put(key, data), len(data))
+
+    async def replace(self, key: str, data: bytes, etag: str) -> str:
+        raise AssertionError("documents are no part of a fleet")
+
+    async def remove(self, key: str, etag: str) -> None:
+        raise AssertionError("documents are no part of a fleet")
 
     async def copy(self, source: str, target: str) -> None:
         raise AssertionError("documents are no part of a fleet")

@@ -29,6 +29,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.deletions import Remains
+from vectorpool.limits import Quota
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
@@ -81,6 +82,7 @@ class PagedReplica:
     # The engine never changes in this simulation.
     is_migrated = False
     schema_state: SchemaState = "tested"
+    chroma_use: None = None
     stamp = None
     # Nothing is deleted in it, so there is nothing to erase.
     remains = Remains()
@@ -106,7 +108,9 @@ class PagedReplica:
         """Return None: every read runs in a thread."""
         return None
 
-    def write(self, command: Write, collection_id: str | None = None) -> tuple[bytes, Effect]:
+    def write(
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+    ) -> tuple[bytes, Effect]:
         self.writes += 1
         page = int(self._sources.random() * self._pages)
         noise = random.Random(self.writes).randbytes(PAGE_BYTES - _COUNT_BYTES)

@@ -9,9 +9,9 @@ import signal
 import sys
 
 if "vectorpool.shard.process" in sys.orig_argv:
-    from vectorpool.engine import bindings
+    from vectorpool.engine import calls
 
-    _open = bindings._open
+    _open = calls._open
 
     class _Crashing:
         """The bindings, one call of which crashes."""
@@ -29,4 +29,4 @@ if "vectorpool.shard.process" in sys.orig_argv:
 
             return call
 
-    bindings._open = lambda directory: _Crashing(_open(directory))
+    calls._open = lambda directory: _Crashing(_open(directory))

@@ -10,9 +10,11 @@ import httpx
 import msgspec
 import numpy as np
 
+from vectorpool.allowances.allowances import Allowances
 from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
+from vectorpool.audit import Audit
 from vectorpool.chroma_bodies import Target, decode_body
 from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
@@ -20,7 +22,11 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
+from vectorpool.objects.watch import StoreWatch
+from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
+from vectorpool.shard.router import QuotaOf
+from vectorpool.sources import SYSTEM
 
 
 class FakeRouter:
@@ -30,6 +36,7 @@ class FakeRouter:
 
     def __init__(self) -> None:
         self.ready = True
+        self.restarts: list[tuple[int, bool]] = []
         self.shown_tasks: list[TaskView] = []
         self.commands: list[tuple[str, Any]] = []
         self.contexts: list[RequestContext] = []
@@ -39,6 +46,9 @@ class FakeRouter:
 
     async def stop(self) -> None:
         self.ready = False
+
+    def limit(self, quota_of: QuotaOf) -> None:
+        pass
 
     def is_ready(self) -> bool:
         return self.ready
@@ -58,8 +68,21 @@ class FakeRouter:
         whole = b"".join([data async for data in body])
         return await self.execute(user_id, decode_body(target, whole, Settings()), context)
 
+    def process_ids(self) -> list[int]:
+        return []
+
+    async def press(self, *, is_short: bool) -> None:
+        pass
+
     async def tasks(self) -> list[TaskView]:
         return self.shown_tasks
+
+    def shards(self) -> list[ShardView]:
+        return [ShardView(0, "ready" if self.ready else "starting", 1, 0, 1, 0)]
+
+    async def restart_shard(self, number: int, *, force: bool) -> ShardView:
+        self.restarts.append((number, force))
+        return self.shards()[0]
 
     async def pool_view(self) -> PoolView:
         return PoolView(slots=[], open_slots=0, open_slots_limit=1, local_bytes=0, local_bytes_limit=1, waiting=0)
@@ -93,8 +116,12 @@ def application(router: FakeRouter, settings: Settings | None = None) -> Pipelin
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
-    library = DocumentLibrary(MemoryBucket(), settings)
-    service = Service(settings, router, embedder, library, Ingestor(library, embedder, router, settings))
+    bucket = MemoryBucket()
+    library = DocumentLibrary(bucket, settings)
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    allowances.documents.open(bucket)
+    audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
+    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
     return create_app(settings, service=service)
 
 

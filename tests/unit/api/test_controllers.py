@@ -119,8 +119,11 @@ async def test_an_essential_task_that_is_down_makes_the_instance_not_ready(essen
         native = await client.get("/health/ready")
         chromas = await client.get("/api/v2/healthcheck")
         assert native.json()["status"] == ("task-down" if essential else "ready")
-        assert [shown["name"] for shown in native.json()["tasks"]] == ["pool tick"]
+        told = await client.get("/admin/ready")
+        assert [shown["name"] for shown in told.json()["tasks"]] == ["pool tick"]
+        assert told.json()["status"] == native.json()["status"] and told.status_code == native.status_code
+        assert "pool tick" in told.json()["reasons"][0] and "OSError" in told.json()["reasons"][0]
         assert native.status_code == chromas.status_code == (503 if essential else 200)
         assert chromas.json()["is_executor_ready"] is not essential
         router.ready = False
-        assert (await client.get("/health/ready")).json()["status"] == "not-ready"
+        assert (await client.get("/health/ready")).json()["status"] == "starting"

@@ -112,7 +112,7 @@ async def test_not_ready_is_a_503() -> None:
     router.ready = False
     async with talk(application(router)) as client:
         ready = await client.get("/health/ready")
-        assert (ready.status_code, ready.json()) == (503, {"status": "not-ready", "tasks": []})
+        assert (ready.status_code, ready.json()) == (503, {"status": "starting"})
         assert (await client.get("/health/live")).status_code == 200
 
 

@@ -9,20 +9,22 @@ from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
 from vectorpool.front.draining import DrainingStage
 
 
-async def test_after_leaving_only_the_question_for_life_is_answered() -> None:
-    """A new request is 503 with Retry-After, in the path's own form; /health/live is answered."""
+async def test_after_leaving_only_the_questions_of_supervisors_are_answered() -> None:
+    """A new request is 503 with Retry-After, in the path's own form; whether it lives and is ready is answered."""
     inner = Answering()
     stage = DrainingStage(inner)
     assert await stage.leave(1.0) == 0
-    for path, shape in (("/users/42", b"draining"), ("/health/ready", b"draining"), ("/api/v2", b"ChromaError")):
+    for path, shape in (("/users/42", b"draining"), ("/admin/pool", b"draining"), ("/api/v2", b"ChromaError")):
         sent = Sent()
         await stage(scope_of(path), nothing, sent)
         assert (sent.status, sent.headers["retry-after"], sent.headers["connection"]) == (503, "1", "close")
         assert shape in sent.body
     assert inner.seen == []
-    sent = Sent()
-    await stage(scope_of("/health/live"), nothing, sent)
-    assert sent.status == 200
+    for path in ("/health/live", "/health/ready", "/admin/ready"):
+        sent = Sent()
+        await stage(scope_of(path), nothing, sent)
+        assert sent.status == 200
+    assert await stage.leave(1.0) == 0
 
 
 async def test_requests_under_way_end_first() -> None:

@@ -208,7 +208,7 @@ def test_every_route_has_its_user_where_the_guard_looks() -> None:
                 assert named == [1], path
             case ["api", "v2", "tenants", _, *_]:
                 assert named == [3], path
-            case ["admin", *_]:
+            case ["admin" | "metrics", *_]:
                 assert named in ([], [2]), path
             case ["health" | "schema" | "api", *_]:
                 assert named == [], path
@@ -224,7 +224,7 @@ async def test_every_route_asks(method: str, path: str) -> None:
     status, headers, _ = await ask(app, method, filled, token=None)
     if path.startswith(("/health", "/schema")):
         assert status != 401
-    elif path.startswith(("/users/", "/admin/", "/api/v2/tenants/")):
+    elif path.startswith(("/users/", "/admin/", "/api/v2/tenants/", "/metrics")):
         assert (status, headers["www-authenticate"]) == (401, "Bearer")
         assert (await ask(app, method, filled, token=b"unknown"))[0] == 401
         status, _, body = await ask(app, method, filled)

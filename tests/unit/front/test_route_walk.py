@@ -57,6 +57,8 @@ OPEN = {
     "/api/v2/healthcheck",
     "/api/v2/pre-flight-checks",
 }
+# What needs a token that may operate the service.
+OF_OPERATORS = ("/admin/", "/metrics")
 # What every caller may ask: it says nothing of a user that the caller did not say itself.
 OF_ALL = {"/api/v2/auth/identity", "/api/v1/{rest}"}
 # The POST requests that change nothing, by the ends of their paths.
@@ -144,7 +146,7 @@ def test_the_application_lists_its_routes() -> None:
     assert OPEN | OF_ALL | set(POST_READS) <= templates
     for template in templates:
         assert template in OPEN | OF_ALL or template.startswith(
-            ("/users/{user_id}", "/admin/", "/api/v2/tenants", "/api/v2/reset", "/api/v2/collections/")
+            ("/users/{user_id}", *OF_OPERATORS, "/api/v2/tenants", "/api/v2/reset", "/api/v2/collections/")
         ), f"{template} is of no family that the guard knows: teach vectorpool.identity.access whom it is about"
 
 
@@ -167,7 +169,7 @@ async def test_a_token_of_one_user_gets_nothing_of_another(method: str, template
     app, router = guarded()
     for body in bodies(method):
         status, _, answer = await ask(app, method, filled(template, BOB), body=body, token=WRITER)
-        if is_about_a_user(template) or template.startswith("/admin/"):
+        if is_about_a_user(template) or template.startswith(OF_OPERATORS):
             assert status == 403
             code = json.loads(answer) if method != "HEAD" else {}
             assert code.get("code", code.get("error", "forbidden")) in ("forbidden", "AuthorizationError")
@@ -188,7 +190,7 @@ async def test_a_reader_reads_everything_and_writes_nothing(method: str, templat
         status, _, _ = await ask(app, method, filled(template), body=body, token=READER)
         if template in OPEN | OF_ALL:
             continue
-        may = reads(method, template) and not template.startswith("/admin/")
+        may = reads(method, template) and not template.startswith(OF_OPERATORS)
         assert (status != 403) == may, (status, body)
     for _, command in router.commands:
         assert isinstance(command, (commands.Read, *QUIET)) and not command.is_change, type(command).__name__
@@ -224,7 +226,7 @@ async def test_an_operators_token_operates_and_sees_no_data(method: str, templat
     """/admin takes it, and no route of a user does."""
     app, router = guarded()
     status, _, _ = await ask(app, method, filled(template), token=OPERATOR)
-    if template.startswith("/admin/"):
+    if template.startswith(OF_OPERATORS):
         assert status != 403
     elif is_about_a_user(template):
         assert status == 403 and router.commands == []
@@ -261,6 +263,39 @@ def empty_application() -> Pipeline:
     app = application(EmptyRouter())
     app.identity.callers = CALLERS
     return app
+
+
+# --- Limits -------------------------------------------------------------------------------------------
+
+
+@cache
+def limited_application() -> tuple[Pipeline, FakeRouter]:
+    router = FakeRouter()
+    app = application(router, Settings(allow_reset=True, limit_requests_per_s=0.001, limit_burst=1))
+    app.identity.callers = CALLERS
+    return app, router
+
+
+@pytest.mark.parametrize(("method", "template"), ROUTES)
+async def test_no_route_goes_round_a_users_limits(method: str, template: str) -> None:
+    """On each route that is about a user, or is the caller's own, the request after the last allowed one is 429.
+
+    It reaches no shard. What is open or an operator's is never refused for that.
+    """
+    app, router = limited_application()
+    app.allowances._spending.clear()
+    path, token = filled(template), OPERATOR if template.startswith("/admin/") else WRITER
+    statuses, reached = [], []
+    for body in [*bodies(method), b"{}"][:3] if method not in READING else [b"", b"", b""]:
+        router.commands.clear()
+        statuses.append((await ask(app, method, path, body=body, token=token))[0])
+        reached.append(bool(router.commands))
+    if template in OPEN or template.startswith("/admin/"):
+        assert 429 not in statuses
+    else:
+        assert statuses[0] != 429
+        assert statuses[1:] == [429] * len(statuses[1:])
+        assert not any(reached[1:])
 
 
 # --- However a path is written -----------------------------------------------------------------------

@@ -17,11 +17,11 @@ async def test_a_minted_token_allows_what_was_asked_for() -> None:
     for settings in ({}, {"token_issuer": ISSUER, "token_audience": "b, a"}):
         clock = Clock()
         authority = await opened(clock, token_secret=f"k1:{SECRET}", **settings)
-        minted = authority.mint(Grant(users=["alice"], avatars=["7"], access="write", limits={"requests_s": 5}))
+        minted = authority.mint(Grant(users=["alice"], avatars=["7"], access="write", limits={"requests_per_s": 5}))
         assert (minted.token_id, minted.expires_at_ms, minted.key_id) == ("id-1", (NOW_S + 3600) * 1000, "k1")
         another = await opened(clock, token_secret=f"k1:{SECRET}", **settings)
         assert await another.identify(minted.token.encode()) == Caller(
-            "token", frozenset({"alice"}), False, frozenset({"7"}), True, {"requests_s": 5}, "id-1"
+            "token", frozenset({"alice"}), False, frozenset({"7"}), True, {"requests_per_s": 5}, "id-1"
         )
         clock.now_s += 3600 + 60
         with pytest.raises(Unauthenticated, match="expired"):

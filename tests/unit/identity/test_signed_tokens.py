@@ -52,10 +52,10 @@ async def test_a_token_of_the_secret_is_taken() -> None:
         "someone", frozenset({"alice"}), may_write=False
     )
     whole = claims_with(
-        users="*", avatars=["7"], access="write", admin=True, limits={"requests_s": 5}, jti="t1", nbf=NOW_S
+        users="*", avatars=["7"], access="write", admin=True, limits={"requests_per_s": 5}, jti="t1", nbf=NOW_S
     )
     assert await authority.identify(own_token(whole)) == Caller(
-        "someone", None, True, frozenset({"7"}), True, {"requests_s": 5}, "t1"
+        "someone", None, True, frozenset({"7"}), True, {"requests_per_s": 5}, "t1"
     )
 
 

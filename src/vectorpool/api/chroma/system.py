@@ -12,6 +12,7 @@ from litestar import Controller, Response, get, post, route
 from litestar.params import PathParameter
 
 from vectorpool import commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
 from vectorpool.api.chroma.requests import reply
@@ -62,7 +63,7 @@ class System(Controller):
         request: Call,
     ) -> Response[Any]:
         """Answer 200 while the shards and the essential background tasks run, else 503."""
-        ready = (await readiness(request.service)).status == "ready"
+        ready = (await readiness(request))[0] == "ready"
         return reply({"is_executor_ready": ready, "is_log_client_ready": ready}, 200 if ready else 503)
 
     @get("/pre-flight-checks", summary="What a client may send", operation_class=operation(is_open=True))
@@ -118,7 +119,8 @@ class System(Controller):
             # Some users have only documents, or an id that no request can name.
             async with slots:
                 with contextlib.suppress(UserNotFound, InvalidId):
-                    await request.execute(check_user_id(user_id), commands.DeleteVectorstore())
+                    async with audited(request, "reset", check_user_id(user_id)):
+                        await request.execute(user_id, commands.DeleteVectorstore())
 
         await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if request.caller.may_touch(each)))
         return reply(True)

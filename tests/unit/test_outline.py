@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from vectorpool.api import outline
-from vectorpool.api.bodies import at_once, decode_bounded, values_of_a_record
-from vectorpool.api.outline import check_values, cut_records
-from vectorpool.api.requests import CreateCollectionBody, GetRecordsBody, QueryBody
+from vectorpool import outline
+from vectorpool.api.bodies import values_of_a_record
 from vectorpool.bounds import Most
 from vectorpool.errors import LimitExceeded, MalformedJson
+from vectorpool.outline import check_values, cut_members, cut_records
 from vectorpool.settings import Settings
+from vectorpool.turns import at_once
 
 MANY = Most("things", 10**9)
 TEXTS = ["", "\\", '"', 'a\\"b', "[{", "]},:", '\\\\"', "\u00e9", "\\\\\\", "plain", '","', "\u2028"]
@@ -114,29 +114,65 @@ def test_more_than_a_call_may_hold_is_refused_early(body: bytes, name: str) -> N
     assert caught.value.extra["count"] > caught.value.extra["limit"]
 
 
+@pytest.mark.parametrize("part_bytes", [1, 7, 256 * 1024])
+def test_members_are_cut_as_the_decoder_reads_them(part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random objects come out member by member, and their lists item by item, in order."""
+    monkeypatch.setattr(outline, "_PART_BYTES", part_bytes)
+    monkeypatch.setattr(outline, "_CHUNK_BYTES", 16)
+    dice = random.Random(part_bytes)
+    for _ in range(100 if part_bytes < 64 else 500):
+        whole = {f"m{at}": _value(dice) for at in range(dice.randrange(4))}
+        body = json.dumps(whole, ensure_ascii=dice.random() < 0.5, indent=dice.choice([None, None, 1])).encode()
+        members = at_once(cut_members(body, MANY, MANY))
+        assert {name: json.loads(bytes(member.raw)) for name, member in members.items()} == whole
+        for name, value in whole.items():
+            if not isinstance(value, list):
+                assert members[name].items is None
+                continue
+            assert members[name].items == len(value), body
+            chunks = [(at, json.loads(bytes(chunk))) for at, chunk in members[name].chunks()]
+            assert [item for _, chunk in chunks for item in chunk] == value
+            assert all(value[at : at + len(chunk)] == chunk for at, chunk in chunks)
+
+
 @pytest.mark.parametrize(
-    ("shape", "body"),
+    "body",
     [
-        (GetRecordsBody, b'{"where":{"$and":[' + b"[]," * 100_000 + b"[]]}}"),
-        (GetRecordsBody, b'{"ids":[' + b"0," * 5_000_000 + b"0]}"),
-        (QueryBody, b'{"embeddings":[' + b"[]," * 100_000 + b"[]]}"),
-        (CreateCollectionBody, b'{"name":"abc","metadata":{"k":[' + b"{}," * 100_000 + b"1]}}"),
+        b"",
+        b"[]",
+        b"{",
+        b'{"a":1',
+        b'{"a":1}}',
+        b'{"a":1} x',
+        b'{"a"}',
+        b'{"a":1,}',
+        b'{,"a":1}',
+        b'{"a":1:2}',
+        b"{a:1}",
+        b'{"a" "b":1}',
+        b'{"a":' + b"[" * 1000,
+        b'{"a":1}' + b" " * 100_000,
     ],
 )
-async def test_other_bodies_are_bounded_too(shape: Any, body: bytes) -> None:
-    """Questions and small bodies may hold so many values and containers, and no more."""
+def test_what_is_no_object_has_no_members(body: bytes) -> None:
+    """A body that is not one object of named members is refused."""
+    with pytest.raises(MalformedJson):
+        at_once(cut_members(body, MANY, MANY))
+
+
+def test_members_are_bounded() -> None:
+    """Members, items of a list, and values of an item."""
+    few = Most("few", 10)
+    at_once(cut_members(b'{"a":[1,2,3,4,5,6,7,8,9,10],"b":[[1,2,3]]}', few, few))
+    for body in (
+        b'{"a":[' + b"1," * 10 + b"1]}",
+        b'{"a":[[' + b"1," * 10 + b"1]]}",
+        b'{"a":{"b":[' + b"1," * 10 + b"1]}}",
+    ):
+        with pytest.raises(LimitExceeded):
+            at_once(cut_members(body, few, few))
     with pytest.raises(LimitExceeded):
-        await decode_bounded(body, shape, Settings())
-
-
-async def test_large_bodies_within_the_bounds_are_read() -> None:
-    """The largest query that the settings allow, and a filter with long lists."""
-    vectors = [[0.5] * 8192 for _ in range(100)]
-    query = await decode_bounded(json.dumps({"embeddings": vectors}).encode(), QueryBody, Settings())
-    assert query.embeddings == vectors
-    where = {"$and": [{"k": {"$in": list(range(10_000))}} for _ in range(15)]}
-    got = await decode_bounded(json.dumps({"where": where}).encode(), GetRecordsBody, Settings())
-    assert got.where == where
+        at_once(cut_members(b"{" + b",".join(b'"m%d":1' % at for at in range(100)) + b"}", MANY, MANY))
 
 
 def test_too_many_records_are_counted() -> None:

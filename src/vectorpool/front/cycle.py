@@ -1,0 +1,156 @@
+"""The cycle of one request and its answer on a connection: the HTTP server's own, with a cheaper head of the answer.
+
+The server (uvicorn) checks each header of each answer by two regular expressions. Most headers of an answer are
+constants of this service, so their lines are checked and made once. The rest of an answer is the server's work, and so
+is every answer whose length is not announced or that says how its connection goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator, Iterable
+from typing import Final
+from urllib.parse import unquote
+
+import httptools
+from litestar.types import Message
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from vectorpool.api.problems import PROBLEM_MEDIA_TYPE
+from vectorpool.front.browsers import PAGE_HEADERS, SAFE_HEADERS
+
+Header = tuple[bytes, bytes]
+
+_LENGTH: Final = b"content-length"
+# Headers that decide how the answer is framed, or how its connection goes on.
+_FRAMING: Final = frozenset({b"transfer-encoding", b"connection"})
+_TYPES: Final = ((b"content-type", b"application/json"), (b"content-type", PROBLEM_MEDIA_TYPE.encode()))
+
+
+class _Done:
+    """What a ``send`` returns that has nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE: Final = _Done()
+
+
+def line_of(header: Header) -> bytes:
+    """Return the line of a header. Raises RuntimeError if it could be read as something else."""
+    name, value = header
+    if HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+        raise RuntimeError("An answer has a header that is none.")
+    return b"%b: %b\r\n" % (name.lower(), value)
+
+
+_LINES: Final = {header: line_of(header) for header in (*_TYPES, *SAFE_HEADERS, *PAGE_HEADERS)}
+
+
+class _Defaults:
+    """The lines of the server's own headers, the date above all, which it makes anew once a second."""
+
+    headers: Iterable[Header] = ()
+    lines = b""
+
+    def of(self, headers: Iterable[Header]) -> bytes:
+        if headers is not self.headers:
+            self.headers, self.lines = headers, b"".join(map(line_of, headers))
+        return self.lines
+
+
+_DEFAULTS: Final = _Defaults()
+
+
+class Flow(FlowControl):
+    """Remembers whether reading was paused, because then it is not the caller who is slow."""
+
+    was_paused = False
+
+    def pause_reading(self) -> None:
+        self.was_paused = True
+        super().pause_reading()
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
+        """Send a message of the answer."""
+        if (
+            message["type"] != "http.response.start"
+            or self.response_started
+            or self.disconnected
+            or self.flow.write_paused
+            or (head := self._head(message["status"], message["headers"])) is None
+        ):
+            return super().send(message)  # type: ignore[arg-type]
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.transport.write(head)
+        return _DONE
+
+    def _head(self, status: int, headers: Iterable[Header]) -> bytes | None:
+        """Return the head of an answer whose length is announced; None leaves it to the server."""
+        parts = [STATUS_LINE[status], _DEFAULTS.of(self.default_headers)]
+        length = None
+        for header in headers:
+            line = _LINES.get(header)
+            if line is None:
+                name, value = header
+                if name == _LENGTH and length is None and value.isdigit():
+                    length = int(value)
+                elif name.lower() in _FRAMING or name.lower() == _LENGTH:
+                    return None
+                line = line_of(header)
+            parts.append(line)
+        if length is None:
+            return None
+        self.expected_content_length = length
+        self.chunked_encoding = False
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(parts)
+
+
+def begin_cycle(connection: HttpToolsProtocol) -> None:
+    """Complete a request's scope, and start its cycle or put it into the row: as the server does, with cycles of ours.
+
+    The server's own method also looks for WebSockets and a bound of connections, which a connection here has not.
+    """
+    parser, scope = connection.parser, connection.scope
+    version, url = parser.get_http_version(), httptools.parse_url(connection.url)
+    path = url.path.decode("ascii")
+    scope["method"] = parser.get_method().decode("ascii")
+    scope["http_version"] = version
+    scope["path"] = unquote(path) if "%" in path else path
+    scope["raw_path"] = url.path
+    scope["query_string"] = url.query or b""
+    former = connection.cycle
+    connection.cycle = Cycle(
+        scope=scope,
+        transport=connection.transport,
+        flow=connection.flow,
+        logger=connection.logger,
+        access_logger=connection.access_logger,
+        access_log=False,
+        default_headers=connection.server_state.default_headers,
+        message_event=asyncio.Event(),
+        expect_100_continue=connection.expect_100_continue,
+        keep_alive=version != "1.0" and parser.should_keep_alive(),
+        on_response=connection.on_response_complete,
+    )
+    if former is None or former.response_complete:
+        connection._start_asgi_task(connection.cycle, connection.app)
+    else:
+        connection.flow.pause_reading()
+        connection.pipeline.appendleft((connection.cycle, connection.app))
