@@ -23,6 +23,8 @@ from vectorpool.spelling import meant
 
 SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key"})
 ENV_PREFIX = "VECTORPOOL_"
+# The file with settings, and the token of commands that work through a service.
+_NO_SETTINGS = (ENV_PREFIX + "CONFIG", ENV_PREFIX + "TOKEN")
 _MAX_SECRET_BYTES = 16 * 1024
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
 _PATHS = ("replica_dir", "tokens_file", "token_secret_file", "admin_key_file", "address_file")
@@ -196,7 +198,7 @@ def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> 
     }
     settings = {row.env: row.name for row in known.values()}
     for variable in own:
-        if variable not in settings and variable != ENV_PREFIX + "CONFIG":
+        if variable not in settings and variable not in _NO_SETTINGS:
             raise Misconfigured(
                 f"{variable} is not a setting.{meant(variable, settings)} `vectorpool serve --help` lists them; "
                 "remove it."
