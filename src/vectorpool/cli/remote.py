@@ -16,10 +16,10 @@ import msgspec
 from vectorpool.documents.library import DocumentPage
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport
 from vectorpool.errors import (
-    DocumentNotFound,
     ErrorWire,
     InvalidRequest,
     Misconfigured,
+    NotFound,
     ShardUnavailable,
     TryAgain,
     VectorpoolError,
@@ -73,7 +73,8 @@ class Remote:
         while True:
             try:
                 answer = await self._ask("GET", f"{self._avatar}/documents", params=after)
-            except DocumentNotFound:
+            except NotFound:
+                # Neither the user nor the avatar needs to be there before.
                 return
             page = msgspec.json.decode(answer.content, type=DocumentPage)
             for document in page.documents:
@@ -98,7 +99,7 @@ class Remote:
         """Delete a document with its records; it is no error if it is gone."""
         try:
             await self._ask("DELETE", self._path(path))
-        except DocumentNotFound:
+        except NotFound:
             return
 
     async def ingest(self, paths: list[str], *, force: bool, show: Callable[[IngestProgress], None]) -> IngestReport:
