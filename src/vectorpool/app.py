@@ -46,6 +46,7 @@ from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.traces import OtlpTracer, open_tracer
 from vectorpool.version import __version__
 
 KEEP_ALIVE_S: Final = 75
@@ -66,18 +67,21 @@ async def open_service(
     starting: StartingRouter | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    tracer: OtlpTracer | None = None,
     allowances: Allowances | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` and
-    ``allowances`` are opened too. ``figures`` are those of the front.
+    ``allowances`` are opened too, and ``tracer`` is closed. ``figures`` are those of the front.
 
     Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
     figures = Figures() if figures is None else figures
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
         router = starting.router if starting is not None else open_router(settings)
         stack.push_async_callback(router.stop)
         bucket = MeteredBucket(open_bucket(settings), sources, figures)
@@ -109,7 +113,7 @@ async def open_service(
         if memory.is_on:
             supervisor.start("memory watch", memory.watch)
         yield Service(
-            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, memory, allowances
+            settings, router, embedder, library, ingestor, audit, store, supervisor, figures, tracer, memory, allowances
         )
 
 
@@ -140,6 +144,7 @@ def create_app(
     callers: Callers | None = None,
     authority: Authority | None = None,
     figures: Figures | None = None,
+    tracer: OtlpTracer | None = None,
     allowances: Allowances | None = None,
 ) -> Pipeline:
     """Return the application behind its stages.
@@ -150,11 +155,13 @@ def create_app(
     """
     authority = authority or Authority(settings)
     figures = Figures() if figures is None else figures
+    tracer = tracer or open_tracer(settings, figures)
     allowances = allowances or (service.allowances if service is not None else Allowances(settings))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with open_service(settings, authority=authority, figures=figures, allowances=allowances) as opened:
+        opening = open_service(settings, authority=authority, figures=figures, tracer=tracer, allowances=allowances)
+        async with opening as opened:
             app.state.service = opened
             pipeline.tokens.start(opened.supervisor)
             yield
@@ -181,6 +188,8 @@ def create_app(
     )
     if callers is None:
         callers = read_callers(settings.tokens_file)
-    pipeline = Pipeline(app, settings, callers, authority=authority, figures=figures, allowances=allowances)
+    pipeline = Pipeline(
+        app, settings, callers, authority=authority, figures=figures, tracer=tracer, allowances=allowances
+    )
     app.state.is_draining = lambda: pipeline.draining.is_leaving
     return pipeline

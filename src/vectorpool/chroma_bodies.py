@@ -29,7 +29,7 @@ from vectorpool.chroma_parts import (
     wrong_shape,
 )
 from vectorpool.errors import ChromaRefusal
-from vectorpool.outline import Body, Member, cut_members
+from vectorpool.outline import Body, Member, check_values, cut_members
 from vectorpool.settings import Settings
 
 Operation = Literal["create-collection", "update-collection", "add", "upsert", "update", "delete", "get", "query"]
@@ -45,6 +45,8 @@ _WHOLE_BYTES: Final = 256 * 1024
 # Of its members, those whose items are decoded in chunks. The others have a bound of bytes: the largest is a filter.
 _LISTS: Final = frozenset({"ids", "embeddings", "documents", "metadatas", "uris", "query_embeddings"})
 _PLAIN: Final = bounds.FILTER_BYTES
+# Values of one item. What an item may really hold is checked before it is decoded; its numbers are counted then.
+_ITEM_VALUES: Final = Most("values", 1_000_000)
 
 # A part of a body that is left to Chroma. (In a union with None, Raw would not be kept as it came.)
 _NULL: Final = msgspec.Raw(b"null")
@@ -150,7 +152,10 @@ def decoding(target: Target, body: Body, settings: Settings) -> Generator[None, 
     if len(body) <= _WHOLE_BYTES:
         return decode_body(target, body, settings)
     items = Most("items", max(bounds.PROTOCOL_IDS.most, settings.max_records, settings.max_queries))
-    members = yield from cut_members(body, items, bounds.FILTER_ALL_VALUES)
+    members = yield from cut_members(body, items, _ITEM_VALUES)
+    for name, member in members.items():
+        if name not in _LISTS:
+            yield from check_values(member.view, bounds.FILTER_ALL_VALUES, bounds.FILTER_ALL_VALUES)
     return _decode(target, members, settings)
 
 

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from vectorpool.errors import UNDECODABLE
+
 # The options of an index by their older names, and those that an index has no longer.
 _NAMES: Final = {"M": "max_neighbors"}
 _SHORT: Final = 64
@@ -27,7 +29,7 @@ def todays_configuration(raw: msgspec.Raw) -> msgspec.Raw:
         return raw
     try:
         asked = msgspec.json.decode(raw, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return raw
     if asked.get("_type") != "CollectionConfigurationInternal":
         return raw

@@ -132,7 +132,9 @@ def in_force(defaults: Limits, stored: Given | None = None, claimed: Given | Non
         before = values.get(name)
         if value is not None and (before is None or value < before):
             values[name], sources[name] = value, "token"
-    limits = Limits(**values)
+    # Quotas cross to the shards as whole numbers, whatever a source made of them.
+    whole = {name: value if value is None or name in _NOT_WHOLE else int(value) for name, value in values.items()}
+    limits = Limits(**whole)
     return InForce(limits, {name: sources[name] for name in limits.named()})
 
 

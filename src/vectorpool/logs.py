@@ -8,7 +8,7 @@ Code logs with the standard library's loggers. A record's ``fields`` (``extra={"
 - No secret of the settings appears in a line.
 
 structlog is imported with the first line that needs it, without rich, which it would take 10 MB and a quarter of a
-second to import for tracebacks that nobody here asks it for. The line of a request in JSON is made without it: it is
+second to import for tracebacks that no line has. The line of a request in JSON is made without it: it is
 the one line that every request pays for.
 """
 

@@ -197,7 +197,8 @@ class Member:
         self._end = end
         # The commas between the items.
         self._cuts = cuts
-        self.raw = msgspec.Raw(body[start:end])
+        self.view = body[start:end]
+        self.raw = msgspec.Raw(self.view)
 
     @property
     def span(self) -> tuple[int, int]:

@@ -214,6 +214,14 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_queries: Annotated[int, _setting("Most queries in one call", ge=1, le=10_000)] = 100
     max_results: Annotated[int, _setting("Most results of one query, and largest page", ge=1, le=1_000_000)] = 10_000
     max_dimension: Annotated[int, _setting("Largest embedding", ge=1, le=int(bounds.DIMENSION.most))] = 8192
+    max_collections: Annotated[
+        int,
+        _setting(
+            "Most collections of one user, and most databases (avatars)",
+            ge=int(bounds.COLLECTIONS.least),
+            le=int(bounds.COLLECTIONS.most),
+        ),
+    ] = 1024
 
     # New collections
     hnsw_space: Annotated[Space, _setting("Distance of new collections")] = "cosine"
@@ -261,6 +269,9 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     # The fast path
     fast_reads: Annotated[bool, _setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
     fast_writes: Annotated[bool, _setting("Make plain writes in Chroma's files, without a call of Chroma")] = True
+    patch_replicas: Annotated[
+        bool, _setting("Take other instances' commits into open replicas in place, and undo commits that lost a race")
+    ] = True
     skip_fsync: Annotated[
         bool, _setting("Skip fsync for replicas, which are caches of the log; the store's own fsync stays")
     ] = True

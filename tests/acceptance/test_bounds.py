@@ -20,6 +20,8 @@ from vectorpool import bounds
 B = "/api/v2/tenants/walker/databases/default_database"
 N = "/users/native"
 MAX_RECORDS, MAX_QUERIES, MAX_RESULTS, MAX_DIMENSION = 50, 5, 40, 64
+# More than the tests make for one user, but for the test of it.
+MAX_COLLECTIONS = 64
 
 
 class Instance(NamedTuple):
@@ -37,6 +39,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
         "VECTORPOOL_MAX_QUERIES": str(MAX_QUERIES),
         "VECTORPOOL_MAX_RESULTS": str(MAX_RESULTS),
         "VECTORPOOL_MAX_DIMENSION": str(MAX_DIMENSION),
+        "VECTORPOOL_MAX_COLLECTIONS": str(MAX_COLLECTIONS),
     }
     service = Service(tmp_path_factory.mktemp("bounds"), "--shards", "1", env=env).start()
     try:
@@ -367,6 +370,44 @@ def test_different_keys_of_a_collection(instance: Instance) -> None:
                 _assert_refused(sent, most, is_chromas=False)
             else:
                 assert sent.status_code == 200, sent.text
+
+
+def _make(instance: Instance, user: str, kind: str, number: int) -> httpx.Response:
+    """Make one collection, or one database, of a user, in one of the ways there are."""
+    tenant, native = f"/api/v2/tenants/{user}/databases", f"/users/{user}"
+    if kind == "databases":
+        if number % 2:
+            return _send(instance.client, "POST", tenant, {"name": f"avatar-{number}"})
+        return _send(instance.client, "POST", f"{native}/avatars/{number}/collections", {"name": "notes"})
+    paths = [f"{tenant}/default_database/collections", f"{native}/collections", f"{native}/avatars/7/collections"]
+    return _send(instance.client, "POST", paths[number % 3], {"name": f"col-{number}"})
+
+
+@pytest.mark.parametrize("kind", ["collections", "databases"])
+def test_collections_and_databases_of_a_user(instance: Instance, kind: str) -> None:
+    """A user has so many in all, on both protocols; what is there stays in use, and one that is deleted makes room."""
+    user = f"many-{kind}"
+    # The user's own database is there from the first request.
+    first = 1 if kind == "databases" else 0
+    for number in range(first, MAX_COLLECTIONS):
+        assert _make(instance, user, kind, number).status_code in (200, 201)
+    for number in range(MAX_COLLECTIONS, MAX_COLLECTIONS + 3):
+        refused = _make(instance, user, kind, number)
+        assert refused.status_code == 413 and str(MAX_COLLECTIONS) in refused.text, refused.text
+    tenant, native = f"/api/v2/tenants/{user}/databases", f"/users/{user}"
+    if kind == "databases":
+        more = f"{tenant}/avatar-more/collections"
+        assert _send(instance.client, "POST", more, {"name": "notes", "get_or_create": True}).status_code == 413
+        assert _send(instance.client, "POST", f"{native}/collections", {"name": "more"}).status_code == 201
+        assert instance.client.delete(f"{native}/avatars/2").status_code in (200, 204)
+    else:
+        own = f"{tenant}/default_database/collections"
+        assert _send(instance.client, "POST", own, {"name": "col-0", "get_or_create": True}).status_code == 200
+        record = {"records": [{"id": "a", "embedding": [1, 2, 3]}]}
+        assert _send(instance.client, "PUT", f"{native}/collections/col-1/records", record).status_code == 200
+        assert instance.client.delete(f"{native}/collections/col-1").status_code in (200, 204)
+    assert _make(instance, user, kind, MAX_COLLECTIONS + 4).status_code in (200, 201)
+    assert _make(instance, user, kind, MAX_COLLECTIONS + 5).status_code == 413
 
 
 HOSTILE = {

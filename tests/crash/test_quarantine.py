@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,17 @@ CRASHING = str(Path(__file__).parents[1] / "support" / "crashing")
 # Chroma answers regular expressions, so the word reaches the bindings.
 CRASH = {"query_embeddings": [[1, 0, 0]], "where_document": {"$regex": "crash-here"}}
 WAIT_S = 60.0
+# Longer than any test: the clock is moved to its end.
+QUARANTINE_S = 600
 
 
 def _start(root: Path, *flags: str, **settings: str) -> Service:
-    env = {"PYTHONPATH": CRASHING, **{f"VECTORPOOL_{name.upper()}": value for name, value in settings.items()}}
+    env = {
+        "PYTHONPATH": CRASHING,
+        "STAYS_AT": str(root / "stays"),
+        "AHEAD_AT": str(root / "ahead"),
+        **{f"VECTORPOOL_{name.upper()}": value for name, value in settings.items()},
+    }
     return Service(root, "--shards", "1", *flags, env=env).start()
 
 
@@ -57,6 +65,11 @@ class Tenant:
 
     def crash(self) -> httpx.Response:
         return self.client.post(f"{self.path}/query", json=CRASH)
+
+    def stay(self) -> httpx.Response:
+        """Send a query that stays in native code until its process ends."""
+        with httpx.Client(base_url=self.client.base_url, timeout=60) as client:
+            return client.post(f"{self.path}/query", json={**CRASH, "where_document": {"$regex": "stay-here"}})
 
     def works(self) -> bool:
         return self.ask().status_code == 200
@@ -108,15 +121,30 @@ class _Traffic:
 
 
 @pytest.fixture
-def service(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
+def service(tmp_path: Path) -> Iterator[Service]:
     """An instance with one shard, whose native code can be made to crash, and one process for suspects."""
-    started = _start(tmp_path, quarantine_s=str(request.param), quarantine_processes="1")
+    started = _start(tmp_path, quarantine_s=str(QUARANTINE_S), quarantine_processes="1")
     yield started
     started.close()
 
 
-@pytest.mark.parametrize("service", [15], indirect=True)
-def test_a_tenant_that_crashes_at_will(service: Service) -> None:
+def test_who_is_in_native_code_beside_it_is_no_suspect(service: Service, tmp_path: Path) -> None:
+    """The thread that crashed names its user: a neighbour who is in native code at both crashes is none."""
+    hostile, neighbour = Tenant(service, "hostile"), Tenant(service, "neighbour")
+    for _ in range(2):
+        with ThreadPoolExecutor(1) as threads:
+            staying = threads.submit(neighbour.stay)
+            _until((tmp_path / "stays").exists)
+            assert hostile.crash().status_code == 503
+            assert staying.result().status_code == 503
+        (tmp_path / "stays").unlink()
+        _until(lambda: service.client.get("/health/ready").status_code == 200)
+        for tenant in (hostile, neighbour):
+            _until(tenant.works)
+    assert list(_quarantined(service)) == ["hostile"]
+
+
+def test_a_tenant_that_crashes_at_will(service: Service, tmp_path: Path) -> None:
     """Neighbours lose no request after the second crash; the tenant is served alone, and returns after quiet time."""
     hostile, neighbour = Tenant(service, "hostile"), Tenant(service, "neighbour")
     _crash_twice(service, hostile, neighbour)
@@ -137,6 +165,7 @@ def test_a_tenant_that_crashes_at_will(service: Service) -> None:
     assert _quarantined(service)["hostile"]["crashes"] == 5
     # Its writes in quarantine are in the log, and the shard of its hash serves them once it returned.
     _until(lambda: hostile.add("in quarantine").status_code == 201)
+    (tmp_path / "ahead").write_text(str(QUARANTINE_S + 1))
     _until(lambda: not _quarantined(service))
     assert shard_ids(service.pid) == [shard]
     assert hostile.client.get(f"{hostile.path}/count").json() == 2
@@ -147,7 +176,6 @@ def test_a_tenant_that_crashes_at_will(service: Service) -> None:
     assert _quarantined(service) == {}
 
 
-@pytest.mark.parametrize("service", [600], indirect=True)
 def test_suspects_without_a_place_are_refused(service: Service) -> None:
     """With every process taken, a further suspect is refused as ``quarantined`` in both shapes, and nobody else is."""
     first, second, neighbour = (Tenant(service, name) for name in ("first", "second", "neighbour"))
@@ -167,7 +195,11 @@ def test_suspects_without_a_place_are_refused(service: Service) -> None:
 def test_write_back_windows_are_committed_before_a_suspect_runs(tmp_path: Path) -> None:
     """A neighbour's acknowledged writes are in the log before a suspect's command; without a store it is refused."""
     service = _start(
-        tmp_path, durability="write-back", write_back_interval_s="600", quarantine_s="60", quarantine_processes="1"
+        tmp_path,
+        durability="write-back",
+        write_back_interval_s="600",
+        quarantine_s=str(QUARANTINE_S),
+        quarantine_processes="1",
     )
     store = Path(service.store)
     moved = store.with_name("elsewhere")
@@ -186,8 +218,8 @@ def test_write_back_windows_are_committed_before_a_suspect_runs(tmp_path: Path) 
         store.write_text("no directory")
         for _ in range(2):
             refused = hostile.ask()
-            assert (refused.status_code, refused.json()["error"]) == (503, "ChromaError"), refused.text
-            assert "writes of other users" in refused.json()["message"]
+            assert refused.status_code == 503, refused.text
+            assert refused.json()["error"] == "ChromaError" and "writes of other users" in refused.json()["message"]
         store.unlink()
         moved.rename(store)
         _until(hostile.works)

@@ -24,7 +24,7 @@ from vectorpool.engine.version import (
     unknown_migrations,
 )
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.template import Template
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.salvage import salvage
 from vectorpool.names import CHROMA_DATABASE_FILE, DEFAULT_DATABASE
 from vectorpool.objects.memory import MemoryBucket
-from vectorpool.vectorstore.replica import Template
+from vectorpool.vectorstore.template import Template
 
 TEXT = "before\0after it there is more"
 MENDED = "before\ufffdafter it there is more"

@@ -21,10 +21,11 @@ from vectorpool.commands import (
     DeleteRecords,
     Evict,
     Flush,
+    ListCollections,
     UpsertRecords,
 )
 from vectorpool.engine.bindings import Client
-from vectorpool.errors import CommitConflict, OutcomeUnknown, RecordExists
+from vectorpool.errors import CommitConflict, LimitExceeded, OutcomeUnknown, RecordExists
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
@@ -222,6 +223,27 @@ async def test_write_back_commits_by_itself(tmp_path: Path, when: str) -> None:
         async with Instance(tmp_path, bucket, name="b") as other:
             assert set(await other.records()) == {"a"}
             assert len(await other.history()) >= 1
+
+
+async def test_what_was_acknowledged_passes_bounds_that_others_reached(tmp_path: Path) -> None:
+    """Under write-back, two instances make the last collections that a user may have: both of them stay."""
+    bucket = MemoryBucket()
+    bounds = {"durability": "write-back", "write_back_interval_s": 3600, "max_collections": 2}
+    async with (
+        Instance(tmp_path, bucket, name="a", **bounds) as one,
+        Instance(tmp_path, bucket, name="b", **bounds) as other,
+    ):
+        await one.do(NOTES)
+        await one.do(Flush())
+        await other.do(CreateCollection(name="others"))
+        await one.do(CreateCollection(name="mine"))
+        await one.do(Flush())
+        await other.do(Flush())
+        found = [each["name"] for each in (await other.do(ListCollections()))["collections"]]
+        assert sorted(found) == ["mine", "notes", "others"]
+        for instance in (one, other):
+            with pytest.raises(LimitExceeded):
+                await instance.do(CreateCollection(name="more"))
 
 
 async def test_write_back_rebases_what_it_acknowledged(tmp_path: Path) -> None:

@@ -22,9 +22,14 @@ from vectorpool.objects.faulty import Faults
 from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
+
+# The share of reads and writes that need Chroma, and of captures that find it needed no more.
+OPENS = 0.15
 
 
 class SimulatedStores:
@@ -37,6 +42,8 @@ class SimulatedStores:
         self._breaks = breaks
         self._engine = FakeEngine(level)
         self.shard = 0
+        self.label = "0"
+        self.figures = Figures()
         self._root = Path(settings.replica_dir) / "open"
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
@@ -64,7 +71,8 @@ class SimulatedStores:
             user_id: str, directory: Path, position: Position, image: Image, settings: Settings
         ) -> Replica:
             breaks = lambda: self._breaks > 0 and self._sources.random() < self._breaks  # noqa: E731
-            return cast(Replica, FakeReplica(directory, position, image, breaks, self._engine))
+            opens = lambda: self._sources.random() < OPENS  # noqa: E731
+            return cast(Replica, FakeReplica(directory, position, image, breaks, opens, self._engine))
 
         log = self.log(user_id)
         # The virtual loop runs the work of worker threads in its own thread.

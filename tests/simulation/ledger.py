@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.simulation.replica import DELETED, JOURNAL, LINE_BYTES, Line, parse_journal
+from tests.simulation.replica import DELETED, JOURNAL, LINE_BYTES, PAGES, Line, is_torn, parse_journal
 from vectorpool import names
 from vectorpool.commitlog.body import unpack_frame
 from vectorpool.commitlog.format import GRAVE, Decoded, decode_header, digest, grave_of, state_checksum
@@ -184,6 +184,8 @@ class Ledger(MemoryBucket):
                 self._violated(f"{where} holds the write {line.token}, which was refused to its caller")
             truth.places[line.token] = place
             truth.presence.setdefault(line.record, []).append((header.seq, line.what != "delete"))
+        if is_torn(files.get(PAGES, b""), new):
+            self._violated(f"{where} holds pages of two states")
         if len(files.get(JOURNAL, b"")) % LINE_BYTES:
             self._violated(f"{where} holds half a write")
 

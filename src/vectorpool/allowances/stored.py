@@ -66,7 +66,8 @@ class LimitStore:
     def __init__(self, sources: Sources, changed: Callable[[LimitChange], Awaitable[None]] | None = None) -> None:
         self._sources = sources
         self._bucket: Bucket | None = None
-        self._known: dict[str, StoredLimits] = {}
+        # By user. Only this object changes it.
+        self.known: dict[str, StoredLimits] = {}
         # Users whose limits were changed here since the last listing began.
         self._written: set[str] = set()
         self._foreign: frozenset[str] = frozenset()
@@ -74,15 +75,15 @@ class LimitStore:
         self.changed = changed
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.known)
 
     def find(self, user_id: str) -> StoredLimits | None:
         """Return what is stored for a user; None if nothing is."""
-        return self._known.get(user_id)
+        return self.known.get(user_id)
 
     def given(self, user_id: str) -> Given | None:
         """Return the limits that are stored for a user; None if there are none that can be read."""
-        known = self._known.get(user_id)
+        known = self.known.get(user_id)
         return None if known is None else known.given
 
     # --- Reading -------------------------------------------------------------------------------------
@@ -134,14 +135,14 @@ class LimitStore:
                     self._set(user_id, stored)
         except (BucketUnavailable, BucketDenied) as error:
             raise unavailable(self._bucket.url, "reading the limits of users", error) from error
-        for user_id in self._known.keys() - listed.keys():
+        for user_id in self.known.keys() - listed.keys():
             self._set(user_id, None)
         if foreign - self._foreign:
             _logger.warning("%d objects below %s are of no user, and are passed over", len(foreign), limits_prefix())
         self._foreign = frozenset(foreign)
 
     def _is_new(self, user_id: str, info: ObjectInfo) -> bool:
-        known = self._known.get(user_id)
+        known = self.known.get(user_id)
         return known is None or known.etag != info.etag
 
     def _set(self, user_id: str, stored: StoredLimits | None) -> None:
@@ -149,9 +150,9 @@ class LimitStore:
             # The listing may have begun before that.
             return
         if stored is None:
-            self._known.pop(user_id, None)
+            self.known.pop(user_id, None)
         else:
-            self._known[user_id] = stored
+            self.known[user_id] = stored
         self.generation += 1
 
     async def _read(self, bucket: Bucket, user_id: str, info: ObjectInfo) -> StoredLimits | None:
@@ -175,7 +176,7 @@ class LimitStore:
 
     async def put(self, user_id: str, given: Given, *, by: str) -> StoredLimits:
         """Store the limits of a user in the place of earlier ones. Raises LimitExceeded, StoreUnavailable."""
-        if user_id not in self._known and len(self._known) >= MAX_USERS:
+        if user_id not in self.known and len(self.known) >= MAX_USERS:
             raise LimitExceeded(
                 f"Limits are stored for {MAX_USERS} users, which is the most. Delete some, or change the defaults.",
                 extra={"limit": MAX_USERS},
@@ -198,7 +199,7 @@ class LimitStore:
             try:
                 await bucket.head(limits_key(user_id))
             except ObjectMissing:
-                if user_id not in self._known:
+                if user_id not in self.known:
                     return False
             await bucket.delete(limits_key(user_id))
         except (BucketUnavailable, BucketDenied) as error:

@@ -16,6 +16,7 @@ from vectorpool.shard.router import Router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.telemetry.spans import Tracer
 from vectorpool.turns import Turns
 
 
@@ -34,6 +35,8 @@ class Service:
     supervisor: Supervisor = field(default_factory=lambda: Supervisor(SYSTEM))
     # The figures of the front; a part that has some of its own adds a source to them.
     figures: Figures = field(default_factory=Figures)
+    # What begins spans of work that no request waits for; None if traces are off.
+    tracer: Tracer | None = None
     # None where nothing measures it.
     memory: MemoryWatch | None = None
     allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))

@@ -30,6 +30,7 @@ from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.figures import Figures
+from vectorpool.traces import open_tracer
 
 if TYPE_CHECKING:
     # Imported while the shards start; see ``_serve``.
@@ -96,6 +97,7 @@ async def _serve(
         signal.signal(number, _ignore)
     figures = Figures()
     figures.add_source(admission.samples)
+    tracer = open_tracer(settings, figures)
     router = open_router(settings)
     started = asyncio.create_task(router.start())
     # If another part fails first, its error is reported. This marks the shards' own error as seen.
@@ -103,24 +105,19 @@ async def _serve(
     # The shards' processes load Chroma while this one loads the web framework, about a second and a half each.
     app = await asyncio.to_thread(importlib.import_module, "vectorpool.app")
     connection = importlib.import_module("vectorpool.front.connection")
-    allowances = app.Allowances(settings)
+    parts: dict[str, Any] = {
+        "authority": authority,
+        "figures": figures,
+        "tracer": tracer,
+        "allowances": app.Allowances(settings),
+    }
     # The application is made while the parts open. Most of that time is the model's, without the interpreter lock.
     making: asyncio.Task[Pipeline] = asyncio.create_task(
-        asyncio.to_thread(
-            app.create_app,
-            settings,
-            service=None,
-            callers=callers,
-            authority=authority,
-            figures=figures,
-            allowances=allowances,
-        )
+        asyncio.to_thread(app.create_app, settings, service=None, callers=callers, **parts)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
     starting = app.StartingRouter(router, started)
-    async with app.open_service(
-        settings, starting=starting, authority=authority, figures=figures, allowances=allowances
-    ) as service:
+    async with app.open_service(settings, starting=starting, **parts) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service

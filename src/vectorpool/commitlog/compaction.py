@@ -60,6 +60,10 @@ class Pace:
         # Live bytes are at most the unpacked bytes of the files, so this bound is certain.
         self._forced = many or hydrated.read_bytes > self._amplification * hydrated.image.size + SLACK_BYTES
 
+    def followed(self, position: Position) -> None:
+        """Note that another instance's commits were taken in: it looks at the log when its own commits are due."""
+        self._looked_at = max(self._looked_at, position.seq)
+
     def appended(self, pending: PendingCommit) -> None:
         """Count a commit's bytes against the size of the state."""
         self._bytes += len(pending.data)

@@ -21,7 +21,7 @@ import msgspec
 import xxhash
 
 from vectorpool.commitlog.stamp import EngineStamp
-from vectorpool.errors import CorruptObject, NewerFormat
+from vectorpool.errors import UNDECODABLE, CorruptObject, NewerFormat
 
 BLOCK_BYTES: Final = 4096
 MAX_FRAME_BYTES: Final = 4 * 1024**2
@@ -210,7 +210,7 @@ def decode_header(key: str, head: bytes, size: int) -> Decoded:
         )
     try:
         header = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise corrupt(key, f"its header is not what the format says: {error}") from None
     _check_header(key, header, size - body_offset)
     return Decoded(header, header.commit_hash or digest(data), body_offset)

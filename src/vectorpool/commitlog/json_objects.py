@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from vectorpool.commitlog.fetch import store_errors
+from vectorpool.errors import UNDECODABLE
 from vectorpool.objects.bucket import Bucket, ObjectMissing
 
 T = TypeVar("T")
@@ -27,5 +28,5 @@ async def load_json(bucket: Bucket, key: str, kind: type[T]) -> T | None:
             return None
     try:
         return msgspec.json.decode(body.data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None

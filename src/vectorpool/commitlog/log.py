@@ -15,6 +15,7 @@ from vectorpool.commitlog import (
     adoption,
     append,
     compaction,
+    counts,
     deletions,
     ending,
     entries,
@@ -29,6 +30,7 @@ from vectorpool.commitlog.fetch import AT_ONCE_BYTES
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.hydrate import hydrate
 from vectorpool.commitlog.image import EMPTY, Capture, Image
+from vectorpool.commitlog.next_commits import NextCommit, read_following
 from vectorpool.commitlog.outcomes import (
     ORIGIN,
     CommitInfo,
@@ -46,14 +48,13 @@ from vectorpool.commitlog.restore import Edit
 from vectorpool.commitlog.scratch import make_scratch
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
-from vectorpool.errors import CorruptObject, StoreUnavailable, UserNotFound, VectorstoreExists
+from vectorpool.errors import UserNotFound, VectorstoreExists
 from vectorpool.local_paths import scratch_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
-from vectorpool.telemetry.families import COMMIT_BYTES, COMMIT_TIME, COMMITS
 from vectorpool.telemetry.figures import Figures
 
 __all__ = ["ORIGIN", "CommitLog", "LostRace"]
@@ -119,6 +120,16 @@ class CommitLog:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
         return await lookup.is_newest(self._bucket, self._user_id, position)
 
+    async def following(self, position: Position) -> list[NextCommit] | None:
+        """Return every commit after ``position``, oldest first, as far as a patch can take them in; else None.
+
+        One GET a commit, and one that finds none. Raises StoreUnavailable.
+        """
+        found = await read_following(self._bucket, self._user_id, position)
+        if found:
+            self._pace.followed(found[-1].position)
+        return found
+
     async def prove(self, position: Position) -> None:
         """Return if the log holds the commit at ``position``, or held it: it may be garbage by now. One ranged GET.
 
@@ -153,8 +164,7 @@ class CommitLog:
         and append it again, ``in_doubt``, before anything else is offered for its number. Raises StoreUnavailable if
         it is certain that nothing was written, nor will be; a commit in doubt has no such certainty.
         """
-        began_s, outcome = self._sources.monotonic_s(), "unknown"
-        try:
+        with counts.commits(self.figures, self._sources):
             etag = await append.append(
                 self._bucket,
                 self._user_id,
@@ -163,20 +173,10 @@ class CommitLog:
                 budget_s=self._settings.store_timeout_s,
                 in_doubt=in_doubt,
             )
-            outcome = "committed"
-        except LostRace:
-            outcome = "lost"
-            raise
-        except (StoreUnavailable, CorruptObject):
-            outcome = "refused"
-            raise
-        finally:
-            self.figures.histogram(COMMIT_TIME).observe(self._sources.monotonic_s() - began_s)
-            self.figures.counter(COMMITS, outcome).add()
         return await self._appended(pending, etag)
 
     async def _appended(self, pending: PendingCommit, etag: str) -> Position:
-        self.figures.counter(COMMIT_BYTES).add(len(pending.data))
+        counts.commit_bytes(self.figures, len(pending.data))
         self._pace.appended(pending)
         if self._warm is not None and etag:
             obj = LogObject(pending.key, "commit", pending.seq, pending.seq - 1, len(pending.data), etag)
@@ -259,7 +259,7 @@ class CommitLog:
             self._settings.store_timeout_s,
             edit,
         )
-        self.figures.counter(COMMITS, "committed").add()
+        counts.commit(self.figures)
         return await self._appended(pending, etag)
 
     async def seq_at(self, time_ms: int) -> int:

@@ -26,6 +26,7 @@ from vectorpool.commitlog.hydrate import gone, hydrate
 from vectorpool.commitlog.outcomes import Tag
 from vectorpool.commitlog.plan import LogObject, is_grave
 from vectorpool.errors import (
+    UNDECODABLE,
     BackupExists,
     BackupNotFound,
     CommitNotFound,
@@ -106,7 +107,7 @@ async def _read(bucket: Bucket, user_id: str, name: str) -> Tag:
         raise BackupNotFound(f"User {user_id} has no backup {name!r}. List the backups to see what there is.") from None
     try:
         tag = _decode(data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise CorruptObject(
             f"The backup {key} cannot be read ({error}). No garbage is removed while it is there; delete it.",
             extra={"key": key},

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorpool.errors import QueueFull
+from vectorpool.telemetry.spans import CURRENT
 
 _RETRY_AFTER_S = 2.0
 
@@ -29,6 +30,8 @@ class Job:
         self.loop = loop
         self.future: asyncio.Future[npt.NDArray[np.float32]] = loop.create_future()
         self.over = False
+        # The span of the request, which the endpoint is told.
+        self.traceparent = CURRENT.get()
 
     def settle(self, error: BaseException | None) -> None:
         """Give the caller its result or its error, on its own loop."""

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from vectorpool.embedding.counts import EmbeddingCounts
 from vectorpool.embedding.queue import EmbeddingQueue
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
-from vectorpool.errors import Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
+from vectorpool.errors import UNDECODABLE, Draining, EmbedderUnavailable, InvalidRequest, Misconfigured, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.figures import Figures
@@ -77,6 +77,8 @@ class OpenAiEndpoint:
         self._closing = threading.Event()
         # Whether a caller still waits for the request of the calling thread.
         self.is_wanted: Callable[[], bool] = lambda: True
+        # The span that the request of the calling thread belongs to, in W3C's form; empty without one.
+        self.traceparent: Callable[[], str] = lambda: ""
         headers = {"user-agent": f"vectorpool/{__version__}"}
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
@@ -120,11 +122,12 @@ class OpenAiEndpoint:
     def _ask(self, texts: list[str]) -> npt.NDArray[np.float32]:
         # Endpoints refuse the empty string, but an empty text is valid here.
         body = {"model": self._model, "input": [text or " " for text in texts], "encoding_format": "float"}
+        headers = {"content-type": "application/json"}
+        if traceparent := self.traceparent():
+            headers["traceparent"] = traceparent
         deadline_s = self._sources.monotonic_s() + self._timeout_s
         try:
-            with self._client.stream(
-                "POST", self._url, content=msgspec.json.encode(body), headers={"content-type": "application/json"}
-            ) as response:
+            with self._client.stream("POST", self._url, content=msgspec.json.encode(body), headers=headers) as response:
                 answer = self._read(response, deadline_s)
         except httpx.TimeoutException:
             raise _Failed(f"did not answer within {self._timeout_s:g} s") from None
@@ -182,7 +185,7 @@ class OpenAiEndpoint:
         try:
             answer = msgspec.json.decode(body, type=_Answer)
             rows = sorted(answer.data, key=lambda row: row.index)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             raise self._nonsense("something that is not a list of embeddings") from None
         if [row.index for row in rows] != list(range(count)):
             raise self._nonsense(f"{len(rows)} embeddings for {count} texts")
@@ -241,6 +244,7 @@ class OpenAiEmbedder:
             counts=self._counts,
         )
         self._endpoint.is_wanted = self._queue.is_wanted
+        self._endpoint.traceparent = self._queue.traceparent
         self._queue.start()
 
     def _embed_batch(self, texts: list[str]) -> npt.NDArray[np.float32]:

@@ -162,6 +162,10 @@ class EmbeddingQueue:
         """
         return any(not job.over for job, _ in self._running.parts)
 
+    def traceparent(self) -> str:
+        """Return, in a worker thread, the span of the first traced call of this thread's run; empty without one."""
+        return next((job.traceparent for job, _ in self._running.parts if job.traceparent), "")
+
     def _run(self, parts: list[Part]) -> None:
         self._running.parts = parts
         try:

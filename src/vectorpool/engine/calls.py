@@ -19,6 +19,7 @@ import chromadb_rust_bindings as rust
 
 from vectorpool.answers import ChromaUse
 from vectorpool.engine.deletions import Deletions
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.engine.failures import as_broken
 from vectorpool.engine.index_bounds import refusals
 from vectorpool.engine.index_repair import Change, IndexRepair
@@ -49,7 +50,14 @@ class Calls:
     call opens Chroma, if nothing else is said. Every method raises BrokenReplica if Chroma does not work any more.
     """
 
-    def __init__(self, directory: Path, max_indexes: int = MAX_COLLECTIONS, use: ChromaUse = "operation") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        max_indexes: int = MAX_COLLECTIONS,
+        use: ChromaUse = "operation",
+        state: DirectoryState | None = None,
+    ) -> None:
+        self.state = DirectoryState() if state is None else state
         self._usual_use: ChromaUse = use
         self._max_indexes = max_indexes
         self._refusals = refusals(directory)
@@ -60,6 +68,8 @@ class Calls:
         self._behind: set[str] = set()
         self._pause = 0
         self._calls = 0
+        # How often Chroma was called.
+        self.count_of_calls = 0
         self._is_exclusive = False
         self._changed = threading.Condition()
         self._client: rust.Bindings | None = None
@@ -67,7 +77,7 @@ class Calls:
         self._is_closed = False
         if not (directory / CHROMA_DATABASE_FILE).exists():
             self.open()
-        self.deletions = Deletions(directory)
+        self.deletions = Deletions(directory, self.state)
 
     @property
     def use(self) -> ChromaUse | None:
@@ -96,6 +106,12 @@ class Calls:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_exclusive)
             self._close_client()
+        self._repair.forget_files()
+
+    def forget_files(self) -> None:
+        """Forget what was read of the files, which others changed or will."""
+        self._repair.forget_files()
+        self.deletions = Deletions(self._directory, self.state)
 
     def close(self) -> None:
         """Close the client: descriptors and threads are returned when the last call in progress ends. Idempotent."""
@@ -167,6 +183,7 @@ class Calls:
             if collection_id is not None:
                 self._loaded.add(collection_id)
             self._calls += 1
+            self.count_of_calls += 1
             assert self._client is not None
             return self._client
 
@@ -182,6 +199,8 @@ class Calls:
         self._close_client()
         self._is_exclusive = True
         try:
+            # Before it opens: that changes the files.
+            self.state.chroma_opens()
             self._client = _open(self._directory)
             self._use = use
         finally:

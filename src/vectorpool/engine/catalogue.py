@@ -54,6 +54,8 @@ class Catalogue:
         self._client = client
         self._fast = fast
         self._known = _Known()
+        # No fewer collections than there are, in all databases; None until they were counted.
+        self._at_most: int | None = None
 
     def _ask(self, fast: Callable[[FastCatalogue], T], ask_chroma: Callable[[], T]) -> T:
         """Return an answer from the tables, or else Chroma's."""
@@ -111,6 +113,12 @@ class Catalogue:
             lambda fast: fast.count_collections(database), lambda: self._client.count_collections(database=database)
         )
 
+    def count_all(self, enough: int) -> int:
+        """Return how many collections all databases have; a number below ``enough`` may be too large."""
+        if self._at_most is None or self._at_most >= enough:
+            self._at_most = sum(self.count_collections(name) for name in self.database_names())
+        return self._at_most
+
     def get(self, database: str, name: str | None) -> CollectionInfo:
         """Return one collection by name, as it is now."""
         found = None if name is None else self._ask(lambda fast: fast.by_name(database, name), lambda: None)
@@ -162,6 +170,8 @@ class Catalogue:
         get_or_create: bool = False,
     ) -> CollectionInfo:
         """Create a collection; ``configuration`` and ``schema`` are JSON."""
+        if self._at_most is not None:
+            self._at_most += 1
         made = self._client.create_collection(
             database=database,
             name=name,

@@ -38,13 +38,13 @@ def rewrite_id(directory: Path, old: str, new: str) -> None:
         db.execute(f"UPDATE embeddings_queue SET topic = replace(topic, ?, ?) WHERE {OF_COLLECTION}", (old, new, old))
 
 
-def wait_until_closed(directory: Path) -> None:
+def wait_until_closed(directory: Path, within_s: float = _CLOSE_WITHIN_S) -> None:
     """Return once no file of the directory is open in this process; raise TimeoutError."""
     files = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in directory.rglob("*") if path.is_file())}
     waited_s = 0.0
     while files & _open_files():
-        if waited_s >= _CLOSE_WITHIN_S:
-            raise TimeoutError(f"Chroma still has files open {_CLOSE_WITHIN_S:.0f} s after it was closed")
+        if waited_s >= within_s:
+            raise TimeoutError(f"Chroma still has files open {within_s:g} s after it was closed")
         time.sleep(_PAUSE_S)
         waited_s += _PAUSE_S
 

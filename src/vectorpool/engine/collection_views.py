@@ -17,16 +17,13 @@ from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import Doubt, Later
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
-from vectorpool.engine.index_rows import Held, IndexRows, Place, Stamp
+from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 
 # Operations of the queue that are read at a time; as many wait as the sync threshold says, 1,000 by default.
 _TAIL: Final = 20_000
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
-# The stamp of no file.
-_NEVER: Final[Stamp] = (b"", 0)
-
 # A collection's id and its database.
 Key = tuple[str, str]
 
@@ -76,6 +73,15 @@ class Views:
         self._views.clear()
         self._rows.drop_all(self._owner)
 
+    def files_changed(self) -> None:
+        """Forget all but the vectors, which are compared with the files at their next use."""
+        self._views.clear()
+        self._rows.doubt(self._owner)
+
+    def forget_beyond(self, seq: int) -> None:
+        """Forget the indexes that took in a later operation: its number will be another's."""
+        self._rows.drop_beyond(self._owner, seq)
+
     def _place(self, key: Key) -> Place:
         return self._owner, *key
 
@@ -89,7 +95,7 @@ class Views:
         self._views.pop(key, None)
         held = self._rows.get(self._place(key))
         if held is not None and held.seq == seq:
-            held.stamp = _NEVER
+            held.stamp = NEVER
         else:
             self._rows.drop(self._place(key))
 
@@ -140,6 +146,7 @@ class Views:
         if held is not None and held.stamp == view.stamp:
             return held.index
         persisted = position_of(db, view.vector_segment)
+        is_doubted = held is not None and held.stamp == NEVER
         is_loaded = held is None or persisted > held.seq
         # After the position was read: files that belong to it are settled, or the collection is not.
         if is_loaded and at_once:
@@ -155,7 +162,7 @@ class Views:
             held = Held(self._load(db, view, key), view.vector_segment, persisted, view.stamp)
             if key[0] in self._unsettled:
                 raise Later
-        if _take_in(db, key[0], held) or is_loaded:
+        if _take_in(db, key[0], held) or is_loaded or is_doubted:
             view.count = None
             self._check_size(db, view)
             if len(held.index) != view.count:

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.names import CHROMA_DATABASE_FILE
 
 # The mark of a file that holds nothing deleted. Any greater number is a time in minutes since 1970.
@@ -102,8 +103,9 @@ def remove_folders(db: sqlite3.Connection, directory: Path) -> None:
 class Deletions:
     """What was deleted from one open directory, or overwritten, and is not marked yet."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, state: DirectoryState) -> None:
         self._directory = directory
+        self._state = state
         self._is_marked = read_remains(directory).since_ms is not None
         self._is_noted = False
         self._is_dropped = False
@@ -125,6 +127,7 @@ class Deletions:
         """
         if not self._is_dropped and (self._is_marked or not self._is_noted):
             return
+        self._state.tracked_write()
         with closing(connect(self._directory)) as db:
             if not self._is_marked:
                 mark_since(db, now_ms)

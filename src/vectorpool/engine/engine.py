@@ -17,6 +17,7 @@ from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.deletions import mark_empty
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.engine.failures import translate
 from vectorpool.engine.fast_catalogue import FastCatalogue
 from vectorpool.engine.index_files import is_unsound
@@ -26,6 +27,8 @@ from vectorpool.errors import BrokenReplica, InternalError, NotFound
 
 # Records of one page of an examination, which bounds the memory that it takes.
 _EXAMINED_AT_ONCE: Final = 500
+# Chroma's files are closed some milliseconds after its client.
+_CLOSE_WITHIN_S: Final = 0.1
 
 
 class Engine:
@@ -34,11 +37,12 @@ class Engine:
     Many threads may read; one at a time writes.
     """
 
-    def __init__(self, directory: Path, options: EngineOptions) -> None:
+    def __init__(self, directory: Path, options: EngineOptions, state: DirectoryState | None = None) -> None:
+        self._directory = directory
         if is_unsound(directory):
             raise BrokenReplica("A file of the vectorstore's index is shorter than it says, or its numbers are wrong.")
         self._client = Client(
-            directory, options.max_indexes, "operation" if options.fast_reads else options.use_when_off
+            directory, options.max_indexes, "operation" if options.fast_reads else options.use_when_off, state
         )
         try:
             # Held by a fast read, and by a fast write: neither sees the files while the other uses them. A read of the
@@ -59,6 +63,37 @@ class Engine:
     def chroma_use(self) -> ChromaUse | None:
         """Why Chroma is open; None if it is not."""
         return self._client.use
+
+    @property
+    def calls_of_chroma(self) -> int:
+        """How often Chroma was called."""
+        return self._client.count_of_calls
+
+    def release_chroma(self) -> None:
+        """Close Chroma, and note it once its files are closed; the next call opens it again.
+
+        No read and no write may run, and no file of the directory may be open but by this engine.
+        """
+        self._client.release()
+        self.records.release_files()
+        try:
+            wait_until_closed(self._directory, within_s=_CLOSE_WITHIN_S)
+        except TimeoutError:
+            # The next capture looks again.
+            return
+        self._client.state.chroma_closed()
+
+    def release_files(self) -> None:
+        """Close every file, and forget what was read, because the files will change; no read and no write may run."""
+        self.records.release_files()
+        self._client.forget_files()
+        self.catalogue.forget()
+
+    def files_changed(self, *, is_undone: bool) -> None:
+        """Read the files anew, which changed in place; ``is_undone``: operations were taken back."""
+        self.release_files()
+        if is_undone:
+            self.records.forget_undone()
 
     def settle_deletions(self, now_ms: int) -> None:
         """Mark what was deleted since the last call, and remove folders of dropped indexes; before a capture.
@@ -99,6 +134,7 @@ class Engine:
             raise BrokenReplica(f"Chroma cannot read this replica: {cause.detail}") from error
 
     def _examine(self) -> None:
+        self._client.open()
         for database in self.catalogue.database_names():
             for info in self.catalogue.collections(database):
                 if self._client.refuses(info.id):

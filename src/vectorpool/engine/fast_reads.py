@@ -123,6 +123,24 @@ class FastReader:
             self._source.close()
             self._views.clear()
 
+    def files_changed(self) -> None:
+        """Forget what was read, before or after others change the files; no read may run.
+
+        The vectors stay: an index takes in what the queue got since, or is read again.
+        """
+        with self._source.lock:
+            self._source.release()
+            self._views.files_changed()
+
+    def forget_undone(self) -> None:
+        """Forget the vectors of each collection that took in an operation beyond the newest in the file."""
+        with self._source.lock:
+            try:
+                found = self._source.db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0]
+            except sqlite3.Error:
+                found = 0
+            self._views.forget_beyond(found or 0)
+
     def is_too_large(self, collection_id: str, database: str) -> bool:
         """Return whether a collection's vectors are known to take more than may be searched exactly."""
         with self._source.lock:

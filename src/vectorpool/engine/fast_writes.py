@@ -96,7 +96,12 @@ class FastWriter:
     def close(self) -> None:
         """Close the file; ``put`` returns False from now on. Idempotent."""
         self._is_closed = True
+        self.release()
+
+    def release(self) -> None:
+        """Close the file, and forget what it said; the next write opens it again."""
         self._disconnect()
+        self._queues.clear()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -155,6 +160,7 @@ class FastWriter:
         """Write the records in one transaction; return whether the index is to be written now."""
         try:
             db = self._open()
+            self._client.state.tracked_write()
             db.execute("BEGIN IMMEDIATE")
         except (OSError, sqlite3.Error) as error:
             raise _NotPlain from error

@@ -126,7 +126,7 @@ class FlatIndex:
             places, distances = np.arange(len(rows)), self._long_distances(rows, query)
         order = np.argsort(distances, kind="stable")[:limit]
         chosen = places[order] if among is None else among[places[order]]
-        return [self._ids[place] for place in chosen.tolist()], distances[order].tolist()
+        return list(map(self._ids.__getitem__, chosen.tolist())), distances[order].tolist()
 
     def _measured(
         self, rows: Float32, halves: Float32, query: Float32, limit: int

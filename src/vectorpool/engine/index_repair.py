@@ -134,6 +134,12 @@ class IndexRepair:
         with self._tables:
             self._disconnect()
 
+    def forget_files(self) -> None:
+        """Close the file, and forget what it said."""
+        with self._tables:
+            self._disconnect()
+            self._counts.clear()
+
     def _disconnect(self) -> None:
         if self._db is not None:
             self._db.close()

@@ -22,6 +22,10 @@ Place: TypeAlias = tuple[int, str, str]
 DEFAULT_BYTES: Final = 256 * 1024**2
 
 
+# The stamp of no file.
+NEVER: Final[Stamp] = (b"", 0)
+
+
 class Held(msgspec.Struct):
     """An index as of ``stamp``. It holds a vector segment up to the operation ``seq`` of the queue."""
 
@@ -76,6 +80,19 @@ class IndexRows:
         """Forget an index. Idempotent."""
         with self._lock:
             self._drop(place)
+
+    def doubt(self, owner: int) -> None:
+        """Have the indexes of a directory compared with the files at their next use."""
+        with self._lock:
+            for place, (held, _) in self._held.items():
+                if place[0] == owner:
+                    held.stamp = NEVER
+
+    def drop_beyond(self, owner: int, seq: int) -> None:
+        """Forget the indexes of a directory that took in an operation after ``seq``."""
+        with self._lock:
+            for place in [place for place, (held, _) in self._held.items() if place[0] == owner and held.seq > seq]:
+                self._drop(place)
 
     def drop_all(self, owner: int) -> None:
         """Forget the indexes of a directory."""

@@ -21,27 +21,38 @@ def read_columns(
     None if a row holds a value that Chroma does not write: Chroma says what it is. Raises sqlite3.Error.
     """
     fields: dict[int, dict[str, Any]] = {row: {} for row, _ in found}
+    assert len(fields) == len(found), "each row is asked for once"
     if not {"documents", "metadatas", "uris"}.isdisjoint(include):
         for start in range(0, len(found), _AT_ONCE):
             rows = [row for row, _ in found[start : start + _AT_ONCE]]
             if not _read(db, rows, fields, has_lists=has_lists):
                 return None
+    documents, uris, metadatas = list[Any](), list[Any](), list[Any]()
+    for values in fields.values():
+        documents.append(values.pop(DOCUMENT_KEY, None))
+        has_uri = URI_KEY in values
+        uris.append(values.pop(URI_KEY) if has_uri else None)
+        # As Chroma gives it: None if the record has neither metadata nor a URI.
+        metadatas.append(values if values or has_uri else None)
     return Rows(
         ids=[record_id for _, record_id in found],
-        documents=[fields[row].get(DOCUMENT_KEY) for row, _ in found] if "documents" in include else None,
-        metadatas=[_metadata(fields[row]) for row, _ in found] if "metadatas" in include else None,
+        documents=documents if "documents" in include else None,
+        metadatas=metadatas if "metadatas" in include else None,
         embeddings=None,
-        uris=[fields[row].get(URI_KEY) for row, _ in found] if "uris" in include else None,
+        uris=uris if "uris" in include else None,
     )
 
 
 def _read(db: sqlite3.Connection, rows: list[int], fields: dict[int, dict[str, Any]], *, has_lists: bool) -> bool:
     """Put the values of some rows into ``fields``; return False if one is no value."""
     of_rows = f"WHERE id IN ({marks(len(rows))})"
-    for row, key, *columns in db.execute(f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata {of_rows}", rows):
-        value = fields[row][key] = value_of(*columns)
+    sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata {of_rows}"
+    for row, key, text, integer, real, flag in db.execute(sql, rows):
+        # Most values are texts.
+        value = text if text is not None else value_of(text, integer, real, flag)
         if value is None:
             return False
+        fields[row][key] = value
     if has_lists:
         sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata_array {of_rows} ORDER BY rowid"
         for row, key, *columns in db.execute(sql, rows):
@@ -50,10 +61,3 @@ def _read(db: sqlite3.Connection, rows: list[int], fields: dict[int, dict[str, A
                 return False
             fields[row].setdefault(key, []).append(value)
     return True
-
-
-def _metadata(fields: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a record's metadata as Chroma gives it: None if it has neither metadata nor a URI."""
-    if fields.keys() <= {DOCUMENT_KEY}:
-        return None
-    return {key: value for key, value in fields.items() if key != DOCUMENT_KEY and key != URI_KEY}

@@ -88,6 +88,18 @@ class Records:
         if self._writer is not None:
             self._writer.close()
 
+    def release_files(self) -> None:
+        """Close the files of the fast path, and forget what was read; the next request opens them again."""
+        if self._reader is not None:
+            self._reader.files_changed()
+        if self._writer is not None:
+            self._writer.release()
+
+    def forget_undone(self) -> None:
+        """Forget vectors of operations that the files do not have any more."""
+        if self._reader is not None:
+            self._reader.forget_undone()
+
     # --- Reads ---------------------------------------------------------------------------------------
 
     def count(self, collection_id: str, database: str, *, at_once: bool = False) -> int | None:

@@ -6,7 +6,7 @@ what to do; ``extra`` is for machines. ``to_wire`` and ``from_wire`` carry it ac
 
 from __future__ import annotations
 
-from vectorpool.errors.base import ErrorWire, InternalError, VectorpoolError
+from vectorpool.errors.base import UNDECODABLE, ErrorWire, InternalError, VectorpoolError
 from vectorpool.errors.configuration import Misconfigured, StoreRefused
 from vectorpool.errors.conflicts import (
     BackupExists,
@@ -83,6 +83,7 @@ from vectorpool.errors.retries import (
 )
 
 __all__ = [
+    "UNDECODABLE",
     "AvatarNotFound",
     "BackupExists",
     "BackupNotFound",

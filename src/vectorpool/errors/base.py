@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import msgspec
+
+# What a decoder of msgspec raises for bytes that others made: also for text that is not UTF-8, and for depth.
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class ErrorWire(msgspec.Struct, frozen=True):

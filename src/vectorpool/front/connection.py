@@ -64,8 +64,9 @@ class Connection(HttpToolsProtocol):
     _has_cycle = False
     _head = b""
     _head_bytes = 0
-    _fields = 0
-    _field_bytes = 0
+    _trailers = 0
+    _trailer_bytes = 0
+    _piece_bytes = 0
     _idle_bytes = 0
     _passed_bytes = 0
     _dropped_bytes = 0
@@ -118,37 +119,29 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Give data to the parser: headers in small parts, and no more of them than the bounds allow."""
-        if len(data) <= _PIECE_BYTES and not self._is_over:
-            # The usual request is whole, and short.
-            self._take(data)
-        else:
-            self._take_in_pieces(memoryview(data))
+        rest: bytes | memoryview = data if len(data) <= _PIECE_BYTES else memoryview(data)
+        while len(rest) > _PIECE_BYTES and not self._is_over:
+            size = _PIECE_BYTES if self._in_head else len(rest)
+            self._take(rest[:size])
+            rest = rest[size:]
+        if len(rest) and not self._is_over:
+            self._take(rest)
         if not self._is_over:
             self._watch()
 
-    def _take_in_pieces(self, rest: memoryview) -> None:
-        while len(rest) and not self._is_over:
-            piece = rest[:_PIECE_BYTES] if self._in_head else rest
-            rest = rest[len(piece) :]
-            self._take(piece)
-
     def _take(self, piece: bytes | memoryview) -> None:
-        self._idle_bytes += len(piece)
-        # Data that ends a body and begins the next headers is not counted: what follows it is.
-        size = len(piece) if self._in_head else 0
-        self._head = bytes(piece[:_LINE_BYTES]) if self._in_head and not self._has_begun else b""
+        """Give a piece to the parser; refuse headers and trailers that are too long, although they have no end yet."""
+        self._piece_bytes = size = len(piece)
+        self._idle_bytes += size
+        was_in_head = self._in_head
+        self._head = bytes(piece[:_LINE_BYTES]) if was_in_head and not self._has_begun else b""
         super().data_received(piece)  # type: ignore[arg-type]
-        if not self._is_over:
-            self._check_unfinished(size)
-
-    def _check_unfinished(self, size: int) -> None:
-        """Refuse headers, trailers and extensions of chunks that are too long, although they have no end yet."""
-        if self._in_head:
+        # Data that ends a body and begins the next headers is not counted: what follows it is.
+        if self._in_head and was_in_head:
             self._head_bytes += size
-            # A part may belong to the request before.
-            if self._head_bytes > self._bounds.max_header_bytes + _PIECE_BYTES:
-                self._refuse(self._too_large())
-        elif self._idle_bytes > self._bounds.max_header_bytes + _PIECE_BYTES:
+        # A part may belong to the request before.
+        waiting = self._head_bytes if self._in_head else self._idle_bytes
+        if waiting > self._bounds.max_header_bytes + _PIECE_BYTES and not self._is_over:
             self._refuse(self._too_large())
 
     def eof_received(self) -> None:
@@ -180,30 +173,33 @@ class Connection(HttpToolsProtocol):
             )
         self._has_begun = True
         self._has_cycle = False
-        self._fields = self._field_bytes = 0
+        self._trailers = self._trailer_bytes = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the path and the query."""
-        super().on_url(url)
-        self._field_bytes += len(url)
-        if self._field_bytes > self._bounds.max_header_bytes:
-            raise self._refusing(self._too_large())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer after the body."""
-        self._idle_bytes = 0
-        self._fields += 1
-        self._field_bytes += len(name) + len(value) + _HEADER_OVERHEAD
-        if self._field_bytes > self._bounds.max_header_bytes or self._fields > self._bounds.max_headers:
-            raise self._refusing(self._too_large())
+        if not self._in_head:
+            self._drop_trailer(len(name) + len(value) + _HEADER_OVERHEAD)
+            return
         name = name.lower()
+        self.headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        self.headers.append((name, value))
+
+    def _drop_trailer(self, size: int) -> None:
+        self._idle_bytes = 0
+        self._trailers += 1
+        self._trailer_bytes += size
+        if self._trailer_bytes > self._bounds.max_header_bytes or self._trailers > self._bounds.max_headers:
+            raise self._refusing(self._too_large())
 
     def on_headers_complete(self) -> None:
-        """All headers are here: the request goes to the stages, unless its connection is one too many."""
+        """All headers are here: the request goes to the stages, unless it or its connection is one too many."""
+        # The parser got no more than this of them: usually little enough to need no count.
+        bounds, received = self._bounds, self._head_bytes + self._piece_bytes
+        is_long = received > bounds.max_header_bytes and self._field_bytes() > bounds.max_header_bytes
+        if is_long or len(self.headers) > bounds.max_headers:
+            raise self._refusing(self._too_large())
         self._in_head = False
         self._head_bytes = self._idle_bytes = 0
         if self._head_timer is not None:
@@ -255,9 +251,13 @@ class Connection(HttpToolsProtocol):
 
     # --- Bounds --------------------------------------------------------------------------------------
 
+    def _field_bytes(self) -> int:
+        """Return the bytes of the path and the headers."""
+        return len(self.url) + sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in self.headers)
+
     def _too_large(self) -> VectorpoolError:
         bounds = self._bounds
-        if self._in_head and not self._fields and len(getattr(self, "url", b"")) > bounds.max_header_bytes // 2:
+        if self._in_head and len(getattr(self, "url", b"")) > bounds.max_header_bytes // 2:
             return InvalidRequest(f"The path is longer than {bounds.max_header_bytes} bytes. Ids belong in less.")
         return HeadersTooLarge(
             f"The headers of the request take more than {bounds.max_header_bytes} bytes (max_header_bytes) or are more "

@@ -30,7 +30,7 @@ Header = tuple[bytes, bytes]
 
 _LENGTH: Final = b"content-length"
 # Headers that decide how the answer is framed, or how its connection goes on.
-_FRAMING: Final = frozenset({b"transfer-encoding", b"connection"})
+_FRAMING: Final = frozenset({_LENGTH, b"transfer-encoding", b"connection"})
 _TYPES: Final = ((b"content-type", b"application/json"), (b"content-type", PROBLEM_MEDIA_TYPE.encode()))
 
 
@@ -102,24 +102,22 @@ class Cycle(RequestResponseCycle):
 
     def _head(self, status: int, headers: Iterable[Header]) -> bytes | None:
         """Return the head of an answer whose length is announced; None leaves it to the server."""
-        parts = [STATUS_LINE[status], _DEFAULTS.of(self.default_headers)]
-        length = None
-        for header in headers:
-            line = _LINES.get(header)
-            if line is None:
-                name, value = header
-                if name == _LENGTH and length is None and value.isdigit():
-                    length = int(value)
-                elif name.lower() in _FRAMING or name.lower() == _LENGTH:
-                    return None
-                line = line_of(header)
-            parts.append(line)
+        headers, length = list(headers), None
+        lines: list[bytes] = list(map(_LINES.get, headers))  # type: ignore[arg-type]
+        while None in lines:
+            at = lines.index(None)  # type: ignore[arg-type]
+            name, value = headers[at]
+            if name == _LENGTH and length is None and value.isdigit():
+                length = int(value)
+            elif name.lower() in _FRAMING:
+                return None
+            lines[at] = line_of(headers[at])
         if length is None:
             return None
         self.expected_content_length = length
         self.chunked_encoding = False
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(parts)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        return b"".join((STATUS_LINE[status], _DEFAULTS.of(self.default_headers), *lines, end))
 
 
 def begin_cycle(connection: HttpToolsProtocol) -> None:

@@ -26,6 +26,8 @@ from vectorpool.telemetry.figures import Sample
 # Questions of supervisors, and of operators about the reason: the second needs a token, and is answered one at a time.
 _ALWAYS: Final = (["health"], ["metrics"])
 _OPERATORS: Final = (["admin"], ["metrics"])
+# Refusals that wait at once.
+_MAX_PAUSED: Final = 512
 
 
 class LimitsStage:
@@ -36,6 +38,7 @@ class LimitsStage:
         self._max_requests = max_requests
         self._allowances = allowances or Allowances(Settings())
         self._under_way = 0
+        self._paused = 0
 
     def samples(self) -> list[Sample]:
         """Return the figures of the requests under way."""
@@ -76,6 +79,7 @@ class LimitsStage:
         try:
             allowances.enter(spendings)
         except RateLimited as error:
+            await self._pause(error, spendings)
             await send_refusal(error, scope, send)
             return
         try:
@@ -85,11 +89,37 @@ class LimitsStage:
                     return
                 # For a body that does not say how long it is.
                 state_of(scope)[BODY_BOUND_KEY] = bound
-            if caller.limits is not None and "embedding_tokens_per_min" in caller.limits:
-                TOKEN_SPENDING.set(spendings[-1])
-            await self._inner(scope, receive, send)
+            await self._counting_tokens(scope, receive, send, spendings, caller)
         finally:
             allowances.leave(spendings)
+
+    async def _counting_tokens(
+        self, scope: HTTPScope, receive: Receive, send: Send, spendings: list[Spending], caller: Caller
+    ) -> None:
+        """Pass the request on; the tokens that it embeds are counted for its token too, if the claim limits them."""
+        if caller.limits is None or "embedding_tokens_per_min" not in caller.limits:
+            await self._inner(scope, receive, send)
+            return
+        mark = TOKEN_SPENDING.set(spendings[-1])
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            # The next request of the connection may run in the same context.
+            TOKEN_SPENDING.reset(mark)
+
+    async def _pause(self, error: RateLimited, spendings: list[Spending]) -> None:
+        """Wait a moment with a refusal that follows another one.
+
+        A caller that does not wait by itself so sends a few requests a second on each connection, and not thousands.
+        """
+        pause_s = min(self._allowances.pause_s(spendings), error.retry_after_s or 0.0)
+        if pause_s <= 0.0 or self._paused >= _MAX_PAUSED:
+            return
+        self._paused += 1
+        try:
+            await self._allowances.sleep(pause_s)
+        finally:
+            self._paused -= 1
 
 
 def _telling(send: Send, allowances: Allowances, spendings: list[Spending]) -> Send:

@@ -1,7 +1,7 @@
 """The port of ``metrics_port``: ``/metrics`` without a token, and nothing else.
 
 It listens on the loopback address unless ``metrics_host`` names another. It has few connections, with the bounds in
-time of the other port's, so a scraper that is slow or stuck holds one of them for a while and disturbs nobody: callers
+time of the other port's, so a scraper that is slow or stuck holds one of them for a while and disturbs no one: callers
 have their own port, and the text is made once however many ask.
 """
 

@@ -1,6 +1,7 @@
 """The order of the stages around the application.
 
 1. ``RequestIdStage``: the context with the request's id; the id and safe headers in every response.
+   ``TracingStage`` comes behind it if traces are on: a span of the request.
 2. ``MeteringStage``: the request log and the counts, so that 401, 429 and 503 are logged and counted too.
 3. ``BrowsersStage``: without tokens, foreign hosts and pages of other sites; pages that may call.
 4. ``DrainingStage``: 503 while the instance shuts down.
@@ -38,11 +39,14 @@ from vectorpool.front.limits import LimitsStage
 from vectorpool.front.metering import MeteringStage
 from vectorpool.front.request_id import RequestIdStage
 from vectorpool.front.short_path import ShortPathStage
+from vectorpool.front.stages import Stage
 from vectorpool.front.tokens_file import TokensFile
+from vectorpool.front.tracing import TracingStage
 from vectorpool.identity.authority import Authority
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.figures import Figures
+from vectorpool.telemetry.spans import Tracer
 
 
 class Pipeline:
@@ -60,6 +64,7 @@ class Pipeline:
         *,
         authority: Authority | None = None,
         figures: Figures | None = None,
+        tracer: Tracer | None = None,
         allowances: Allowances | None = None,
     ) -> None:
         self.app = app
@@ -79,7 +84,8 @@ class Pipeline:
         self.metering = MeteringStage(
             browsers, sources, self.figures, slow_s=settings.slow_request_s, log_key=settings.log_key
         )
-        self._first = RequestIdStage(self.metering, settings.request_timeout_s, sources)
+        traced: Stage = self.metering if tracer is None else TracingStage(self.metering, tracer, sources)
+        self._first = RequestIdStage(traced, settings.request_timeout_s, sources)
 
     async def __call__(self, scope: Scope | LifeSpanScope, receive: Receive, send: Send) -> None:
         """Serve one request."""

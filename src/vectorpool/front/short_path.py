@@ -52,6 +52,7 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "upsert": ("upsert", 200),
     "add": ("add", 201),
 }
+_LAST: Final = frozenset({"query", "get", "count", *_CHROMAS})
 # A longer body goes to the application: of Chroma's protocol it is passed to the shard while it arrives, and one of the
 # native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
@@ -103,7 +104,10 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
     """Return (template, status, function) of a request that is answered here."""
     if b"%" in raw_path or not raw_path.isascii():
         return None
-    match method, raw_path.decode("ascii").split("/"):
+    parts = raw_path.decode("ascii").split("/")
+    if parts[-1] not in _LAST:
+        return None
+    match method, parts:
         case "POST", ["", "users", user_id, "collections", name, "query"]:
             return _OWN + "query", 200, _native(query_in, user_id, None, name)
         case "POST", ["", "users", user_id, "avatars", avatar_id, "collections", name, "query"]:

@@ -40,7 +40,9 @@ class Head:
         path = scope["path"]
         if root := scope.get("root_path"):
             path = path.split(root, maxsplit=1)[-1]
-        self.segments = [segment for segment in path.split("/") if segment]
+        self.segments = path[1:].split("/")
+        if "" in self.segments or path[:1] != "/":
+            self.segments = [segment for segment in path.split("/") if segment]
         self._headers = list(scope["headers"])
         self.fields = fields = dict(self._headers)
         length = fields.get(b"content-length", b"0")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from vectorpool.errors import Forbidden
+from vectorpool.limits import Given
 
 ALL_USERS: Final = "*"
 
@@ -24,7 +25,7 @@ class Caller(msgspec.Struct, frozen=True):
     is_admin: bool = False
     avatars: frozenset[str] | None = None
     may_write: bool = True
-    limits: dict[str, Any] | None = None
+    limits: Given | None = None
     token_id: str | None = None
 
     def may_touch(self, user_id: str) -> bool:

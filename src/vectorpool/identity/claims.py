@@ -105,15 +105,13 @@ def _caller(claims: Mapping[str, Any], names: ClaimNames) -> Caller:
     if is_admin is not None and not isinstance(is_admin, bool):
         raise _invalid(names.admin, "must be true or false")
     limits = find(claims, names.limits)
-    if limits is not None:
-        check_limits(limits, names.limits)
     return Caller(
         name=subject[:MAX_NAME_CHARS] if isinstance(subject, str) and subject else "jwt",
         users=_users(claims, names.users),
         is_admin=bool(is_admin),
         avatars=_ids(_texts(claims, names.avatars, max_count=MAX_IDS), check_avatar_id, names.avatars),
         may_write=access == "write",
-        limits=limits,
+        limits=None if limits is None else check_limits(limits, names.limits),
         token_id=token_id,
     )
 
@@ -132,15 +130,15 @@ def _users(claims: Mapping[str, Any], name: str) -> frozenset[str] | None:
     return _ids(texts, check_user_id, name) or frozenset()
 
 
-def check_limits(limits: Any, name: str = "limits") -> None:
-    """Raise Unauthenticated unless ``limits`` is an object of known limits within their ranges.
+def check_limits(limits: Any, name: str = "limits") -> dict[str, float | None]:
+    """Return the limits of a claim. Raises Unauthenticated unless it is an object of known limits within their ranges.
 
     A limit that is not known is refused, because its token would be less limited than its issuer thinks.
     """
     if not isinstance(limits, dict) or len(limits) > MAX_LIMITS:
         raise _invalid(name, f"must be an object of at most {MAX_LIMITS} numbers")
     try:
-        read_limits(limits, nulls=False)
+        return read_limits(limits, nulls=False)
     except InvalidRequest as error:
         raise _invalid(name, f"holds no limits ({error.detail.rstrip('.')})") from None
 

@@ -33,7 +33,8 @@ from vectorpool.telemetry.figures import Figures
 from vectorpool.telemetry.parts import StoreClock
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 logger = logging.getLogger(__name__)

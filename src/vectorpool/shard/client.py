@@ -8,13 +8,12 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TypeAlias
 
-import msgspec
-
 from vectorpool.answers import Answer, PoolView, TaskView
 from vectorpool.chroma_bodies import READS, Target
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import (
+    UNDECODABLE,
     QueueFull,
     ShardUnavailable,
     VectorpoolError,
@@ -134,10 +133,12 @@ class ShardClient:
 
         If the caller is cancelled, or at the deadline, the shard is told to stop.
         """
+        carried = context.carried(quota)
         reply = await self._request(
-            lambda number: Execute(number, user_id, command, context.carried(quota)),
+            lambda number: Execute(number, user_id, command, carried),
             is_change=command.is_change,
             context=context,
+            remaining_s=carried.remaining_s,
         )
         return self._counts.answer(reply, context)
 
@@ -157,11 +158,12 @@ class ShardClient:
                     held.clear()
             if passed and self._writer is not writer:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
-            complete = True
+            complete, carried = True, context.carried(quota)
             reply = await self._request(
-                lambda _: ExecuteBody(number, user_id, target, bytes(held), context.carried(quota)),
+                lambda _: ExecuteBody(number, user_id, target, bytes(held), carried),
                 is_change=target.operation not in READS,
                 context=context,
+                remaining_s=carried.remaining_s,
                 number=number,
             )
         finally:
@@ -261,6 +263,7 @@ class ShardClient:
         *,
         is_change: bool = False,
         context: RequestContext | None = None,
+        remaining_s: float | None = None,
         number: int | None = None,
     ) -> Reply:
         if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
@@ -269,16 +272,14 @@ class ShardClient:
             raise ShardUnavailable("The user's shard is being restarted by an operator. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
-        writer = self._writer
-        number = self._take_number() if number is None else number
+        writer, number = self._writer, self._take_number() if number is None else number
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
-        self._under_way[number] = (reply, is_change)
         timer: asyncio.TimerHandle | None = None
-        if context is not None and (remaining_s := context.remaining_s()) is not None:
+        self._under_way[number] = (reply, is_change)
+        if context is not None and remaining_s is not None:
             # Only the shard knows whether a change had begun at the deadline: it gets some time to say so.
-            wait_s = remaining_s + _VERDICT_S if is_change else remaining_s
-            timer = loop.call_later(wait_s, self._expire, number, context)
+            timer = loop.call_later(remaining_s + _VERDICT_S * is_change, self._expire, number, context)
         try:
             writer.write(encode_frame(make(number)))
             await writer.drain()
@@ -343,7 +344,7 @@ class ShardClient:
                 self.deaths += 1
                 # Before the shard is started again: a user that this puts into quarantine does not come back to it.
                 self._counts.note_death()
-                self._crashed(set() if self._marks is None else self._marks.users())
+                self._crashed(set() if self._marks is None else self._marks.suspects())
                 self._supervisor.record_failure(self._process_name, ShardUnavailable("The shard died."))
                 logger.error("%s died, it is being started again", self._name)
 
@@ -371,7 +372,7 @@ class ShardClient:
         while (frame := await read_frame(reader)) is not None:
             try:
                 message = from_shard_decoder.decode(frame)
-            except msgspec.DecodeError:
+            except UNDECODABLE:
                 logger.exception("shard %d sent what is no message; it is started again", self.shard)
                 return
             if isinstance(message, Ready):

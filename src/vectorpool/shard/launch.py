@@ -35,7 +35,8 @@ async def start_process(
             "vectorpool.shard.process",
             str(theirs.fileno()),
             str(marks.descriptor),
-            pass_fds=[theirs.fileno(), marks.descriptor],
+            str(marks.report),
+            pass_fds=[theirs.fileno(), marks.descriptor, marks.report],
             env={**_ONE_THREAD_EACH, **os.environ},
             stdin=asyncio.subprocess.DEVNULL,
         )

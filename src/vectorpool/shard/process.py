@@ -1,4 +1,4 @@
-"""The shard's own process: ``python -m vectorpool.shard.process FD``, started by ``client``.
+"""The shard's own process: ``python -m vectorpool.shard.process FD FD FD``, started by ``client``.
 
 It serves its pool over the inherited socket until it is told to drain or the front process is gone; then it
 commits what it holds. It ignores signals: a Ctrl-C in a terminal reaches this process too, and the front handles it.
@@ -218,13 +218,13 @@ async def _main(descriptor: int) -> None:
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the first argument; the second is that of the memory for native marks."""
+    """Serve the socket of the first descriptor in the arguments; the others take marks of native calls and faults."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     allocator.limit_arenas()
     interpreter.switch_often()
     keep_private()
-    native_marks.install(int(sys.argv[2]))
+    native_marks.install(int(sys.argv[2]), int(sys.argv[3]))
     import_lean()
     # As the front does: a frame, a task, a hop to a thread and back all cost less there.
     uvloop.run(_main(int(sys.argv[1])))

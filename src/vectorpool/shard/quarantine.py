@@ -1,8 +1,8 @@
 """Quarantine: users whose commands were in native code at two crashes are served alone, or refused.
 
 A crash of native code ends a shard and the requests of every user in it. The marks of ``platform.native_marks`` say
-whose commands were in native code then. A user who was there at two crashes within ``quarantine_s`` is a suspect, and
-returns after as long without a crash. Meanwhile
+whose command was in the thread that crashed; if that is not known, whose commands were in native code then. A user who
+was there at two crashes within ``quarantine_s`` is a suspect, and returns after as long without a crash. Meanwhile
 
 - the shard that the hash names closes the suspect's slot and keeps the upkeep of its log;
 - ``quarantine_processes`` suspects at most are served, each by a process of its own, and the others are refused;

@@ -1,7 +1,7 @@
-"""Marks of users in log lines: a keyed hash, so that lines of one user are found together and name nobody.
+"""Marks of users in log lines: a keyed hash, so that lines of one user are found together and name no one.
 
-Without the key, nobody can compute the mark of an id and look for it. A mark of 48 bits is the same for two users of a
-million by a chance of one in five hundred.
+Without the key, a mark cannot be computed from an id. Two of a million users share a mark of 48
+bits by a chance of one in five hundred.
 """
 
 from __future__ import annotations

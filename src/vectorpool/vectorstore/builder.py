@@ -37,8 +37,9 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.families import HYDRATE_BYTES, HYDRATE_FAILURES, HYDRATE_TIME
 from vectorpool.vectorstore.erasure import erase_directory
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
 from vectorpool.vectorstore.sidecar import Sidecar
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.ticket import in_doubt
 
 T = TypeVar("T")
@@ -106,6 +107,8 @@ class Builder:
         raises.
         """
         directory = self._make_directory()
+        # Whether the directory may be another than the image that it was built from.
+        is_edited = True
         began_s = self._sources.monotonic_s()
         try:
             hydrated = await self._log.hydrate(directory, at=self.at)
@@ -121,6 +124,7 @@ class Builder:
                 await self._run(self._template.copy_to, directory)
             else:
                 position, image = hydrated.position, hydrated.image
+                is_edited = hydrated.adopted or position.seq == _ADOPTION
                 if (hydrated.adopted or position.seq == _ADOPTION) and self.at is None:
                     await self._run(sweep_lists, directory)
                 if hydrated.adopted:
@@ -130,6 +134,8 @@ class Builder:
                 opened = await self._open_sound(directory, position, image)
             else:
                 opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
+            if not (is_edited or is_erased):
+                opened.state.hydrated()
             if (opened.is_migrated and migrate) or is_erased:
                 await self._commit_upkeep(opened, Summary(migrated=opened.is_migrated, erased=is_erased))
             self._count(hydrated, self._sources.monotonic_s() - began_s)

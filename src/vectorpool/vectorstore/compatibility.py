@@ -42,6 +42,13 @@ def check(stamp: EngineStamp | None) -> None:
         )
 
 
+def is_same(stamp: EngineStamp | None, schema: Schema) -> bool:
+    """Whether a state of this stamp has the schema of an open directory, and a sidecar of this version or none."""
+    if stamp is None or stamp.sidecar not in (0, sidecar_schema.VERSION):
+        return False
+    return (stamp.fingerprint, stamp.migrations) == (schema.fingerprint, schema.migrations)
+
+
 def is_older(schema: Schema, directory: Path) -> bool:
     """Whether opening a directory changes its schema, or that of its sidecar."""
     sidecar = directory / SIDECAR_FILE

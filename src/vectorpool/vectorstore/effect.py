@@ -29,6 +29,8 @@ class Effect(msgspec.Struct):
     collections: set[str] = msgspec.field(default_factory=set)
     # The id of the collection that the command made; it stays if the command is applied again.
     made: str | None = None
+    # The command was acknowledged before: bounds that other writers may have reached meanwhile do not refuse it.
+    is_again: bool = False
     # What the write asks before it adds something; None without a quota.
     admission: Admission | None = None
 

@@ -33,6 +33,10 @@ class Freshness:
         self._note_fresh(asked_s)
         self._proven_s = max(asked_s, self._proven_s or asked_s)
 
+    def note_newest(self, asked_s: float) -> None:
+        """Record that no commit followed on the replica's at ``asked_s`` or later."""
+        self._note_fresh(asked_s)
+
     def _note_fresh(self, asked_s: float) -> None:
         self._known_fresh_s = max(asked_s, self._known_fresh_s or asked_s)
 

@@ -58,7 +58,7 @@ class DocumentWriter:
         self._check_not_deleted(command, info)
         if info is not None and array is not None:
             check_vectors(info, writer.sidecar, command.vectors)
-            check_keys(writer.catalogue, info, command.metadatas)
+            check_keys(writer.catalogue, info, command.metadatas, effect)
         if effect.admission is not None:
             # All at once: a document that does not fit is refused before anything of it is changed.
             former = self._owner(command.avatar_id, command.path)

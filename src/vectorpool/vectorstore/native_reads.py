@@ -5,7 +5,8 @@ Chroma may change its files while it reads, so a commit captures them while no r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -62,40 +63,26 @@ def count_of(records: Records, info: CollectionInfo) -> int:
     return count
 
 
-def _at(column: list[Any] | None, i: int) -> Any:
-    return None if column is None else column[i]
+def _column(column: Iterable[Any] | None) -> Iterable[Any]:
+    """Return a column; one that was not asked for has None for each record."""
+    return repeat(None) if column is None else column
 
 
-def _sorted(metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+def _sorted(metadatas: Iterable[dict[str, Any] | None] | None) -> Iterable[dict[str, Any] | None]:
     """Sort the keys: Chroma's order differs from one opening to the next, and equal states must give equal answers."""
-    return metadata if metadata is None else dict(sorted(metadata.items()))
+    if metadatas is None:
+        return repeat(None)
+    return [dict(sorted(each.items())) if each and len(each) > 1 else each for each in metadatas]
 
 
 def _records(rows: Rows) -> list[answers.Record]:
-    return [
-        answers.Record(
-            id=record_id,
-            document=_at(rows.documents, i),
-            metadata=_sorted(_at(rows.metadatas, i)),
-            embedding=_at(rows.embeddings, i),
-            uri=_at(rows.uris, i),
-        )
-        for i, record_id in enumerate(rows.ids)
-    ]
+    parts = (_column(rows.documents), _sorted(rows.metadatas), _column(rows.embeddings), _column(rows.uris))
+    return list(map(answers.Record, rows.ids, *parts))
 
 
 def _matches(rows: Rows) -> list[answers.Match]:
-    return [
-        answers.Match(
-            id=record_id,
-            distance=_at(rows.distances, i),
-            document=_at(rows.documents, i),
-            metadata=_sorted(_at(rows.metadatas, i)),
-            embedding=_at(rows.embeddings, i),
-            uri=_at(rows.uris, i),
-        )
-        for i, record_id in enumerate(rows.ids)
-    ]
+    parts = (_column(rows.documents), _sorted(rows.metadatas), _column(rows.embeddings), _column(rows.uris))
+    return list(map(answers.Match, rows.ids, _column(rows.distances), *parts))
 
 
 # The reads that the fast path may answer on the event loop: their handlers take ``at_once`` too.

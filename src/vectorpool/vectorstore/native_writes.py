@@ -51,6 +51,7 @@ from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.filters import as_json
 from vectorpool.vectorstore.metadata_keys import check_keys
 from vectorpool.vectorstore.native_reads import describe_collection
+from vectorpool.vectorstore.room import check_room
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import check_vectors
 
@@ -88,6 +89,7 @@ class NativeWriter:
         self, avatar_id: str | None, name: str, metadata: dict[str, Any] | None, hnsw: Hnsw, effect: Effect
     ) -> CollectionInfo:
         """Create a missing collection, and its database if it is missing too."""
+        check_room(self.catalogue, database_name(avatar_id), self.settings, effect)
         defaults = self.settings
         chosen = {
             "space": hnsw.space or defaults.hnsw_space,
@@ -198,7 +200,7 @@ class NativeWriter:
 
     def put_records(self, info: CollectionInfo, batch: Batch, vectors: Vectors, effect: Effect) -> None:
         """Upsert checked records, and store their embedder if the collection has none yet."""
-        check_keys(self.catalogue, info, batch.metadatas)
+        check_keys(self.catalogue, info, batch.metadatas, effect)
         if effect.admission is not None:
             effect.admission.add_records(info, batch.ids)
         effect.touch(info.name)
@@ -229,7 +231,7 @@ class NativeWriter:
                 "Use PUT to add records.",
                 extra={"missing": missing[:10]},
             )
-        check_keys(self.catalogue, info, command.metadatas)
+        check_keys(self.catalogue, info, command.metadatas, effect)
         effect.touch(info.name)
         if command.vectors is not None:
             self._note_embedder(info, command.vectors)

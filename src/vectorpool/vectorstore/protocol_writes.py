@@ -34,9 +34,11 @@ from vectorpool.engine.filters import has_empty_join
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
 from vectorpool.names import DEFAULT_DATABASE, avatar_of_database
+from vectorpool.settings import Settings
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.metadata_keys import check_keys
+from vectorpool.vectorstore.room import check_database_room, check_room
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.vectors import rows_of
 
@@ -57,8 +59,11 @@ class ProtocolWriter:
     ``is_new`` returns whether nothing was ever stored for the user.
     """
 
-    def __init__(self, user_id: str, engine: Engine, sidecar: Sidecar, is_new: Callable[[], bool]) -> None:
+    def __init__(
+        self, user_id: str, engine: Engine, sidecar: Sidecar, settings: Settings, is_new: Callable[[], bool]
+    ) -> None:
         self._tenant = user_id
+        self._settings = settings
         self._engine = engine
         self._catalogue = engine.catalogue
         self._records = engine.records
@@ -81,6 +86,7 @@ class ProtocolWriter:
     @handles(ChromaCreateDatabase)
     def _create_database(self, command: ChromaCreateDatabase, effect: Effect) -> Any:
         if not (command.exist_ok and self._catalogue.has_database(command.database)):
+            check_database_room(self._catalogue, self._settings, effect)
             self._catalogue.create_database(command.database)
             effect.touch()
         elif self._is_new():
@@ -114,8 +120,10 @@ class ProtocolWriter:
             there = self._catalogue.find(command.database, command.name)
             if there is not None:
                 return shapes.collection(there, self._tenant)
-        if effect.admission is not None and self._catalogue.find_id(command.database, command.name) is None:
-            effect.admission.add_collection()
+        if self._catalogue.find_id(command.database, command.name) is None:
+            check_room(self._catalogue, command.database, self._settings, effect)
+            if effect.admission is not None:
+                effect.admission.add_collection()
         made_database = command.make_database and not self._catalogue.has_database(command.database)
         if made_database:
             self._catalogue.create_database(command.database)
@@ -205,7 +213,7 @@ class ProtocolWriter:
             if not np.isfinite(array).all():
                 raise failures.not_finite()
             _check_dimension(found.dimension, array.shape[1])
-        check_keys(self._catalogue, found, command.metadatas)
+        check_keys(self._catalogue, found, command.metadatas, effect)
         if command.ids:
             batch = _batch(command, array)
             if effect.admission is not None:
@@ -227,7 +235,7 @@ class ProtocolWriter:
                 for position, row in zip(command.vectors.rows or [], rows_of(command.vectors), strict=True):
                     rows[position] = row
         _check_columns(command, len(command.ids) if rows is None else len(rows))
-        check_keys(self._catalogue, found, command.metadatas)
+        check_keys(self._catalogue, found, command.metadatas, effect)
         self._records.update(
             command.collection_id, command.database, _batch(command, rows), lambda: effect.touch(found.name)
         )

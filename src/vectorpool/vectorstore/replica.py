@@ -9,26 +9,27 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from vectorpool.answers import ChromaUse, SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
 from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
+from vectorpool.commitlog.next_commits import NextCommit, Patch, Unpatchable, plan_patch
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.stamp import EngineStamp
-from vectorpool.engine.admission import learn_tables
 from vectorpool.engine.deletions import read_remains
-from vectorpool.engine.engine import Engine, create_empty, migrate
+from vectorpool.engine.directory_state import DirectoryState, NotPristine
+from vectorpool.engine.engine import Engine, migrate
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
-from vectorpool.engine.version import Schema, installed_version, is_tested, learn_migrations, read_schema
+from vectorpool.engine.version import Schema, installed_version, is_tested, read_schema
 from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
 from vectorpool.limits import Quota
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
@@ -40,6 +41,7 @@ from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.native_reads import NativeReader
+from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
 from vectorpool.vectorstore.quota import bytes_of
 from vectorpool.vectorstore.sidecar import Sidecar
@@ -47,6 +49,9 @@ from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_
 from vectorpool.vectorstore.writer import Writer
 
 logger = logging.getLogger(__name__)
+
+# Captures without a call of Chroma, after which it is closed.
+_QUIET_CAPTURES: Final = 3
 
 _encode = msgspec.json.Encoder().encode
 
@@ -78,6 +83,13 @@ class Replica:
         index_rows: IndexRows | None = None,
     ) -> None:
         self.directory = directory
+        self.state = DirectoryState()
+        # Whether a commit may lose its number, so that an undo is prepared before each write.
+        self.may_lose = False
+        self._patcher = Patcher(directory, self.state)
+        self._captured: tuple[int | None, Image] | None = None
+        # Captures since Chroma was called last, and how often it was until then.
+        self._quiet, self._calls = 0, 0
         self._index_rows = index_rows
         self.position = position
         self.image = image
@@ -97,6 +109,8 @@ class Replica:
                 )
             self.is_migrated = self._migrate()
             if self.is_schema_tested:
+                if read_remains(directory).since_ms == 0:
+                    self.state.untracked_write()
                 self.is_migrated |= take_over(directory, sources.now_ms())
             self._open()
             # What the files may hold beyond what Chroma answers, as of the last capture.
@@ -112,6 +126,7 @@ class Replica:
         compatibility.check(self._stamp_of(schema, sidecar_version_of(self.directory / SIDECAR_FILE)))
         if not compatibility.is_older(schema, self.directory):
             return False
+        self.state.untracked_write()
         sidecar.migrate()
         sidecar.close()
         # Opening migrates. The schema that results is read before the files are opened for use.
@@ -132,8 +147,8 @@ class Replica:
             index_rows=self._index_rows,
             is_untested=not self.is_schema_tested,
         )
-        self._engine = Engine(self.directory, options)
-        self._sidecar = Sidecar(self.directory / SIDECAR_FILE)
+        self._engine = Engine(self.directory, options, self.state)
+        self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.tracked_write)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes, self.live_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
         self._writer = Writer(
@@ -222,7 +237,7 @@ class Replica:
         return None if answer is None else _encode(answer)
 
     def write(
-        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None, is_again: bool = False
     ) -> tuple[bytes, Effect]:
         """Apply a command; return its answer as JSON and its effect. Raises VectorpoolError or HalfApplied.
 
@@ -230,24 +245,29 @@ class Replica:
 
         ``collection_id`` is the id of the collection that the command creates, because a client received that id
         before; no read may run meanwhile. If the collection exists under another id, ``collection_id`` becomes its
-        alias. A write that failed because of a removed directory or of the local disk counts as half applied.
+        alias. ``is_again``: the command was applied to an earlier state, and may be acknowledged. A write that failed
+        because of a removed directory or of the local disk counts as half applied.
         """
         try:
-            return self._write(command, collection_id, quota)
+            return self._write(command, collection_id, quota, is_again)
         except Exception as error:
             cause = error.cause if isinstance(error, HalfApplied) else error
             if (failure := self._failure_of_place(cause)) is not None:
                 raise HalfApplied(failure) from error
             raise
 
-    def _write(self, command: Write, collection_id: str | None, quota: Quota | None) -> tuple[bytes, Effect]:
+    def _write(
+        self, command: Write, collection_id: str | None, quota: Quota | None, is_again: bool
+    ) -> tuple[bytes, Effect]:
+        if self.may_lose:
+            self._patcher.keep(self.image)
         there = self._made_id(command)
         makes = made_by(command) is not None and there is None
         # Before the write, so that no reader uses an old entry; after it, for readers that cached one meanwhile.
         only_new = isinstance(command, RecordWrite)
         self._engine.catalogue.forget(only_new=only_new)
         try:
-            answer, effect = self._writer.write(resolve_alias(command, self._sidecar), quota)
+            answer, effect = self._writer.write(resolve_alias(command, self._sidecar), quota, is_again=is_again)
         finally:
             self._engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
@@ -274,6 +294,7 @@ class Replica:
 
     def _give_id(self, made: str, collection_id: str) -> None:
         self.close()
+        self.state.untracked_write()
         try:
             give_id(self.directory, made, collection_id)
             self._open()
@@ -288,7 +309,10 @@ class Replica:
         """
         try:
             self._engine.settle_deletions(self._sources.now_ms())
+            self._release_chroma()
+            mark = self.state.capturing()
             captured = capture(self.directory, self.image, self._stamps)
+            self._captured = mark, captured.image
             self.remains = read_remains(self.directory)
         except (OSError, sqlite3.Error) as error:
             if isinstance(error, OSError) or self._is_lost():
@@ -297,6 +321,16 @@ class Replica:
         if self._is_lost():
             raise ReplicaLost
         return captured
+
+    def _release_chroma(self) -> None:
+        """Close Chroma if nothing needs it any more: then the commit of this capture makes the directory pristine."""
+        calls = self._engine.calls_of_chroma
+        self._quiet = self._quiet + 1 if calls == self._calls else 0
+        self._calls = calls
+        is_idle = self._engine.chroma_use in (None, "threshold") or self._quiet >= _QUIET_CAPTURES
+        if self.state.is_chroma_open and is_idle:
+            self._sidecar.close()
+            self._engine.release_chroma()
 
     def _is_lost(self) -> bool:
         try:
@@ -310,9 +344,53 @@ class Replica:
     def advance(self, position: Position, image: Image) -> None:
         """Set the commit that now holds the captured changes."""
         self.is_migrated = False
+        mark, captured = self._captured or (None, None)
+        self._captured = None
+        if captured is image:
+            self._patcher.follow(self.image, image)
+            self.state.committed(mark)
         self._added_bytes = 0
         self.position = position
         self.image = image
+
+    # --- Changes in place ----------------------------------------------------------------------------
+
+    def plan(self, commits: Sequence[NextCommit]) -> Patch:
+        """Return the patch that takes in the commits that follow. Raises Unpatchable, CorruptObject."""
+        for commit in commits:
+            if self._schema is None or not compatibility.is_same(commit.header.stamp, self._schema):
+                raise Unpatchable("another engine wrote a commit")
+        return plan_patch(self.image, commits)
+
+    def patch(self, patch: Patch) -> None:
+        """Bring the files to the patch's image. No read and no write may run meanwhile.
+
+        Raises NotPristine before anything was written. After any other error the replica may not be used.
+        """
+        self._prepare_change()
+        self._patcher.patch(self.image, patch)
+        self._end_change(patch.position, patch.image, is_undone=False)
+
+    def undo(self, lost: Image) -> None:
+        """Bring the files back to the commit's image, from the capture that found ``lost``; else as ``patch``."""
+        mark, captured = self._captured or (None, None)
+        if captured is not lost:
+            raise NotPristine
+        self._prepare_change()
+        self._patcher.undo(self.image, lost, mark)
+        self._end_change(self.position, self.image, is_undone=True)
+
+    def _prepare_change(self) -> None:
+        if self._is_lost():
+            raise NotPristine
+        self._sidecar.close()
+        self._engine.release_files()
+
+    def _end_change(self, position: Position, image: Image, *, is_undone: bool) -> None:
+        self._captured, self._added_bytes = None, 0
+        self._engine.files_changed(is_undone=is_undone)
+        self.remains = read_remains(self.directory)
+        self.position, self.image = position, image
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
@@ -327,6 +405,7 @@ class Replica:
     def discard(self) -> None:
         """Close the engine and the sidecar and remove the directory."""
         self.close()
+        self._patcher.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -339,32 +418,3 @@ def _log_untested(fingerprint: str, version: str) -> None:
         fingerprint,
         version,
     )
-
-
-class Template:
-    """An empty Chroma directory, made once. A new user's store is a copy of it, which saves 45 ms of migrations."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._making = threading.Lock()
-
-    def _make(self) -> None:
-        # The first users of an instance arrive together: one thread makes the directory, the others wait.
-        with self._making:
-            if not self._directory.exists():
-                making = self._directory.with_name(self._directory.name + ".making")
-                shutil.rmtree(making, ignore_errors=True)
-                making.mkdir(parents=True)
-                create_empty(making)
-                making.rename(self._directory)
-
-    def learn(self) -> None:
-        """Store which migrations the installed Chroma applies to a new directory."""
-        self._make()
-        learn_migrations(self._directory)
-        learn_tables(self._directory)
-
-    def copy_to(self, directory: Path) -> None:
-        """Fill an empty directory. Several threads may call this, each for another directory."""
-        self._make()
-        shutil.copytree(self._directory, directory, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -61,10 +61,14 @@ class RestoredAt(NamedTuple):
 
 
 class Sidecar:
-    """One open sidecar. One thread at a time writes; SQLite isolates concurrent readers."""
+    """One open sidecar. One thread at a time writes; SQLite isolates concurrent readers.
 
-    def __init__(self, path: Path) -> None:
+    ``before_write`` is called before each write.
+    """
+
+    def __init__(self, path: Path, before_write: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._before_write = before_write
         self._db: sqlite3.Connection | None = None
         self._embedders: dict[str, str] | None = None
         self._aliases: dict[str, str] | None = None
@@ -95,15 +99,21 @@ class Sidecar:
         return VERSION if self._path.exists() else 0
 
     def _writable(self) -> sqlite3.Connection:
+        self._before_write()
         db = self._open(create=True)
         assert db is not None
         return db
+
+    def _writable_if_there(self) -> sqlite3.Connection | None:
+        self._before_write()
+        return self._open(create=False)
 
     def close(self) -> None:
         """Close the file; the sidecar opens again when used."""
         if self._db is not None:
             self._db.close()
             self._db = None
+        self._embedders = self._aliases = None
 
     def embedder(self, collection_id: str) -> str | None:
         """Return the name of the collection's embedder, or None if no text was embedded yet."""
@@ -119,7 +129,7 @@ class Sidecar:
 
     def forget_collection(self, collection_id: str) -> None:
         """Delete the rows of a deleted collection and of the documents that became its records."""
-        db = self._open(create=False)
+        db = self._writable_if_there()
         if db is not None:
             db.execute("DELETE FROM collection WHERE id = ?", (collection_id,))
             db.execute("DELETE FROM document WHERE collection_id = ?", (collection_id,))
@@ -206,7 +216,7 @@ class Sidecar:
 
     def forget_document(self, avatar_id: str, path: str) -> None:
         """Delete the row of one document."""
-        db = self._open(create=False)
+        db = self._writable_if_there()
         if db is not None:
             db.execute("DELETE FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path))
 
@@ -250,7 +260,7 @@ class Sidecar:
 
     def settle_document(self, avatar_id: str, path: str, digest: str, etag: str) -> bool:
         """Note that a path has a row's bytes, at this ETag; return whether that changed anything."""
-        db = self._open(create=False)
+        db = self._writable_if_there()
         if db is None:
             return False
         done = db.execute(

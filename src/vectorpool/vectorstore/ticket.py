@@ -97,7 +97,7 @@ async def apply_again(
     for ticket in list(uncommitted):
         try:
             ticket.body, ticket.effect = await run(
-                replica.write, ticket.command, ticket.effect.made, None if acknowledged else ticket.quota
+                replica.write, ticket.command, ticket.effect.made, None if acknowledged else ticket.quota, acknowledged
             )
         except (HalfApplied, VectorpoolError) as error:
             cause = error.cause if isinstance(error, HalfApplied) else error

@@ -1,9 +1,9 @@
 """One user's vectorstore on this instance: a replica, its log, and the writes that are not committed yet.
 
 Consistency. Writes are applied to the replica and become one commit; the log decides. If another writer won the number,
-the replica is thrown away and built anew from the log, and the commands that were not committed are applied again
-(*rebase*), a bounded number of times. If the newest state then refuses a command, its caller gets that refusal. A lost
-or half-applied replica is never repaired: deltas are applied only while a directory is built, never to an open one.
+the replica is brought to the newest commit, and the commands that were not committed are applied again (*rebase*), a
+bounded number of times. If the newest state then refuses a command, its caller gets that refusal. A pristine replica is
+patched, a lost commit is undone (``in_place``); in every other case the replica is thrown away and built anew.
 
 Unknown outcomes. If the store does not show whether a commit landed, its bytes are kept and offered again before any
 other commit (``_settle``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
@@ -34,6 +34,7 @@ from vectorpool.vectorstore.builder import REBUILDS, Builder
 from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.erasure import ErasureSchedule
 from vectorpool.vectorstore.freshness import Freshness
+from vectorpool.vectorstore.in_place import InPlace
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
@@ -89,6 +90,7 @@ class Vectorstore:
         # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
         self._erasures = ErasureSchedule(settings, sources)
+        self._in_place = InPlace(log, self._lock, workers, settings, sources, self._drop_replica)
 
     # --- Properties for the slot ---------------------------------------------------------------------
 
@@ -153,14 +155,18 @@ class Vectorstore:
         return await self._freshness.is_enough(reading, self._settings, arrived_s, is_in_doubt=is_in_doubt)
 
     async def catch_up(self) -> None:
-        """Build the replica anew if there is a newer commit. Raises StoreUnavailable while a commit is in doubt."""
+        """Bring the replica to the newest commit. Raises StoreUnavailable while a commit is in doubt."""
         try:
             await self._settle()
         except OutcomeUnknown as error:
             raise in_doubt(error) from error
-        if self._replica is None or not await self._ask():
+        if not await self._follow() and not await self._ask():
             self._log.figures.counter(CATCH_UPS).add()
             await self._rebuild(create=True)
+
+    async def _follow(self) -> bool:
+        """Take newer commits into the replica as it is; return False if that cannot be, or is not known."""
+        return self._builder.at is None and await self._in_place.follow(self._replica, self._freshness)
 
     async def heal(self) -> None:
         """Build the replica anew because Chroma stopped working on it, or a command was half applied."""
@@ -259,11 +265,16 @@ class Vectorstore:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
 
-    async def _open_to_write(self) -> None:
-        """Build the replica; commit the migration of an older state, so that no write's commit carries it."""
+    async def _open_to_write(self, *, asks: bool = False) -> None:
+        """Build the replica; commit the migration of an older state, so that no write's commit carries it.
+
+        ``asks``: take in newer commits, if others commit too.
+        """
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
+            await self._rebuild(create=True)
+        if self._in_place.prepares(self._replica) and asks and not await self._follow():
             await self._rebuild(create=True)
 
     @timed(ENGINE)
@@ -304,14 +315,14 @@ class Vectorstore:
         asked, unless reads do not ask it either.
         """
         for attempt in range(MAX_REBASES):
-            await self._open_to_write()
+            await self._open_to_write(asks=not attempt)
             await self._apply_all(tickets)
             if self._uncommitted:
                 if await self._commit_once():
                     return
             elif self._settings.consistency == "local" or await self._ask():
                 return
-            else:
+            elif not await self._follow():
                 await self._rebuild(create=True)
             await pause_before_rebase(self._sources, attempt)
         raise too_many_conflicts()
@@ -351,10 +362,12 @@ class Vectorstore:
                 await self._start_over()
             raise
 
-    async def _start_over(self) -> None:
-        """Build the replica anew; under write-through the writer applies its tickets again by itself."""
+    async def _start_over(self, lost: PendingCommit | None = None) -> None:
+        """Bring the replica to the newest commit, without ``lost``; under write-through tickets are applied again."""
         if not self._replays:
             self._uncommitted.clear()
+            if lost is not None and await self._in_place.undo(self._replica, lost) and await self._follow():
+                return
         await self._rebuild(create=True)
 
     async def _offer(self, pending: PendingCommit) -> bool:
@@ -364,7 +377,7 @@ class Vectorstore:
         except LostRace:
             self._pending, self._offered = None, 0
             self._log.figures.counter(REBASES).add()
-            await self._start_over()
+            await self._start_over(pending)
             return False
         except (OutcomeUnknown, asyncio.CancelledError):
             self._doubted = pending

@@ -39,14 +39,15 @@ class Writer:
         self._counter = Counter(engine, sidecar, live_bytes)
         native = NativeWriter(engine, sidecar, settings)
         self._native = {**native.handlers, **DocumentWriter(native, tombstone).handlers}
-        self._protocol = ProtocolWriter(user_id, engine, sidecar, is_new).handlers
+        self._protocol = ProtocolWriter(user_id, engine, sidecar, settings, is_new).handlers
 
-    def write(self, command: Write, quota: Quota | None = None) -> tuple[Any, Effect]:
+    def write(self, command: Write, quota: Quota | None = None, *, is_again: bool = False) -> tuple[Any, Effect]:
         """Apply one command within a quota; return its answer, fit for JSON, and its effect.
 
-        Raises VectorpoolError, QuotaExceeded among them, or HalfApplied.
+        ``is_again``: it was applied to an earlier state, and is acknowledged. Raises VectorpoolError, QuotaExceeded
+        among them, or HalfApplied.
         """
-        effect = Effect()
+        effect = Effect(is_again=is_again)
         handler = self._native.get(type(command))
         try:
             if quota is not None:

@@ -29,13 +29,16 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.deletions import Remains
+from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.limits import Quota
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
+from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
-from vectorpool.vectorstore.replica import Replica, Template
+from vectorpool.vectorstore.replica import Replica
+from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
 BYTE_SCALE = 4
@@ -92,6 +95,9 @@ class PagedReplica:
         self.position = position
         self.image = image
         self._sources = sources
+        # Unknown, so that it is never patched: the simulation counts what building it anew costs.
+        self.state = DirectoryState()
+        self.may_lose = False
         self._file = directory / PAGES
         content = self._file.read_bytes()
         self._pages = len(content) // PAGE_BYTES
@@ -109,7 +115,7 @@ class PagedReplica:
         return None
 
     def write(
-        self, command: Write, collection_id: str | None = None, quota: Quota | None = None
+        self, command: Write, collection_id: str | None = None, quota: Quota | None = None, is_again: bool = False
     ) -> tuple[bytes, Effect]:
         self.writes += 1
         page = int(self._sources.random() * self._pages)
@@ -175,6 +181,8 @@ class PagedStores:
         self._settings = settings
         self._sources = sources
         self.shard = 0
+        self.label = "0"
+        self.figures = Figures()
         self._root = Path(settings.replica_dir) / "open"
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)

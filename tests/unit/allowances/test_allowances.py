@@ -88,10 +88,10 @@ def test_a_lower_limit_counts_at_once() -> None:
     """Limits that are stored meanwhile are in force for the next request, and give no second burst."""
     spender = Spender(requests_per_s=1, burst=10)
     assert spender.admitted(20) == 10
-    spender.allowances.stored._known["alice"] = module.StoredLimits({"burst": 20}, "e")
+    spender.allowances.stored.known["alice"] = module.StoredLimits({"burst": 20}, "e")
     spender.allowances.stored.generation += 1
     assert spender.admitted(20) == 10
-    spender.allowances.stored._known["alice"] = module.StoredLimits({"burst": 2}, "f")
+    spender.allowances.stored.known["alice"] = module.StoredLimits({"burst": 2}, "f")
     spender.allowances.stored.generation += 1
     assert spender.admitted(20) == 0
     spender.clock.now_s += 10

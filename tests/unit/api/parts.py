@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -20,13 +21,14 @@ from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
+from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.watch import StoreWatch
 from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.router import QuotaOf
-from vectorpool.sources import SYSTEM
+from vectorpool.sources import SYSTEM, Sources
 
 
 class FakeRouter:
@@ -94,11 +96,14 @@ class LetterEmbedder:
     name = "letters"
     dimension = 4
     max_tokens = 100
-    tokenizer: Any = None
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
         self.users: list[str] = []
+
+    @cached_property
+    def tokenizer(self) -> Tokens:
+        return Tokens(load_word_pieces())
 
     async def start(self) -> None:
         pass
@@ -112,13 +117,13 @@ class LetterEmbedder:
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
-def application(router: FakeRouter, settings: Settings | None = None) -> Pipeline:
+def application(router: FakeRouter, settings: Settings | None = None, sources: Sources = SYSTEM) -> Pipeline:
     """Return the application over these parts."""
     settings = settings or Settings()
     embedder = LetterEmbedder()
     bucket = MemoryBucket()
     library = DocumentLibrary(bucket, settings)
-    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings)
+    ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
     allowances.documents.open(bucket)
     audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
     service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)

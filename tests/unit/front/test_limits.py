@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.tokens import Clock
 from tests.unit.front.parts import Answering, Sent, answer, nothing, scope_of
-from vectorpool.allowances.allowances import Allowances
+from vectorpool.allowances.allowances import PAUSE_S, Allowances
+from vectorpool.allowances.embedder import TOKEN_SPENDING
 from vectorpool.errors import LimitExceeded
 from vectorpool.front.bodies import BODY_BOUND_KEY, BodiesStage
 from vectorpool.front.limits import LimitsStage
@@ -79,6 +80,22 @@ async def test_a_user_beyond_its_rate_is_refused_and_told() -> None:
     assert len(inner.seen) == 3
 
 
+async def test_refusals_that_follow_each_other_wait_a_moment() -> None:
+    """The first is sent at once, the next ones a tenth of a second later; a user that waited is told at once again."""
+    clock = Clock()
+    stage = LimitsStage(Answering(), 100, Allowances(Settings(limit_requests_per_s=0.001, limit_burst=1), clock))
+    for _ in range(4):
+        await send(stage)
+    assert clock.slept == [PAUSE_S, PAUSE_S]
+    clock.now_s += 5
+    await send(stage)
+    assert clock.slept == [PAUSE_S, PAUSE_S]
+    soon = LimitsStage(Answering(), 100, Allowances(Settings(limit_requests_per_s=1000, limit_burst=1), clock))
+    for _ in range(4):
+        await send(soon)
+    assert max(clock.slept[2:]) <= 0.001, "no longer than until the next request may be sent"
+
+
 async def test_supervisors_and_operators_are_not_counted() -> None:
     """Open paths and /admin are answered however often they are asked."""
     stage = limited(Answering(), requests_per_s=0.001, burst=1)
@@ -135,6 +152,26 @@ async def test_a_tokens_claim_is_counted_for_its_name() -> None:
     assert (await send(stage, caller=wide, content_length="101")).status == 413
     narrow = Caller("narrow", users=None, limits={"request_bytes": 5})
     assert (await send(stage, caller=narrow, content_length="6")).status == 413
+
+
+async def test_a_claim_on_texts_counts_for_its_request_only() -> None:
+    """While the request runs its token's spending is found; after it there is none, also after a failure."""
+    seen = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(TOKEN_SPENDING.get())
+        if scope["method"] == "PUT":
+            raise RuntimeError
+        await answer(send)
+
+    stage = limited(inner)
+    caller = Caller("app", users=None, limits={"embedding_tokens_per_min": 10})
+    await send(stage, caller=caller)
+    with pytest.raises(RuntimeError):
+        await send(stage, caller=caller, method="PUT")
+    await send(stage)
+    assert [spending is not None and spending.tokens is not None for spending in seen] == [True, True, False]
+    assert TOKEN_SPENDING.get() is None
 
 
 async def test_a_request_that_fails_gives_its_place_back() -> None:

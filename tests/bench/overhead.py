@@ -1,0 +1,120 @@
+"""What a warm query costs in this version and in another: ``python -m tests.bench.overhead OTHER/src [--turns N]``.
+
+Two services run at once, each with one shard over a directory, this version's and that of another checkout. Blocks of
+the same strong top-10 queries go to them by turns, over one connection each. The figure of a block is processor time of
+front and shard for a request, from the kernel's counts, so that what else runs on the machine matters little; the
+result is the median over blocks, and the median of the ratios of neighbouring blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+RECORDS, DIMENSION = 200, 384
+BLOCK = 1500
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Side:
+    """A service of one version."""
+
+    def __init__(self, name: str, source: Path, root: Path) -> None:
+        self.name = name
+        root.mkdir()
+        address = root / "address"
+        flags = {"STORE": root / "store", "REPLICA_DIR": root / "replicas", "PORT": 0, "ADDRESS_FILE": address}
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("VECTORPOOL_", "OTEL_"))}
+        env = {**own, **{f"VECTORPOOL_{key}": str(value) for key, value in flags.items()}, "PYTHONPATH": str(source)}
+        command = [str(Path(sys.executable).with_name("vectorpool")), "serve", "--shards", "1"]
+        with (root / "log").open("wb") as log:
+            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
+        deadline_s = time.monotonic() + 60
+        while not address.exists():
+            assert time.monotonic() < deadline_s and self.process.poll() is None, (root / "log").read_text()
+            time.sleep(0.05)
+        url = urlsplit(address.read_text().strip())
+        self.connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
+        # The file is there a little before the service listens.
+        while self.connection.sock is None:
+            assert time.monotonic() < deadline_s, (root / "log").read_text()
+            with contextlib.suppress(ConnectionRefusedError):
+                self.connection.connect()
+            time.sleep(0.05)
+        records = [
+            {"id": f"r{at}", "embedding": [((at * 7 + place * 13) % 101) / 101 for place in range(DIMENSION)]}
+            for at in range(RECORDS)
+        ]
+        self.post("/users/42/collections", {"name": "notes"})
+        self.post("/users/42/collections/notes/records", {"records": records})
+        self.query = json.dumps({"embeddings": [records[3]["embedding"]], "n_results": 10}).encode()
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        self.pids = [self.process.pid, *map(int, children)]
+
+    def post(self, path: str, body: object) -> bytes:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.connection.request("POST", path, data, {"content-type": "application/json", "user-agent": "bench"})
+        answer = self.connection.getresponse()
+        said = answer.read()
+        assert answer.status < 300, said
+        return said
+
+    def cpu_s(self) -> list[float]:
+        """Return the processor time of front and shard."""
+        found = []
+        for pid in self.pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found.append((int(fields[11]) + int(fields[12])) * _TICK_S)
+        return found
+
+    def block(self) -> tuple[float, float]:
+        """Return the microseconds of processor time of front and shard for a request of one block."""
+        before = self.cpu_s()
+        for _ in range(BLOCK):
+            self.post("/users/42/collections/notes/query", self.query)
+        front, shard = (b - a for a, b in zip(before, self.cpu_s(), strict=True))
+        return front / BLOCK * 1e6, shard / BLOCK * 1e6
+
+
+def main() -> None:
+    """Run both versions by turns and print the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("other", type=Path)
+    parser.add_argument("--turns", type=int, default=12)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        here = Path(__file__).parents[2] / "src"
+        sides = [
+            Side("this", here, Path(directory) / "this"),
+            Side("other", options.other.resolve(), Path(directory) / "other"),
+        ]
+        try:
+            for side in sides:
+                side.block()
+            rows: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}
+            for turn in range(options.turns):
+                for side in sides if turn % 2 else reversed(sides):
+                    rows[side.name].append(side.block())
+            for name, blocks in rows.items():
+                front, shard = (statistics.median(each) for each in zip(*blocks, strict=True))
+                print(f"{name:6} front {front:7.1f} us, shard {shard:7.1f} us, together {front + shard:7.1f} us")
+            ratios = [sum(a) / sum(b) for a, b in zip(rows["this"], rows["other"], strict=True)]
+            print(f"ratio {statistics.median(ratios):.4f} (from {min(ratios):.4f} to {max(ratios):.4f})")
+        finally:
+            for side in sides:
+                side.process.terminate()
+                side.process.wait(30)
+
+
+if __name__ == "__main__":
+    main()
