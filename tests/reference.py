@@ -170,7 +170,10 @@ def _commands() -> str:
 
 def _click_commands() -> Iterator[tuple[str, click.Command]]:
     assert isinstance(command_line, click.Group)
-    yield from command_line.commands.items()
+    for name, command in command_line.commands.items():
+        yield name, command
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", each) for inner, each in command.commands.items())
 
 
 def main() -> None:

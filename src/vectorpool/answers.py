@@ -10,6 +10,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from vectorpool.log_answers import Backup as Backup
+from vectorpool.log_answers import BackupPage as BackupPage
+from vectorpool.log_answers import Commit as Commit
+from vectorpool.log_answers import CommitPage as CommitPage
+from vectorpool.log_answers import Damage as Damage
+from vectorpool.log_answers import Deletion as Deletion
+from vectorpool.log_answers import Verification as Verification
 from vectorpool.platform.memory import MemoryView
 
 SchemaState = Literal["tested", "untested"]
@@ -141,7 +148,7 @@ class Ingested(msgspec.Struct):
     """A document that became records: from which bytes (``etag``, ``size``), how (``recipe``), how many chunks.
 
     ``digest`` is the SHA-256 of the bytes, empty if it is not known. ``restored`` says that a restore or fork brought
-    the records, and that no ingest has seen the bytes since.
+    the records, and that no ingest has seen the bytes since. ``content_type`` is that of the path at the time.
     """
 
     path: str
@@ -153,13 +160,18 @@ class Ingested(msgspec.Struct):
     embedder: str | None = None
     digest: str = ""
     restored: bool = False
+    content_type: str = ""
 
 
 class IngestedPage(msgspec.Struct, omit_defaults=True):
-    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name."""
+    """An avatar's ingested documents, by path. ``collections`` has the ids of the avatar's collections, by name.
+
+    ``parts`` are the paths and tokens of documents whose ingest is not complete.
+    """
 
     documents: list[Ingested]
     collections: dict[str, str] = {}
+    parts: list[tuple[str, str]] = []
 
 
 class RestoredDocument(msgspec.Struct, frozen=True):
@@ -224,91 +236,6 @@ class LostPage(msgspec.Struct):
 
     lost: list[LostRecord]
     total: int
-
-
-class Commit(msgspec.Struct):
-    """One commit of the history: when, how large its object and the whole state after it are, what it did.
-
-    ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
-    ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
-    """
-
-    commit: int
-    time_ms: int
-    bytes: int
-    state_bytes: int
-    added: int
-    deleted: int
-    collections: list[str]
-    restored_from: int | None
-    tombstone: bool
-    backups: list[str]
-    damage: str | None
-    migrated: bool = False
-    erased: bool = False
-
-
-class CommitPage(msgspec.Struct):
-    """Commits, newest first."""
-
-    commits: list[Commit]
-
-
-class Backup(msgspec.Struct):
-    """A name that keeps a commit from collection."""
-
-    name: str
-    commit: int
-    time_ms: int
-
-
-class BackupPage(msgspec.Struct):
-    """Backups by name."""
-
-    backups: list[Backup]
-
-
-class Damage(msgspec.Struct):
-    """One thing that is wrong with a log: at which commit, in which object, and what."""
-
-    commit: int
-    key: str
-    what: str
-
-
-class Verification(msgspec.Struct):
-    """What reading a whole log found, and when. ``newest_intact_commit`` can be restored if the newest is damaged."""
-
-    verified_at_ms: int
-    newest_commit: int
-    newest_intact_commit: int
-    commits: int
-    objects: int
-    bytes: int
-    problems: list[Damage]
-
-
-class Deletion(msgspec.Struct, frozen=True):
-    """The receipt of the last deletion of a user's vectorstore.
-
-    ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
-    source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
-    nothing else of the log is left, ``complete_at_ms`` that no document is either, None as long as none did. ``left``
-    names what is other programs' and stays, at most 200; ``left_more`` that there is more. Times are ms since 1970.
-    """
-
-    user_id: str
-    commit: int
-    deleted_at_ms: int
-    objects: int
-    bytes: int
-    backups: int
-    documents: int | None = None
-    verified_empty_at_ms: int | None = None
-    complete_at_ms: int | None = None
-    left: list[str] = []
-    left_more: bool = False
 
 
 class Restored(msgspec.Struct, omit_defaults=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -35,6 +36,7 @@ from vectorpool.embedding import open_embedder
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
+from vectorpool.jobs.client import Jobs
 from vectorpool.objects.metered import MeteredBucket
 from vectorpool.objects.probe import probe
 from vectorpool.objects.stores import open_bucket
@@ -69,11 +71,13 @@ async def open_service(
     figures: Figures | None = None,
     tracer: OtlpTracer | None = None,
     allowances: Allowances | None = None,
+    jobs: Jobs | None = None,
 ) -> AsyncIterator[Service]:
     """Open the parts of an instance, and close them in reverse; the router drains.
 
     ``starting`` is a router that the caller began to start; it is stopped here all the same. ``authority`` and
-    ``allowances`` are opened too, and ``tracer`` is closed. ``figures`` are those of the front.
+    ``allowances`` are opened too, and ``tracer`` is closed. ``figures`` are those of the front. ``jobs`` are started by
+    the caller once it listens, and stopped here.
 
     Raises Misconfigured if the store is refused, the model cannot be loaded, or a key cannot be used.
     """
@@ -98,7 +102,7 @@ async def open_service(
         library = DocumentLibrary(bucket, settings)
         workshop = Workshop(settings)
         stack.push_async_callback(workshop.close)
-        ingestor = Ingestor(library, embedder, router, settings, sources, workshop)
+        ingestor = Ingestor(library, embedder, router, settings, sources, workshop=workshop)
         audit = Audit(bucket, settings, sources)
         stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)
@@ -112,9 +116,14 @@ async def open_service(
         memory = MemoryWatch(router, settings, sources)
         if memory.is_on:
             supervisor.start("memory watch", memory.watch)
-        yield Service(
+        service = Service(
             settings, router, embedder, library, ingestor, audit, store, supervisor, figures, tracer, memory, allowances
         )
+        if jobs is not None:
+            authority.admit_worker(jobs.key)
+            stack.push_async_callback(jobs.stop)
+            service = replace(service, jobs=jobs)
+        yield service
 
 
 async def _all(*starting: Awaitable[object]) -> None:

@@ -135,6 +135,8 @@ def index_numbers(configuration: Any) -> Iterator[tuple[Bound, float]]:
 # --- Records ------------------------------------------------------------------------------------------
 
 RECORD_ID_BYTES: Final = 512
+# Bytes of the hash of a chunk's text, of its SHA-256.
+CHUNK_HASH_BYTES: Final = 16
 METADATA_KEYS: Final = Most("metadata keys", 256)
 METADATA_KEY_BYTES: Final = 256
 # Bytes of one record's metadata as JSON. They are counted in one step, which keeps the interpreter lock.

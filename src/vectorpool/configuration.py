@@ -21,10 +21,12 @@ from vectorpool.limits import LimitSettings
 from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
-SECRETS = frozenset({"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key"})
+SECRETS = frozenset(
+    {"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key", "jobs_url", "service_token"}
+)
 ENV_PREFIX = "VECTORPOOL_"
-# The file with settings, and the token of commands that work through a service.
-_NO_SETTINGS = (ENV_PREFIX + "CONFIG", ENV_PREFIX + "TOKEN")
+# Variables that are no settings: the file of settings, and where `vectorpool admin` finds a running service.
+_OF_THE_COMMAND_LINE = ("CONFIG", "SERVICE", "TOKEN")
 _MAX_SECRET_BYTES = 16 * 1024
 # Settings that are paths of this machine; ``store`` is one too, unless it is a URL.
 _PATHS = ("replica_dir", "tokens_file", "token_secret_file", "admin_key_file", "address_file")
@@ -198,7 +200,7 @@ def _variables(environ: Mapping[str, str], known: Mapping[str, SettingInfo]) -> 
     }
     settings = {row.env: row.name for row in known.values()}
     for variable in own:
-        if variable not in settings and variable not in _NO_SETTINGS:
+        if variable not in settings and variable.removeprefix(ENV_PREFIX) not in _OF_THE_COMMAND_LINE:
             raise Misconfigured(
                 f"{variable} is not a setting.{meant(variable, settings)} `vectorpool serve --help` lists them; "
                 "remove it."

@@ -36,6 +36,11 @@ def warm_dir(replica_dir: Path) -> Path:
     return replica_dir / "warm"
 
 
+def jobs_dir(replica_dir: Path) -> Path:
+    """Return the directory of the database of an instance's own jobs."""
+    return replica_dir / "jobs"
+
+
 def scratch_dir(replica_dir: Path) -> Path:
     """Return the directory in which states are built that are never opened; each process makes its own below it."""
     return replica_dir / "scratch"

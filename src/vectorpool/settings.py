@@ -367,6 +367,32 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     extraction_memory_bytes: Annotated[
         int, _setting("Most memory of the process that reads one document", ge=256 * 1024**2)
     ] = 1024**3
+    max_document_chunks: Annotated[int, _setting("Most chunks of one document", ge=1, le=1_000_000)] = 200_000
+
+    # Jobs
+    jobs_url: Annotated[
+        str,
+        _setting(
+            "The database of jobs: a sqlite:/// file of this instance alone, by default below replica_dir, or a "
+            "postgresql:// URL that all instances and workers share"
+        ),
+    ] = ""
+    jobs_at_once: Annotated[
+        int,
+        _setting("Jobs that a worker runs at once, one for each user; 0 runs none here, with PostgreSQL only", ge=0),
+    ] = 16
+    documents_at_once: Annotated[
+        int, _setting("Documents that a worker reads, cuts and embeds at once, in turns of users", ge=1, le=256)
+    ] = 4
+    user_jobs: Annotated[int, _setting("Most jobs of one user that wait, then 429", ge=1)] = 1000
+    jobs_retention_s: Annotated[float, _setting("Time that finished jobs are kept", ge=60, le=31_536_000)] = 604_800.0
+    sync_on_write: Annotated[bool, _setting("PUT and DELETE of a document schedule its ingest")] = True
+    service_url: Annotated[
+        str | None, _setting("Of `vectorpool worker`: the URL of the service that commits what it makes")
+    ] = None
+    service_token: Annotated[
+        str | None, _setting("Of `vectorpool worker`: a token of that service that may touch every user")
+    ] = None
 
     # The commit log
     compact_fanout: Annotated[int, _setting("Number of same-size deltas merged into one", ge=2, le=64)] = 8

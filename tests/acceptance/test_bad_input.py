@@ -91,7 +91,9 @@ def test_document_paths_that_leave_the_prefix(guarded: Guarded, bad: str) -> Non
     documents = f"{guarded.home}/avatars/7/documents"
     guarded.refuses("PUT", f"{documents}/{bad}", "invalid-id", 400, content=b"x")
     guarded.refuses("GET", f"{documents}/{bad}", "invalid-id", 400)
-    guarded.refuses("POST", f"{guarded.home}/avatars/7/ingest", "invalid-id", 400, json={"paths": ["../../x"]})
+    guarded.refuses(
+        "POST", f"{guarded.home}/avatars/7/ingest?wait_s=50", "invalid-id", 400, json={"paths": ["../../x"]}
+    )
 
 
 def test_empty_ids(guarded: Guarded) -> None:
@@ -408,7 +410,7 @@ def test_unknown_avatars_and_collections(guarded: Guarded, neighbour: str) -> No
     guarded.refuses("GET", f"{guarded.home}/avatars/8", "avatar-not-found", 404)
     guarded.refuses("DELETE", f"{guarded.home}/avatars/8", "avatar-not-found", 404)
     guarded.refuses("GET", f"{guarded.home}/avatars/8/documents", "avatar-not-found", 404)
-    guarded.refuses("POST", f"{guarded.home}/avatars/8/ingest", "avatar-not-found", 404)
+    guarded.refuses("POST", f"{guarded.home}/avatars/8/ingest?wait_s=50", "avatar-not-found", 404)
     response = guarded.service.request("GET", f"{guarded.home}/avatars/8/collections/points")
     assert response.json()["code"] in ("avatar-not-found", "collection-not-found")
     guarded.refuses("GET", f"{guarded.home}/collections/nothing", "collection-not-found", 404)

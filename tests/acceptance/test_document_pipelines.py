@@ -31,7 +31,7 @@ def test_a_folder_of_every_format_is_ingested_and_answers_say_where(service: Ser
         service.ok("PUT", f"{avatar}/documents/good/{path}", content=make())
     for path, (make, _) in bad.items():
         service.ok("PUT", f"{avatar}/documents/{path}", content=make())
-    report = service.ok("POST", f"{avatar}/ingest", timeout=300).json()
+    report = service.ok("POST", f"{avatar}/ingest?wait_s=120", timeout=300).json()
     outcomes = {outcome["path"]: outcome for outcome in report["documents"]}
     assert {path for path, outcome in outcomes.items() if outcome["status"] == "failed"} == set(bad)
     assert {path: outcomes[path]["code"] for path in bad} == {path: code for path, (_, code) in bad.items()}
@@ -46,7 +46,7 @@ def test_a_folder_of_every_format_is_ingested_and_answers_say_where(service: Ser
         found["good/a.csv"]["text"].startswith("Part | Sentence\n")
         and len(found["good/a.csv"]["metadata"]["hash"]) == 32
     )
-    again = service.ok("POST", f"{avatar}/ingest", timeout=300).json()["documents"]
+    again = service.ok("POST", f"{avatar}/ingest?wait_s=120", timeout=300).json()["documents"]
     assert {o["path"] for o in again if o["status"] == "unchanged"} == {f"good/{path}" for path in GOOD}
 
 
@@ -58,21 +58,23 @@ def test_a_chosen_pipeline_is_kept_and_cuts_again(service: Service, user: str) -
     lines = "\n".join(f"Line {number} says that pump {number} is blue." for number in range(40))
     service.ok("PUT", f"{avatar}/documents/a.txt", content=f"{lines}\n".encode())
     service.ok("PUT", f"{avatar}/documents/b.md", content=f"# One\n\n{FACT}\n\n# Two\n\n{FACT}\n".encode())
-    first = service.ok("POST", f"{avatar}/ingest").json()["documents"]
+    first = service.ok("POST", f"{avatar}/ingest?wait_s=120").json()["documents"]
     put = service.ok(
         "PUT", f"{avatar}/pipeline", json={"strategy": "rows", "chunk_tokens": 32, "chunk_overlap_tokens": 0}
     )
     assert put.json()["chosen"] == {"strategy": "rows", "chunk_tokens": 32, "chunk_overlap_tokens": 0}
     service.ok("POST", f"/admin/users/{user}/evict")
     assert service.ok("GET", f"{avatar}/pipeline").json() == put.json()
-    second = service.ok("POST", f"{avatar}/ingest").json()["documents"]
+    second = service.ok("POST", f"{avatar}/ingest?wait_s=120").json()["documents"]
     assert [o["status"] for o in second] == ["ingested", "ingested"]
     assert second[0]["chunks"] > 2 * first[0]["chunks"]
-    once = service.ok("POST", f"{avatar}/ingest", json={"paths": ["b.md"], "pipeline": {"strategy": "none"}}).json()
+    once = service.ok(
+        "POST", f"{avatar}/ingest?wait_s=120", json={"paths": ["b.md"], "pipeline": {"strategy": "none"}}
+    ).json()
     assert once["documents"][0]["chunks"] == 1
     assert service.ok("DELETE", f"{avatar}/pipeline").json() == {"deleted": 1}
     assert service.ok("DELETE", f"{avatar}/pipeline").json() == {"deleted": 0}
-    third = service.ok("POST", f"{avatar}/ingest").json()["documents"]
+    third = service.ok("POST", f"{avatar}/ingest?wait_s=120").json()["documents"]
     assert [o["chunks"] for o in third] == [o["chunks"] for o in first]
     service.problem("PUT", f"{avatar}/pipeline", "malformed-json", json={"strategy": "wild"})
     service.problem("PUT", f"{avatar}/pipeline", "malformed-json", json={"chunk_tokens": 1})
@@ -194,8 +196,8 @@ def test_a_replaced_document_of_another_format_leaves_no_old_place(service: Serv
     """The same path with other bytes: page and sheet of the old records are gone."""
     avatar = AVATAR.format(user=user)
     service.ok("PUT", f"{avatar}/documents/unnamed", content=GOOD["a.xlsx"]())
-    service.ok("POST", f"{avatar}/ingest")
+    service.ok("POST", f"{avatar}/ingest?wait_s=120")
     service.ok("PUT", f"{avatar}/documents/unnamed", content=word())
-    service.ok("POST", f"{avatar}/ingest")
+    service.ok("POST", f"{avatar}/ingest?wait_s=120")
     passages = service.ok("POST", f"{avatar}/query", json={"text": FACT}).json()["results"][0]
     assert passages and all(passage.get("sheet") is None and "sheet" not in passage["metadata"] for passage in passages)

@@ -43,7 +43,7 @@ def test_whatever_a_person_names_a_file_is_a_document(service: Service, user: st
         assert service.client.get(url).text.endswith(f"w{number}x.")
     listed = service.client.get(f"{home}/documents").json()
     assert [document["path"] for document in listed["documents"]] == sorted(NAMES)
-    report = service.client.post(f"{home}/ingest").json()
+    report = service.client.post(f"{home}/ingest?wait_s=50").json()
     # A name without a known suffix is no text that can be ingested, which is said of it.
     assert {d["path"]: d["status"] for d in report["documents"]} == {
         name: "ingested" if name.endswith((".txt", ".md")) else "failed" for name in NAMES
@@ -70,7 +70,7 @@ def test_what_no_request_can_name_is_reported_and_deleted_with_its_avatar(servic
     avatars = service.client.get(f"/users/{user}/avatars").json()
     assert [avatar["avatar_id"] for avatar in avatars["avatars"]] == ["7"]
     assert [refused["name"] for refused in avatars["refused"]] == ["8\\x01"]
-    report = service.client.post(f"{home}/ingest").json()
+    report = service.client.post(f"{home}/ingest?wait_s=50").json()
     outcomes = {document["path"]: document for document in report["documents"]}
     assert outcomes["good.txt"]["status"] == "ingested"
     assert outcomes["line\\x0abreak.txt"]["code"] == "invalid-id" and outcomes["line\\x0abreak.txt"]["reason"]
@@ -85,7 +85,7 @@ def test_a_deletion_has_a_receipt_and_is_listed(service: Service, user: str) -> 
     home = f"/users/{user}"
     for path in ("a.txt", "b.txt"):
         service.client.put(f"{home}/avatars/7/documents/{path}", content=b"text")
-    service.client.post(f"{home}/avatars/7/ingest")
+    service.client.post(f"{home}/avatars/7/ingest?wait_s=50")
     assert service.client.get(f"/admin{home}/deletion").json()["code"] == "deletion-not-found"
     assert service.client.delete(f"{home}?documents=true").status_code == 200
     receipt = service.client.get(f"/admin{home}/deletion").json()

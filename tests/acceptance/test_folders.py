@@ -92,7 +92,7 @@ def test_a_service_that_refuses_or_is_not_there_is_one_sentence(
     for more, env, says in (
         (("--service", service.url), {}, "token"),
         (("--service", service.url), {"VECTORPOOL_TOKEN": "wrong-token"}, "token"),
-        (("--service", "ftp://host"), {}, "no URL of a service"),
+        (("--service", "ftp://host"), {}, "is not the URL of a service"),
         (("--service", service.url, "--token-file", str(folder / "none")), {}, "cannot be read"),
         (("--token-file", str(folder / "a.md")), {}, "A token is for a service"),
     ):

@@ -21,7 +21,7 @@ QUESTION = {"text": "How long is the guarantee?", "n_results": 1}
 
 def _tell(service: Service) -> dict[str, object]:
     service.ok("PUT", "/users/42/avatars/7/documents/kettle.md", content=FACT.encode())
-    service.ok("POST", "/users/42/avatars/7/ingest")
+    service.ok("POST", "/users/42/avatars/7/ingest?wait_s=50")
     answer: dict[str, object] = service.ok("POST", "/users/42/avatars/7/query", json=QUESTION).json()
     assert "two years" in str(answer)
     return answer

@@ -126,14 +126,14 @@ def test_documents_become_answers(service: Service, user: str) -> None:
     assert ([d["path"] for d in page["documents"]], page["next_after"]) == (["b.txt"], "b.txt")
     page = service.ok("GET", f"{avatar}/documents", params={"after": "b.txt"}).json()
     assert ([d["path"] for d in page["documents"]], page["next_after"]) == (["hand books/kettle.md"], None)
-    report = service.ok("POST", f"{avatar}/ingest").json()
+    report = service.ok("POST", f"{avatar}/ingest?wait_s=50").json()
     assert [(d["path"], d["status"]) for d in report["documents"]] == [
         ("b.txt", "ingested"),
         ("hand books/kettle.md", "ingested"),
     ]
-    again = service.ok("POST", f"{avatar}/ingest", json={}).json()
+    again = service.ok("POST", f"{avatar}/ingest?wait_s=50", json={}).json()
     assert {d["status"] for d in again["documents"]} == {"unchanged"}
-    forced = service.ok("POST", f"{avatar}/ingest", json={"paths": ["b.txt"], "force": True}).json()
+    forced = service.ok("POST", f"{avatar}/ingest?wait_s=50", json={"paths": ["b.txt"], "force": True}).json()
     assert [(d["path"], d["status"]) for d in forced["documents"]] == [("b.txt", "ingested")]
     answer = service.ok("POST", f"{avatar}/query", json={"text": "How long is the guarantee?", "n_results": 1})
     passage = answer.json()["results"][0][0]
@@ -156,7 +156,7 @@ def test_a_document_that_cannot_be_read_fails_alone(service: Service, user: str)
     avatar = f"/users/{user}/avatars/7"
     service.ok("PUT", f"{avatar}/documents/a.bin", content=b"\x00\x01")
     service.ok("PUT", f"{avatar}/documents/b.txt", content=b"Cats purr.")
-    report = service.ok("POST", f"{avatar}/ingest").json()["documents"]
+    report = service.ok("POST", f"{avatar}/ingest?wait_s=50").json()["documents"]
     assert [(d["path"], d["status"]) for d in report] == [("a.bin", "failed"), ("b.txt", "ingested")]
     assert ".bin" in report[0]["reason"]
 
@@ -170,7 +170,7 @@ def test_avatars_are_listed_whether_they_have_collections_or_documents(service: 
     page = service.ok("GET", f"/users/{user}/avatars", params={"offset": 1, "limit": 1}).json()
     assert ([a["avatar_id"] for a in page["avatars"]], page["total"]) == (["b"], 2)
     assert service.ok("GET", f"/users/{user}/avatars/b").json()["records"] == 0
-    service.ok("POST", f"/users/{user}/avatars/b/ingest")
+    service.ok("POST", f"/users/{user}/avatars/b/ingest?wait_s=50")
     assert service.ok("GET", f"/users/{user}/avatars/b").json() == {
         "avatar_id": "b",
         "collections": 1,

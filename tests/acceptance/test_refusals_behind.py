@@ -112,7 +112,7 @@ def test_a_document_that_was_deleted_elsewhere_is_not_there(pair: tuple[Service,
     first, second = pair
     documents = "/users/42/avatars/7/documents"
     first.ok("PUT", f"{documents}/a.md", content=b"# Title\n\nText.")
-    first.ok("POST", "/users/42/avatars/7/ingest")
+    first.ok("POST", "/users/42/avatars/7/ingest?wait_s=50")
     assert second.ok("GET", f"{NATIVE}/documents/count").json()["count"] > 0
     first.ok("DELETE", f"{documents}/a.md")
     second.problem("DELETE", f"{documents}/a.md", "document-not-found")

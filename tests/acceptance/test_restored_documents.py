@@ -45,7 +45,7 @@ class Avatar:
             self.service.ok("DELETE", f"{self.path}/documents/{name}.txt")
 
     def ingest(self) -> dict[str, str]:
-        report = self.service.ok("POST", f"{self.path}/ingest", json={}).json()
+        report = self.service.ok("POST", f"{self.path}/ingest?wait_s=50", json={}).json()
         return {outcome["path"][:-4]: outcome["status"] for outcome in report["documents"]}
 
     @property
@@ -152,7 +152,9 @@ def test_what_is_not_kept_is_missing_until_it_is_deleted_or_put(served: Service,
     assert ([each["path"] for each in rest["documents"]], rest["next_after"]) == (["stays.txt"], None)
     served.problem("GET", f"{avatar.path}/documents/stays.txt", "document-missing")
     assert served.request("HEAD", f"{avatar.path}/documents/stays.txt").status_code == 404
-    named = served.ok("POST", f"{avatar.path}/ingest", json={"paths": ["stays.txt", "no.txt"]}).json()["documents"]
+    named = served.ok("POST", f"{avatar.path}/ingest?wait_s=50", json={"paths": ["stays.txt", "no.txt"]}).json()[
+        "documents"
+    ]
     assert [(each["path"], each["status"]) for each in named] == [("no.txt", "failed"), ("stays.txt", "missing")]
 
     assert served.ok("DELETE", f"{avatar.path}/documents/deleted.txt").json() == {"deleted": 1}

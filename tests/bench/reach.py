@@ -91,7 +91,7 @@ def _requests(served: Service) -> dict[str, Callable[[], object]]:
         nonlocal turn
         turn += 1
         served.ok("PUT", "/users/42/avatars/7/documents/a.md", content=f"# Title\n\nText number {turn}.".encode())
-        served.ok("POST", "/users/42/avatars/7/ingest")
+        served.ok("POST", "/users/42/avatars/7/ingest?wait_s=50")
 
     return {
         "warm query": lambda: served.ok("POST", f"{collection}/query", json={"embeddings": [[1.0, 1.0, 2.0]]}),

@@ -26,7 +26,7 @@ async def _count(router: ShardRouter, user_id: str) -> int:
     return int(json.loads((await router.execute(user_id, COUNT)).body)["count"])
 
 
-@pytest.fixture(params=["write-through", "write-back"])
+@pytest.fixture
 async def router(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[ShardRouter]:
     """Two shards over a directory, with a collection for a user of each."""
     made = ShardRouter(_settings(tmp_path, durability=request.param, write_back_interval_s=3600))
@@ -37,6 +37,7 @@ async def router(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterato
     await made.stop()
 
 
+@pytest.mark.parametrize("router", ["write-back"], indirect=True)
 async def test_a_restart_keeps_what_was_acknowledged(router: ShardRouter) -> None:
     """The process is another one, the records are there, and it is no death: nobody comes nearer to a quarantine."""
     await router.execute(OURS, upsert(*map(str, range(10))))
@@ -49,6 +50,7 @@ async def test_a_restart_keeps_what_was_acknowledged(router: ShardRouter) -> Non
     assert not (await router.pool_view()).quarantined
 
 
+@pytest.mark.parametrize("router", ["write-through", pytest.param("write-back", marks=pytest.mark.long)], indirect=True)
 async def test_a_restart_in_a_flood(router: ShardRouter) -> None:
     """Writers write all the time, on both shards: every acknowledged record is there, and neighbours see no error."""
     done, acknowledged = asyncio.Event(), {OURS: set[int](), THEIRS: set[int]()}
@@ -81,6 +83,7 @@ async def test_a_restart_in_a_flood(router: ShardRouter) -> None:
         assert len(acknowledged[user_id]) <= held <= len(acknowledged[user_id]) + len(unsure)
 
 
+@pytest.mark.parametrize("router", ["write-through", "write-back"], indirect=True)
 async def test_a_shard_that_hangs_is_killed(router: ShardRouter) -> None:
     """One that is frozen drains nothing. Under write-through it is killed; under write-back that needs force."""
     await router.execute(OURS, upsert(*map(str, range(5))))

@@ -61,7 +61,9 @@ def unversion(directory: Path) -> None:
     """Make the sidecar one from before it had a version."""
     with closing(sqlite3.connect(directory / SIDECAR_FILE)) as db, db:
         # What later migrations added.
-        for column in ("digest", "restored"):
+        db.execute("DROP INDEX document_digest")
+        db.execute("DROP TABLE document_part")
+        for column in ("digest", "restored", "content_type", "chunk_hashes"):
             db.execute(f"ALTER TABLE document DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 0")
 

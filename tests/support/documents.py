@@ -10,21 +10,51 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vectorpool.answers import Answer, Deleted, DocumentWritten, Ingested, IngestedPage, Match, QueryResult, Written
+from vectorpool.answers import (
+    Answer,
+    Deleted,
+    DocumentWritten,
+    Ingested,
+    IngestedPage,
+    Match,
+    QueryResult,
+    Record,
+    RecordPage,
+    Written,
+)
 from vectorpool.commands import (
     Command,
+    DiscardParts,
+    FindChunks,
     ForgetDocument,
     GetPipeline,
+    GetRecords,
     IngestDocument,
+    KnownChunks,
+    KnownDocument,
     ListIngested,
+    PartsOf,
     PipelineChoice,
     QueryRecords,
     SettleDocuments,
+    StageChunks,
+    Vectors,
     WireCommand,
 )
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
-from vectorpool.errors import AvatarNotFound, CollectionNotFound, DocumentNotFound, OutcomeUnknown, VectorpoolError
+from vectorpool.errors import (
+    AvatarNotFound,
+    CollectionNotFound,
+    DocumentNotFound,
+    OutcomeUnknown,
+    PartsMissing,
+    VectorpoolError,
+)
+
+
+def _pair(parts: PartsOf) -> tuple[str, str]:
+    return parts.path, parts.token
 
 
 class HashingEmbedder:
@@ -65,6 +95,8 @@ class MemoryShard:
         # Documents whose rows a restore is said to have brought.
         self.restored: set[tuple[str, str, str]] = set()
         self.pipelines: dict[tuple[str, str], PipelineChoice] = {}
+        # Parts by (user, avatar, path, token) and number.
+        self.parts: dict[tuple[str, str, str, str], dict[int, StageChunks]] = {}
         self.writes: list[str] = []
         self.failures: list[VectorpoolError] = []
         self.answers_lost = 0
@@ -88,13 +120,28 @@ class MemoryShard:
             return self._query(user_id, command)
         if isinstance(command, SettleDocuments):
             return self._settle(user_id, command)
-        assert isinstance(command, IngestDocument | ForgetDocument)
+        if isinstance(command, FindChunks):
+            return self._find(user_id, command)
+        if isinstance(command, GetRecords):
+            return self._get(user_id, command)
+        if isinstance(command, DiscardParts):
+            gone = [self.parts.pop((user_id, command.avatar_id, *each), None) for each in map(_pair, command.parts)]
+            return self._answer(Deleted(sum(len(each) for each in gone if each)))
+        assert isinstance(command, IngestDocument | ForgetDocument | StageChunks)
         if self.waiting_for is not None:
             self.waiting += 1
             await self.waiting_for.wait()
         if self.failures:
             raise self.failures.pop(0)
+        if isinstance(command, StageChunks):
+            of = (user_id, command.avatar_id, command.path, command.token)
+            self.parts.setdefault(of, {})[command.number] = command
+            self.commit += 1
+            self.writes.append(f"stage {command.path} {command.number}")
+            return self._answer(DocumentWritten(len(command.ids), f"id of {command.collection}"))
         key = (user_id, command.avatar_id, command.path)
+        if isinstance(command, IngestDocument) and command.parts:
+            command = self._joined(user_id, command)
         if isinstance(command, ForgetDocument) and command.unless_restored and key in self.restored:
             return self._answer(Deleted(0))
         self.restored.discard(key)
@@ -113,6 +160,42 @@ class MemoryShard:
         self.writes.append(f"ingest {command.path}")
         return self._answer(DocumentWritten(len(command.ids), f"id of {command.collection}"))
 
+    def _joined(self, user_id: str, command: IngestDocument) -> IngestDocument:
+        parts = self.parts.pop((user_id, command.avatar_id, command.path, command.token), {})
+        if sorted(parts) != list(range(command.parts)):
+            raise PartsMissing("Parts are missing.")
+        ordered = [parts[number] for number in sorted(parts)]
+        first = ordered[0].vectors
+        return msgspec.structs.replace(
+            command,
+            ids=[i for part in ordered for i in part.ids],
+            hashes=b"".join(part.hashes for part in ordered),
+            vectors=Vectors(first.dimension, b"".join(part.vectors.data for part in ordered), first.embedder),
+            documents=[text for part in ordered for text in part.documents],
+            metadatas=[metadata for part in ordered for metadata in part.metadatas],
+        )
+
+    def _find(self, user_id: str, command: FindChunks) -> Answer:
+        found = [
+            KnownDocument(self._entry(user_id, command.avatar_id, c), c.ids, c.hashes)
+            for path, c in self._of(user_id, command.avatar_id).items()
+            if path == command.path or c.digest == command.digest
+        ]
+        parts = self.parts.get((user_id, command.avatar_id, command.path, command.token), {})
+        return self._answer(KnownChunks(found, sorted(parts)))
+
+    def _get(self, user_id: str, command: GetRecords) -> Answer:
+        assert command.avatar_id is not None
+        records = []
+        for c in self._of(user_id, command.avatar_id).values():
+            rows = np.frombuffer(c.vectors.data, "<f4").reshape(-1, c.vectors.dimension)
+            records += [
+                Record(i, document=c.documents[at], embedding=rows[at].tolist())
+                for at, i in enumerate(c.ids)
+                if i in (command.ids or ())
+            ]
+        return self._answer(RecordPage(records))
+
     def _settle(self, user_id: str, command: SettleDocuments) -> Answer:
         settled = 0
         for document in command.settled:
@@ -130,20 +213,27 @@ class MemoryShard:
         if not found:
             raise AvatarNotFound(f"There is no avatar {command.avatar_id!r}.")
         entries = [
-            Ingested(
-                path,
-                c.collection,
-                c.etag,
-                c.size,
-                c.recipe,
-                len(c.ids),
-                c.vectors.embedder,
-                c.digest,
-                (user_id, command.avatar_id, path) in self.restored,
-            )
+            self._entry(user_id, command.avatar_id, c)
             for path, c in found.items()
+            if (command.paths is None or path in command.paths) and path > (command.after or "")
         ]
-        return self._answer(IngestedPage(entries))
+        collections = {c.collection: f"id of {c.collection}" for c in found.values()}
+        left = [(path, token) for (u, a, path, token) in self.parts if (u, a) == (user_id, command.avatar_id)]
+        return self._answer(IngestedPage(entries[: command.limit], collections, left))
+
+    def _entry(self, user_id: str, avatar_id: str, c: IngestDocument) -> Ingested:
+        return Ingested(
+            c.path,
+            c.collection,
+            c.etag,
+            c.size,
+            c.recipe,
+            len(c.ids),
+            c.vectors.embedder,
+            c.digest,
+            (user_id, avatar_id, c.path) in self.restored,
+            c.content_type,
+        )
 
     def _query(self, user_id: str, command: QueryRecords) -> Answer:
         assert command.avatar_id is not None

@@ -59,7 +59,8 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(**self.env),
+            # A put is ingested when a test asks for it, and not before.
+            env=environment(**{"VECTORPOOL_SYNC_ON_WRITE": "false", **self.env}),
             # A process group of its own: front and shards can be killed and frozen together.
             start_new_session=True,
         )

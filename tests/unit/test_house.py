@@ -17,7 +17,7 @@ SOURCES = ROOT / "src" / "vectorpool"
 MAX_LINES = 400
 # Longer ones, each with its own bound: a catalogue of errors, and the one face of a replica.
 LONGER = {
-    "src/vectorpool/settings.py": 464,
+    "src/vectorpool/settings.py": 500,
     "src/vectorpool/vectorstore/replica.py": 420,
     "src/vectorpool/vectorstore/vectorstore.py": 448,
 }

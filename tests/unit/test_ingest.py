@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -221,7 +222,9 @@ async def test_a_document_whose_forgetting_was_not_answered_is_removed() -> None
 
 async def test_one_bad_document_fails_alone_and_says_why() -> None:
     """Each kind of bad document gets its own reason; the good ones around it are ingested."""
-    world = World(settings=Settings(max_document_bytes=1000, max_records=2, chunk_tokens=16, chunk_overlap_tokens=0))
+    world = World(
+        settings=Settings(max_document_bytes=1000, max_document_chunks=2, chunk_tokens=16, chunk_overlap_tokens=0)
+    )
     await world.put("a-good.txt", "fine")
     await world.put("b-binary.txt", b"\x00\x01")
     await world.put("b-nul.md", b"# Text\n\nbefore\x00after it")
@@ -235,7 +238,7 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     assert sorted(reasons) == ["b-binary.txt", "b-nul.md", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
     assert "not text" in reasons["b-binary.txt"] and "0xe9" in reasons["c-latin.txt"]
     assert "byte 14 is none" in reasons["b-nul.md"]
-    assert "Pictures are not read" in reasons["d-image.png"] and "one command carries 2" in reasons["e-long.txt"]
+    assert "Pictures are not read" in reasons["d-image.png"] and "at most 2 are taken" in reasons["e-long.txt"]
     assert "limit is 1000" in reasons["f-huge.txt"]
     assert report.count("ingested") == 2
     codes = {outcome.path: outcome.code for outcome in report.documents}
@@ -392,3 +395,149 @@ async def test_a_document_that_is_gone_makes_no_collection() -> None:
     world.embedder.embed = embed  # type: ignore[method-assign, assignment]
     assert statuses(await world.ingest()) == {"a.txt": "failed"}
     assert world.shard.writes == []
+
+
+# --- What is known already ---------------------------------------------------------------------------
+
+
+def lines(count: int, *, changed: int | None = None) -> str:
+    """Return a Markdown text of ``count`` sections, one chunk each."""
+    return "\n\n".join(f"# Part {n}\n\nText {n}{' again' if n == changed else ''}." for n in range(count))
+
+
+async def test_only_the_chunks_that_changed_are_embedded() -> None:
+    """The others keep their vectors, also where their numbers and places changed; force embeds all of them."""
+    world = World()
+    await world.put("a.md", lines(5))
+    await world.ingest()
+    before = world.shard.ingested["42", "7", "a.md"]
+    world.embedder.embedded.clear()
+    await world.put("a.md", "# New\n\nFirst.\n\n" + lines(5, changed=3))
+    report = await world.ingest()
+    assert world.embedder.embedded == ["# New\n\nFirst.", "# Part 3\n\nText 3 again."]
+    after = world.shard.ingested["42", "7", "a.md"]
+    assert after.documents[1] == before.documents[0] and len(after.ids) == 6
+    row = 64 * 4
+    assert after.vectors.data[row : 2 * row] == before.vectors.data[:row]
+    assert np.array_equal(
+        np.frombuffer(after.vectors.data, "<f4").reshape(6, 64), await world.embedder.embed(after.documents)
+    )
+    assert report.documents[0].tokens > 0 and report.documents[0].seconds >= 0
+    world.embedder.embedded.clear()
+    await world.ingest(force=True)
+    assert len(world.embedder.embedded) == 6
+
+
+async def test_a_document_that_was_moved_is_not_embedded_again() -> None:
+    """Wherever its new path sorts; the old one is forgotten after that, and the ids carry the new path."""
+    for old, new in (("a.md", "z.md"), ("z.md", "a.md")):
+        world = World()
+        await world.put(old, lines(3))
+        await world.ingest()
+        vectors = world.shard.ingested["42", "7", old].vectors
+        world.embedder.embedded.clear()
+        await world.library.delete("42", "7", old)
+        await world.put(new, lines(3))
+        report = await world.ingest()
+        assert statuses(report) == {old: "removed", new: "ingested"}
+        assert world.embedder.embedded == [] and list(world.shard.ingested) == [("42", "7", new)]
+        moved = world.shard.ingested["42", "7", new]
+        assert moved.vectors == vectors and moved.ids == [f"{new}#000{n}" for n in range(3)]
+
+
+async def test_a_vector_of_another_model_is_not_taken() -> None:
+    """The hash of the text is the same, and the model is not."""
+    world = World()
+    await world.put("a.md", lines(2))
+    await world.ingest()
+    world.embedder.name = "test:another"  # type: ignore[misc]
+    world.embedder.embedded.clear()
+    await world.ingest()
+    assert len(world.embedder.embedded) == 2
+
+
+async def test_a_named_document_that_is_gone_is_forgotten() -> None:
+    """A sync of one path removes what was made of it, and touches no other."""
+    world = World()
+    for name in ("a.txt", "b.txt"):
+        await world.put(name, "text")
+    await world.ingest()
+    await world.library.delete("42", "7", "a.txt")
+    assert statuses(await world.ingest(["a.txt"])) == {"a.txt": "removed"}
+    assert list(world.shard.ingested) == [("42", "7", "b.txt")]
+
+
+async def test_a_document_that_is_replaced_while_it_commits_is_taken_again() -> None:
+    """What the sync ends with is what the bucket has."""
+    world = World()
+    await world.put("a.txt", "old text")
+    world.shard.waiting_for = asyncio.Event()
+    ingest = asyncio.create_task(world.ingest())
+    while not world.shard.waiting:
+        await asyncio.sleep(0)
+    await world.put("a.txt", "new text")
+    world.shard.waiting_for.set()
+    assert statuses(await ingest) == {"a.txt": "ingested"}
+    assert world.shard.ingested["42", "7", "a.txt"].documents == ["new text"]
+
+
+# --- Documents of more chunks than one command carries -----------------------------------------------
+
+
+async def test_a_large_document_comes_in_parts_and_ends_with_its_row() -> None:
+    """Every part but the last command is staged; nothing of it is a record before that."""
+    world = World(settings=Settings(max_records=2))
+    await world.put("a.md", lines(5))
+    report = await world.ingest()
+    assert world.shard.writes == ["stage a.md 0", "stage a.md 1", "stage a.md 2", "ingest a.md"]
+    command = world.shard.ingested["42", "7", "a.md"]
+    assert (report.documents[0].chunks, len(command.ids), world.shard.parts) == (5, 5, {})
+    assert len(command.hashes) == 5 * 16
+    assert (await world.ingest()).count("unchanged") == 1
+
+
+async def test_an_interrupted_large_document_goes_on_where_it_ended() -> None:
+    """Parts that are there are neither embedded nor sent again, and those of other bytes are deleted."""
+    world = World(settings=Settings(max_records=2))
+    await world.put("a.md", lines(5))
+    world.shard.failures = []
+    execute, sent = world.shard.execute, 0
+
+    async def dies_at_the_third(user_id: str, command: Any, context: Any = None) -> Any:
+        nonlocal sent
+        sent += type(command).__name__ == "StageChunks"
+        if sent == 3:
+            raise Draining("The worker is killed.")
+        return await execute(user_id, command)
+
+    world.shard.execute = dies_at_the_third  # type: ignore[method-assign]
+    with pytest.raises(Draining):
+        await world.ingest()
+    world.shard.execute = execute  # type: ignore[method-assign]
+    assert world.shard.ingested == {} and len(world.shard.parts) == 1
+    await world.put("b.md", "small")
+    world.shard.writes.clear()
+    world.embedder.embedded.clear()
+    await world.ingest()
+    assert world.shard.writes == ["stage a.md 2", "ingest a.md", "ingest b.md"]
+    assert len(world.embedder.embedded) == 2 and len(world.shard.ingested["42", "7", "a.md"].ids) == 5
+
+
+async def test_parts_that_are_gone_are_sent_again_and_leftovers_are_deleted() -> None:
+    """Another sync discarded them; and what belongs to no document any more goes with the next whole sync."""
+    world = World(settings=Settings(max_records=2))
+    await world.put("a.md", lines(3))
+    execute = world.shard.execute
+
+    async def loses_parts_once(user_id: str, command: Any, context: Any = None) -> Any:
+        if type(command).__name__ == "IngestDocument":
+            world.shard.execute = execute  # type: ignore[method-assign]
+            world.shard.parts.clear()
+        return await execute(user_id, command)
+
+    world.shard.execute = loses_parts_once  # type: ignore[method-assign]
+    assert statuses(await world.ingest()) == {"a.md": "ingested"}
+    assert len(world.shard.ingested["42", "7", "a.md"].ids) == 3
+    world.shard.parts["42", "7", "gone.md", "token"] = {}
+    await world.ingest()
+    assert world.shard.parts == {}

@@ -46,6 +46,7 @@ from vectorpool.errors import (
 )
 from vectorpool.identity.grants import Minted
 from vectorpool.identity.revocations import Revocation
+from vectorpool.jobs.views import EXAMPLE_JOB, Job, JobPage
 
 # --- Examples ----------------------------------------------------------------------------------------
 
@@ -123,6 +124,8 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     views.Health: views.Health(status="live"),
     views.Readiness: views.Readiness(status="ready"),
     **ADMIN_EXAMPLES,
+    Job: EXAMPLE_JOB,
+    JobPage: JobPage([EXAMPLE_JOB]),
     answers.LostPage: answers.LostPage(
         lost=[
             answers.LostRecord(

@@ -14,18 +14,20 @@ from litestar.params import PathParameter, QueryParameter
 from vectorpool import answers, commands
 from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
+from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
+from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
 from vectorpool.api.namespaces import Namespace, Ns
+from vectorpool.api.passages import Chunks, passage_of, passages_of, refuse_missing, restored_of, step_header
 from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
-from vectorpool.api.views import Passage, PassagePage
+from vectorpool.api.views import PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
 from vectorpool.documents.questions import naming_documents
-from vectorpool.documents.reports import IngestReport
 from vectorpool.errors import (
     AvatarNotFound,
     DimensionMismatch,
@@ -37,16 +39,20 @@ from vectorpool.errors import (
     InvalidFilter,
     InvalidId,
     InvalidRequest,
+    JobsUnavailable,
     LimitExceeded,
     MalformedJson,
     NotFound,
     PathTaken,
     PreconditionFailed,
+    QueueFull,
     StoreUnavailable,
     UnsupportedFormat,
     UserNotFound,
 )
 from vectorpool.extraction.formats import content_type_of
+from vectorpool.jobs.protocol import Enqueue
+from vectorpool.jobs.views import FINISHED, Job
 from vectorpool.names import check_document_path
 from vectorpool.telemetry.parts import EMBED
 
@@ -76,22 +82,10 @@ def _avatar(namespace: Namespace) -> str:
     return namespace.avatar_id
 
 
-async def _restored(request: Call, user_id: str, command: commands.ListRestored) -> list[answers.RestoredDocument]:
-    try:
-        answer = await request.execute(user_id, command)
-    except (UserNotFound, AvatarNotFound):
-        return []
-    return msgspec.json.decode(answer.body, type=answers.RestoredPage).documents
-
-
-async def _refuse_missing(request: Call, user_id: str, avatar_id: str, path: str) -> None:
-    """Raise DocumentMissing if a restore or fork brought the records of a document that is not in the bucket."""
-    command = commands.ListRestored(avatar_id=avatar_id, path=path, limit=1)
-    if await _restored(request, user_id, command):
-        raise DocumentMissing(
-            f"The document {path!r} is missing: a restore or fork brought its records, and its bytes are not kept. Put "
-            "it again, or delete it to delete its records."
-        )
+def _schedule(request: Call, user_id: str, avatar_id: str, path: str) -> None:
+    """Have a document synced in the background, if that is set and the instance runs jobs."""
+    if request.service.settings.sync_on_write and request.service.jobs is not None:
+        request.service.jobs.schedule(user_id, avatar_id, path)
 
 
 def _headers(path: str, etag: str, size: int) -> dict[str, str]:
@@ -136,7 +130,7 @@ class Documents(Controller):
         place = None if after is None else (avatar_id, after)
         # One more than is shown says whether there is another page.
         command = commands.ListRestored(avatar_id=avatar_id, after=place, limit=limit + 1)
-        page = with_missing(page, await _restored(request, namespace.user_id, command), limit)
+        page = with_missing(page, await restored_of(request, namespace.user_id, command), limit)
         if not page.documents and not page.refused and after is None:
             # An avatar without documents may still have collections; one without either is not there.
             await request.execute(namespace.user_id, commands.GetAvatar(avatar_id=avatar_id))
@@ -162,7 +156,7 @@ class Documents(Controller):
         ),
     )
     async def put_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[Any]:
-        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is not ingested yet.
+        """Put the bytes of a document: 201 if it is new, 200 if it replaces another. It is ingested in the background.
 
         With ``If-None-Match: *`` only a new one; with ``If-Match`` only in place of the one with that ETag. What it
         replaces is kept for ``retention_s``, so that a restore or a fork can bring it back.
@@ -192,6 +186,7 @@ class Documents(Controller):
         else:
             raise _changing(name)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
+        _schedule(request, namespace.user_id, avatar_id, name)
         return respond(document, status=201 if found is None else 200)
 
     async def _etag(self, request: Call, namespace: Namespace, name: str) -> str | None:
@@ -211,9 +206,23 @@ class Documents(Controller):
             with_commit=False,
         ),
     )
-    async def get_document(self, request: Call, namespace: Ns, path: DocumentPath) -> Response[bytes]:
-        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``."""
+    async def get_document(
+        self,
+        request: Call,
+        namespace: Ns,
+        path: DocumentPath,
+        chunks: Chunks = False,
+        limit: PageSize = 100,
+        offset: PageOffset = 0,
+    ) -> Response[Any]:
+        """Get the bytes of a document, with its ETag, and a content type by its suffix; 304 by ``If-None-Match``.
+
+        ``X-Vectorpool-In-Step`` says whether its records are those of these bytes. With ``chunks=true`` the answer is
+        a page of its passages instead, with their places (DocumentPassages).
+        """
         name, avatar_id = _path(path), _avatar(namespace)
+        if chunks:
+            return await passages_of(request, namespace.user_id, avatar_id, name, limit, offset)
         conditions = preconditions_of(request.headers)
         etag = None if conditions.is_empty else await self._etag(request, namespace, name)
         if etag is not None and not conditions.check(etag, is_read=True):
@@ -221,9 +230,11 @@ class Documents(Controller):
         try:
             body = await request.context.within(request.service.library.get(namespace.user_id, avatar_id, name))
         except DocumentNotFound:
-            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            await refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
-        return Response(body.data, media_type=body.content_type, headers=_headers(name, body.etag, len(body.data)))
+        headers = _headers(name, body.etag, len(body.data))
+        headers |= await step_header(request, namespace.user_id, avatar_id, name, body.etag)
+        return Response(body.data, media_type=body.content_type, headers=headers)
 
     @head(
         "/documents/{path:path}",
@@ -238,13 +249,15 @@ class Documents(Controller):
         try:
             document = await request.context.within(request.service.library.head(namespace.user_id, avatar_id, name))
         except DocumentNotFound:
-            await _refuse_missing(request, namespace.user_id, avatar_id, name)
+            await refuse_missing(request, namespace.user_id, avatar_id, name)
             raise
         if not preconditions_of(request.headers).check(document.etag, is_read=True):
             return _unchanged(document.etag)
         # The framework makes a body of None for texts only, and takes no other annotation than None for HEAD.
         nothing: Any = b""
-        return Response(nothing, media_type=content_type_of(name), headers=_headers(name, document.etag, document.size))
+        headers = _headers(name, document.etag, document.size)
+        headers |= await step_header(request, namespace.user_id, avatar_id, name, document.etag)
+        return Response(nothing, media_type=content_type_of(name), headers=headers)
 
     @delete(
         "/documents/{path:path}",
@@ -289,41 +302,50 @@ class Documents(Controller):
             deleted = msgspec.json.decode(answer.body, type=answers.Deleted).deleted
         if missing is not None and not was_ingested:
             raise missing
+        # A sync that had read it before may be about to commit it.
+        _schedule(request, namespace.user_id, avatar_id, name)
         return respond(answers.Deleted(deleted), commit=commit)
 
     @post(
         "/ingest",
-        status_code=200,
+        status_code=202,
         summary="Ingest documents",
         operation_class=documented(
-            takes=IngestBody, gives=IngestReport, problems=(MalformedJson, AvatarNotFound, EmbedderUnavailable)
+            takes=IngestBody,
+            gives=Job,
+            problems=(MalformedJson, AvatarNotFound, QueueFull, JobsUnavailable),
+            with_commit=False,
         ),
     )
-    async def ingest_documents(
-        self,
-        request: Call,
-        namespace: Ns,
-    ) -> Response[Any]:
-        """Bring the avatar's records up to its documents; one that fails, with its reason, does not stop the others."""
+    async def ingest_documents(self, request: Call, namespace: Ns, wait_s: WaitSeconds = 0.0) -> Response[Any]:
+        """Bring the avatar's records up to its documents, as a job: 202 and its place in ``Location``.
+
+        With ``wait_s`` it answers 200 with the job once it is finished, and 202 if it is not by then. A document that
+        fails, with its reason, does not stop the others.
+        """
         raw = await body_of(request)
-        request.context.allow(INGEST_S)
         body = await decode_bounded(raw, IngestBody, request.service, namespace.user_id) if raw else IngestBody()
-        avatar_id = _avatar(namespace)
+        avatar_id, user_id = _avatar(namespace), namespace.user_id
         if body.paths is not None:
             check_count("paths", len(body.paths), limit=request.service.settings.max_records, limit_name="max_records")
             for path in body.paths:
                 check_document_path(path)
-        report = await request.service.ingestor.ingest(
-            namespace.user_id,
-            avatar_id,
-            body.paths,
-            force=body.force,
-            choice=body.pipeline.choice() if body.pipeline is not None else None,
-            context=request.context,
-        )
-        if body.paths is None and not report.documents:
-            raise AvatarNotFound("The avatar has no documents. Put one at .../documents/{path} first.")
-        return respond(report, commit=report.commit)
+        else:
+            page = await request.context.within(request.service.library.list_documents(user_id, avatar_id, limit=1))
+            if not page.documents and not page.refused:
+                # Records may be left of documents that are gone; an avatar without either is not there.
+                await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
+        jobs = jobs_of(request)
+        choice = None if body.pipeline is None else body.pipeline.choice()
+        asked = Enqueue(jobs.number(), user_id, avatar_id, "ingest", body.paths, body.force, choice)
+        answer = await request.context.within(jobs.request(asked), changes=True)
+        job = msgspec.json.decode(answer, type=Job)
+        status = 202
+        if wait_s:
+            request.context.allow(INGEST_S)
+            answer = await finished(request, user_id, job, wait_s)
+            status = 200 if msgspec.json.decode(answer, type=Job).state in FINISHED else 202
+        return answered(answer, status=status, location=location_of(user_id, job))
 
     @post(
         "/query",
@@ -372,29 +394,6 @@ class Documents(Controller):
         with naming_documents(_avatar(namespace)):
             answer = await request.execute(namespace.user_id, command)
         found = msgspec.json.decode(answer.body, type=answers.QueryResult)
-        passages = [[_passage(match) for match in matches] for matches in found.results]
+        passages = [[passage_of(match) for match in matches] for matches in found.results]
         page = PassagePage(passages, found.assumed_embedder)
         return respond(page, commit=answer.commit)
-
-
-def _passage(match: answers.Match) -> Passage:
-    metadata = match.metadata or {}
-    return Passage(
-        id=match.id,
-        path=str(metadata.get("path", "")),
-        text=match.document or "",
-        chunk=_whole(metadata.get("chunk")),
-        start=_whole(metadata.get("start")),
-        end=_whole(metadata.get("end")),
-        distance=match.distance or 0.0,
-        heading=metadata.get("heading"),
-        metadata=metadata,
-        page=metadata.get("page"),
-        sheet=metadata.get("sheet"),
-        member=metadata.get("member"),
-    )
-
-
-def _whole(value: Any) -> int:
-    # Records that callers put into the documents' collection themselves need not have these.
-    return value if isinstance(value, int) else 0

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-# Embeds every document of an avatar that changed.
+# Waits for a job, which embeds every document of an avatar that changed.
 INGEST_S: Final = 3600.0
+# One part of a large document, from a worker.
+COMMAND_S: Final = 300.0
+# A stream of a job's events.
+EVENTS_S: Final = 600.0
 # Reads, and writes anew, the whole state of a vectorstore.
 RESTORE_S: Final = 600.0
 FORK_S: Final = 600.0

@@ -10,6 +10,7 @@ from litestar import Controller, Response, delete, get, put
 from vectorpool import answers, commands
 from vectorpool.allowances.allowances import Allowances
 from vectorpool.allowances.usage import documents_size, log_size
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.limit_shapes import BytesView, LimitsBody, LimitsView, LimitView, UsageView
@@ -73,9 +74,9 @@ class UserLimits(Controller):
         check_user_id(user_id)
         given: Given = read_limits(decode(await request.body(), dict[str, Any]), nulls=True)
         allowances = request.service.allowances
-        # What is told of the change is told by ``Allowances.on_change``, wherever it comes from.
-        putting = allowances.stored.put(user_id, given, by=request.caller.name)
-        await request.context.within(putting, changes=True)
+        async with audited(request, "set-limits", user_id, limits=given):
+            putting = allowances.stored.put(user_id, given, by=request.caller.name)
+            await request.context.within(putting, changes=True)
         return respond(_view(allowances, user_id))
 
     @delete(
@@ -87,7 +88,8 @@ class UserLimits(Controller):
         """Delete what is stored for a user: the defaults are in force, here at once, elsewhere within a minute."""
         check_user_id(user_id)
         allowances = request.service.allowances
-        await request.context.within(allowances.stored.delete(user_id, by=request.caller.name), changes=True)
+        async with audited(request, "delete-limits", user_id):
+            await request.context.within(allowances.stored.delete(user_id, by=request.caller.name), changes=True)
         return respond(_view(allowances, user_id))
 
 

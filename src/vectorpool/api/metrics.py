@@ -92,7 +92,7 @@ async def _of_tasks(service: Service) -> list[Sample]:
     states = dict.fromkeys(("running", "restarting", "down", "ended"), 0)
     for task in tasks:
         states[task.state] += 1
-    is_ready = service.router.is_ready() and not down(tasks)
+    is_ready = service.router.is_ready() and service.store.state != "refuses" and not down(tasks)
     return [
         *(Sample(families.TASKS.name, (state,), count) for state, count in states.items()),
         Sample(families.TASK_FAILURES.name, (), sum(task.failures for task in tasks)),

@@ -18,6 +18,7 @@ from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
 from vectorpool.api.health import Health
+from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
 from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
@@ -29,6 +30,7 @@ from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
 from vectorpool.api.vectors import Vectors
+from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
 
 # The largest body that Chroma's server takes.
@@ -44,13 +46,11 @@ def native_routes() -> list[ControllerRouterHandler]:
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads],
+        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    return [
-        *(Users, History, Avatars, own, of_avatar, Vectors),
-        *(Admin, TransferRoutes, UserLimits, Usage, Tokens, Health, Metrics),
-    ]
+    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
+    return [Users, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

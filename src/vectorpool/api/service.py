@@ -9,6 +9,7 @@ from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
+from vectorpool.jobs.client import Jobs
 from vectorpool.objects.watch import StoreWatch
 from vectorpool.settings import Settings
 from vectorpool.shard.pressure import MemoryWatch
@@ -42,3 +43,5 @@ class Service:
     allowances: Allowances = field(default_factory=lambda: Allowances(Settings()))
     # The work of large bodies.
     turns: Turns = field(default_factory=Turns)
+    # None in a process that is no server.
+    jobs: Jobs | None = None

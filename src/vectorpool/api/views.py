@@ -128,3 +128,16 @@ class OperatorsReadiness(msgspec.Struct):
     store: Literal["answers", "refuses", "silent", "unknown"]
     shards: list[ShardView]
     tasks: list[TaskView]
+
+
+class DocumentPassages(msgspec.Struct, frozen=True):
+    """A page of a document's passages, by their numbers. ``chunks`` is how many it has in all.
+
+    ``in_step``: the records are those of the bytes that are at the path now, by the ``recipe`` of today.
+    """
+
+    path: str
+    in_step: bool
+    recipe: str
+    chunks: int
+    passages: list[Passage]

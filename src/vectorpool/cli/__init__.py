@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, STORE, settings_options
+from vectorpool.cli.admin import admin, audit, top
+from vectorpool.cli.options import DOCUMENTS, EVERYTHING, KEPT, SERVICE, STORE, WORKER, settings_options
 from vectorpool.errors import Misconfigured, VectorpoolError
 from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
@@ -79,6 +80,51 @@ def serve(settings: Settings) -> None:
     vectorpool serve --store ./store --replica-dir /tmp/replicas --shards 2
     """
     _work("server", "serve", settings)
+
+
+@main.command()
+@settings_options(WORKER)
+def worker(settings: Settings) -> None:
+    """Run jobs of a service, anywhere, until SIGTERM or Ctrl-C.
+
+    It takes jobs from the database that the instances of the service share (VECTORPOOL_JOBS_URL, postgresql://), reads
+    documents from the store, embeds them, and sends records to the service (VECTORPOOL_SERVICE_URL), with a token that
+    may touch every user (VECTORPOOL_SERVICE_TOKEN). A job of a worker that dies goes on in another one.
+
+    \b
+    VECTORPOOL_JOBS_URL=postgresql://... VECTORPOOL_SERVICE_URL=https://vectors.example \\
+      vectorpool worker --store s3://bucket/prefix
+    """
+    _work("jobs", "worker", settings)
+
+
+@main.command()
+@click.argument("user_id", metavar="USER")
+@click.argument("job_id", metavar="JOB", required=False)
+@click.option("--avatar", "avatar_id", metavar="ID", help="List only jobs of this avatar.")
+@click.option(
+    "--state", type=click.Choice(["queued", "running", "done", "failed", "cancelled"]), help="List only these."
+)
+@click.option("--follow", "action", flag_value="follow", help="Show the job's progress until it is finished.")
+@click.option("--cancel", "action", flag_value="cancel", help="Cancel the job.")
+@click.option("--retry", "action", flag_value="retry", help="Take what failed again.")
+@settings_options(SERVICE)
+def jobs(
+    settings: Settings, user_id: str, job_id: str | None, avatar_id: str | None, state: str | None, action: str | None
+) -> None:
+    """List a user's jobs, or show, follow, cancel or retry one, at a running service (VECTORPOOL_SERVICE_URL).
+
+    Exit code 1 if the job that is shown or followed failed, or a document of it.
+
+    \b
+    vectorpool jobs 42 --state running
+    vectorpool jobs 42 1795836097405-90a866ba-ea9 --follow
+    """
+    if job_id is None and action is not None:
+        raise click.UsageError("Name the job.")
+    if job_id is not None and (avatar_id or state):
+        raise click.UsageError("--avatar and --state are for the list.")
+    _work("jobs", "jobs", settings, user_id, job_id, avatar_id, state, action)
 
 
 @main.command()
@@ -307,3 +353,7 @@ def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
     vectorpool import ./chroma --user 42
     """
     _work("logs", "import_directory", settings, directory, user_id)
+
+
+for _command in (admin, audit, top):
+    main.add_command(_command)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from vectorpool.answers import RestoredDocument
+from vectorpool.cli.auditing import audited
 from vectorpool.cli.console import out, run, spinner
 from vectorpool.cli.logs import open_store
 from vectorpool.commitlog.log import CommitLog
@@ -60,9 +61,11 @@ async def _restore(
                 seq = (await log.get_tag(check_backup_name(backup))).seq
             else:
                 seq = commit if commit is not None else await log.seq_at(time_ms or 0)
-            position = await log.restore(seq, edit=flagged)
-            out.print(f"user {user_id} is at commit {position.seq}, which brings back commit {seq}", markup=False)
-            await recovery.bring_back(flagged.documents)
+            async with audited(bucket, settings, "restore", user_id, asked={"commit": seq, "backup": backup}) as told:
+                position = await log.restore(seq, edit=flagged)
+                told |= {"commit": position.seq, "restored_from": seq}
+                out.print(f"user {user_id} is at commit {position.seq}, which brings back commit {seq}", markup=False)
+                await recovery.bring_back(flagged.documents)
     return _show(recovery)
 
 
@@ -114,7 +117,11 @@ async def _fork(settings: Settings, user_id: str, target_user_id: str, commit: i
         log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
         recovery = Recovery(DocumentLibrary(bucket, settings), target_user_id, user_id)
         with spinner(f"Forking {user_id}"):
-            position = await log.fork(target_user_id, at=commit, edit=flagged)
-            out.print(f"user {target_user_id} is at commit {position.seq}, forked from user {user_id}", markup=False)
-            await recovery.bring_back(flagged.documents)
+            async with audited(bucket, settings, "fork", user_id, target=target_user_id, of_commit=commit) as told:
+                position = await log.fork(target_user_id, at=commit, edit=flagged)
+                told["commit"] = position.seq
+                out.print(
+                    f"user {target_user_id} is at commit {position.seq}, forked from user {user_id}", markup=False
+                )
+                await recovery.bring_back(flagged.documents)
     return _show(recovery)

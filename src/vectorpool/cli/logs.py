@@ -12,6 +12,7 @@ from typing import Final
 from rich.filesize import decimal
 from rich.table import Table
 
+from vectorpool.cli.auditing import audited
 from vectorpool.cli.console import err, out, progress_bar, run, spinner
 from vectorpool.commitlog.deletions import load_receipt, users_with_receipts
 from vectorpool.commitlog.ending import newest_header
@@ -188,6 +189,8 @@ def import_directory(settings: Settings, directory: Path, user_id: str) -> int:
 async def _import(settings: Settings, directory: Path, user_id: str) -> int:
     async with open_store(settings) as bucket:
         with spinner(f"Importing {directory}"):
-            position = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).adopt(directory)
+            async with audited(bucket, settings, "import", user_id) as told:
+                position = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).adopt(directory)
+                told["commit"] = position.seq
     out.print(f"{directory} is commit {position.seq} of user {user_id}", markup=False)
     return 0

@@ -13,7 +13,7 @@ from vectorpool.settings import Settings
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ALL: Final = tuple(describe_settings())
-_TEXT_PREFIXES: Final = ("embedder", "openai_", "documents_", "chunk_", "extraction_", "max_document_bytes")
+_TEXT_PREFIXES: Final = ("embedder", "openai_", "documents_", "chunk_", "extraction_", "max_document_")
 
 EVERYTHING: Final = tuple(row.name for row in _ALL)
 STORE: Final = tuple(
@@ -25,6 +25,14 @@ STORE: Final = tuple(
 _KEEPING: Final = ("retention_s", "max_document_bytes")
 KEPT: Final = tuple(row.name for row in _ALL if row.name in STORE or row.name in _KEEPING)
 DOCUMENTS: Final = tuple(row.name for row in _ALL if row.name in KEPT or row.name.startswith(_TEXT_PREFIXES))
+
+# What reaches a service, and what a worker of its own needs.
+SERVICE: Final = ("service_url", "service_token")
+WORKER: Final = tuple(
+    row.name
+    for row in _ALL
+    if row.name in DOCUMENTS or row.name in SERVICE or row.name.startswith(("jobs_", "user_jobs", "max_records"))
+)
 
 
 def read_settings(config: str | None) -> Settings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,38 +12,23 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from vectorpool.cli.service_client import check_url, problem_of, token_of
 from vectorpool.documents.library import DocumentPage
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress, IngestReport
 from vectorpool.errors import (
-    ErrorWire,
     InvalidRequest,
-    Misconfigured,
     NotFound,
     ShardUnavailable,
     TryAgain,
     VectorpoolError,
 )
 
-TOKEN_VARIABLE: Final = "VECTORPOOL_TOKEN"
 _ATTEMPTS: Final = 6
 _PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 10.0
 # An ingest is waited for this long in one request; a job is asked for again.
 _INGEST_S: Final = 3660.0
 _JOB_WAIT_S: Final = 5.0
-
-
-def read_token(token_file: Path | None) -> str | None:
-    """Return the token of a file, or of the environment; never of an argument, which other accounts can see."""
-    if token_file is None:
-        return os.environ.get(TOKEN_VARIABLE) or None
-    try:
-        token = token_file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"The token file {token_file} cannot be read: {error}.") from None
-    if not token:
-        raise Misconfigured(f"The token file {token_file} is empty. Write the token into it.")
-    return token
 
 
 class Remote:
@@ -57,14 +41,12 @@ class Remote:
     @staticmethod
     @asynccontextmanager
     async def open(url: str, token_file: Path | None, user_id: str, avatar_id: str) -> AsyncIterator[Remote]:
-        """Yield the documents of an avatar at a service. Raises Misconfigured for what is no http(s) URL."""
-        parts = httpx.URL(url)
-        if parts.scheme not in ("http", "https") or not parts.host or parts.userinfo:
-            raise Misconfigured(f"{url!r} is no URL of a service. Give one such as http://127.0.0.1:8000.")
-        token = read_token(token_file)
+        """Yield the documents of an avatar at a service. Raises Misconfigured for what is no URL of one."""
+        token = token_of(token_file)
+        url = check_url(url, token)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         timeout = httpx.Timeout(60.0, connect=10.0)
-        async with httpx.AsyncClient(base_url=url.rstrip("/"), headers=headers, timeout=timeout) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout) as client:
             yield Remote(client, user_id, avatar_id)
 
     async def known(self) -> AsyncIterator[tuple[str, int, str]]:
@@ -152,22 +134,12 @@ class Remote:
             else:
                 if answer.is_success:
                     return answer
-                error = _error_of(answer)
+                error = problem_of(answer)
+                after = answer.headers.get("retry-after", "")
+                error.retry_after_s = float(after) if after.isdigit() else error.retry_after_s
                 if not isinstance(error, TryAgain):
                     raise error
             if attempt == _ATTEMPTS:
                 raise error
             await asyncio.sleep(min(error.retry_after_s or _PAUSE_S * 2**attempt, _LONGEST_PAUSE_S))
         raise AssertionError("the loop returns or raises")
-
-
-def _error_of(answer: httpx.Response) -> VectorpoolError:
-    """Return the error that a problem document stands for."""
-    try:
-        problem = answer.json()
-        code, detail = str(problem["code"]), str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        code = "shard-unavailable" if answer.status_code >= 500 else "invalid-request"
-        detail = f"The service answers {answer.status_code} without a reason. Is it vectorpool's URL?"
-    after = answer.headers.get("retry-after", "")
-    return VectorpoolError.from_wire(ErrorWire(code, detail, float(after) if after.isdigit() else None))

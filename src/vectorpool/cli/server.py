@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from vectorpool.cli import address
 from vectorpool.errors import Misconfigured
 from vectorpool.front.admission import Admission
 from vectorpool.identity.authority import Authority
+from vectorpool.jobs.client import Jobs
 from vectorpool.platform import allocator, descriptors, interpreter
 from vectorpool.settings import Settings
 from vectorpool.shard.router import Router, open_router
@@ -71,12 +72,16 @@ class _Server(uvicorn.Server):
     """Prints its address once it listens, and leaves signals to ``_leave`` while the service drains."""
 
     announcement = ""
+    # What begins once callers can reach the service.
+    begin: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then print the address."""
         await super().startup(sockets)
         if self.started and self.announcement:
             click.echo(self.announcement)
+            if self.begin is not None:
+                self.begin()
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -116,20 +121,23 @@ async def _serve(
         asyncio.to_thread(app.create_app, settings, service=None, callers=callers, **parts)
     )
     making.add_done_callback(lambda task: task.cancelled() or task.exception())
+    jobs = Jobs(settings, partial(address.url_of, listener))
     starting = app.StartingRouter(router, started)
-    async with app.open_service(settings, starting=starting, **parts) as service:
+    async with app.open_service(settings, starting=starting, jobs=jobs, **parts) as service:
         front = await making
         # The server below starts later, so no request comes before this.
         front.app.state.service = service
         front.tokens.start(service.supervisor)
         server = _server_of(front, partial(connection.Connection, settings, admission), app.KEEP_ALIVE_S)
         server.announcement = announce(settings, callers, authority, listener, metrics_listener)
+        # The worker loads more than a second of libraries, on cores that the start needs.
+        server.begin = partial(jobs.start, service.supervisor)
         leaving: set[asyncio.Task[None]] = set()
 
         def leave() -> None:
             if leaving:
                 server.force_exit = True
-            leaving.add(asyncio.create_task(_leave(settings, front, router, server)))
+            leaving.add(asyncio.create_task(_leave(settings, front, router, server, jobs)))
 
         def reload() -> None:
             for again in (front.tokens.reload(), authority.reload()):
@@ -193,12 +201,14 @@ async def _scraped(
         serving.cancel()
 
 
-async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server) -> None:
+async def _leave(settings: Settings, front: Pipeline, router: Router, server: _Server, jobs: Jobs) -> None:
     """Refuse new requests with 503, finish those under way, commit, and only then close the listener.
 
     Requests get at most half of the time budget; the rest is for committing acknowledged writes.
     """
     started_s = SYSTEM.monotonic_s()
+    # What the worker has sent is finished like every other request; what it has not sent, its successor sends.
+    await jobs.stop()
     unfinished = await front.draining.leave(settings.drain_s / 2)
     if unfinished:
         _logger.warning("%d requests did not finish in time", unfinished)
@@ -239,7 +249,7 @@ def announce(
         f"  metrics     {address.url_of(metrics_listener or listener)}/metrics\n"
         "Try:\n"
         f"  {curl} -X PUT --data-binary @README.md {url}/users/42/avatars/7/documents/README.md\n"
-        f"  {curl} -X POST {url}/users/42/avatars/7/ingest\n"
+        f"  {curl} -X POST {url}/users/42/avatars/7/ingest?wait_s=60\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
 

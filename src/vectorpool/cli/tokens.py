@@ -13,6 +13,7 @@ from datetime import datetime
 import click
 
 from vectorpool.api.callers import check_token_name
+from vectorpool.cli.auditing import audited
 from vectorpool.cli.options import read_settings
 from vectorpool.errors import Misconfigured, NoTokenSecret
 from vectorpool.identity.authority import Authority
@@ -88,7 +89,8 @@ def revoke(settings: Settings, token_id: str, until: str | None) -> None:
         try:
             revocations = Revocations(bucket, SYSTEM)
             await revocations.load()
-            await revocations.revoke(token_id, expires_s)
+            async with audited(bucket, settings, "revoke-token", token_id=token_id):
+                await revocations.revoke(token_id, expires_s)
         finally:
             await bucket.close()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 from vectorpool.commands.base import *
 from vectorpool.commands.base import Command as Command
 from vectorpool.commands.chroma import *
+from vectorpool.commands.documents import *
 from vectorpool.commands.native import *
 from vectorpool.commands.operation import *
 

@@ -91,9 +91,15 @@ class QueryRecords(Read, frozen=True, kw_only=True, tag="query-records"):
 
 
 class ListIngested(Read, frozen=True, kw_only=True, tag="list-ingested"):
-    """What the sidecar says of an avatar's documents. Answers answers.IngestedPage."""
+    """What the sidecar says of an avatar's documents, by path, after ``after``. Answers answers.IngestedPage.
+
+    ``paths`` asks for these only.
+    """
 
     avatar_id: str
+    paths: list[str] | None = None
+    after: str | None = None
+    limit: int | None = None
 
 
 class GetPipeline(Read, frozen=True, kw_only=True, tag="get-pipeline"):
@@ -220,6 +226,9 @@ class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-documen
     ``seen`` is the newest commit that the sender knew when it began, and ``collection_id`` the collection that it saw
     then. If the vectorstore was deleted since, or the collection, the command is refused: what was deleted does not
     come back. None means that the sender has no such expectation.
+
+    With ``parts`` the chunks are those that ``StageChunks`` brought under ``token``, in so many parts, and the command
+    carries none itself. If one is gone, the command is refused with PartsMissing.
     """
 
     avatar_id: str
@@ -236,6 +245,11 @@ class IngestDocument(RecordWrite, frozen=True, kw_only=True, tag="ingest-documen
     digest: str = ""
     seen: int | None = None
     collection_id: str | None = None
+    content_type: str = ""
+    # CHUNK_HASH_BYTES of each chunk's text, one after the other; empty if they are not known.
+    hashes: bytes = b""
+    token: str = ""
+    parts: int = 0
 
 
 class ForgetDocument(RecordWrite, frozen=True, kw_only=True, tag="forget-document"):

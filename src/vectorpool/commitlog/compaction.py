@@ -11,12 +11,15 @@ whole, and the parts in flight, however large the state is.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
 from vectorpool import names
 from vectorpool.commitlog.append import MAX_OBJECT_BYTES, join_object
 from vectorpool.commitlog.body import BodyBuilder
+from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.fetch import OpenObject, Reader, Vanished, store_errors
 from vectorpool.commitlog.format import (
     BLOCK_BYTES,
@@ -33,6 +36,7 @@ from vectorpool.commitlog.outcomes import Compaction, Hydrated, PendingCommit, P
 from vectorpool.commitlog.plan import SLACK_BYTES, Listing, LogObject, base_is_due, chain, due_windows
 from vectorpool.commitlog.replay import Owners, Replay, owned_runs
 from vectorpool.commitlog.warm import WarmTier
+from vectorpool.errors import UserNotFound
 from vectorpool.objects.bucket import Bucket, ObjectExists
 from vectorpool.settings import Settings
 
@@ -77,6 +81,22 @@ class Pace:
     def compacted(self, position: Position) -> None:
         """Begin to count anew."""
         self._looked_at, self._bytes, self._forced = position.seq, 0, False
+
+
+async def compact_newest(
+    bucket: Bucket,
+    user_id: str,
+    warm: WarmTier | None,
+    settings: Settings,
+    scratch: Callable[[], AbstractAsyncContextManager[Path]],
+) -> tuple[Position, Compaction]:
+    """Write what is due as of the newest commit; return that commit and what was written. Raises UserNotFound."""
+    newest = await newest_header(bucket, user_id)
+    if newest is None:
+        raise UserNotFound(f"Nothing is stored for user {user_id}, so there is nothing to compact.")
+    position = Position(newest.header.seq, newest.commit_hash)
+    async with scratch() as directory:
+        return position, await compact(bucket, user_id, warm, settings, position, directory)
 
 
 async def compact(

@@ -125,8 +125,6 @@ class _Deletion:
         left = await self._left()
         if not left and is_verified and not documents:
             return 0
-        if before is not None:
-            before = msgspec.structs.replace(before, complete_at_ms=None)
         # From here on no tag can be made of what is about to be deleted, and the listing shows all that were made. They
         # go first, so that an end that is cut short leaves no backup of what it deletes.
         await raise_floor(bucket, self._user_id, self._seq)
@@ -145,7 +143,8 @@ class _Deletion:
         )
         if documents is not None:
             receipt = msgspec.structs.replace(receipt, documents=(receipt.documents or 0) + documents)
-        await save_receipt(bucket, msgspec.structs.replace(receipt, verified_empty_at_ms=None))
+        # What is deleted again (the report of a verification, for example) is no document: what was complete stays so.
+        await save_receipt(bucket, msgspec.structs.replace(receipt, verified_empty_at_ms=None, complete_at_ms=None))
         deleted = 0
         # What a writer that slept put there meanwhile is found by the listing that verifies.
         for _ in range(_LISTINGS):

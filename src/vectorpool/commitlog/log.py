@@ -200,13 +200,7 @@ class CommitLog:
 
     async def compact_now(self) -> tuple[Position, Compaction]:
         """Look now, as of the newest commit, whatever the pace; return it and what was written. Raises UserNotFound."""
-        newest = await ending.newest_header(self._bucket, self._user_id)
-        if newest is None:
-            raise UserNotFound(f"Nothing is stored for user {self._user_id}, so there is nothing to compact.")
-        position = Position(newest.header.seq, newest.commit_hash)
-        async with self._scratch() as scratch:
-            done = await compaction.compact(self._bucket, self._user_id, self._warm, self._settings, position, scratch)
-        return position, done
+        return await compaction.compact_newest(self._bucket, self._user_id, self._warm, self._settings, self._scratch)
 
     async def remove_garbage(self) -> Removal:
         """Delete what no retained commit needs; see the module ``garbage``. Bounded: call again if not complete.

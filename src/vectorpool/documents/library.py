@@ -13,7 +13,7 @@ document within the same moment, the bytes of the first may not be kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -349,7 +349,7 @@ class DocumentLibrary:
             for document in page.documents:
                 yield document
 
-    async def pages(self, user_id: str, avatar_id: str) -> AsyncIterator[DocumentPage]:
+    async def pages(self, user_id: str, avatar_id: str) -> AsyncGenerator[DocumentPage, None]:
         """Yield every page of an avatar's documents, with what is refused among them."""
         after: str | None = None
         while True:

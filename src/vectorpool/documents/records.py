@@ -1,11 +1,11 @@
-"""The records that a document's chunks become: their ids and their metadata."""
+"""The records that a document's chunks become: their ids, their metadata, and the hashes of their texts."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any, Final
 
-from vectorpool.bounds import RECORD_ID_BYTES
+from vectorpool.bounds import CHUNK_HASH_BYTES, RECORD_ID_BYTES
 from vectorpool.documents.chunking import Chunk
 
 # Bytes of a path in a record id, which has RECORD_ID_BYTES; the number of a chunk takes the rest.
@@ -32,5 +32,10 @@ def chunk_metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
         "page": chunk.page,
         "sheet": chunk.sheet,
         "member": chunk.member,
-        "hash": hashlib.sha256(chunk.text.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        "hash": chunk_hash(chunk.text).hex(),
     }
+
+
+def chunk_hash(text: str) -> bytes:
+    """Return the hash by which a chunk is known again, whatever its place: the start of its text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:CHUNK_HASH_BYTES]

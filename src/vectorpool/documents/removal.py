@@ -18,6 +18,7 @@ import msgspec
 from vectorpool import names
 from vectorpool.answers import Deletion
 from vectorpool.commitlog.deletions import load_receipt, save_receipt
+from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.errors import InvalidId, OutcomeUnknown, UserNotFound
@@ -45,12 +46,11 @@ async def remove_user(
     is no receipt, StoreUnavailable, OutcomeUnknown: sent again it goes on.
     """
     bucket = library.bucket
-    if not await _has_anything(library, user_id):
-        receipt = await load_receipt(bucket, user_id)
-        if receipt is None:
-            raise UserNotFound(f"Nothing is stored for user {user_id}, so nothing is deleted.")
-        if receipt.complete_at_ms is not None:
-            return receipt
+    receipt = await load_receipt(bucket, user_id)
+    if receipt is not None and receipt.complete_at_ms is not None and await _is_as_told(library, user_id, receipt):
+        return receipt
+    if receipt is None and not await _has_anything(library, user_id):
+        raise UserNotFound(f"Nothing is stored for user {user_id}, so nothing is deleted.")
     await _ended(end, 0)
     documents = 0
     for _ in range(_ROUNDS):
@@ -76,6 +76,8 @@ async def remove_user(
         complete_at_ms=complete,
     )
     with store_errors(bucket, "writing the receipt of a deletion"):
+        # The limits that operators stored for the user go last: until then they hold for what is still there.
+        await bucket.delete(names.limits_key(user_id))
         await save_receipt(bucket, receipt)
     return receipt
 
@@ -85,6 +87,14 @@ async def _ended(end: Callable[[int, bool], Awaitable[int]], documents: int) -> 
         await end(documents, True)
     except UserNotFound:
         return
+
+
+async def _is_as_told(library: DocumentLibrary, user_id: str, receipt: Deletion) -> bool:
+    """Whether the newest commit is still the tombstone of a receipt, and no document was put there since."""
+    newest = await newest_header(library.bucket, user_id)
+    if newest is None or not newest.header.tombstone or newest.header.seq != receipt.commit:
+        return False
+    return not (await _left(library, user_id))[2]
 
 
 async def _has_anything(library: DocumentLibrary, user_id: str) -> bool:

@@ -14,13 +14,18 @@ Status = Literal["ingested", "unchanged", "removed", "missing", "failed"]
 
 
 class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code."""
+    """The result for one document; ``reason`` says why it failed, ``code`` is the error's code.
+
+    ``tokens`` were embedded for it, without those of chunks that were known; it took ``seconds`` from its first byte.
+    """
 
     path: str
     status: Status
     chunks: int = 0
     reason: str | None = None
     code: str | None = None
+    tokens: int = 0
+    seconds: float = 0.0
 
 
 class IngestReport(msgspec.Struct, frozen=True):
@@ -35,7 +40,10 @@ class IngestReport(msgspec.Struct, frozen=True):
 
 
 class IngestProgress(msgspec.Struct, frozen=True):
-    """The progress of an ingest: documents that are done, and chunks embedded so far. ``path`` is the current one."""
+    """The progress of an ingest: documents that are done, of those seen so far, and chunks embedded.
+
+    ``path`` is the current one.
+    """
 
     documents_done: int
     documents_total: int
@@ -44,6 +52,7 @@ class IngestProgress(msgspec.Struct, frozen=True):
 
 
 ProgressCallback = Callable[[IngestProgress], None]
+OutcomeCallback = Callable[[DocumentOutcome], None]
 
 
 def failed(path: str, error: VectorpoolError) -> DocumentOutcome:

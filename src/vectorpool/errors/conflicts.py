@@ -78,8 +78,22 @@ class DocumentConflict(Conflict):
     title = "Others keep changing the document"
 
 
+class PartsMissing(Conflict):
+    """Parts of a large document are not kept any more; it must be sent again from its first part."""
+
+    code = "parts-missing"
+    title = "Parts of the document are not there any more"
+
+
 class CommitConflict(Conflict):
     """Other instances kept winning; the write was not committed and left no trace."""
 
     code = "commit-conflict"
     title = "Another instance committed first"
+
+
+class JobUnfinished(Conflict):
+    """The job is not finished, so there is nothing to take again."""
+
+    code = "job-unfinished"
+    title = "The job is not finished"

@@ -48,6 +48,13 @@ class DocumentNotFound(NotFound):
     title = "There is no document at this path"
 
 
+class JobNotFound(NotFound):
+    """The user has no job of this id here: it is over for long, or another instance's with a file of its own."""
+
+    code = "job-not-found"
+    title = "There is no such job"
+
+
 class DocumentMissing(DocumentNotFound):
     """A restore or fork brought the records of this document, and its bytes are not kept."""
 

@@ -137,3 +137,33 @@ class OutcomeUnknown(TryAgain):
     code = "outcome-unknown"
     title = "It is not known whether the write was committed"
     retry_after_s = 5.0
+
+
+class JobsUnavailable(TryAgain):
+    """The instance's worker is being started, or the database of its jobs does not answer."""
+
+    code = "jobs-unavailable"
+    title = "Jobs are not available at the moment"
+    retry_after_s = 2.0
+
+
+class ServiceUnavailable(TryAgain):
+    """The service did not answer a worker; the job goes on when it does."""
+
+    code = "service-unavailable"
+    title = "The service does not answer the worker"
+    retry_after_s = 2.0
+
+
+class JobStalled(TryAgain):
+    """Nothing of the job was done for a long time; what was under way was given up."""
+
+    code = "job-stalled"
+    title = "The job did not go on"
+
+
+class WorkerDied(TryAgain):
+    """Workers died under the job several times, and none of them got further; it is not started again by itself."""
+
+    code = "worker-died"
+    title = "Workers died under the job"

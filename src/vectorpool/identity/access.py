@@ -38,7 +38,9 @@ def check_access(caller: Caller, method: str, segments: Sequence[str]) -> None:
     match segments:
         case ["users", user_id, *rest]:
             _check_user(caller, user_id)
-            _check_avatar(caller, rest[1] if len(rest) > 1 and rest[0] == "avatars" else None)
+            # A job belongs to an avatar, which its handler checks.
+            if rest[:1] != ["jobs"]:
+                _check_avatar(caller, rest[1] if len(rest) > 1 and rest[0] == "avatars" else None)
             _check_write(caller, method in _READING or (method == "POST" and _reads_natively(rest)))
         case ["api", "v2", "tenants", user_id, *rest]:
             _check_user(caller, user_id)

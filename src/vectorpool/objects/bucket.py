@@ -211,3 +211,11 @@ class Bucket(Protocol):
     async def close(self) -> None:
         """Close connections and end threads."""
         ...
+
+
+class WithoutUploadUrls:
+    """The part of a bucket in files or in memory, which signs nothing."""
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        """Raise UploadUrlsUnknown."""
+        raise UploadUrlsUnknown("a store of files, or of memory, has none")

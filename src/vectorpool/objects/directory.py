@@ -11,8 +11,7 @@ the file is flushed before it gets its name, and the directory (and each new dir
 call returns: what was acknowledged survives power loss too. Without it, data survives only killed processes.
 
 Limits. All instances must see one file system with working hard links; a key must fit it (255 bytes a segment), and
-cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never needs. Blocking
-calls run in threads.
+cannot be both an object and a "directory", which ``vectorpool.names`` never needs. Blocking calls run in threads.
 
 Others may write into the directory too. Only regular files are objects, and no link below the root is followed: neither
 to read what lies elsewhere, nor to write or delete there (``platform.trees``).
@@ -44,15 +43,15 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
-    UploadUrlsUnknown,
+    WithoutUploadUrls,
     check_key,
     check_prefix,
     check_range,
-    page_of,
 )
+from vectorpool.objects.prefix_pages import folder_page
 from vectorpool.objects.unusable import UnusableLog
 from vectorpool.platform.privacy import shared_mode
-from vectorpool.platform.trees import open_directory, open_file
+from vectorpool.platform.trees import fsync_directory, open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
@@ -74,15 +73,7 @@ def _etag(info: os.stat_result) -> str:
     return f'"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"'
 
 
-def _fsync_dir(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class DirectoryBucket:
+class DirectoryBucket(WithoutUploadUrls):
     """Objects as files below ``root``, which is created if it is missing.
 
     Raises BucketDenied from the constructor if the directory cannot be made or written.
@@ -210,19 +201,8 @@ class DirectoryBucket:
         return await self._run(partial(self._list_prefixes, prefix))
 
     def _page_of_prefixes(self, prefix: str, limit: int, after: str | None) -> list[str]:
-        found = list[str]()
-        while len(found) < limit:
-            asked = limit - len(found)
-            try:
-                with open_directory(self._root, *prefix.split("/")[:-1]) as below, os.scandir(below) as scan:
-                    names = (entry.name for entry in scan if entry.is_dir(follow_symlinks=False))
-                    page = page_of((name for name in names if prefix + name != STAGING), asked, after)
-            except (FileNotFoundError, NotADirectoryError):
-                break
-            found += [name for name in page if next(self._walk(f"{prefix}{name}/", None), None) is not None]
-            if len(page) < asked:
-                break
-            after = page[-1]
+        is_there = lambda name: next(self._walk(f"{prefix}{name}/", None), None) is not None  # noqa: E731 - one use
+        found = folder_page(self._root, prefix, limit, after, is_there, passed_over=STAGING)
         self._unusable.note(prefix + name for name in found)
         return found
 
@@ -309,7 +289,7 @@ class DirectoryBucket:
                 staged.unlink(missing_ok=True)
         if self._fsync:
             try:
-                _fsync_dir(path.parent)
+                fsync_directory(path.parent)
             except OSError as error:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
@@ -372,10 +352,7 @@ class DirectoryBucket:
             with contextlib.suppress(PermissionError):
                 directory.chmod(mode)
         if self._fsync:
-            _fsync_dir(directory.parent)
-
-    async def upload_url(self, key: str, expires_s: int) -> str:
-        raise UploadUrlsUnknown(f"{self.url} is a directory")
+            fsync_directory(directory.parent)
 
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))
@@ -397,7 +374,7 @@ class DirectoryBucket:
                 return
             os.unlink(name, dir_fd=parent)
         if self._fsync:
-            _fsync_dir(path.parent)
+            fsync_directory(path.parent)
         for emptied in path.parents:
             if emptied == self._root:
                 break

@@ -13,7 +13,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
-    UploadUrlsUnknown,
+    WithoutUploadUrls,
     check_key,
     check_prefix,
     check_range,
@@ -22,7 +22,7 @@ from vectorpool.objects.bucket import (
 from vectorpool.sources import SYSTEM, Sources
 
 
-class MemoryBucket:
+class MemoryBucket(WithoutUploadUrls):
     """Keys and bytes in a dictionary."""
 
     def __init__(self, *, name: str = "", sources: Sources = SYSTEM) -> None:
@@ -91,9 +91,6 @@ class MemoryBucket:
 
     async def copy(self, source: str, target: str) -> None:
         self._store(check_key(target), self._find(source)[0])
-
-    async def upload_url(self, key: str, expires_s: int) -> str:
-        raise UploadUrlsUnknown(f"{self.url} is memory of this process")
 
     async def delete(self, key: str) -> None:
         self._objects.pop(check_key(key), None)

@@ -8,11 +8,14 @@ requests, and a large one takes one.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final, Protocol
 
-from vectorpool.objects.bucket import Bucket
+from vectorpool.objects.bucket import Bucket, page_of
 from vectorpool.objects.s3_keys import S3Keys
+from vectorpool.platform.trees import open_directory
 
 # Behind every key of a directory.
 _LAST: Final = "\U0010ffff"
@@ -69,3 +72,26 @@ async def _by_objects(bucket: Bucket, prefix: str, limit: int, after: str | None
         last, slash, _ = page[-1].key[len(prefix) :].partition("/")
         begin = f"{prefix}{last}/{_LAST}" if slash else page[-1].key
     return found[:limit]
+
+
+def folder_page(
+    root: Path, prefix: str, limit: int, after: str | None, is_there: Callable[[str], bool], *, passed_over: str
+) -> list[str]:
+    """Return a page of ``Bucket.list_prefixes`` of a directory below ``root``. Blocking; memory for the page alone.
+
+    ``is_there`` returns whether anything lies in a folder: an empty one is no prefix.
+    """
+    found = list[str]()
+    while len(found) < limit:
+        asked = limit - len(found)
+        try:
+            with open_directory(root, *prefix.split("/")[:-1]) as below, os.scandir(below) as scan:
+                names = (entry.name for entry in scan if entry.is_dir(follow_symlinks=False))
+                page = page_of((name for name in names if prefix + name != passed_over), asked, after)
+        except (FileNotFoundError, NotADirectoryError):
+            break
+        found += [name for name in page if is_there(name)]
+        if len(page) < asked:
+            break
+        after = page[-1]
+    return found

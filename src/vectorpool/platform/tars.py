@@ -198,9 +198,13 @@ class TarReader:
             )
         self.sizes[path] = size
         *folders, name = path.split("/")
-        with open_directory(self._root, *folders, make=True) as parent:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0)
+        try:
+            with open_directory(self._root, *folders, make=True) as parent:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._file = os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb", buffering=0)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            # A file system that takes two names for one, by their case for example.
+            raise InvalidRequest(f"The archive cannot be imported: the path {path[:200]!a} comes twice.") from None
         self._left, self._padding = size, _padding(size)
         if not size:
             self._close_entry()

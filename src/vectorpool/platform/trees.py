@@ -134,6 +134,15 @@ def open_directory(root: Path, *segments: str, make: bool = False, fsync: bool =
         os.close(descriptor)
 
 
+def fsync_directory(path: Path) -> None:
+    """Flush a directory, so that the names in it survive power loss. Blocking."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def open_file(directory: int, name: str) -> int:
     """Return a descriptor to read a regular file in an open directory; raise FileNotFoundError for anything else."""
     try:

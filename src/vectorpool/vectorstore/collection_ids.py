@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from vectorpool.commands import ChromaCreateCollection, CreateCollection, IngestDocument, Write
+from vectorpool.commands import ChromaCreateCollection, CreateCollection, IngestDocument, StageChunks, Write
 from vectorpool.engine.collection_ids import rewrite_id
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import SIDECAR_FILE, database_name
@@ -31,7 +31,7 @@ def made_by(command: Write) -> tuple[str, str] | None:
     match command:
         case CreateCollection():
             return database_name(command.avatar_id), command.name
-        case IngestDocument():
+        case IngestDocument() | StageChunks():
             return database_name(command.avatar_id), command.collection
         case ChromaCreateCollection():
             return command.database, command.name

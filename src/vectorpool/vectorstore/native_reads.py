@@ -15,10 +15,12 @@ from vectorpool import answers
 from vectorpool.commands import (
     CountRecords,
     DescribeVectorstore,
+    FindChunks,
     GetAvatar,
     GetCollection,
     GetPipeline,
     GetRecords,
+    KnownChunks,
     ListAvatars,
     ListCollections,
     ListIngested,
@@ -238,8 +240,20 @@ class NativeReader:
     @handles(ListIngested)
     def _list_ingested(self, command: ListIngested) -> msgspec.Struct:
         names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
-        documents = self._sidecar.documents(command.avatar_id, names)
-        return answers.IngestedPage(documents, collections={name: id_ for id_, name in names.items()})
+        documents = self._sidecar.documents(
+            command.avatar_id, names, paths=command.paths, after=command.after, limit=command.limit
+        )
+        parts = self._sidecar.parts.tokens(command.avatar_id) if command.after is None else []
+        return answers.IngestedPage(documents, {name: id_ for id_, name in names.items()}, parts)
+
+    @handles(FindChunks)
+    def _find_chunks(self, command: FindChunks) -> msgspec.Struct:
+        names = {info.id: info.name for info in collections_of(self._catalogue, command.avatar_id)}
+        return KnownChunks(
+            self._sidecar.known_chunks(command.avatar_id, command.path, command.digest, names),
+            self._sidecar.parts.numbers(command.avatar_id, command.path, command.token),
+            self._sidecar.pipeline(command.avatar_id),
+        )
 
     @handles(GetPipeline)
     def _get_pipeline(self, command: GetPipeline) -> msgspec.Struct:

@@ -13,13 +13,14 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from vectorpool.answers import Ingested, LostRecord, RestoredDocument
-from vectorpool.commands import PipelineChoice
+from vectorpool.commands import KnownDocument, PipelineChoice
 from vectorpool.engine.salvage import Loss
+from vectorpool.vectorstore.document_parts import DocumentParts
 from vectorpool.vectorstore.sidecar_schema import VERSION, migrate
 
 _COLLECTION_IDS: Final = (
@@ -27,7 +28,12 @@ _COLLECTION_IDS: Final = (
     ("document", "collection_id"),
     ("salvage_loss", "collection_id"),
     ("collection_alias", "collection_id"),
+    ("document_part", "collection_id"),
 )
+
+
+# What is read of a document's row, in the order in which it is taken apart.
+_DOCUMENT: Final = "path, collection_id, etag, size, recipe, chunk_ids, digest, restored, content_type, chunk_hashes"
 
 
 def rewrite_collection_id(path: Path, old: str, new: str) -> None:
@@ -73,6 +79,7 @@ class Sidecar:
         self._embedders: dict[str, str] | None = None
         self._aliases: dict[str, str] | None = None
         self._opening = threading.Lock()
+        self.parts = DocumentParts(self._open)
 
     def _open(self, *, create: bool) -> sqlite3.Connection | None:
         with self._opening:
@@ -135,6 +142,7 @@ class Sidecar:
             db.execute("DELETE FROM document WHERE collection_id = ?", (collection_id,))
             db.execute("DELETE FROM salvage_loss WHERE collection_id = ?", (collection_id,))
             db.execute("DELETE FROM collection_alias WHERE collection_id = ?", (collection_id,))
+            db.execute("DELETE FROM document_part WHERE collection_id = ?", (collection_id,))
             self._embedders = self._aliases = None
 
     def id_of(self, told: str) -> str:
@@ -149,30 +157,63 @@ class Sidecar:
         self._writable().execute("INSERT OR REPLACE INTO collection_alias VALUES (?, ?)", (told, collection_id))
         self._aliases = None
 
-    def documents(self, avatar_id: str, collection_names: dict[str, str]) -> list[Ingested]:
-        """Return an avatar's ingested documents by path; ``collection_names`` maps ids to names."""
+    def documents(
+        self,
+        avatar_id: str,
+        collection_names: dict[str, str],
+        *,
+        paths: list[str] | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Ingested]:
+        """Return an avatar's ingested documents by path, in bytes; ``collection_names`` maps ids to names."""
+        db = self._open(create=False)
+        if db is None:
+            return []
+        among, values = "", [avatar_id, after or ""]
+        if paths is not None:
+            among = "AND path IN (SELECT value FROM json_each(?))"
+            values.append(msgspec.json.encode(paths).decode())
+        rows = db.execute(
+            f"SELECT {_DOCUMENT} FROM document WHERE avatar_id = ? AND path > ? {among} ORDER BY path LIMIT ?",
+            (*values, -1 if limit is None else limit),
+        )
+        return [self._known(row, collection_names).document for row in rows]
+
+    def known_chunks(
+        self, avatar_id: str, path: str, digest: str, collection_names: dict[str, str]
+    ) -> list[KnownDocument]:
+        """Return the records of a document, and those of another one with the bytes of ``digest``."""
         db = self._open(create=False)
         if db is None:
             return []
         rows = db.execute(
-            "SELECT path, collection_id, etag, size, recipe, chunk_ids, digest, restored FROM document "
-            "WHERE avatar_id = ? ORDER BY path",
-            (avatar_id,),
+            f"SELECT {_DOCUMENT} FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path)
+        ).fetchall()
+        if digest:
+            rows += db.execute(
+                f"SELECT {_DOCUMENT} FROM document WHERE avatar_id = ? AND digest = ? AND path != ? AND etag != '' "
+                "LIMIT 1",
+                (avatar_id, digest, path),
+            ).fetchall()
+        return [self._known(row, collection_names) for row in rows]
+
+    def _known(self, row: tuple[Any, ...], collection_names: dict[str, str]) -> KnownDocument:
+        path, collection_id, etag, size, recipe, chunk_ids, digest, restored, content_type, hashes = row
+        ids = msgspec.msgpack.decode(chunk_ids, type=list[str])
+        document = Ingested(
+            path=path,
+            collection=collection_names.get(collection_id, ""),
+            etag=etag,
+            size=size,
+            chunks=len(ids),
+            embedder=self.embedder(collection_id),
+            recipe=recipe,
+            digest=digest,
+            restored=bool(restored),
+            content_type=content_type,
         )
-        return [
-            Ingested(
-                path=path,
-                collection=collection_names.get(collection_id, ""),
-                etag=etag,
-                size=size,
-                chunks=len(msgspec.msgpack.decode(chunk_ids)),
-                embedder=self.embedder(collection_id),
-                recipe=recipe,
-                digest=digest,
-                restored=bool(restored),
-            )
-            for path, collection_id, etag, size, recipe, chunk_ids, digest, restored in rows
-        ]
+        return KnownDocument(document, ids, hashes)
 
     def count_documents(self, avatar_id: str) -> int:
         """Return how many of an avatar's documents were ingested."""
@@ -207,11 +248,25 @@ class Sidecar:
         recipe: str,
         ids: list[str],
         digest: str = "",
+        *,
+        content_type: str = "",
+        hashes: bytes = b"",
     ) -> None:
         """Store the records that a document became."""
         self._writable().execute(
-            "INSERT OR REPLACE INTO document VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
-            (avatar_id, path, collection_id, etag, size, recipe, msgspec.msgpack.encode(ids), digest),
+            f"INSERT OR REPLACE INTO document (avatar_id, {_DOCUMENT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+            (
+                avatar_id,
+                path,
+                collection_id,
+                etag,
+                size,
+                recipe,
+                msgspec.msgpack.encode(ids),
+                digest,
+                content_type,
+                hashes,
+            ),
         )
 
     def forget_document(self, avatar_id: str, path: str) -> None:

@@ -40,6 +40,19 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE document ADD COLUMN digest TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE document ADD COLUMN restored INTEGER NOT NULL DEFAULT 0",
     ),
+    # The type of a document, the hashes of its chunks ('': not known), and parts of documents that are not complete.
+    (
+        "ALTER TABLE document ADD COLUMN content_type TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE document ADD COLUMN chunk_hashes BLOB NOT NULL DEFAULT x''",
+        "CREATE INDEX document_digest ON document (avatar_id, digest)",
+        """
+        CREATE TABLE document_part (
+          avatar_id TEXT NOT NULL, path TEXT NOT NULL, token TEXT NOT NULL, number INTEGER NOT NULL,
+          collection_id TEXT NOT NULL, body BLOB NOT NULL,
+          PRIMARY KEY (avatar_id, path, token, number)
+        )
+        """,
+    ),
     # How an avatar's documents are cut, as msgpack.
     ("CREATE TABLE pipeline (avatar_id TEXT PRIMARY KEY, choice BLOB NOT NULL) WITHOUT ROWID",),
 )

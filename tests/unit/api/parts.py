@@ -23,6 +23,9 @@ from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.jobs.client import Jobs
+from vectorpool.jobs.protocol import ListJobs
+from vectorpool.jobs.views import EXAMPLE_JOB, JobPage
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.watch import StoreWatch
 from vectorpool.operating import ShardView
@@ -117,6 +120,22 @@ class LetterEmbedder:
         return np.array([[text.count(letter) for letter in "aeio"] for text in texts], dtype=np.float32)
 
 
+class FakeJobs(Jobs):
+    """Remembers requests and what was scheduled, and answers each about one finished job of avatar 7."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), lambda: "http://127.0.0.1:1")
+        self.requests: list[Any] = []
+        self.scheduled: list[tuple[str, str, str | None]] = []
+
+    async def request(self, request: Any, *, answer_s: float = 1.0) -> bytes:
+        self.requests.append(request)
+        return msgspec.json.encode(JobPage([EXAMPLE_JOB]) if isinstance(request, ListJobs) else EXAMPLE_JOB)
+
+    def schedule(self, user_id: str, avatar_id: str, path: str | None) -> None:
+        self.scheduled.append((user_id, avatar_id, path))
+
+
 def application(router: FakeRouter, settings: Settings | None = None, sources: Sources = SYSTEM) -> Pipeline:
     """Return the application over these parts."""
     settings = settings or Settings()
@@ -125,8 +144,8 @@ def application(router: FakeRouter, settings: Settings | None = None, sources: S
     library = DocumentLibrary(bucket, settings)
     ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
     allowances.documents.open(bucket)
-    audit, store = Audit(bucket, settings), StoreWatch(bucket, SYSTEM)
-    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances)
+    audit, store, jobs = Audit(bucket, settings), StoreWatch(bucket, SYSTEM), FakeJobs()
+    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances, jobs=jobs)
     return create_app(settings, service=service)
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import msgspec
 import pytest
 
 from tests.unit.api.parts import FakeRouter, application, talk
 from vectorpool import commands
 from vectorpool.answers import TaskView
+from vectorpool.api.callers import Callers
+from vectorpool.identity.caller import Caller
+from vectorpool.jobs.protocol import ListJobs, ShowJob
+from vectorpool.jobs.views import EXAMPLE_JOB
 from vectorpool.settings import Settings
 
 
@@ -127,3 +134,79 @@ async def test_an_essential_task_that_is_down_makes_the_instance_not_ready(essen
         assert chromas.json()["is_executor_ready"] is not essential
         router.ready = False
         assert (await client.get("/health/ready")).json()["status"] == "starting"
+
+
+# --- Jobs --------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_shown_to_tokens_of_its_avatar_only() -> None:
+    """By a token narrowed to avatars, a job of another one is not found, and a list asks for the token's own."""
+    app = application(FakeRouter())
+    jobs = app.app.state.service.jobs
+    digests = {
+        hashlib.sha256(token).digest(): Caller("narrow", frozenset({"42"}), avatars=frozenset({avatar}))
+        for token, avatar in ((b"of-seven", "7"), (b"of-eight", "8"))
+    }
+    app.identity.callers = Callers(digests)
+    async with talk(app) as client:
+        for path in ("", "/events", "?wait_s=1"):
+            seen = await client.get(f"/users/42/jobs/j1{path}", headers={"x-chroma-token": "of-seven"})
+            assert seen.status_code == 200, seen.text
+            hidden = await client.get(f"/users/42/jobs/j1{path}", headers={"x-chroma-token": "of-eight"})
+            assert (hidden.status_code, hidden.json()["code"]) == (404, "job-not-found")
+        for method, path in (("DELETE", ""), ("POST", "/retry")):
+            hidden = await client.request(method, f"/users/42/jobs/j1{path}", headers={"x-chroma-token": "of-eight"})
+            assert hidden.status_code == 404
+        assert not [request for request in jobs.requests if not isinstance(request, ShowJob)]
+        await client.get("/users/42/jobs?avatar=7&state=done", headers={"x-chroma-token": "of-eight"})
+        await client.get("/users/42/jobs", headers={"x-chroma-token": "of-eight"})
+    assert [request.avatars for request in jobs.requests if isinstance(request, ListJobs)] == [[], ["8"]]
+
+
+async def test_commands_of_workers_are_those_of_a_sync_and_for_their_path() -> None:
+    """Another command, another avatar and what is no msgpack are refused; the others reach the user's shard."""
+    router = FakeRouter()
+    async with talk(application(router)) as client:
+        headers = {"content-type": "application/msgpack"}
+        path = "/users/42/avatars/7/commands"
+        for body, status in (
+            (commands.ForgetDocument(avatar_id="7", path="a.md"), 200),
+            (commands.ForgetDocument(avatar_id="8", path="a.md"), 400),
+            (commands.DeleteAvatar(avatar_id="7"), 400),
+            (b"no msgpack", 400),
+        ):
+            content = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
+            assert (await client.post(path, content=content, headers=headers)).status_code == status
+    assert [type(command) for _, command in router.commands] == [commands.ForgetDocument]
+
+
+async def test_a_put_and_a_deletion_schedule_a_sync_unless_it_is_switched_off() -> None:
+    """Of the document that they are about."""
+    for is_on in (True, False):
+        router = FakeRouter()
+        router.body = b'{"deleted":1}'
+        app = application(router, Settings(sync_on_write=is_on))
+        async with talk(app) as client:
+            assert (await client.put("/users/42/avatars/7/documents/a.md", content=b"x")).status_code == 201
+            assert (await client.delete("/users/42/avatars/7/documents/a.md")).status_code == 200
+        assert app.app.state.service.jobs.scheduled == [("42", "7", "a.md")] * (2 if is_on else 0)
+
+
+async def test_an_ingest_is_a_job_with_its_place() -> None:
+    """202 at once, 200 with the finished job if the caller waits."""
+    app = application(FakeRouter())
+    async with talk(app) as client:
+        await client.put("/users/a%20b/avatars/7/documents/a.md", content=b"x")
+        accepted = await client.post("/users/a%20b/avatars/7/ingest", json={"paths": ["a.md"], "force": True})
+        assert (accepted.status_code, accepted.headers["location"]) == (202, f"/users/a%20b/jobs/{EXAMPLE_JOB.job_id}")
+        waited = await client.post("/users/a%20b/avatars/7/ingest?wait_s=5")
+        assert waited.status_code == 200 and waited.json()["documents"]
+        assert (await client.post("/users/a%20b/avatars/7/ingest?wait_s=1e9")).status_code == 400
+    first = app.app.state.service.jobs.requests[0]
+    assert (first.user_id, first.avatar_id, first.kind, first.paths, first.force) == (
+        "a b",
+        "7",
+        "ingest",
+        ["a.md"],
+        True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from functools import cache
@@ -70,11 +71,20 @@ async def ask(
         scope["headers"].append((b"authorization", b"Bearer " + token))
     sent: list[dict[str, Any]] = []
 
+    parts: list[dict[str, Any]] = [{"type": "http.request", "body": body, "more_body": False}]
+    complete = asyncio.Event()
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if parts:
+            return parts.pop()
+        # As a server says it: when the answer is complete.
+        await complete.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            complete.set()
 
     await app(scope, receive, send)  # type: ignore[arg-type]
     headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}

@@ -1,0 +1,208 @@
+"""One run of a job: a sync whose outcomes are noted while it goes on.
+
+A run may be cut off anywhere. The next one compares bucket and registry again, finds what was committed unchanged, and
+keeps what the run before it noted. So nothing is done twice but the look.
+
+A run ends by itself if its job is not its own any more (cancelled, or taken over), and if nothing was done for
+``STALLED_S``. A job under which ``MOST_DEATHS`` workers died, and none of them got further, is not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from vectorpool.documents.ingest import Ingestor
+from vectorpool.documents.reports import DocumentOutcome, IngestProgress
+from vectorpool.errors import (
+    CommitConflict,
+    InternalError,
+    JobStalled,
+    JobsUnavailable,
+    TryAgain,
+    VectorpoolError,
+    WorkerDied,
+)
+from vectorpool.jobs.store import MOST_DOCUMENTS, JobStore, Work
+from vectorpool.jobs.views import JobCounts, JobState
+from vectorpool.sources import Sources
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+MOST_DEATHS: Final = 5
+STALLED_S: Final = 900.0
+_NOTE_EVERY_S: Final = 0.5
+# Outcomes that wait for a database that does not answer; further ones are counted only.
+_MOST_NOTES: Final = 2 * MOST_DOCUMENTS
+_DATABASE_S: Final = 300.0
+
+
+class Superseded(Exception):
+    """The job is not this run's any more."""
+
+
+class Runner:
+    """Runs jobs of one worker. ``ingestor`` is asked for when the first one begins: it may have to load a model."""
+
+    def __init__(self, store: JobStore, ingestor: Callable[[], Awaitable[Ingestor]], sources: Sources) -> None:
+        self._store = store
+        self._ingestor = ingestor
+        self._sources = sources
+
+    async def run(self, job_id: str, attempt: int) -> None:
+        """Run a job to its end. Raises what may pass later: the engine starts another run then, after a while."""
+        work = await self._persist(lambda: self._store.begin(job_id, attempt))
+        if work is None:
+            return
+        if work.deaths >= MOST_DEATHS:
+            died = WorkerDied(
+                f"{work.deaths} workers died while they worked on the job, the last one at {work.path!r}. Look at that "
+                "document, then retry the job."
+            )
+            await self._finish(work, _Notes(work), "failed", died)
+            return
+        notes = _Notes(work)
+        try:
+            commit = await self._sync(work, notes)
+        except Superseded:
+            return
+        except (TryAgain, CommitConflict):
+            await self._note(work, notes, is_pausing=True)
+            raise
+        except VectorpoolError as error:
+            await self._finish(work, notes, "failed", error)
+        except Exception:
+            logger.exception("a job failed unexpectedly")
+            await self._finish(
+                work, notes, "failed", InternalError("The job failed for a reason of ours; see the log.")
+            )
+        else:
+            await self._finish(work, notes, "done", commit=commit)
+
+    async def give_up(self, job_id: str, attempt: int, error: VectorpoolError) -> None:
+        """End a job that failed as often as it may."""
+        work = await self._persist(lambda: self._store.begin(job_id, attempt))
+        if work is not None:
+            await self._finish(work, _Notes(work), "failed", error)
+
+    async def _sync(self, work: Work, notes: _Notes) -> int:
+        ingestor = await self._ingestor()
+        sync = asyncio.create_task(
+            ingestor.sync(
+                work.user_id,
+                work.avatar_id,
+                work.paths,
+                notes.done,
+                force=work.force,
+                choice=work.choice,
+                fresh=frozenset(path for path, outcome in work.done.items() if outcome.status == "ingested"),
+                progress=notes.progress,
+            )
+        )
+        try:
+            changed, changed_s = notes.changes, self._sources.monotonic_s()
+            while not sync.done():
+                await asyncio.wait([sync], timeout=_NOTE_EVERY_S)
+                if notes.changes != changed:
+                    changed, changed_s = notes.changes, self._sources.monotonic_s()
+                elif self._sources.monotonic_s() - changed_s > STALLED_S:
+                    raise JobStalled(f"Nothing was done for {STALLED_S:.0f} seconds, the last at {notes.path!r}.")
+                if not sync.done():
+                    await self._note(work, notes)
+            return sync.result()
+        finally:
+            sync.cancel()
+            await asyncio.gather(sync, return_exceptions=True)
+
+    async def _note(self, work: Work, notes: _Notes, *, is_pausing: bool = False) -> None:
+        """Store what was done since. A database that does not answer is asked again with the next note."""
+        outcomes, notes.waiting = notes.waiting, []
+        with contextlib.suppress(JobsUnavailable):
+            try:
+                is_ours = await asyncio.to_thread(
+                    self._store.note,
+                    work.job_id,
+                    work.run,
+                    outcomes,
+                    notes.counts,
+                    notes.path,
+                    is_pausing=is_pausing,
+                )
+            except JobsUnavailable:
+                notes.waiting = (outcomes + notes.waiting)[:_MOST_NOTES]
+                raise
+            if not is_ours and not is_pausing:
+                raise Superseded
+
+    async def _finish(
+        self, work: Work, notes: _Notes, state: JobState, error: VectorpoolError | None = None, *, commit: int = 0
+    ) -> None:
+        def finish() -> bool:
+            if notes.waiting or notes.changes:
+                self._store.note(work.job_id, work.run, notes.waiting, notes.counts, None)
+                notes.waiting = []
+            code, reason = (None, None) if error is None else (error.code, error.detail)
+            return self._store.finish(work.job_id, work.run, state, commit=commit, code=code, reason=reason)
+
+        await self._persist(finish)
+
+    async def _persist(self, attempt: Callable[[], T]) -> T:
+        """Return what a blocking call of the store returns; repeat it while the database does not answer, for long."""
+        until_s = self._sources.monotonic_s() + _DATABASE_S
+        while True:
+            try:
+                return await asyncio.to_thread(attempt)
+            except JobsUnavailable:
+                if self._sources.monotonic_s() > until_s:
+                    raise
+                await self._sources.sleep(0.5 + self._sources.random())
+
+
+class _Notes:
+    """What a run did and has not stored yet, and its counts, which go on from those of the run before."""
+
+    def __init__(self, work: Work) -> None:
+        self.waiting: list[DocumentOutcome] = []
+        self.counts = JobCounts()
+        self.path = work.path
+        self.changes = 0
+        self._before = dict(work.done)
+        self._stored = len(work.done)
+        self._stored_failed = 0
+        for outcome in work.done.values():
+            self._count(outcome)
+
+    def _count(self, outcome: DocumentOutcome) -> None:
+        counts = self.counts
+        setattr(counts, outcome.status, getattr(counts, outcome.status) + 1)
+        counts.chunks += outcome.chunks if outcome.status == "ingested" else 0
+        counts.tokens += outcome.tokens
+        counts.total = max(counts.total, counts.done)
+
+    def done(self, outcome: DocumentOutcome) -> None:
+        """Take an outcome of the sync."""
+        self.changes += 1
+        before = self._before.pop(outcome.path, None)
+        if before is not None:
+            if outcome.status == "unchanged":
+                # The run before it committed the document, and this one found it so.
+                return
+            setattr(self.counts, before.status, getattr(self.counts, before.status) - 1)
+        self._count(outcome)
+        failed = outcome.status == "failed"
+        if before is not None or self._stored < MOST_DOCUMENTS:
+            self._stored += before is None
+            self.waiting.append(outcome)
+        elif failed and self._stored_failed < MOST_DOCUMENTS:
+            self._stored_failed += 1
+            self.waiting.append(outcome)
+
+    def progress(self, progress: IngestProgress) -> None:
+        """Take the progress of the sync."""
+        self.changes += 1
+        self.path = progress.path
+        self.counts.total = max(self.counts.total, progress.documents_total)

@@ -1,0 +1,395 @@
+"""The record of jobs: what callers are shown, in two tables beside those of DBOS.
+
+DBOS decides which process runs what and when; this record says what was asked for and what came of it. Each start of a
+job takes the next ``run`` number, and one that writes with an older one is told that it runs the job no more: so a
+process that was thought dead, or a job that was cancelled, stops at its next note. All functions block.
+
+*Bounds.* ``user_jobs`` waiting jobs a user; ``MOST_DOCUMENTS`` outcomes of a job, and as many failed ones beside them;
+finished jobs are deleted after ``jobs_retention_s``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from vectorpool.commands import PipelineChoice
+from vectorpool.documents.reports import DocumentOutcome
+from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobState
+from vectorpool.sources import Sources
+
+MOST_DOCUMENTS: Final = 10_000
+# Paths of one job; a sync of more is one of the whole avatar.
+_MOST_PATHS: Final = 500
+_DELETED_AT_ONCE: Final = 200
+
+_metadata = sa.MetaData()
+_jobs = sa.Table(
+    "vectorpool_jobs",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.Text, nullable=False),
+    sa.Column("avatar_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    # JSON: the paths, or null for the whole avatar.
+    sa.Column("paths", sa.Text, nullable=False),
+    sa.Column("force", sa.Boolean, nullable=False),
+    # JSON: how to cut this time, or null for as the avatar does.
+    sa.Column("choice", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("run", sa.Integer, nullable=False),
+    # Runs that ended without a note of anything done: their workers died.
+    sa.Column("deaths", sa.Integer, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("touched_ms", sa.BigInteger, nullable=False),
+    sa.Column("started_ms", sa.BigInteger),
+    sa.Column("finished_ms", sa.BigInteger),
+    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("commit", sa.BigInteger, nullable=False),
+    sa.Column("path", sa.Text),
+    sa.Column("code", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
+    sa.Index("vectorpool_jobs_by_state", "state", "touched_ms"),
+)
+_documents = sa.Table(
+    "vectorpool_job_documents",
+    _metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("outcome", sa.LargeBinary, nullable=False),
+)
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A job that begins to run: what it is to do, and what an earlier run of it did."""
+
+    job_id: str
+    user_id: str
+    avatar_id: str
+    paths: list[str] | None
+    force: bool
+    choice: PipelineChoice | None
+    run: int
+    deaths: int
+    path: str | None
+    done: dict[str, DocumentOutcome]
+
+
+class JobStore:
+    """The tables over one engine. Raises JobsUnavailable if the database does not answer."""
+
+    def __init__(self, engine: sa.Engine, sources: Sources, *, user_jobs: int, is_shared: bool) -> None:
+        self._engine = engine
+        self._sources = sources
+        self._user_jobs = user_jobs
+        self._is_shared = is_shared
+
+    def create(self) -> None:
+        """Create the tables where they are missing."""
+        with self._begin() as db:
+            if self._is_shared:
+                # Workers that start together.
+                db.execute(sa.text("SELECT pg_advisory_xact_lock(7682341905)"))
+            _metadata.create_all(db)
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as db:
+                if not self._is_shared:
+                    # The driver begins only before the first change, and what was read before may have changed then.
+                    db.exec_driver_sql("BEGIN IMMEDIATE")
+                yield db
+        except sa.exc.DBAPIError as error:
+            raise JobsUnavailable(f"The database of jobs does not answer: {type(error.orig).__name__}.") from error
+
+    # --- Callers -------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        user_id: str,
+        avatar_id: str,
+        kind: JobKind,
+        paths: Sequence[str] | None,
+        force: bool,
+        choice: PipelineChoice | None = None,
+    ) -> tuple[Job, bool]:
+        """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
+        with self._begin() as db:
+            if kind == "sync" and (row := self._waiting(db, user_id, avatar_id)) is not None:
+                known = msgspec.json.decode(row.paths, type=list[str] | None)
+                joined = None if known is None or paths is None else sorted({*known, *paths})
+                if joined is not None and len(joined) > _MOST_PATHS:
+                    joined = None
+                self._update(db, row.id, paths=_json(joined))
+                return self._job(self._row(db, user_id, row.id)), False
+            of_user = sa.select(sa.func.count()).where(_jobs.c.user_id == user_id, _jobs.c.state == "queued")
+            if db.execute(of_user).scalar_one() >= self._user_jobs:
+                raise QueueFull(
+                    f"{self._user_jobs} jobs of the user are waiting (user_jobs). Wait for them, or cancel some."
+                )
+            now_ms = self._sources.now_ms()
+            job_id = f"{now_ms:013d}-{self._sources.uuid()[:12]}"
+            db.execute(
+                sa.insert(_jobs).values(
+                    id=job_id,
+                    user_id=user_id,
+                    avatar_id=avatar_id,
+                    kind=kind,
+                    state="queued",
+                    paths=_json(None if paths is None else list(paths)),
+                    force=force,
+                    choice=_json(choice),
+                    attempt=1,
+                    run=0,
+                    deaths=0,
+                    created_ms=now_ms,
+                    touched_ms=now_ms,
+                    counts=_json(JobCounts()),
+                    commit=0,
+                    version=1,
+                )
+            )
+            return self._job(self._row(db, user_id, job_id)), True
+
+    def _waiting(self, db: sa.Connection, user_id: str, avatar_id: str) -> Any:
+        found = sa.select(_jobs).where(
+            _jobs.c.user_id == user_id,
+            _jobs.c.avatar_id == avatar_id,
+            _jobs.c.kind == "sync",
+            _jobs.c.state == "queued",
+        )
+        # With SQLite every transaction here is alone.
+        return db.execute(found.order_by(_jobs.c.id.desc()).limit(1).with_for_update()).first()
+
+    def show(self, user_id: str, job_id: str, limit: int, after: str) -> Job:
+        """Return a job with at most ``limit`` of its documents. Raises JobNotFound."""
+        with self._begin() as db:
+            job = self._job(self._row(db, user_id, job_id))
+            if not limit:
+                return job
+            rows = db.execute(
+                sa.select(_documents.c.path, _documents.c.outcome)
+                .where(_documents.c.job_id == job_id, _documents.c.path > after)
+                .order_by(_documents.c.path)
+                .limit(limit + 1)
+            ).all()
+        job.documents = [msgspec.json.decode(row.outcome, type=DocumentOutcome) for row in rows[:limit]]
+        job.next_after = rows[limit - 1].path if len(rows) > limit else None
+        return job
+
+    def page(
+        self, user_id: str, avatars: Sequence[str] | None, state: JobState | None, limit: int, after: str
+    ) -> JobPage:
+        """Return a user's jobs, newest first."""
+        wanted = sa.select(_jobs).where(_jobs.c.user_id == user_id)
+        if avatars is not None:
+            wanted = wanted.where(_jobs.c.avatar_id.in_(avatars))
+        if state is not None:
+            wanted = wanted.where(_jobs.c.state == state)
+        if after:
+            wanted = wanted.where(_jobs.c.id < after)
+        with self._begin() as db:
+            rows = db.execute(wanted.order_by(_jobs.c.id.desc()).limit(limit + 1)).all()
+        return JobPage([self._job(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
+
+    def cancel(self, user_id: str, job_id: str) -> tuple[Job, bool]:
+        """End a job that is not finished; return it, and whether it was so."""
+        with self._begin() as db:
+            row = self._row(db, user_id, job_id, lock=True)
+            if row.state in FINISHED:
+                return self._job(row), False
+            self._update(db, job_id, state="cancelled", finished_ms=self._sources.now_ms())
+            return self._job(self._row(db, user_id, job_id)), True
+
+    def retry(self, user_id: str, job_id: str) -> Job:
+        """Take what failed of a finished job again: the failed documents, or all if the job itself ended early.
+
+        Raises JobUnfinished, LimitExceeded if nothing failed.
+        """
+        with self._begin() as db:
+            row = self._row(db, user_id, job_id, lock=True)
+            if row.state not in FINISHED:
+                raise JobUnfinished(f"The job is {row.state}. Wait until it is finished, or cancel it.")
+            paths = row.paths
+            if row.state == "done":
+                failed = (_documents.c.job_id == job_id) & (_documents.c.status == "failed")
+                named = [r.path for r in db.execute(sa.select(_documents.c.path).where(failed)).all()]
+                if not named:
+                    raise LimitExceeded("No document of the job failed, so there is nothing to take again.")
+                paths = _json(sorted(named))
+            db.execute(sa.delete(_documents).where(_documents.c.job_id == job_id))
+            self._update(
+                db,
+                job_id,
+                state="queued",
+                paths=paths,
+                attempt=row.attempt + 1,
+                deaths=0,
+                finished_ms=None,
+                code=None,
+                reason=None,
+                path=None,
+                counts=_json(JobCounts()),
+            )
+            return self._job(self._row(db, user_id, job_id))
+
+    # --- Workers -------------------------------------------------------------------------------------
+
+    def begin(self, job_id: str, attempt: int) -> Work | None:
+        """Begin a run of a job; return its work, or None if there is nothing to run: it was cancelled, for example."""
+        with self._begin() as db:
+            row = db.execute(sa.select(_jobs).where(_jobs.c.id == job_id).with_for_update()).first()
+            if row is None or row.attempt != attempt or row.state in FINISHED:
+                return None
+            stored = db.execute(
+                sa.select(_documents.c.path, _documents.c.outcome).where(_documents.c.job_id == job_id)
+            ).all()
+            deaths = row.deaths + (row.state == "running")
+            started_ms = row.started_ms if row.state == "running" else self._sources.now_ms()
+            self._update(db, job_id, state="running", run=row.run + 1, deaths=deaths, started_ms=started_ms)
+        return Work(
+            job_id=job_id,
+            user_id=row.user_id,
+            avatar_id=row.avatar_id,
+            paths=msgspec.json.decode(row.paths, type=list[str] | None),
+            force=row.force,
+            choice=msgspec.json.decode(row.choice, type=PipelineChoice | None),
+            run=row.run + 1,
+            deaths=deaths,
+            path=row.path,
+            done={r.path: msgspec.json.decode(r.outcome, type=DocumentOutcome) for r in stored},
+        )
+
+    def note(
+        self,
+        job_id: str,
+        run: int,
+        outcomes: Sequence[DocumentOutcome],
+        counts: JobCounts,
+        path: str | None,
+        *,
+        is_pausing: bool = False,
+    ) -> bool:
+        """Note what was done; return whether the job is still this run's.
+
+        ``is_pausing``: the run ends, to be followed by another one, and its end is no death.
+        """
+        with self._begin() as db:
+            values: dict[str, Any] = {"counts": _json(counts), "path": path}
+            if is_pausing:
+                values["deaths"] = _jobs.c.deaths - 1
+            elif outcomes:
+                values["deaths"] = 0
+            if not self._update(db, job_id, run=run, **values):
+                return False
+            if outcomes:
+                latest = {outcome.path: outcome for outcome in outcomes}
+                named = sa.and_(_documents.c.job_id == job_id, _documents.c.path.in_(list(latest)))
+                db.execute(sa.delete(_documents).where(named))
+                rows = [
+                    {"job_id": job_id, "path": path, "status": each.status, "outcome": msgspec.json.encode(each)}
+                    for path, each in latest.items()
+                ]
+                db.execute(sa.insert(_documents), rows)
+        return True
+
+    def finish(
+        self, job_id: str, run: int, state: JobState, *, commit: int, code: str | None, reason: str | None
+    ) -> bool:
+        """End a run with its job; return whether the job was still this run's."""
+        with self._begin() as db:
+            now_ms = self._sources.now_ms()
+            ended = {"state": state, "finished_ms": now_ms, "code": code, "reason": reason, "path": None}
+            if commit:
+                ended["commit"] = commit
+            return self._update(db, job_id, run=run, **ended)
+
+    def waiting_since(self, before_ms: int, limit: int) -> list[tuple[str, int, str]]:
+        """Return (id, attempt, user) of queued and running jobs that nothing touched since."""
+        with self._begin() as db:
+            rows = db.execute(
+                sa.select(_jobs.c.id, _jobs.c.attempt, _jobs.c.user_id)
+                .where(_jobs.c.state.in_(("queued", "running")), _jobs.c.touched_ms < before_ms)
+                .order_by(_jobs.c.touched_ms)
+                .limit(limit)
+            ).all()
+        return [(row.id, row.attempt, row.user_id) for row in rows]
+
+    def touch(self, job_id: str) -> None:
+        """Note that a job was looked at."""
+        with self._begin() as db:
+            db.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(touched_ms=self._sources.now_ms()))
+
+    def collect(self, before_ms: int) -> int:
+        """Delete jobs that were finished before; return how many, a bounded number."""
+        with self._begin() as db:
+            ids = [
+                row.id
+                for row in db.execute(
+                    sa.select(_jobs.c.id)
+                    .where(_jobs.c.state.in_(tuple(FINISHED)), _jobs.c.finished_ms < before_ms)
+                    .limit(_DELETED_AT_ONCE)
+                ).all()
+            ]
+            if ids:
+                db.execute(sa.delete(_documents).where(_documents.c.job_id.in_(ids)))
+                db.execute(sa.delete(_jobs).where(_jobs.c.id.in_(ids)))
+        return len(ids)
+
+    # --- Rows ----------------------------------------------------------------------------------------
+
+    def _row(self, db: sa.Connection, user_id: str, job_id: str, *, lock: bool = False) -> Any:
+        found = sa.select(_jobs).where(_jobs.c.id == job_id, _jobs.c.user_id == user_id)
+        row = db.execute(found.with_for_update() if lock else found).first()
+        if row is None:
+            more = (
+                ""
+                if self._is_shared
+                else " This instance keeps its jobs in a file of its own: if another one took the job, ask that one, "
+                "or let all of them share PostgreSQL (VECTORPOOL_JOBS_URL)."
+            )
+            raise JobNotFound(f"The user has no job of this id, or it was finished long ago.{more}")
+        return row
+
+    def _update(self, db: sa.Connection, job_id: str, *, run: int | None = None, **values: Any) -> bool:
+        """Change a job; with ``run`` and no new state it must be that run's, and running."""
+        changed = sa.update(_jobs).where(_jobs.c.id == job_id)
+        if values.get("state") == "running":
+            values["run"] = run
+        elif run is not None:
+            changed = changed.where(_jobs.c.run == run, _jobs.c.state == "running")
+        values |= {"touched_ms": self._sources.now_ms(), "version": _jobs.c.version + 1}
+        return db.execute(changed.values(**values)).rowcount > 0
+
+    @staticmethod
+    def _job(row: Any) -> Job:
+        return Job(
+            job_id=row.id,
+            state=row.state,
+            avatar_id=row.avatar_id,
+            kind=row.kind,
+            created_ms=row.created_ms,
+            attempt=row.attempt,
+            started_ms=row.started_ms,
+            finished_ms=row.finished_ms,
+            counts=msgspec.json.decode(row.counts, type=JobCounts),
+            commit=row.commit,
+            path=row.path,
+            code=row.code,
+            reason=row.reason,
+            version=row.version,
+        )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

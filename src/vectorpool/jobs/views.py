@@ -1,0 +1,82 @@
+"""What callers are shown of jobs."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from vectorpool.documents.reports import DocumentOutcome
+
+JobState = Literal["queued", "running", "done", "failed", "cancelled"]
+# ``ingest``: somebody asked for it; ``sync``: a document was put or deleted, or found out of step.
+JobKind = Literal["ingest", "sync"]
+FINISHED: Final = frozenset({"done", "failed", "cancelled"})
+
+
+class JobCounts(msgspec.Struct):
+    """Documents by outcome, those seen so far (``total``), and the chunks and tokens that were embedded."""
+
+    total: int = 0
+    ingested: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    missing: int = 0
+    failed: int = 0
+    chunks: int = 0
+    tokens: int = 0
+
+    @property
+    def done(self) -> int:
+        """Return how many documents have an outcome."""
+        return self.ingested + self.unchanged + self.removed + self.missing + self.failed
+
+
+class Job(msgspec.Struct, omit_defaults=True):
+    """One job. Times are in ms since 1970.
+
+    ``state``: ``done`` also if documents failed, each with its reason; ``failed`` if the job itself did, with ``code``
+    and ``reason``. ``attempt`` counts the retries that were asked for. ``path`` is the document it works on.
+    ``documents`` is a page by path, after which ``next_after`` asks for the next; beyond 10,000 only failed ones are
+    kept, up to as many. ``version`` changes whenever anything of the job does.
+    """
+
+    job_id: str
+    state: JobState
+    avatar_id: str
+    kind: JobKind
+    created_ms: int
+    attempt: int = 1
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    counts: JobCounts = msgspec.field(default_factory=JobCounts)
+    commit: int = 0
+    path: str | None = None
+    code: str | None = None
+    reason: str | None = None
+    documents: list[DocumentOutcome] | None = None
+    next_after: str | None = None
+    version: int = 0
+
+
+class JobPage(msgspec.Struct, omit_defaults=True):
+    """A user's jobs, newest first, without their documents; ``next_after`` asks for the next page."""
+
+    jobs: list[Job]
+    next_after: str | None = None
+
+
+# As the documents of the API show one.
+EXAMPLE_JOB: Final = Job(
+    job_id="1780000000000-0a1b2c3d-000",
+    state="done",
+    avatar_id="7",
+    kind="ingest",
+    created_ms=1_780_000_000_000,
+    started_ms=1_780_000_000_250,
+    finished_ms=1_780_000_002_000,
+    counts=JobCounts(total=1, ingested=1, chunks=6, tokens=1100),
+    commit=18,
+    documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6, tokens=1100, seconds=1.4)],
+    version=5,
+)

@@ -1,0 +1,65 @@
+"""A PostgreSQL server of a test's own, where its programs are installed."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+
+def programs() -> Path | None:
+    """Return the directory of ``initdb`` and ``pg_ctl``, or None."""
+    for each in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (each / "initdb").exists():
+            return each
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+class Postgres:
+    """One server over one directory; it can be killed and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._programs = programs()
+        # It refuses to run as root, and its user must reach its directory.
+        self._user = "postgres" if os.geteuid() == 0 else None
+        self._data = directory / "data"
+        directory.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        if self._user:
+            account = pwd.getpwnam(self._user)
+            os.chown(directory, account.pw_uid, account.pw_gid)
+        self._run("initdb", "-D", str(self._data), "-U", "test", "-A", "trust", "--no-sync", "-E", "UTF8")
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"postgresql://test@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        log = str(self._data.parent / "log")
+        self._run("pg_ctl", "-D", str(self._data), "-o", options, "-l", log, "-w", "-t", "60", "start")
+
+    def kill(self) -> None:
+        """End it at once, as if the machine had failed."""
+        self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        assert self._programs is not None
+        subprocess.run(
+            [str(self._programs / program), *arguments],
+            check=True,
+            user=self._user,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+        )
