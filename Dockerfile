@@ -35,10 +35,10 @@ COPY src ./src
 RUN uv pip install --quiet --no-cache --no-deps --python /opt/vectorpool .
 
 FROM build AS build-full
-RUN uv sync --locked --no-default-groups --group image --no-install-project --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --group image --no-install-project --no-cache
 COPY README.md LICENSE NOTICE ./
 COPY src ./src
-RUN uv sync --locked --no-default-groups --group image --no-editable --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --group image --no-editable --no-cache
 
 # What every image has. /tmp is the one place that the service writes to; the rest may be read-only.
 FROM ${BASE} AS runtime
@@ -63,10 +63,10 @@ CMD ["serve"]
 
 # For work on the service: `docker compose watch` copies changed sources into it and starts it again.
 FROM build AS dev
-RUN uv sync --locked --no-default-groups --group image --no-install-project --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --group image --no-install-project --no-cache
 COPY README.md LICENSE NOTICE ./
 COPY src ./src
-RUN uv sync --locked --no-default-groups --group image --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --group image --no-cache
 ENV PATH=/opt/vectorpool/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     VECTORPOOL_HOST=0.0.0.0 \

@@ -33,6 +33,7 @@ from vectorpool.audit import Audit
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import open_embedder
+from vectorpool.extraction.workshop import Workshop
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.identity.authority import Authority
 from vectorpool.jobs.client import Jobs
@@ -99,7 +100,9 @@ async def open_service(
         await _all(probe(bucket, sources=sources), embedder.start(), started, authority.prepare())
         await _all(authority.open(bucket), allowances.open(bucket))
         library = DocumentLibrary(bucket, settings)
-        ingestor = Ingestor(library, embedder, router, settings)
+        workshop = Workshop(settings)
+        stack.push_async_callback(workshop.close)
+        ingestor = Ingestor(library, embedder, router, settings, sources, workshop=workshop)
         audit = Audit(bucket, settings, sources)
         stack.push_async_callback(audit.close)
         supervisor = Supervisor(sources)

@@ -170,3 +170,31 @@ PROTOCOL_IDS: Final = Most("ids", 50_000)
 # Bytes of all regular expressions of a filter. They are compiled again for each record.
 FILTER_PATTERN_BYTES: Final = Most("bytes of regular expressions", 4096)
 FILTER_BYTES: Final = Most("bytes of filter", 8 * 1024**2)
+
+# --- Documents ----------------------------------------------------------------------------------------
+
+# Characters of the text of one document: ten books. All of them are in memory at once, in the reading process and here.
+EXTRACTED_CHARACTERS: Final = 16 * 1024**2
+# Bytes of the text and its places, as the reading process answers them.
+EXTRACT_BYTES: Final = 96 * 1024**2
+# Bytes of one unpacked file of an archive, of all of them together, their number, and archives inside each other.
+EXTRACTED_MEMBER_BYTES: Final = 64 * 1024**2
+ARCHIVE_BYTES: Final = 256 * 1024**2
+ARCHIVE_MEMBERS: Final = 2000
+ARCHIVE_DEPTH: Final = 3
+# Texts, or chunks of a text, and characters of one call that only embeds.
+EMBED_TEXTS: Final = Most("texts", 1000)
+EMBED_CHARACTERS: Final = Most("characters", 4 * 1024**2)
+# A stream of records: bytes of a line, and what is gathered into one commit. A stream has one batch in memory, and its
+# line; this many streams are under way on an instance, and for one user.
+STREAM_LINE_BYTES: Final = Most("bytes in one line", 8 * 1024**2)
+STREAM_BATCH_RECORDS: Final = 500
+STREAM_BATCH_BYTES: Final = 4 * 1024**2
+STREAMS: Final = 64
+STREAMS_OF_USER: Final = 4
+# Seconds for which an upload URL is good.
+UPLOAD_URL_S: Final = Bound("expires_s", 1, 86_400)
+# Descriptors of the process that reads one document.
+READING_DESCRIPTORS: Final = 64
+# Documents that wait for a reading process of an instance.
+READING_QUEUE: Final = 1000

@@ -16,6 +16,7 @@ Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
 EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
 Space = Literal["cosine", "l2", "ip"]
+ChunkStrategy = Literal["auto", "tokens", "sentences", "markdown", "rows", "code", "none"]
 
 
 def _setting(text: str, **bounds: Any) -> Meta:
@@ -279,13 +280,8 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_requests: Annotated[
         int, _setting("Most requests under way at once on the instance, then 429", ge=1, le=1_000_000)
     ] = 4096
-
     max_body_bytes_under_way: Annotated[
-        int,
-        _setting(
-            "Most bytes of request bodies that are under way on the instance; half of it for one user",
-            ge=1024,
-        ),
+        int, _setting("Most bytes of request bodies under way on the instance; half of it for one user", ge=1024)
     ] = 512 * 1024**2
 
     # Browsers
@@ -312,10 +308,7 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
         int, _setting("Most connections at once from one address (one /64 network of IPv6)", ge=1, le=1_000_000)
     ] = 1024
     trusted_proxies: Annotated[
-        str,
-        _setting(
-            "Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; that of others is ignored"
-        ),
+        str, _setting("Addresses or networks, separated by commas, whose X-Forwarded-For is trusted; no others are")
     ] = ""
     max_header_bytes: Annotated[
         int, _setting("Most bytes of a request's line and headers", ge=1024, le=16 * 1024**2)
@@ -359,9 +352,21 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     # Documents to records
     documents_collection: Annotated[str, _setting("Collection of the records made from documents")] = "documents"
+    chunk_strategy: Annotated[
+        ChunkStrategy, _setting("How documents are cut: auto is by their kind; an avatar may choose its own")
+    ] = "auto"
     chunk_tokens: Annotated[int, _setting("Most tokens of one chunk", ge=16, le=8192)] = 220
     chunk_overlap_tokens: Annotated[int, _setting("Most tokens repeated from the chunk before", ge=0, le=4096)] = 30
     max_document_bytes: Annotated[int, _setting("Largest source document", ge=1)] = 32 * 1024**2
+    extraction_processes: Annotated[
+        int, _setting("Most documents read at once, each in a process without rights", ge=1, le=64)
+    ] = 2
+    extraction_timeout_s: Annotated[
+        float, _setting("Longest time, and processor time, to read one document", gt=0, le=3600)
+    ] = 60.0
+    extraction_memory_bytes: Annotated[
+        int, _setting("Most memory of the process that reads one document", ge=256 * 1024**2)
+    ] = 1024**3
     max_document_chunks: Annotated[int, _setting("Most chunks of one document", ge=1, le=1_000_000)] = 200_000
 
     # Jobs
@@ -418,7 +423,6 @@ class Settings(LimitSettings, frozen=True, kw_only=True, forbid_unknown_fields=T
         float,
         _setting("Time that past states and documents are kept; backups keep states longer", ge=0, le=3_153_600_000),
     ] = 604_800.0
-
     erase_after_s: Annotated[
         float,
         _setting(

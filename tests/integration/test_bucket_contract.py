@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
+import httpx
 import pytest
 
-from vectorpool.objects.bucket import Bucket, ObjectChanged, ObjectExists, ObjectMissing
+from vectorpool.objects.bucket import Bucket, ObjectChanged, ObjectExists, ObjectMissing, UploadUrlsUnknown
 from vectorpool.objects.probe import PROBE_PREFIX, probe
 from vectorpool.objects.remote import RemoteBucket
 
@@ -310,3 +311,21 @@ async def _compares(bucket: Bucket) -> bool:
     )
     await bucket.delete("probe")
     return sum(isinstance(outcome, str) for outcome in tried) == 1
+
+
+async def test_an_upload_url_takes_the_bytes_of_one_object(bucket: Bucket) -> None:
+    """A store of the cloud takes a PUT there, without credentials and for that key alone; others say they cannot."""
+    key = "up/ü b+c.txt"
+    if not bucket.url.startswith("s3://"):
+        with pytest.raises(UploadUrlsUnknown):
+            await bucket.upload_url(key, 60)
+        return
+    url = await bucket.upload_url(key, 60)
+    async with httpx.AsyncClient(trust_env=False) as client:
+        # Moto does not check signatures.
+        checks = (await client.put(url.partition("?")[0], content=b"unsigned")).status_code == 403
+        assert (await client.put(url, content=b"uploaded")).is_success
+        assert (await bucket.get(key)).data == b"uploaded"
+        if checks:
+            assert (await client.put(url.replace("up/", "other/", 1), content=b"not here")).status_code == 403
+            assert [info.key for info in await bucket.list_objects("other/", limit=10)] == []

@@ -32,17 +32,21 @@ async def test_a_book_answers_questions_and_leaves_nothing_when_it_goes(settings
         await library.put("42", "7", "book.md", book.text.encode())
         await library.put("42", "7", "empty.txt", b"")
         report = await ingestor.ingest("42", "7")
-        assert [outcome.status for outcome in report.documents] == ["ingested", "ingested"]
+        assert [(outcome.status, outcome.code) for outcome in report.documents] == [
+            ("ingested", None),
+            ("failed", "document-empty"),
+        ]
         for fact in book.facts:
             first = matches(await ingestor.query("42", "7", fact.question, 3))
             assert any(fact.sentence in (match.document or "") for match in first)
         again = await ingestor.ingest("42", "7")
-        assert again.count("unchanged") == 2 and again.commit == report.commit
+        assert again.count("unchanged") == 1 and again.commit == report.commit
 
         await library.put("42", "7", "book.md", b"Plain text without a heading.")
         assert (await ingestor.ingest("42", "7")).count("ingested") == 1
         (only,) = matches(await ingestor.query("42", "7", "plain text", 10))
         assert only.document == "Plain text without a heading."
+        assert only.metadata is not None and len(only.metadata.pop("hash")) == 32
         assert only.metadata == {"path": "book.md", "chunk": 0, "start": 0, "end": 29}
 
         await library.delete("42", "7", "book.md")

@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.texts import standard_docstrings, write_book
 from vectorpool.documents.chunking import ChunkSize, split
-from vectorpool.documents.formats import extract_markdown
 from vectorpool.embedding import Embedder, open_embedder
 from vectorpool.errors import Misconfigured
+from vectorpool.extraction.markdown import extract_markdown
 from vectorpool.settings import Settings
 
 

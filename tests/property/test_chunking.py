@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from tests.support.texts import write_book
 from vectorpool.documents.chunking import Chunk, ChunkSize, split
-from vectorpool.documents.formats import Extract, extract_markdown, extract_text
 from vectorpool.embedding.tokens import Tokens, load_word_pieces
+from vectorpool.extraction.extracts import Extract
+from vectorpool.extraction.markdown import extract_markdown
+from vectorpool.extraction.plain_text import extract_text
 
 TOKENS = Tokens(load_word_pieces())
 

@@ -132,6 +132,9 @@ class Wire:
     async def copy(self, source: str, target: str) -> None:
         await self._send(lambda: self._far.copy(source, target))
 
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        return await self._far.upload_url(key, expires_s)
+
     async def delete(self, key: str) -> None:
         await self._send(lambda: self._far.delete(key))
 

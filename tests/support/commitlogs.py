@@ -122,6 +122,9 @@ class FaultyBucket:
         self._enter("copy", target)
         await self.inner.copy(source, target)
 
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        return await self.inner.upload_url(key, expires_s)
+
     async def delete(self, key: str) -> None:
         self._enter("delete", key)
         await self.inner.delete(key)

@@ -27,12 +27,14 @@ from vectorpool.commands import (
     DiscardParts,
     FindChunks,
     ForgetDocument,
+    GetPipeline,
     GetRecords,
     IngestDocument,
     KnownChunks,
     KnownDocument,
     ListIngested,
     PartsOf,
+    PipelineChoice,
     QueryRecords,
     SettleDocuments,
     StageChunks,
@@ -92,6 +94,7 @@ class MemoryShard:
         self.ingested: dict[tuple[str, str, str], IngestDocument] = {}
         # Documents whose rows a restore is said to have brought.
         self.restored: set[tuple[str, str, str]] = set()
+        self.pipelines: dict[tuple[str, str], PipelineChoice] = {}
         # Parts by (user, avatar, path, token) and number.
         self.parts: dict[tuple[str, str, str, str], dict[int, StageChunks]] = {}
         self.writes: list[str] = []
@@ -111,6 +114,8 @@ class MemoryShard:
         command = msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=WireCommand)
         if isinstance(command, ListIngested):
             return self._list(user_id, command)
+        if isinstance(command, GetPipeline):
+            return self._answer(self.pipelines.get((user_id, command.avatar_id), PipelineChoice()))
         if isinstance(command, QueryRecords):
             return self._query(user_id, command)
         if isinstance(command, SettleDocuments):

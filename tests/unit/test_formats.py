@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vectorpool.documents.formats import content_type_of, extract_markdown, extract_text, format_of
 from vectorpool.errors import UnsupportedFormat
+from vectorpool.extraction.formats import content_type_of, format_of, version_of
+from vectorpool.extraction.markdown import extract_markdown
+from vectorpool.extraction.plain_text import extract_text
 
 
 def sections_of(text: str) -> list[tuple[str | None, str]]:
@@ -20,21 +22,37 @@ def sections_of(text: str) -> list[tuple[str | None, str]]:
 )
 def test_a_suffix_names_the_format(path: str, name: str) -> None:
     """The last suffix counts, in any case."""
-    assert format_of(path).name == name
+    assert (entry := format_of(path)) is not None and entry.name == name
 
 
 def test_a_content_type_names_the_format_of_a_path_without_a_known_suffix() -> None:
     """The suffix is asked first, then the content type, with or without parameters."""
-    assert format_of("README", "text/markdown; charset=utf-8").name == "markdown"
-    assert format_of("notes.md", "text/plain").name == "markdown"
+    for path, kind in (("README", "text/markdown; charset=utf-8"), ("notes.md", "text/plain")):
+        assert (entry := format_of(path, kind)) is not None and entry.name == "markdown"
 
 
-@pytest.mark.parametrize("path", ["a.pdf", "Makefile", ".md", "dir.md/file", "a."])
-def test_an_unknown_format_is_refused_and_the_known_ones_are_named(path: str) -> None:
-    """The error says what is supported."""
-    with pytest.raises(UnsupportedFormat, match=r"Supported are \.md, .*\.txt") as caught:
+@pytest.mark.parametrize("path", ["Makefile", ".md", "dir.md/file", "a.", "a.unheardof"])
+def test_an_unknown_name_leaves_the_format_to_the_bytes(path: str) -> None:
+    """Its version is that of all formats: any of them may turn out to be it."""
+    assert format_of(path) is None
+    assert version_of(path).startswith("any/") and version_of("a.zip") == version_of(path)
+    assert version_of("a.md") == "markdown/1"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("a.png", "Recognise the text of a scan"),
+        ("b/c.DOC", "Save it as .docx"),
+        ("x.rar", "Pack it as .zip"),
+        ("y.exe", "binary"),
+    ],
+)
+def test_what_is_certainly_not_read_is_refused_by_its_name(path: str, says: str) -> None:
+    """The error says what to do instead, and which suffixes are read; nobody fetches the bytes."""
+    with pytest.raises(UnsupportedFormat, match=says) as caught:
         format_of(path)
-    assert ".md" in caught.value.extra["supported"]
+    assert ".pdf" in caught.value.extra["supported"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,14 +77,24 @@ async def test_documents_become_records_that_say_where_they_are_from() -> None:
     assert command.ids == ["guide.md#0000", "guide.md#0001"]
     assert command.collection == "documents" and command.size == 49
     assert command.documents == ["# Guide\n\nHello there.", "## Use\n\nPress the button."]
+    nowhere = {"page": None, "sheet": None, "member": None}
+    hashes = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in command.documents]
     assert command.metadatas == [
-        {"path": "guide.md", "chunk": 0, "start": 0, "end": 21, "heading": "Guide"},
-        {"path": "guide.md", "chunk": 1, "start": 23, "end": 48, "heading": "Guide > Use"},
+        {"path": "guide.md", "chunk": 0, "start": 0, "end": 21, "heading": "Guide", "hash": hashes[0], **nowhere},
+        {
+            "path": "guide.md",
+            "chunk": 1,
+            "start": 23,
+            "end": 48,
+            "heading": "Guide > Use",
+            "hash": hashes[1],
+            **nowhere,
+        },
     ]
     assert command.vectors.embedder == "test:hashing-64"
     vectors = np.frombuffer(command.vectors.data, "<f4").reshape(2, 64)
     assert np.array_equal(vectors, await world.embedder.embed(command.documents))
-    assert command.recipe == "test:hashing-64 markdown/1 chunks/1 tokens=220 overlap=30"
+    assert command.recipe == "test:hashing-64 markdown/1 chunks/2 auto tokens=220 overlap=30"
 
 
 async def test_a_chunk_without_a_heading_says_so() -> None:
@@ -92,7 +103,7 @@ async def test_a_chunk_without_a_heading_says_so() -> None:
     await world.put("a.txt", "plain text")
     await world.ingest()
     metadata = world.shard.ingested["42", "7", "a.txt"].metadatas[0]
-    assert metadata == {"path": "a.txt", "chunk": 0, "start": 0, "end": 10, "heading": None}
+    assert metadata["heading"] is None and "heading" in metadata and metadata["hash"]
 
 
 async def test_an_unchanged_document_is_neither_read_nor_embedded() -> None:
@@ -227,7 +238,7 @@ async def test_one_bad_document_fails_alone_and_says_why() -> None:
     assert sorted(reasons) == ["b-binary.txt", "b-nul.md", "c-latin.txt", "d-image.png", "e-long.txt", "f-huge.txt"]
     assert "not text" in reasons["b-binary.txt"] and "0xe9" in reasons["c-latin.txt"]
     assert "byte 14 is none" in reasons["b-nul.md"]
-    assert "Supported are" in reasons["d-image.png"] and "at most 2 are taken" in reasons["e-long.txt"]
+    assert "Pictures are not read" in reasons["d-image.png"] and "at most 2 are taken" in reasons["e-long.txt"]
     assert "limit is 1000" in reasons["f-huge.txt"]
     assert report.count("ingested") == 2
     codes = {outcome.path: outcome.code for outcome in report.documents}
@@ -251,15 +262,14 @@ async def test_named_paths_that_are_missing_or_invalid_fail_alone() -> None:
     assert statuses(report) == {"../up.txt": "failed", "a.txt": "ingested", "gone.txt": "failed"}
 
 
-async def test_an_empty_document_is_ingested_with_no_chunks() -> None:
-    """Blank text is no error: it is remembered, and not looked at again."""
+async def test_an_empty_document_fails_and_says_so() -> None:
+    """No bytes, and no text in them, are two reasons; no record is made, and nothing stops the others."""
     world = World()
     await world.put("empty.txt", "")
     await world.put("blank.md", "---\na: b\n---\n \n\n")
     report = await world.ingest()
-    assert [outcome.chunks for outcome in report.documents] == [0, 0] and report.count("ingested") == 2
-    assert world.shard.ingested["42", "7", "empty.txt"].vectors.data == b""
-    assert (await world.ingest()).count("unchanged") == 2
+    assert [outcome.code for outcome in report.documents] == ["document-without-text", "document-empty"]
+    assert not world.shard.ingested
 
 
 async def test_what_may_pass_later_is_tried_again() -> None:

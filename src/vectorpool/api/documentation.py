@@ -23,11 +23,11 @@ from litestar.openapi.spec import (
 from litestar.types import Method
 
 from vectorpool import answers
+from vectorpool.api import document_examples as examples
 from vectorpool.api import limit_shapes, requests, views
 from vectorpool.api.admin_examples import ADMIN_EXAMPLES
 from vectorpool.api.problems import COMMIT_HEADER, PROBLEM_BASE, PROBLEM_MEDIA_TYPE, Problem, problem_type
 from vectorpool.api.read_options import AT_PARAMETER, CONSISTENCY_HEADER, MIN_COMMIT_HEADER
-from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.errors import (
     CommitNotReached,
     DeadlineExceeded,
@@ -75,26 +75,6 @@ _RESIDENCY: Final = answers.Residency(
     dirty=False,
 )
 _STORED: Final = answers.Vectorstore(user_id="42", avatars=1, collections=2, records=540, bytes=1_261_568)
-_PASSAGE: Final = views.Passage(
-    id="handbook/warranty.md#0003",
-    path="handbook/warranty.md",
-    text="The warranty lasts two years.",
-    chunk=3,
-    start=1880,
-    end=2702,
-    distance=0.21,
-    heading="Warranty",
-    metadata={"path": "handbook/warranty.md", "chunk": 3, "start": 1880, "end": 2702, "heading": "Warranty"},
-)
-
-_DOCUMENT: Final = Document(
-    path="handbook/warranty.md",
-    size=5_120,
-    etag="9b2cf535f27731c9",
-    modified_ms=1_780_000_000_000,
-    content_type="text/markdown",
-)
-
 _COMMIT: Final = answers.Commit(
     commit=17,
     time_ms=1_780_000_000_000,
@@ -111,6 +91,7 @@ _COMMIT: Final = answers.Commit(
 _BACKUP: Final = answers.Backup(name="before-migration", commit=17, time_ms=1_780_000_000_000)
 
 ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
+    **examples.ANSWERS,
     answers.Collection: _COLLECTION,
     answers.CollectionPage: answers.CollectionPage(collections=[_COLLECTION], total=1),
     answers.Avatar: answers.Avatar(avatar_id="7", collections=1, records=540, documents=12),
@@ -140,8 +121,6 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
         ],
     ),
     views.UserView: views.UserView(user_id="42", commit=17, stored=cast(Any, _STORED), residency=cast(Any, _RESIDENCY)),
-    Document: _DOCUMENT,
-    DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
     views.Health: views.Health(status="live"),
     views.Readiness: views.Readiness(status="ready"),
     **ADMIN_EXAMPLES,
@@ -185,7 +164,6 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     answers.Backup: _BACKUP,
     answers.BackupPage: answers.BackupPage(backups=[_BACKUP]),
     answers.Forked: answers.Forked(user_id="43", commit=1),
-    views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
     Minted: Minted("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ0b2tlbiJ9.c2lnbmF0dXJl", "0a1b2c3d", 1_780_000_000_000, "k1"),
     Revocation: Revocation("0a1b2c3d", 1_780_000_000_000, 1_780_003_600_000),
     **limit_shapes.ANSWERS,
@@ -197,20 +175,19 @@ _RECORDS_EXAMPLE: Final = {
     ]
 }
 REQUEST_EXAMPLES: Final[dict[type[msgspec.Struct], Any]] = {
+    **examples.REQUESTS,
     requests.CreateCollectionBody: {"name": "notes", "metadata": {"source": "handbook"}, "hnsw": {"space": "cosine"}},
     requests.ModifyCollectionBody: {"name": "notes-2026"},
     requests.WriteRecordsBody: _RECORDS_EXAMPLE,
     requests.DeleteRecordsBody: {"ids": ["note-1"]},
     requests.GetRecordsBody: {"where": {"page": {"$gte": 3}}, "limit": 10},
     requests.QueryBody: {"texts": ["How long is the warranty?"], "n_results": 3},
-    requests.IngestBody: {"paths": ["handbook/warranty.md"]},
     requests.RestoreBody: {"commit": 17},
     requests.CreateBackupBody: {"commit": 17},
     requests.ForkBody: {"user_id": "43"},
     requests.KeepOpenBody: {"for_s": 3600},
     requests.MintTokenBody: {"users": ["42"], "access": "write", "ttl_s": 3600},
     requests.RevokeTokenBody: {"token_id": "0a1b2c3d", "expires_at_ms": 1_780_003_600_000},
-    requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
     **limit_shapes.BODIES,
 }
 

@@ -25,7 +25,6 @@ from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
 from vectorpool.api.views import PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
-from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.missing import with_missing
 from vectorpool.documents.questions import naming_documents
@@ -51,6 +50,7 @@ from vectorpool.errors import (
     UnsupportedFormat,
     UserNotFound,
 )
+from vectorpool.extraction.formats import content_type_of
 from vectorpool.jobs.protocol import Enqueue
 from vectorpool.jobs.views import FINISHED, Job
 from vectorpool.names import check_document_path
@@ -336,7 +336,8 @@ class Documents(Controller):
                 # Records may be left of documents that are gone; an avatar without either is not there.
                 await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
         jobs = jobs_of(request)
-        asked = Enqueue(jobs.number(), user_id, avatar_id, "ingest", body.paths, body.force)
+        choice = None if body.pipeline is None else body.pipeline.choice()
+        asked = Enqueue(jobs.number(), user_id, avatar_id, "ingest", body.paths, body.force, choice)
         answer = await request.context.within(jobs.request(asked), changes=True)
         job = msgspec.json.decode(answer, type=Job)
         status = 202

@@ -12,7 +12,7 @@ from vectorpool import answers
 from vectorpool.api.call import Call
 from vectorpool.api.responses import respond
 from vectorpool.api.views import DocumentPassages, Passage
-from vectorpool.commands import FindChunks, GetRecords, KnownChunks, KnownDocument, ListRestored
+from vectorpool.commands import FindChunks, GetRecords, KnownChunks, KnownDocument, ListRestored, PipelineChoice
 from vectorpool.errors import (
     AvatarNotFound,
     DocumentMissing,
@@ -41,6 +41,9 @@ def passage_of(match: answers.Match | answers.Record) -> Passage:
         distance=getattr(match, "distance", None) or 0.0,
         heading=metadata.get("heading"),
         metadata=metadata,
+        page=metadata.get("page"),
+        sheet=metadata.get("sheet"),
+        member=metadata.get("member"),
     )
 
 
@@ -49,22 +52,24 @@ def _whole(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-async def _known(request: Call, user_id: str, avatar_id: str, path: str) -> tuple[KnownDocument | None, int]:
-    """Return what the registry has of a document, and the commit that says so."""
+async def _known(
+    request: Call, user_id: str, avatar_id: str, path: str
+) -> tuple[KnownDocument | None, PipelineChoice, int]:
+    """Return what the registry has of a document, how it is cut, and the commit that says so."""
     try:
         answer = await request.execute(user_id, FindChunks(avatar_id=avatar_id, path=path, digest=""))
     except NotFound as error:
-        return None, error.extra.get("commit", 0)
-    found = msgspec.json.decode(answer.body, type=KnownChunks).documents
-    return (found[0] if found else None), answer.commit
+        return None, PipelineChoice(), error.extra.get("commit", 0)
+    found = msgspec.json.decode(answer.body, type=KnownChunks)
+    return (found.documents[0] if found.documents else None), found.choice, answer.commit
 
 
-def _in_step(request: Call, known: KnownDocument | None, path: str, etag: str) -> bool:
+def _in_step(request: Call, known: KnownDocument | None, choice: PipelineChoice, path: str, etag: str) -> bool:
     if known is None:
         return False
     ingestor, row = request.service.ingestor, known.document
     try:
-        wanted = (etag, ingestor.recipe(path), request.service.settings.documents_collection)
+        wanted = (etag, ingestor.recipe(path, choice), request.service.settings.documents_collection)
     except UnsupportedFormat:
         return False
     return not row.restored and (row.etag, row.recipe, row.collection) == wanted
@@ -76,15 +81,15 @@ async def step_header(request: Call, user_id: str, avatar_id: str, path: str, et
     The bytes do not depend on the vectorstore, so they are answered without it.
     """
     try:
-        known, _ = await _known(request, user_id, avatar_id, path)
+        known, choice, _ = await _known(request, user_id, avatar_id, path)
     except TryAgain:
         return {}
-    return {STEP_HEADER: "true" if _in_step(request, known, path, etag) else "false"}
+    return {STEP_HEADER: "true" if _in_step(request, known, choice, path, etag) else "false"}
 
 
 async def passages_of(request: Call, user_id: str, avatar_id: str, path: str, limit: int, offset: int) -> Response[Any]:
     """Return a page of a document's passages. Raises DocumentNotFound if it was not ingested."""
-    known, commit = await _known(request, user_id, avatar_id, path)
+    known, choice, commit = await _known(request, user_id, avatar_id, path)
     if known is None:
         raise DocumentNotFound(f"The document {path!r} was not ingested, so it has no passages. POST .../ingest first.")
     try:
@@ -98,7 +103,7 @@ async def passages_of(request: Call, user_id: str, avatar_id: str, path: str, li
         page = msgspec.json.decode((await request.execute(user_id, command)).body, type=answers.RecordPage)
         found = {record.id: passage_of(record) for record in page.records}
         passages = [found[record_id] for record_id in ids if record_id in found]
-    in_step = bool(etag) and _in_step(request, known, path, etag)
+    in_step = bool(etag) and _in_step(request, known, choice, path, etag)
     return respond(DocumentPassages(path, in_step, known.document.recipe, len(known.ids), passages), commit=commit)
 
 

@@ -13,12 +13,12 @@ import msgspec
 from msgspec import Meta
 
 from vectorpool import bounds
-from vectorpool.commands import Hnsw, Include
+from vectorpool.commands import Hnsw, Include, PipelineChoice
 from vectorpool.errors import MalformedJson
 from vectorpool.identity.claims import MAX_NAME_CHARS, MAX_TOKEN_ID_CHARS
 from vectorpool.identity.grants import DEFAULT_TTL_S, MAX_TTL_S
 from vectorpool.names import MAX_SEQ
-from vectorpool.settings import Space
+from vectorpool.settings import ChunkStrategy, Space
 from vectorpool.spelling import meant
 
 T = TypeVar("T")
@@ -237,11 +237,57 @@ class RevokeTokenBody(_Body, frozen=True):
     expires_at_ms: ExpiryMs | None = None
 
 
+class PipelineBody(_Body, frozen=True):
+    """How documents are cut. A field that is left out has the server's default."""
+
+    strategy: Annotated[ChunkStrategy | None, Meta(description="Where text is cut; auto is by the kind of text.")] = (
+        None
+    )
+    chunk_tokens: Annotated[int, Meta(ge=16, le=8192, description="Most tokens of a chunk.")] | None = None
+    chunk_overlap_tokens: (
+        Annotated[int, Meta(ge=0, le=4096, description="Most tokens repeated from the chunk before.")] | None
+    ) = None
+
+    def choice(self) -> PipelineChoice:
+        """Return it as a command carries it."""
+        return PipelineChoice(self.strategy, self.chunk_tokens, self.chunk_overlap_tokens)
+
+
+class EmbedBody(_Body, frozen=True):
+    """What to embed: texts, each as it is, or one text that is cut into chunks first. Nothing is stored."""
+
+    texts: Annotated[list[str] | None, Meta(description="Texts.", examples=[["The warranty lasts two years."]])] = None
+    text: Annotated[str | None, Meta(description="One text, of which each chunk is embedded.")] = None
+    pipeline: Annotated[PipelineBody | None, Meta(description="How text is cut; without it as documents are.")] = None
+
+
+class UploadUrlBody(_Body, frozen=True):
+    """Where a document will be put, and for how long the URL is good."""
+
+    path: Annotated[str, Meta(description="The document's path.", examples=["handbook/film-transcript.txt"])]
+    expires_s: Annotated[
+        int, Meta(ge=int(bounds.UPLOAD_URL_S.least), le=int(bounds.UPLOAD_URL_S.most), description="Seconds.")
+    ] = 900
+
+
+class StreamedRecordBody(_Body, frozen=True):
+    """A line of a stream: a record with a text that the server embeds, or an embedding, or both."""
+
+    id: RecordId
+    text: Annotated[str | None, Meta(description="The text.", examples=["The warranty lasts two years."])] = None
+    embedding: EmbeddingBody | None = None
+    metadata: MetadataBody | None = None
+
+
 class IngestBody(_Body, frozen=True):
     """The documents to ingest. Without ``paths``: all that changed; the chunks of deleted documents are deleted."""
 
     paths: Annotated[list[str] | None, Meta(description="Only these.", examples=[["handbook/warranty.md"]])] = None
     force: Annotated[bool, Meta(description="Also those that did not change.")] = False
+    pipeline: Annotated[
+        PipelineBody | None,
+        Meta(description="How to cut this time; the next ingest without it cuts as the avatar does."),
+    ] = None
 
 
 class PassageQueryBody(_Body, frozen=True):

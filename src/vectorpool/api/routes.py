@@ -22,10 +22,14 @@ from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
 from vectorpool.api.metrics import Metrics
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, avatar_namespace, own_namespace
+from vectorpool.api.pipelines import Pipelines
 from vectorpool.api.records import Records
+from vectorpool.api.streams import Streams
 from vectorpool.api.tokens import Tokens
 from vectorpool.api.transfers import TransferRoutes
+from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
+from vectorpool.api.vectors import Vectors
 from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
 
@@ -37,16 +41,16 @@ def native_routes() -> list[ControllerRouterHandler]:
     """Return the route handlers of the native API."""
     own = Router(
         USER_PATH,
-        route_handlers=[Collections, Records],
+        route_handlers=[Collections, Records, Streams],
         dependencies={"namespace": Provide(own_namespace, sync_to_thread=False)},
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Documents, Workers],
+        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
     operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
-    return [Users, History, Avatars, Jobs, own, of_avatar, Usage, *operators]
+    return [Users, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

@@ -8,8 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from vectorpool.answers import TaskView
+from vectorpool.commands import PipelineChoice
 from vectorpool.kept_documents import KeptSize
 from vectorpool.operating import ShardView
+from vectorpool.settings import ChunkStrategy
 
 
 class UserView(msgspec.Struct):
@@ -36,6 +38,9 @@ class Passage(msgspec.Struct):
     distance: float
     heading: str | None
     metadata: dict[str, Any]
+    page: int | None = None
+    sheet: str | None = None
+    member: str | None = None
 
 
 class PassagePage(msgspec.Struct, omit_defaults=True):
@@ -46,6 +51,49 @@ class PassagePage(msgspec.Struct, omit_defaults=True):
 
     results: list[list[Passage]]
     assumed_embedder: str | None = None
+
+
+class PipelineView(msgspec.Struct):
+    """How an avatar's documents are cut: what holds, within what the embedder reads, and what was chosen."""
+
+    strategy: ChunkStrategy
+    chunk_tokens: int
+    chunk_overlap_tokens: int
+    embedder: str
+    chosen: PipelineChoice
+
+
+class EmbeddedChunk(msgspec.Struct):
+    """A chunk of a text: its characters ``start`` up to ``end``."""
+
+    text: str
+    start: int
+    end: int
+    heading: str | None
+
+
+class Embeddings(msgspec.Struct, omit_defaults=True):
+    """Embeddings of texts, in their order, or of the chunks of a text."""
+
+    embedder: str
+    dimension: int
+    embeddings: list[list[float]]
+    chunks: list[EmbeddedChunk] | None = None
+
+
+class UploadUrl(msgspec.Struct):
+    """Where a document's bytes go: one request of this method, without a token, until ``expires_at_ms``."""
+
+    method: Literal["PUT"]
+    url: str
+    expires_at_ms: int
+
+
+class StreamReceipt(msgspec.Struct):
+    """What a stream wrote: records, and in how many commits."""
+
+    written: int
+    commits: int
 
 
 class Health(msgspec.Struct):

@@ -23,6 +23,7 @@ from vectorpool.commands import (
     DiscardParts,
     FindChunks,
     ForgetDocument,
+    GetPipeline,
     GetRecords,
     IngestDocument,
     ListIngested,
@@ -35,6 +36,7 @@ from vectorpool.jobs.service import MSGPACK
 _Taken = (
     ListIngested
     | FindChunks
+    | GetPipeline
     | GetRecords
     | StageChunks
     | IngestDocument

@@ -132,17 +132,27 @@ def jobs(
 @_USER
 @_AVATAR
 @click.option("--force", is_flag=True, help="Ingest unchanged documents too.")
+@click.option("--mirror", is_flag=True, help="Delete documents that are no files of FOLDER, with their records.")
+@click.option("--service", metavar="URL", help="Work through the service at this URL instead of on the store.")
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --service: a file that holds the token. Without it, VECTORPOOL_TOKEN is read.",
+)
 @settings_options(DOCUMENTS)
-def ingest(settings: Settings, folder: Path, user_id: str, avatar_id: str, force: bool) -> None:
+def ingest(settings: Settings, folder: Path, user_id: str, avatar_id: str, **how: Any) -> None:
     """Upload the changed files of FOLDER and make records of them.
 
-    Works on the store itself, also while a service serves the same user: the commit log orders the writes of both.
-    Hidden files are skipped. Exit code 1 if a document failed; the others are ingested.
+    Works on the store itself, also while a service serves the same user: the commit log orders the writes of both. Or
+    works through a service, with --service. Hidden files are skipped, and so are links out of FOLDER. Exit code 1 if a
+    document failed; the others are ingested.
 
     \b
     vectorpool ingest ./docs --user 42 --avatar 7
+    vectorpool ingest ./docs --user 42 --avatar 7 --mirror --service http://127.0.0.1:8000
     """
-    _work("documents", "ingest", settings, folder, user_id, avatar_id, force)
+    arguments = (how[name] for name in ("force", "mirror", "service", "token_file"))
+    _work("folders", "ingest", settings, folder, user_id, avatar_id, *arguments)
 
 
 @main.command()

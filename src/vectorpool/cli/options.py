@@ -13,7 +13,7 @@ from vectorpool.settings import Settings
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _ALL: Final = tuple(describe_settings())
-_TEXT_PREFIXES: Final = ("embedder", "openai_", "documents_", "chunk_", "max_document_")
+_TEXT_PREFIXES: Final = ("embedder", "openai_", "documents_", "chunk_", "extraction_", "max_document_")
 
 EVERYTHING: Final = tuple(row.name for row in _ALL)
 STORE: Final = tuple(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
-from vectorpool.settings import Consistency, Space
+from vectorpool.settings import ChunkStrategy, Consistency, Space
 
 Metadata: TypeAlias = dict[str, Any]
 Include = Literal["documents", "metadatas", "embeddings", "distances", "uris"]
@@ -31,6 +31,14 @@ class Hnsw(msgspec.Struct, frozen=True, omit_defaults=True):
     ef_search: int | None = None
     max_neighbors: int | None = None
     sync_threshold: int | None = None
+
+
+class PipelineChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an avatar's documents are cut; None is the setting of the instance."""
+
+    strategy: ChunkStrategy | None = None
+    chunk_tokens: int | None = None
+    chunk_overlap_tokens: int | None = None
 
 
 class ReadOptions(msgspec.Struct, frozen=True, omit_defaults=True):

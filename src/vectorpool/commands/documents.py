@@ -13,7 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from vectorpool.answers import Ingested
-from vectorpool.commands.base import Metadata, Read, RecordWrite, Vectors
+from vectorpool.commands.base import Metadata, PipelineChoice, Read, RecordWrite, Vectors
 
 
 class FindChunks(Read, frozen=True, kw_only=True, tag="find-chunks"):
@@ -78,7 +78,11 @@ class KnownDocument(msgspec.Struct, frozen=True):
 
 
 class KnownChunks(msgspec.Struct, omit_defaults=True):
-    """What is known of a document's chunks; ``parts`` are the numbers of those that are kept for it."""
+    """What is known of a document's chunks; ``parts`` are the numbers of those that are kept for it.
+
+    ``choice`` is how the avatar's documents are cut.
+    """
 
     documents: list[KnownDocument] = []
     parts: list[int] = []
+    choice: PipelineChoice = PipelineChoice()

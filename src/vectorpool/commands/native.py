@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from vectorpool.commands.base import Hnsw, Include, LogOperation, Metadata, Operation, Read, RecordWrite, Vectors, Write
+from vectorpool.commands.base import (
+    Hnsw,
+    Include,
+    LogOperation,
+    Metadata,
+    Operation,
+    PipelineChoice,
+    Read,
+    RecordWrite,
+    Vectors,
+    Write,
+)
 
 # --- Reads -------------------------------------------------------------------------------------------
 
@@ -89,6 +100,12 @@ class ListIngested(Read, frozen=True, kw_only=True, tag="list-ingested"):
     paths: list[str] | None = None
     after: str | None = None
     limit: int | None = None
+
+
+class GetPipeline(Read, frozen=True, kw_only=True, tag="get-pipeline"):
+    """How an avatar's documents are cut. Answers PipelineChoice, an empty one if nothing was chosen."""
+
+    avatar_id: str
 
 
 class ListRestored(Read, frozen=True, kw_only=True, tag="list-restored"):
@@ -182,6 +199,19 @@ class DeleteAvatar(Write, frozen=True, kw_only=True, tag="delete-avatar"):
     """Deletes an avatar's collections. Its source documents stay. Answers answers.Deleted."""
 
     frees: ClassVar[bool] = True
+
+    avatar_id: str
+
+
+class PutPipeline(Write, frozen=True, kw_only=True, tag="put-pipeline"):
+    """Chooses how an avatar's documents are cut; records change with the next ingest. Answers PipelineChoice."""
+
+    avatar_id: str
+    choice: PipelineChoice
+
+
+class DeletePipeline(Write, frozen=True, kw_only=True, tag="delete-pipeline"):
+    """Returns an avatar's documents to the settings of the instance. Answers answers.Deleted."""
 
     avatar_id: str
 

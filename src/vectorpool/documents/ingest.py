@@ -5,15 +5,18 @@ The work is that of a ``Sync``; this module gives it its parts and gathers its r
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from vectorpool.answers import Answer
-from vectorpool.commands import ForgetDocument, QueryRecords, Vectors
+from vectorpool.commands import ForgetDocument, GetPipeline, PipelineChoice, QueryRecords, Vectors
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.documents.chunking import ChunkSize
 from vectorpool.documents.library import DocumentLibrary
+from vectorpool.documents.persistence import Persistence
 from vectorpool.documents.pipeline import Pipeline
 from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.reports import DocumentOutcome, IngestReport, OutcomeCallback, ProgressCallback
@@ -21,6 +24,8 @@ from vectorpool.documents.router import Router
 from vectorpool.documents.sync import Sync, SyncParts
 from vectorpool.documents.turns import Turns, Unbounded
 from vectorpool.embedding import Embedder
+from vectorpool.errors import NotFound
+from vectorpool.extraction.workshop import Workshop
 from vectorpool.names import check_document_path
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -38,14 +43,16 @@ class Ingestor:
         settings: Settings,
         sources: Sources = SYSTEM,
         turns: Turns | None = None,
+        workshop: Workshop | None = None,
     ) -> None:
-        """The caller starts ``embedder`` before the first call, and closes it."""
+        """The caller starts ``embedder`` before the first call, and closes it and ``workshop``."""
         self.library = library
         self.embedder = embedder
         self.router = router
         self.settings = settings
         self.sources = sources
         self._turns = turns or Unbounded()
+        self.workshop = workshop or Workshop(settings)
 
     async def ingest(
         self,
@@ -54,18 +61,20 @@ class Ingestor:
         paths: list[str] | None = None,
         *,
         force: bool = False,
+        choice: PipelineChoice | None = None,
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> IngestReport:
         """Make an avatar's records match its documents, or only the documents of ``paths``; return every outcome.
 
         Documents that are no longer in the bucket are forgotten, except those whose records a restore or fork brought:
-        they are ``missing``. ``force`` ingests unchanged ones too. Raises the error that ends the whole sync (see
-        ``sync``), and DeadlineExceeded at the deadline; what was committed until then stays.
+        they are ``missing``. ``force`` ingests unchanged ones too, and ``choice`` cuts otherwise this time. Raises the
+        error that ends the whole sync (see ``sync``), and DeadlineExceeded at the deadline; what was committed until
+        then stays.
         """
         outcomes: list[DocumentOutcome] = []
         commit = await self.sync(
-            user_id, avatar_id, paths, outcomes.append, force=force, progress=progress, context=context
+            user_id, avatar_id, paths, outcomes.append, force=force, choice=choice, progress=progress, context=context
         )
         return IngestReport(sorted(outcomes, key=lambda outcome: outcome.path), commit)
 
@@ -78,6 +87,7 @@ class Ingestor:
         *,
         force: bool = False,
         fresh: frozenset[str] = frozenset(),
+        choice: PipelineChoice | None = None,
         progress: ProgressCallback | None = None,
         context: RequestContext = BACKGROUND,
     ) -> int:
@@ -85,9 +95,11 @@ class Ingestor:
 
         ``force`` leaves out ``fresh``: what an earlier run of the same job ingested.
         """
-        parts = SyncParts(
-            self.library, self.embedder, self.router, self.settings, self.sources, self.pipeline(), self._turns
-        )
+        if choice is None:
+            persist = Persistence(context, self.sources)
+            choice = await persist(partial(self.choice_of, user_id, avatar_id, context))
+        pipeline = self.pipeline(choice)
+        parts = SyncParts(self.library, self.embedder, self.router, self.settings, self.sources, pipeline, self._turns)
         sync = Sync(parts, user_id, avatar_id, done, force=force, fresh=fresh, progress=progress, context=context)
         await sync.execute(paths)
         return sync.commit
@@ -121,17 +133,20 @@ class Ingestor:
         command = ForgetDocument(avatar_id=avatar_id, path=check_document_path(path))
         return await self.router.execute(user_id, command, context)
 
-    def pipeline(self) -> Pipeline:
-        """Return how documents become passages: by the settings, within the embedder's limit."""
-        settings, embedder = self.settings, self.embedder
-        size = ChunkSize.fitting(
-            settings.chunk_tokens, settings.chunk_overlap_tokens, embedder.tokenizer, embedder.max_tokens
-        )
-        return Pipeline(size, embedder.tokenizer)
+    def pipeline(self, choice: PipelineChoice | None = None) -> Pipeline:
+        """Return how documents become passages: by the settings, and by what an avatar or a request chose."""
+        return Pipeline(self.settings, self.embedder, self.workshop, choice)
 
-    def recipe(self, path: str) -> str:
+    def recipe(self, path: str, choice: PipelineChoice | None = None) -> str:
         """Return the recipe of a path: equal recipes and bytes give equal records. Raises UnsupportedFormat."""
-        return f"{self.embedder.name} {self.pipeline().version(path)}"
+        return f"{self.embedder.name} {self.pipeline(choice).version(path)}"
+
+    async def choice_of(self, user_id: str, avatar_id: str, context: RequestContext) -> PipelineChoice | None:
+        """Return the pipeline that was chosen for an avatar, or None."""
+        with suppress(NotFound):
+            answer = await self.router.execute(user_id, GetPipeline(avatar_id=avatar_id), context)
+            return msgspec.json.decode(answer.body, type=PipelineChoice)
+        return None
 
     def as_vectors(self, vectors: np.ndarray[Any, np.dtype[np.float32]]) -> Vectors:
         """Return float32[n, dimension] as a command carries them, with the embedder's name."""

@@ -20,7 +20,6 @@ from typing import Final
 import msgspec
 
 from vectorpool.answers import Refused
-from vectorpool.documents.formats import content_type_of
 from vectorpool.errors import (
     DocumentConflict,
     DocumentNotFound,
@@ -28,7 +27,9 @@ from vectorpool.errors import (
     LimitExceeded,
     OutcomeUnknown,
     PathTaken,
+    UploadUrlUnavailable,
 )
+from vectorpool.extraction.formats import content_type_of
 from vectorpool.kept_documents import KeptDocuments, KeptSize
 from vectorpool.names import (
     avatars_prefix,
@@ -49,6 +50,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    UploadUrlsUnknown,
 )
 from vectorpool.objects.refusals import refusal_of, unavailable
 from vectorpool.objects.unusable import printable
@@ -58,8 +60,6 @@ from vectorpool.sources import SYSTEM, Sources
 PAGE: Final = 1000
 # Objects deleted at the same time.
 _DELETES: Final = 16
-
-
 # How often a document that others change meanwhile is looked at before it is replaced.
 _LOOKS = 4
 
@@ -217,6 +217,21 @@ class DocumentLibrary:
                     return None
                 etag = body.etag
         return await self._mark(user_id, avatar_id, path, etag)
+
+    async def upload_url(self, user_id: str, avatar_id: str, path: str, expires_s: int) -> str:
+        """Return a URL for a PUT of one document, good for ``expires_s`` seconds; what is there now is kept first.
+
+        Raises UploadUrlUnavailable, DocumentConflict. A restore takes what comes by the URL for another program's.
+        """
+        key = document_key(user_id, avatar_id, path)
+        with store_errors(self.bucket, "making an upload URL"):
+            try:
+                url = await self.bucket.upload_url(key, expires_s)
+            except UploadUrlsUnknown as error:
+                hint = "Put the document at .../documents/PATH of this service."
+                raise UploadUrlUnavailable(f"The store makes no upload URLs ({error}). {hint}") from error
+        await self.keep(user_id, avatar_id, path)
+        return url
 
     async def head(self, user_id: str, avatar_id: str, path: str) -> Document:
         """Return a document's size, ETag and time without reading it; raise DocumentNotFound."""

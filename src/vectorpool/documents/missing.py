@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vectorpool.answers import RestoredDocument
-from vectorpool.documents.formats import content_type_of
 from vectorpool.documents.library import Document, DocumentPage
+from vectorpool.extraction.formats import content_type_of
 
 
 def with_missing(page: DocumentPage, rows: Iterable[RestoredDocument], limit: int) -> DocumentPage:

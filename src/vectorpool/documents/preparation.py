@@ -97,7 +97,7 @@ class Preparation:
         Raises what the pipeline and the router raise, LimitExceeded for a document of too many chunks.
         """
         self._tokens = 0
-        chunks = await asyncio.to_thread(self._pipeline.passages, source.path, source.body.data)
+        chunks, _ = await self._persist(partial(self._pipeline.passages, source.path, source.body.data))
         limit = self._settings.max_document_chunks
         if len(chunks) > limit:
             raise LimitExceeded(

@@ -21,9 +21,19 @@ def chunk_ids(path: str, count: int) -> list[str]:
 
 
 def chunk_metadata(path: str, number: int, chunk: Chunk) -> dict[str, Any]:
-    """Return the metadata of a chunk's record: its document, its number in it, and its place in the text."""
-    # An upsert keeps metadata keys that it does not name; None removes an old heading.
-    return {"path": path, "chunk": number, "start": chunk.start, "end": chunk.end, "heading": chunk.heading}
+    """Return the metadata of a chunk's record: its document, its number in it, its place, its hash."""
+    # An upsert keeps metadata keys that it does not name; None removes an old one.
+    return {
+        "path": path,
+        "chunk": number,
+        "start": chunk.start,
+        "end": chunk.end,
+        "heading": chunk.heading,
+        "page": chunk.page,
+        "sheet": chunk.sheet,
+        "member": chunk.member,
+        "hash": chunk_hash(chunk.text).hex(),
+    }
 
 
 def chunk_hash(text: str) -> bytes:

@@ -111,6 +111,62 @@ class UnsupportedFormat(InvalidRequest):
     status = 415
 
 
+class DocumentUnreadable(InvalidRequest):
+    """A document whose bytes are damaged, or are not what its name says. Save it again, and put it again."""
+
+    code = "document-unreadable"
+    title = "The document cannot be read"
+    status = 422
+
+
+class DocumentEncrypted(InvalidRequest):
+    """A document that needs a password. Save it without one, and put it again."""
+
+    code = "document-encrypted"
+    title = "The document is encrypted"
+    status = 422
+
+
+class DocumentEmpty(InvalidRequest):
+    """A document of no bytes, or of white space alone."""
+
+    code = "document-empty"
+    title = "The document is empty"
+    status = 422
+
+
+class DocumentWithoutText(InvalidRequest):
+    """A document that can be read and has no text, such as a scan. Put the text that was recognised in it."""
+
+    code = "document-without-text"
+    title = "The document has no text"
+    status = 422
+
+
+class DocumentTooCostly(InvalidRequest):
+    """A document that takes more memory, time, text or files than one may: a large one, or one that is made to harm."""
+
+    code = "document-too-costly"
+    title = "The document takes more than one document may"
+    status = 413
+
+
+class ExtractionNotInstalled(InvalidRequest):
+    """A document of a format that the extra ``extraction`` reads, which this instance does not have."""
+
+    code = "extraction-not-installed"
+    title = "This instance does not read the document's format"
+    status = 501
+
+
+class UploadUrlUnavailable(InvalidRequest):
+    """The store has no upload URLs: a directory, or credentials that cannot sign. Put the document here instead."""
+
+    code = "upload-url-unavailable"
+    title = "The store makes no upload URLs"
+    status = 501
+
+
 class HostRefused(VectorpoolError):
     """Without tokens: the request names a host that is not this machine's, or a page of another site sends it."""
 

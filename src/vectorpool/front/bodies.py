@@ -6,13 +6,15 @@ is left. What arrived counts until its request ends, because until then somethin
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, NamedTuple, cast
 
 from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 
 from vectorpool.api.refusals import send_refusal
+from vectorpool.bounds import STREAMS, STREAMS_OF_USER
 from vectorpool.errors import LimitExceeded, QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, segments_of, state_of, user_of
+from vectorpool.front.stages import Stage, announced_length, context_of, is_stream, segments_of, state_of, user_of
 from vectorpool.settings import Settings
 
 # Where the stage before says what the user may send.
@@ -54,6 +56,7 @@ class BodiesStage:
         self._max_bytes = max(settings.max_body_bytes_under_way, self._max_of_user)
         self._of_users: dict[str, int] = {}
         self._bytes = 0
+        self._streams: Counter[str] = Counter()
 
     @property
     def bytes_under_way(self) -> int:
@@ -63,11 +66,15 @@ class BodiesStage:
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         announced = announced_length(scope)
+        user = user_of(scope) or context_of(scope).caller
+        if is_stream(scope):
+            # Its handler has a batch and a line in memory, whatever its length.
+            await self._stream(user, scope, receive, send)
+            return
         if _is_kept_on_disk(scope) or announced == 0 or (announced is not None and announced > self._max_body_bytes):
             # A body that is too long for any request is refused as that, unread, where its limit is known.
             await self._inner(scope, receive, send)
             return
-        user = user_of(scope) or context_of(scope).caller
         try:
             self._check(user, announced or 0)
         except QueueFull as error:
@@ -96,6 +103,22 @@ class BodiesStage:
                 left = self._of_users.pop(user) - taken
                 if left:
                     self._of_users[user] = left
+
+    async def _stream(self, user: str, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        if self._streams.total() >= STREAMS or self._streams[user] >= STREAMS_OF_USER:
+            refusal = QueueFull(
+                f"{self._streams[user]} streams of this user are under way ({STREAMS_OF_USER} may), and "
+                f"{self._streams.total()} on this instance ({STREAMS} may). Send the stream later."
+            )
+            await send_refusal(refusal, scope, send)
+            return
+        self._streams[user] += 1
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._streams[user] -= 1
+            if not self._streams[user]:
+                del self._streams[user]
 
     def _check(self, user: str, more: int) -> None:
         if self._bytes + more > self._max_bytes:

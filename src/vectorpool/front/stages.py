@@ -93,6 +93,25 @@ def user_of(scope: HTTPScope) -> str | None:
     return None
 
 
+def is_stream(scope: HTTPScope) -> bool:
+    """Return whether the body is a stream of records, which is written while it arrives."""
+    if scope["method"] != "PUT":
+        return False
+    match segments_of(scope):
+        case ["users", _, "collections", _, "records", "stream"] | [
+            "users",
+            _,
+            "avatars",
+            _,
+            "collections",
+            _,
+            "records",
+            "stream",
+        ]:
+            return True
+    return False
+
+
 def announced_length(scope: HTTPScope) -> int | None:
     """Return the length of the body as the headers announce it; see ``Head``."""
     return head_of(scope).length

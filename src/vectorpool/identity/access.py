@@ -52,6 +52,10 @@ def check_access(caller: Caller, method: str, segments: Sequence[str]) -> None:
             # A tenant that the body names, and all tenants of the caller.
             _check_avatar(caller, None)
             _check_write(caller, method in _READING)
+        case ["embed"]:
+            # Texts of no user, so of a caller that has some.
+            if caller.users is not None and not caller.users:
+                raise Forbidden("This token opens no user's data, so it may not embed. Send one that does.")
         case ["admin", *_] | ["users"] | ["metrics", *_]:
             if not caller.is_admin:
                 raise Forbidden("This token may not operate the service. Send one with admin = true.")

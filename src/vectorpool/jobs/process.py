@@ -26,6 +26,7 @@ from vectorpool.documents.library import DocumentLibrary
 from vectorpool.documents.turns import FairTurns
 from vectorpool.embedding import open_embedder
 from vectorpool.errors import InternalError, JobNotFound, Misconfigured, VectorpoolError
+from vectorpool.extraction.workshop import Workshop
 from vectorpool.jobs.engine import Database, Engine
 from vectorpool.jobs.protocol import (
     CancelJob,
@@ -80,6 +81,7 @@ class Worker:
             )
         self._router = ServiceRouter(url, key)
         self._bucket = open_bucket(settings)
+        self._workshop = Workshop(settings)
         self._opening: asyncio.Task[Ingestor] | None = None
         self.engine = Engine(self._database, self.store, Runner(self.store, self._ingestor, SYSTEM), settings, SYSTEM)
         self._supervisor = Supervisor(SYSTEM)
@@ -102,7 +104,7 @@ class Worker:
         await embedder.start()
         library = DocumentLibrary(self._bucket, self._settings)
         turns = FairTurns(self._settings.documents_at_once, _LARGE_AT_ONCE)
-        return Ingestor(library, embedder, self._router, self._settings, SYSTEM, turns)
+        return Ingestor(library, embedder, self._router, self._settings, SYSTEM, turns, self._workshop)
 
     # --- Requests ------------------------------------------------------------------------------------
 
@@ -132,7 +134,13 @@ class Worker:
 
     async def _enqueue(self, request: Enqueue) -> bytes:
         job, is_new = await asyncio.to_thread(
-            self.store.add, request.user_id, request.avatar_id, request.kind, request.paths, request.force
+            self.store.add,
+            request.user_id,
+            request.avatar_id,
+            request.kind,
+            request.paths,
+            request.force,
+            request.choice,
         )
         if is_new:
             await self.engine.enqueue(request.user_id, job.job_id, job.attempt)

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from vectorpool.commands import PipelineChoice
 from vectorpool.errors import ErrorWire
 from vectorpool.jobs.views import JobKind, JobState
 from vectorpool.settings import Settings
@@ -40,6 +41,7 @@ class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
     kind: JobKind
     paths: list[str] | None = None
     force: bool = False
+    choice: PipelineChoice | None = None
 
 
 class ShowJob(msgspec.Struct, frozen=True, tag="show"):

@@ -98,6 +98,7 @@ class Runner:
                 work.paths,
                 notes.done,
                 force=work.force,
+                choice=work.choice,
                 fresh=frozenset(path for path, outcome in work.done.items() if outcome.status == "ingested"),
                 progress=notes.progress,
             )

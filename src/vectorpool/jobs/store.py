@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
 from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
 from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobState
@@ -39,6 +40,8 @@ _jobs = sa.Table(
     # JSON: the paths, or null for the whole avatar.
     sa.Column("paths", sa.Text, nullable=False),
     sa.Column("force", sa.Boolean, nullable=False),
+    # JSON: how to cut this time, or null for as the avatar does.
+    sa.Column("choice", sa.Text, nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("run", sa.Integer, nullable=False),
     # Runs that ended without a note of anything done: their workers died.
@@ -74,6 +77,7 @@ class Work(msgspec.Struct, frozen=True):
     avatar_id: str
     paths: list[str] | None
     force: bool
+    choice: PipelineChoice | None
     run: int
     deaths: int
     path: str | None
@@ -111,7 +115,13 @@ class JobStore:
     # --- Callers -------------------------------------------------------------------------------------
 
     def add(
-        self, user_id: str, avatar_id: str, kind: JobKind, paths: Sequence[str] | None, force: bool
+        self,
+        user_id: str,
+        avatar_id: str,
+        kind: JobKind,
+        paths: Sequence[str] | None,
+        force: bool,
+        choice: PipelineChoice | None = None,
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
@@ -138,6 +148,7 @@ class JobStore:
                     state="queued",
                     paths=_json(None if paths is None else list(paths)),
                     force=force,
+                    choice=_json(choice),
                     attempt=1,
                     run=0,
                     deaths=0,
@@ -252,6 +263,7 @@ class JobStore:
             avatar_id=row.avatar_id,
             paths=msgspec.json.decode(row.paths, type=list[str] | None),
             force=row.force,
+            choice=msgspec.json.decode(row.choice, type=PipelineChoice | None),
             run=row.run + 1,
             deaths=deaths,
             path=row.path,

@@ -42,6 +42,10 @@ class ObjectExists(Exception):
     """The key is taken. After a retried create, the object may be the caller's own first attempt."""
 
 
+class UploadUrlsUnknown(Exception):
+    """The store has no URLs that carry their own permission, or the credentials cannot make them."""
+
+
 class ObjectChanged(Exception):
     """The object is not the one that the caller named by its ETag: another, or none. Nothing was changed."""
 
@@ -189,6 +193,13 @@ class Bucket(Protocol):
         """
         ...
 
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        """Return a URL that takes a PUT of this one object for ``expires_s`` seconds, without credentials.
+
+        Raises UploadUrlsUnknown if the store has none.
+        """
+        ...
+
     async def delete(self, key: str) -> None:
         """Delete an object; a missing object is no error."""
         ...
@@ -200,3 +211,11 @@ class Bucket(Protocol):
     async def close(self) -> None:
         """Close connections and end threads."""
         ...
+
+
+class WithoutUploadUrls:
+    """The part of a bucket in files or in memory, which signs nothing."""
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        """Raise UploadUrlsUnknown."""
+        raise UploadUrlsUnknown("a store of files, or of memory, has none")

@@ -11,8 +11,7 @@ the file is flushed before it gets its name, and the directory (and each new dir
 call returns: what was acknowledged survives power loss too. Without it, data survives only killed processes.
 
 Limits. All instances must see one file system with working hard links; a key must fit it (255 bytes a segment), and
-cannot be both an object and a "directory", which the layout of ``vectorpool.names`` never needs. Blocking
-calls run in threads.
+cannot be both an object and a "directory", which ``vectorpool.names`` never needs. Blocking calls run in threads.
 
 Others may write into the directory too. Only regular files are objects, and no link below the root is followed: neither
 to read what lies elsewhere, nor to write or delete there (``platform.trees``).
@@ -44,6 +43,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    WithoutUploadUrls,
     check_key,
     check_prefix,
     check_range,
@@ -73,7 +73,7 @@ def _etag(info: os.stat_result) -> str:
     return f'"{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"'
 
 
-class DirectoryBucket:
+class DirectoryBucket(WithoutUploadUrls):
     """Objects as files below ``root``, which is created if it is missing.
 
     Raises BucketDenied from the constructor if the directory cannot be made or written.

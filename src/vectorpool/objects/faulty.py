@@ -183,6 +183,9 @@ class FaultyBucket:
     async def copy(self, source: str, target: str) -> None:
         await self._call("copy", target, lambda: self._inner.copy(source, target))
 
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        return await self._inner.upload_url(key, expires_s)
+
     async def delete(self, key: str) -> None:
         await self._call("delete", key, lambda: self._inner.delete(key))
 

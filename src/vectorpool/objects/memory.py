@@ -13,6 +13,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    WithoutUploadUrls,
     check_key,
     check_prefix,
     check_range,
@@ -21,7 +22,7 @@ from vectorpool.objects.bucket import (
 from vectorpool.sources import SYSTEM, Sources
 
 
-class MemoryBucket:
+class MemoryBucket(WithoutUploadUrls):
     """Keys and bytes in a dictionary."""
 
     def __init__(self, *, name: str = "", sources: Sources = SYSTEM) -> None:

@@ -24,7 +24,8 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 import obstore
@@ -39,6 +40,7 @@ from vectorpool.objects.bucket import (
     ObjectExists,
     ObjectInfo,
     ObjectMissing,
+    UploadUrlsUnknown,
     check_key,
     check_prefix,
     check_range,
@@ -322,6 +324,16 @@ class RemoteBucket:
     async def copy(self, source: str, target: str) -> None:
         old, new = self._key(source), self._key(target)
         await self._ask(source, lambda: obstore.copy_async(self._store, old, new), writes=True)
+
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        expires_in, path = timedelta(seconds=expires_s), self._key(key)
+        signing = partial(obstore.sign_async, cast(Any, self._store), "PUT", path, expires_in)
+        try:
+            return await self._ask(key, signing)
+        except (TypeError, ValueError, BucketDenied) as error:
+            # Each store of the cloud has them, but not all credentials can sign: those of a GCS instance cannot.
+            reason = excerpt(error.__cause__ or error)
+            raise UploadUrlsUnknown(f"{self._url}: {reason}") from error
 
     async def delete(self, key: str) -> None:
         path = self._key(key)

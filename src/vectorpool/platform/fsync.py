@@ -13,32 +13,13 @@ Where the kernel or a container's policy refuses the filter, fsync stays and wri
 
 from __future__ import annotations
 
-import ctypes
-import logging
 import platform
-import sys
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from vectorpool.platform import seccomp
 
-_PR_SET_SECCOMP: Final = 22
-_PR_SET_NO_NEW_PRIVS: Final = 38
-_MODE_FILTER: Final = 2
-# Loads of struct seccomp_data, comparison, return: classic BPF; then the offsets of the first two fields.
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
-_ALLOW: Final = 0x7FFF0000
-_SUCCEED: Final = 0x00050000
-# By machine: the kernel's code of the architecture, and the numbers of fsync and fdatasync.
-_CALLS: Final = {"x86_64": (0xC000003E, 74, 75), "aarch64": (0xC00000B7, 82, 83)}
-
-
-class _Instruction(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.POINTER(_Instruction)))
+# By machine: the numbers of fsync and fdatasync.
+_CALLS: Final = {"x86_64": (74, 75), "aarch64": (82, 83)}
 
 
 def skip_fsync() -> bool:
@@ -47,26 +28,17 @@ def skip_fsync() -> bool:
     A thread cannot undo it.
     """
     calls = _CALLS.get(platform.machine())
-    if sys.platform != "linux" or calls is None:
+    if calls is None or seccomp.ARCHITECTURE is None:
         return False
-    architecture, fsync, fdatasync = calls
-    steps = (
-        (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_JUMP_IF_EQUAL, 0, 3, architecture),
-        (_LOAD, 0, 0, _NUMBER_AT),
-        (_JUMP_IF_EQUAL, 2, 0, fsync),
-        (_JUMP_IF_EQUAL, 1, 0, fdatasync),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _SUCCEED),
+    fsync, fdatasync = calls
+    return seccomp.set_filter(
+        (
+            (seccomp.LOAD, 0, 0, seccomp.ARCHITECTURE_AT),
+            (seccomp.JUMP_IF_EQUAL, 0, 3, seccomp.ARCHITECTURE),
+            (seccomp.LOAD, 0, 0, seccomp.NUMBER_AT),
+            (seccomp.JUMP_IF_EQUAL, 2, 0, fsync),
+            (seccomp.JUMP_IF_EQUAL, 1, 0, fdatasync),
+            (seccomp.RETURN, 0, 0, seccomp.ALLOW),
+            (seccomp.RETURN, 0, 0, seccomp.ANSWER),
+        )
     )
-    instructions = (_Instruction * len(steps))(*(_Instruction(*step) for step in steps))
-    program = _Program(len(instructions), instructions)
-    try:
-        prctl = ctypes.CDLL(None, use_errno=True).prctl
-    except (AttributeError, OSError):
-        return False
-    # Without the first, only a privileged process may set a filter.
-    if prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0):
-        logger.debug("replicas are written with fsync, the kernel refuses to skip it: error %d", ctypes.get_errno())
-        return False
-    return True

@@ -10,13 +10,23 @@ import msgspec
 from vectorpool import answers
 from vectorpool.bounds import CHUNK_HASH_BYTES
 from vectorpool.checks import check_count
-from vectorpool.commands import DiscardParts, ForgetDocument, Hnsw, IngestDocument, SettleDocuments, StageChunks
+from vectorpool.commands import (
+    DeletePipeline,
+    DiscardParts,
+    ForgetDocument,
+    Hnsw,
+    IngestDocument,
+    PipelineChoice,
+    PutPipeline,
+    SettleDocuments,
+    StageChunks,
+)
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.rows import Batch
 from vectorpool.errors import CollectionNotFound, DocumentNotFound, InvalidRequest, PartsMissing, UserNotFound
 from vectorpool.names import check_collection_name
-from vectorpool.vectorstore.avatars import collections_of
+from vectorpool.vectorstore.avatars import collections_of, ensure_database
 from vectorpool.vectorstore.document_parts import Part
 from vectorpool.vectorstore.effect import Effect
 from vectorpool.vectorstore.metadata_keys import check_keys
@@ -175,6 +185,24 @@ class DocumentWriter:
             raise CollectionNotFound(
                 f"The collection {command.collection!r} was deleted or renamed while documents were ingested. {again}"
             )
+
+    @handles(PutPipeline)
+    def _put_pipeline(self, command: PutPipeline, effect: Effect) -> msgspec.Struct:
+        writer = self._writer
+        if writer.sidecar.pipeline(command.avatar_id) != command.choice:
+            effect.touch()
+            ensure_database(writer.catalogue, command.avatar_id)
+            writer.sidecar.set_pipeline(command.avatar_id, command.choice)
+        return command.choice
+
+    @handles(DeletePipeline)
+    def _delete_pipeline(self, command: DeletePipeline, effect: Effect) -> msgspec.Struct:
+        sidecar = self._writer.sidecar
+        if sidecar.pipeline(command.avatar_id) == PipelineChoice():
+            return answers.Deleted(deleted=0)
+        effect.touch()
+        sidecar.set_pipeline(command.avatar_id, PipelineChoice())
+        return answers.Deleted(deleted=1)
 
     def _owner(self, avatar_id: str, path: str) -> CollectionInfo | None:
         """Return the collection that holds the records of a document, if both are there."""

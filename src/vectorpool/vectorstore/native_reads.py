@@ -18,6 +18,7 @@ from vectorpool.commands import (
     FindChunks,
     GetAvatar,
     GetCollection,
+    GetPipeline,
     GetRecords,
     KnownChunks,
     ListAvatars,
@@ -251,7 +252,12 @@ class NativeReader:
         return KnownChunks(
             self._sidecar.known_chunks(command.avatar_id, command.path, command.digest, names),
             self._sidecar.parts.numbers(command.avatar_id, command.path, command.token),
+            self._sidecar.pipeline(command.avatar_id),
         )
+
+    @handles(GetPipeline)
+    def _get_pipeline(self, command: GetPipeline) -> msgspec.Struct:
+        return self._sidecar.pipeline(command.avatar_id)
 
     @handles(ListRestored)
     def _list_restored(self, command: ListRestored) -> msgspec.Struct:

@@ -21,6 +21,7 @@ from vectorpool.commands import (
     DeleteRecords,
     Hnsw,
     ModifyCollection,
+    PipelineChoice,
     UpdateRecords,
     UpsertRecords,
     Vectors,
@@ -144,6 +145,7 @@ class NativeWriter:
         for info in collections:
             self._drop(info, effect)
         self.catalogue.delete_database(database_name(command.avatar_id))
+        self.sidecar.set_pipeline(command.avatar_id, PipelineChoice())
         return answers.Deleted(deleted=len(collections))
 
     # --- Records -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from vectorpool.commands import (
     ChromaUpdateCollection,
     ChromaUpdateRecords,
     ChromaUpsertRecords,
+    PipelineChoice,
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.engine import failures
@@ -32,7 +33,7 @@ from vectorpool.engine.engine import Engine
 from vectorpool.engine.filters import has_empty_join
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import Operation
-from vectorpool.names import DEFAULT_DATABASE
+from vectorpool.names import DEFAULT_DATABASE, avatar_of_database
 from vectorpool.settings import Settings
 from vectorpool.vectorstore import protocol_answers as shapes
 from vectorpool.vectorstore.effect import Effect
@@ -103,6 +104,8 @@ class ProtocolWriter:
         for found in self._catalogue.collections(command.database):
             self._drop(found, effect)
         self._catalogue.delete_database(command.database)
+        if (avatar_id := avatar_of_database(command.database)) is not None:
+            self._sidecar.set_pipeline(avatar_id, PipelineChoice())
         effect.touch()
         return {}
 

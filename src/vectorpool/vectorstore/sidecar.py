@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from vectorpool.answers import Ingested, LostRecord, RestoredDocument
-from vectorpool.commands import KnownDocument
+from vectorpool.commands import KnownDocument, PipelineChoice
 from vectorpool.engine.salvage import Loss
 from vectorpool.vectorstore.document_parts import DocumentParts
 from vectorpool.vectorstore.sidecar_schema import VERSION, migrate
@@ -274,6 +274,25 @@ class Sidecar:
         db = self._writable_if_there()
         if db is not None:
             db.execute("DELETE FROM document WHERE avatar_id = ? AND path = ?", (avatar_id, path))
+
+    # --- Pipelines -----------------------------------------------------------------------------------
+
+    def pipeline(self, avatar_id: str) -> PipelineChoice:
+        """Return how an avatar's documents are cut; an empty choice if nothing was chosen."""
+        db = self._open(create=False)
+        row = None if db is None else db.execute("SELECT choice FROM pipeline WHERE avatar_id = ?", (avatar_id,))
+        found = None if row is None else row.fetchone()
+        return PipelineChoice() if found is None else msgspec.msgpack.decode(found[0], type=PipelineChoice)
+
+    def set_pipeline(self, avatar_id: str, choice: PipelineChoice) -> None:
+        """Store how an avatar's documents are cut; an empty choice removes the row."""
+        if choice == PipelineChoice():
+            if (db := self._open(create=False)) is not None:
+                db.execute("DELETE FROM pipeline WHERE avatar_id = ?", (avatar_id,))
+            return
+        self._writable().execute(
+            "INSERT OR REPLACE INTO pipeline VALUES (?, ?)", (avatar_id, msgspec.msgpack.encode(choice))
+        )
 
     # --- Documents that a restore or fork brought ----------------------------------------------------
 

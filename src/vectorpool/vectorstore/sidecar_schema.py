@@ -53,6 +53,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         )
         """,
     ),
+    # How an avatar's documents are cut, as msgpack.
+    ("CREATE TABLE pipeline (avatar_id TEXT PRIMARY KEY, choice BLOB NOT NULL) WITHOUT ROWID",),
 )
 
 VERSION: Final = len(MIGRATIONS)

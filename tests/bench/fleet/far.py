@@ -151,6 +151,9 @@ class FarBucket:
     async def copy(self, source: str, target: str) -> None:
         raise AssertionError("documents are no part of a fleet")
 
+    async def upload_url(self, key: str, expires_s: int) -> str:
+        raise AssertionError("documents are no part of a fleet")
+
     async def delete(self, key: str) -> None:
         await self._travel(key, self._latencies.put, lambda shelf: shelf.delete(key))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
+from vectorpool.embedding.tokens import Tokens, load_word_pieces
 from vectorpool.front.pipeline import Pipeline
 from vectorpool.jobs.client import Jobs
 from vectorpool.jobs.protocol import ListJobs
@@ -97,11 +99,14 @@ class LetterEmbedder:
     name = "letters"
     dimension = 4
     max_tokens = 100
-    tokenizer: Any = None
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
         self.users: list[str] = []
+
+    @cached_property
+    def tokenizer(self) -> Tokens:
+        return Tokens(load_word_pieces())
 
     async def start(self) -> None:
         pass

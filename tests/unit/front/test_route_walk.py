@@ -62,6 +62,8 @@ OPEN = {
 OF_OPERATORS = ("/admin/", "/metrics")
 # What every caller may ask: it says nothing of a user that the caller did not say itself.
 OF_ALL = {"/api/v2/auth/identity", "/api/v1/{rest}"}
+# What every caller of any user's data may ask, readers too: texts are embedded and nothing is stored.
+OF_ANY = {"/embed"}
 # The POST requests that change nothing, by the ends of their paths.
 POST_READS = (
     "/users/{user_id}/collections/{name}/query",
@@ -144,9 +146,9 @@ def test_the_application_lists_its_routes() -> None:
     """Both protocols are among them, and each name above is a route."""
     templates = {template for _, template in ROUTES}
     assert len(templates) > 55
-    assert OPEN | OF_ALL | set(POST_READS) <= templates
+    assert OPEN | OF_ALL | OF_ANY | set(POST_READS) <= templates
     for template in templates:
-        assert template in OPEN | OF_ALL or template.startswith(
+        assert template in OPEN | OF_ALL | OF_ANY or template.startswith(
             ("/users/{user_id}", *OF_OPERATORS, "/api/v2/tenants", "/api/v2/reset", "/api/v2/collections/")
         ), f"{template} is of no family that the guard knows: teach vectorpool.identity.access whom it is about"
 
@@ -189,7 +191,7 @@ async def test_a_reader_reads_everything_and_writes_nothing(method: str, templat
     app, router = guarded()
     for body in bodies(method):
         status, _, _ = await ask(app, method, filled(template), body=body, token=READER)
-        if template in OPEN | OF_ALL:
+        if template in OPEN | OF_ALL | OF_ANY:
             continue
         may = reads(method, template) and not template.startswith(OF_OPERATORS)
         assert (status != 403) == may, (status, body)
@@ -207,7 +209,7 @@ async def test_an_avatars_token_sees_one_avatar(method: str, template: str) -> N
         for token in (AVATAR, AVATAR_READER):
             for body in bodies(method):
                 status, _, _ = await ask(app, method, path.replace(" ", "%20"), body=body, token=token)
-                if template in OPEN | OF_ALL:
+                if template in OPEN | OF_ALL | OF_ANY:
                     continue
                 own = avatar == "7" and ("{avatar_id}" in template or "{database}" in template)
                 # What workers send is for tokens of every user.
@@ -235,6 +237,14 @@ async def test_an_operators_token_operates_and_sees_no_data(method: str, templat
         assert status != 403
     elif is_about_a_user(template):
         assert status == 403 and router.commands == []
+
+
+async def test_whoever_opens_data_may_embed_and_an_operator_may_not() -> None:
+    """Texts are embedded for readers and for tokens of one avatar; a token that opens no data is refused."""
+    app, _ = guarded()
+    for token, expected in ((WRITER, 200), (READER, 200), (AVATAR_READER, 200), (OPERATOR, 403)):
+        status, _, _ = await ask(app, "POST", "/embed", body=b'{"texts": ["aeio"]}', token=token)
+        assert status == expected, token
 
 
 class EmptyRouter(FakeRouter):
