@@ -274,10 +274,13 @@ class AsyncAvatar(_AsyncNamespace):
         query = {"after": after, "limit": limit}
         return await self._do(ask("GET", f"{self._path}/documents", DocumentPage, query=query))
 
-    async def ingest(self, paths: Sequence[str] | None = None, *, force: bool | None = None) -> IngestReport:
-        """Bring the avatar's records up to its documents, and return what became of each."""
-        body = {"paths": paths, "force": force}
-        return await self._do(ask("POST", f"{self._path}/ingest", IngestReport, body))
+    async def ingest(self, paths: Sequence[str] | None = None, *, force: bool = False) -> IngestReport:
+        """Bring the avatar's records up to its documents, and return what became of each.
+
+        It is no job, and ends with the process: what was committed until then stays, and the next call does the rest.
+        """
+        assert self._avatar_id is not None
+        return await asyncio.wrap_future(self._runner.ingest(self._user_id, self._avatar_id, paths, force=force))
 
     async def info(self) -> answers.Avatar:
         """Return how many collections, records and documents there are. Raises AvatarNotFound."""

@@ -8,9 +8,9 @@ import concurrent.futures.thread  # noqa: F401 - see ``_watch_exit``
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 from weakref import WeakSet
 
@@ -18,8 +18,12 @@ import msgspec
 import uvloop
 
 from vectorpool.app import create_app, open_service
+from vectorpool.documents.reports import IngestReport
 from vectorpool.front.pipeline import Pipeline
+from vectorpool.names import check_avatar_id, check_document_path, check_user_id
 from vectorpool.settings import Settings
+
+T = TypeVar("T")
 
 # Calls name this machine, as the pipeline demands of callers without a token.
 _HOST: Final = (b"host", b"localhost")
@@ -72,12 +76,23 @@ class Runner:
 
     def submit(self, call: Call) -> Future[Reply]:
         """Send a call to the application. Cancelling the future ends the work as a caller that leaves does."""
-        if os.getpid() != self._process_id:
-            raise RuntimeError("The pool was opened before this process was forked. Open one in the new process.")
-        with self._lock:
-            if self._is_closed or self._loop is None:
-                raise RuntimeError("The pool is closed. Open another one.")
-            return asyncio.run_coroutine_threadsafe(self._answer(call), self._loop)
+        return self._begin(self._answer(call))
+
+    def ingest(self, user_id: str, avatar_id: str, paths: Sequence[str] | None, *, force: bool) -> Future[IngestReport]:
+        """Bring an avatar's records up to its documents. There is no worker of jobs behind this instance."""
+        return self._begin(self._ingest(user_id, avatar_id, paths, force=force))
+
+    def _begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        try:
+            if os.getpid() != self._process_id:
+                raise RuntimeError("The pool was opened before this process was forked. Open one in the new process.")
+            with self._lock:
+                if self._is_closed or self._loop is None:
+                    raise RuntimeError("The pool is closed. Open another one.")
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise
 
     def close(self) -> None:
         """Refuse new calls, finish those under way, commit what was acknowledged, and end the shards."""
@@ -116,6 +131,15 @@ class Runner:
             await self._closing.wait()
             # Half of the time for calls under way; the rest is the shards', for commits.
             await app.draining.leave(self._settings.drain_s / 2)
+
+    async def _ingest(self, user_id: str, avatar_id: str, paths: Sequence[str] | None, *, force: bool) -> IngestReport:
+        assert self._app is not None
+        ingestor = self._app.app.state.service.ingestor
+        chosen = None if paths is None else [check_document_path(path) for path in paths]
+        report: IngestReport = await ingestor.ingest(
+            check_user_id(user_id), check_avatar_id(avatar_id), chosen, force=force
+        )
+        return report
 
     async def _answer(self, call: Call) -> Reply:
         assert self._app is not None
