@@ -38,6 +38,23 @@ libc.fclose(file)
 print(os.fdopen(reading).read().count("<heap nr="))
 """
 
+CLEARED = """
+import ctypes, sys
+from vectorpool.platform.allocator import clear_memory
+
+assert clear_memory() is (sys.argv[1] == "cleared")
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+secret, size = b"a text of another user", 100_000
+blocks = [libc.malloc(size) for _ in range(8)]
+for block in blocks:
+    ctypes.memmove(block, secret * (size // len(secret)), size - len(secret))
+for block in blocks:
+    libc.free(block)
+found = [ctypes.string_at(libc.malloc(size), size) for _ in range(8)]
+print(sum(secret in data for data in found), sum(any(data) for data in found))
+"""
+
 GIVING_BACK = """
 import asyncio, time
 from pathlib import Path
@@ -94,3 +111,13 @@ def test_free_pages_are_given_back_after_work() -> None:
     assert int(kept) == 150
     # 77 MiB were freed; pages that a kept block shares stay.
     assert float(fell_mib) > 50
+
+
+@pytest.mark.parametrize(("how", "environ"), [("cleared", {}), ("left", {"MALLOC_PERTURB_": "0"})])
+def test_no_block_holds_what_was_freed_before(how: str, environ: dict[str, str]) -> None:
+    """Blocks are handed out as zeros; a setting of the environment stays, and shows that they would hold a text."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", CLEARED, how]
+    run = subprocess.run(command, env={**inherited, **environ}, capture_output=True, text=True, check=True)
+    texts, dirty = map(int, run.stdout.split())
+    assert (texts, dirty) == (0, 0) if how == "cleared" else texts > 0

@@ -26,7 +26,7 @@ class UserView(msgspec.Struct):
     kept: KeptSize = KeptSize()
 
 
-class Passage(msgspec.Struct):
+class Passage(msgspec.Struct, omit_defaults=True):
     """A passage of a document: characters ``start`` up to ``end`` of its text; a smaller distance is nearer."""
 
     id: str

@@ -213,6 +213,8 @@ class PutPipeline(Write, frozen=True, kw_only=True, tag="put-pipeline"):
 class DeletePipeline(Write, frozen=True, kw_only=True, tag="delete-pipeline"):
     """Returns an avatar's documents to the settings of the instance. Answers answers.Deleted."""
 
+    frees: ClassVar[bool] = True
+
     avatar_id: str
 
 

@@ -25,7 +25,10 @@ from vectorpool.engine.index_bounds import refusals
 from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.platform import native_marks
+from vectorpool.platform import allocator, native_marks
+
+# Before the bindings allocate a buffer that they write to a file.
+allocator.clear_memory()
 
 # As large as the cache of Chroma's server, and never full: an empty cache costs nothing.
 _CACHE_COLLECTIONS: Final = 65536

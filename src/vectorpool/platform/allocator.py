@@ -26,6 +26,9 @@ from typing import Final
 from vectorpool.sources import Sources
 
 _M_ARENA_MAX: Final = -8
+_M_PERTURB: Final = -6
+# glibc fills what it hands out with the complement of this byte, and what is freed with the byte itself.
+_FILL: Final = 0xFF
 _ARENAS: Final = 2
 # Other threads may wait for memory while free pages are given back, so that is done rarely, and only after work. The
 # timers of an idle shard use a tenth of this CPU time.
@@ -51,6 +54,18 @@ def limit_arenas() -> bool:
         return False
     mallopt = _function("mallopt")
     return mallopt is not None and mallopt(_M_ARENA_MAX, _ARENAS) == 1
+
+
+def clear_memory() -> bool:
+    """Make the C library hand out memory as zeros, and overwrite what is freed; return whether that was done.
+
+    Chroma writes its index buffers to files as they are, with rows that hold nothing yet. Without this such rows hold
+    what the process freed before, which may be another user's text. glibc leaves out chunks below about a kilobyte.
+    """
+    if "MALLOC_PERTURB_" in os.environ or "malloc.perturb" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = _function("mallopt")
+    return mallopt is not None and mallopt(_M_PERTURB, _FILL) == 1
 
 
 def trim() -> None:

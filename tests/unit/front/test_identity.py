@@ -220,7 +220,7 @@ def test_every_route_has_its_user_where_the_guard_looks() -> None:
                 assert named == [3], path
             case ["admin" | "metrics", *_]:
                 assert named in ([], [2]), path
-            case ["health" | "schema" | "api", *_]:
+            case ["health" | "schema" | "api" | "embed", *_]:
                 assert named == [], path
             case _:
                 pytest.fail(f"{path} is of no family that the guard knows: teach it whom this route is about")
