@@ -127,13 +127,34 @@ async def hasty() -> AsyncIterator[Workshop]:
     await shop.close()
 
 
-async def test_a_document_that_takes_too_long_is_given_up_and_the_next_is_read(hasty: Workshop) -> None:
-    """A table of quadratic effort in its reader is stopped by processor time or the clock; nobody else is."""
-    await hasty.read("warm.pdf", pdf())
-    slow = b"<a>" + b"<b c='1'>x</b>" * 3_000_000 + b"</a>"
-    with pytest.raises(DocumentTooCostly, match="Split it"):
-        await hasty.read("slow.xml", slow)
-    assert FACT in (await hasty.read("good.pdf", pdf())).text
+async def test_a_document_that_takes_too_long_is_given_up_and_the_next_is_read() -> None:
+    """Seconds of work within a tenth of one: the process is killed at its time, and only this document fails."""
+    shop = Workshop(Settings(extraction_processes=1))
+    await shop.read("warm.pdf", pdf())
+    shop._timeout_s = 0.1
+    slow = b"<a>" + b"<b c='1'>x</b>" * 500_000 + b"</a>"
+    with pytest.raises(DocumentTooCostly, match="was not read within 0.1 s"):
+        await shop.read("slow.xml", slow)
+    shop._timeout_s = 60.0
+    assert FACT in (await shop.read("good.pdf", pdf())).text
+    await shop.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [
+        ("large.xml", b"<a>" + b"<b c='1'>x</b>" * 2_000_000 + b"</a>"),
+        ("large.json", b"[" + b'[1,{"a":2}],' * 2_000_000 + b"1]"),
+    ],
+    ids=["xml", "json"],
+)
+async def test_a_document_that_takes_too_much_memory_is_too_costly(path: str, data: bytes) -> None:
+    """The bound of memory has the same answer wherever in the reader it is met, and the next document is read."""
+    shop = Workshop(Settings(extraction_processes=1, extraction_memory_bytes=256 * 1024**2))
+    with pytest.raises(DocumentTooCostly, match="memory"):
+        await shop.read(path, data)
+    assert FACT in (await shop.read("good.pdf", pdf())).text
+    await shop.close()
 
 
 async def test_processes_that_are_killed_or_stopped_cost_one_document(hasty: Workshop) -> None:

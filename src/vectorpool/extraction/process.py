@@ -30,6 +30,8 @@ from vectorpool.platform import sandbox
 READY_SEALED: Final = b"\1"
 READY_OPEN: Final = b"\0"
 LENGTH: Final = struct.Struct("<I")
+# The exit code of a process that had no memory left.
+NO_MEMORY: Final = 3
 STATUS: Final = struct.Struct("<i")
 # Below the front and the shards, for which somebody waits.
 _NICENESS: Final = 10
@@ -75,7 +77,9 @@ def answer(order: Order) -> bytes:
             return frame
         error = DocumentTooCostly("The document has too many parts. Split it into several documents.")
     except VectorpoolError as refusal:
-        error = refusal
+        # Without its traceback, whose frames hold what was read.
+        error = refusal.with_traceback(None)
+        error.__context__ = error.__cause__ = None
     except (MemoryError, RecursionError):
         error = DocumentTooCostly("The document takes more memory than one document may. Split it.")
     except BaseException as failure:
@@ -111,6 +115,9 @@ def _serve(answers: int, memory_bytes: int, cpu_s: int) -> NoReturn:
         order = msgspec.msgpack.decode(_read_exactly(0, length), type=Order)
         _write_all(answers, answer(order))
         status = 0
+    except MemoryError:
+        # Not even the refusal had room.
+        status = NO_MEMORY
     finally:
         os._exit(status)
 

@@ -36,7 +36,7 @@ from vectorpool.extraction.extracts import Extract, refuse_blank, refuse_empty
 from vectorpool.extraction.formats import recognise
 from vectorpool.extraction.markdown import extract_markdown
 from vectorpool.extraction.plain_text import extract_code, extract_text
-from vectorpool.extraction.process import LENGTH, READY_OPEN, STATUS, Order, Reply, frame_of
+from vectorpool.extraction.process import LENGTH, NO_MEMORY, READY_OPEN, STATUS, Order, Reply, frame_of
 from vectorpool.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -214,7 +214,8 @@ class Workshop:
         raise VectorpoolError.from_wire(reply.error)
 
     def _failure(self, status: int) -> VectorpoolError:
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        ended = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+        if ended or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == NO_MEMORY):
             return DocumentTooCostly(
                 "The document takes more processor time or memory than one document may. Split it, or save it in a "
                 "simpler form."

@@ -71,6 +71,8 @@ def parse(data: bytes, handlers: Any) -> None:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
+        if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
+            raise MemoryError from None
         raise DocumentUnreadable(f"The document is not valid XML: {error}. Correct it, and put it again.") from None
     except (LookupError, ValueError) as error:
         raise DocumentUnreadable(f"The XML's encoding is not known ({error}). Save it as UTF-8.") from None
