@@ -133,7 +133,7 @@ async def test_a_document_that_takes_too_long_is_given_up_and_the_next_is_read()
     await shop.read("warm.pdf", pdf())
     shop._timeout_s = 0.1
     slow = b"<a>" + b"<b c='1'>x</b>" * 500_000 + b"</a>"
-    with pytest.raises(DocumentTooCostly, match="was not read within 0.1 s"):
+    with pytest.raises(DocumentTooCostly, match="was not read within"):
         await shop.read("slow.xml", slow)
     shop._timeout_s = 60.0
     assert FACT in (await shop.read("good.pdf", pdf())).text
