@@ -197,7 +197,8 @@ def test_logs_are_listed_scrubbed_exported_and_imported(tmp_path: Path, folder: 
     assert client.get_collection("documents").count() == 2
     done = run_cli("export", "42", str(exported), *store)
     assert done.returncode == 1 and "empty" in done.stderr
-    assert run_cli("import", str(exported), "--user", "43", *store).returncode == 0
+    done = run_cli("import", str(exported), "--user", "43", *store)
+    assert done.returncode == 0, done.stderr
     done = run_cli("import", str(exported), "--user", "43", *store)
     assert done.returncode == 1 and "already" in done.stderr
     assert run_cli("users", *store).stdout.split() == ["42", "43"]

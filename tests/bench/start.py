@@ -57,10 +57,11 @@ def _cpu_s(pid: int) -> float:
 
 
 def shards_of(front: int) -> list[int]:
-    """Return the process ids of a front's shards."""
+    """Return the process ids of a front's shards; the worker of jobs is its child too."""
     # A front's children belong to the thread that made them.
     tasks = Path(f"/proc/{front}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
+    children = [int(pid) for task in tasks for pid in task.read_text().split()]
+    return [pid for pid in children if b"vectorpool.shard.process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def _asked(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:

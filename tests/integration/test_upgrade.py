@@ -63,6 +63,7 @@ def unversion(directory: Path) -> None:
         # What later migrations added.
         db.execute("DROP INDEX document_digest")
         db.execute("DROP TABLE document_part")
+        db.execute("DROP TABLE pipeline")
         for column in ("digest", "restored", "content_type", "chunk_hashes"):
             db.execute(f"ALTER TABLE document DROP COLUMN {column}")
         db.execute("PRAGMA user_version = 0")

@@ -38,7 +38,7 @@ _STEPS: Final = 10_000
 _SHADOWS: Final = ("config", "content", "data", "docsize", "idx")
 # What lets a table compute: anywhere in its statement, for only SQLite can tell comments and texts from the rest.
 _COMPUTES: Final = re.compile(
-    r"\b(CHECK|GENERATED|COLLATE|AS|SELECT)\b|\bDEFAULT\b(?!\s+(CURRENT_TIMESTAMP|NULL|\d+|'[^']*')\s*[,)\n])",
+    r"\b(CHECK|GENERATED|COLLATE|AS|SELECT)\b|\bDEFAULT\b(?!\s+(CURRENT_TIMESTAMP|NULL|\d+|x?'[^']*')\s*[,)\n])",
     re.IGNORECASE,
 )
 # Columns, and at most the condition that one of them is there.
