@@ -38,10 +38,12 @@ _KINDS[[ord("["), ord("{")]] = _OPENING
 _KINDS[[ord("]"), ord("}")]] = _CLOSING
 _KINDS[ord(",")] = _COMMA
 _KINDS[ord(":")] = _COLON
+_BLANK: Final = np.zeros(256, np.bool_)
+_BLANK[list(b" \t\r\n")] = True
 _QUOTE: Final = ord('"')
 _BACKSLASH: Final = ord("\\")
 
-# Space at the ends of a body. More is looked through by the decoder only, which keeps the lock.
+# Space between the parts of a body. At its ends there may be any amount.
 _MAX_SPACE: Final = 64 * 1024
 # Members of a body. No body has more than eight that mean something.
 _MAX_MEMBERS: Final = 64
@@ -141,6 +143,7 @@ def cut_records(body: Body, settings: Settings, values: Most) -> Generator[None,
     Raises LimitExceeded if there are more records than ``max_records``, or one of them has more values than the bound
     allows; and MalformedJson if the body has another shape.
     """
+    body = yield from _trimmed(body)
     before = _BEFORE.match(body, 0, _MAX_SPACE)
     if before is None:
         raise MalformedJson('The body is not {"records": [...]}. Send that alone; /schema shows the shape.')
@@ -166,11 +169,10 @@ def cut_records(body: Body, settings: Settings, values: Most) -> Generator[None,
     check_count("records", count, limit=most, limit_name="max_records")
     if end is None or len(body) - end > _MAX_SPACE or not _AFTER.fullmatch(body, end + 1):
         raise MalformedJson('The body is not {"records": [...]}. Send that alone; /schema shows the shape.')
-    view = memoryview(body)
-    if not cuts and _IS_SPACE.fullmatch(view, start, min(end, start + _MAX_SPACE)) and end - start <= _MAX_SPACE:
+    if not cuts and _IS_SPACE.fullmatch(body, start, min(end, start + _MAX_SPACE)) and end - start <= _MAX_SPACE:
         return []
     edges = [start - 1, *cuts, end]
-    return [view[left + 1 : right] for left, right in pairwise(edges)]
+    return [body[left + 1 : right] for left, right in pairwise(edges)]
 
 
 def _check_each(part: _Part, is_cut: npt.NDArray[np.bool_], since: int, values: Most, of: str) -> int:
@@ -255,15 +257,42 @@ def _is_space(body: memoryview, start: int, end: int) -> bool:
     return end - start <= _MAX_SPACE and _IS_SPACE.fullmatch(body, start, end) is not None
 
 
+def _trimmed(body: Body) -> Generator[None, None, memoryview]:
+    """Return a body without the space at its ends, which is looked at in parts."""
+    view = memoryview(body)
+    start, end = 0, len(view)
+    while start < end:
+        told = np.flatnonzero(~_is_blank(view[start : min(end, start + _PART_BYTES)]))
+        if told.size:
+            start += int(told[0])
+            break
+        start = min(end, start + _PART_BYTES)
+        yield
+    while end > start:
+        first = max(start, end - _PART_BYTES)
+        told = np.flatnonzero(~_is_blank(view[first:end]))
+        if told.size:
+            end = first + int(told[-1]) + 1
+            break
+        end = first
+        yield
+    return view[start:end]
+
+
+def _is_blank(part: memoryview) -> npt.NDArray[np.bool_]:
+    return _BLANK[np.frombuffer(part, np.uint8)]
+
+
 def cut_members(body: Body, items: Most, values: Most) -> Generator[None, None, dict[str, Member]]:
     """Return the members of an object by name; of several with one name, the last.
 
     Raises LimitExceeded if a list among them has more than ``items``, or an item of one, or another member, more than
     ``values``; MalformedJson if the body is no object, or nests too deeply. What the members hold is not looked at.
     """
-    if not _OBJECT.match(body, 0, _MAX_SPACE):
+    body = yield from _trimmed(body)
+    if not _OBJECT.match(body, 0, 1):
         raise MalformedJson("The body is no JSON object. Send one; /schema shows the shape.")
-    view, marks, cuts = memoryview(body), list[tuple[int, int]](), list[_Positions]()
+    marks, cuts = list[tuple[int, int]](), list[_Positions]()
     end, since, since_cuts = None, 0, 0
     for part in parts_of(body):
         is_mark = (part.depths == 1) & ((part.kinds == _COMMA) | (part.kinds == _COLON))
@@ -281,9 +310,9 @@ def cut_members(body: Body, items: Most, values: Most) -> Generator[None, None, 
         if end is not None:
             break
         yield
-    if end is None or not _is_space(view, end + 1, len(view)):
+    if end is None or not _is_space(body, end + 1, len(body)):
         raise MalformedJson("The body is not one JSON object. Send that alone, in UTF-8.")
-    return _named(view, marks, np.concatenate(cuts), end)
+    return _named(body, marks, np.concatenate(cuts), end)
 
 
 def _check_cuts(is_mark: npt.NDArray[np.bool_], is_cut: npt.NDArray[np.bool_], since: int, items: Most) -> int:

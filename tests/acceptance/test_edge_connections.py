@@ -96,7 +96,7 @@ def test_headers_of_megabytes_cost_nothing(service: Service) -> None:
         until(lambda: connection.is_closed_within(0.1))
 
 
-@pytest.mark.parametrize("tail", [b"x: " + b"y" * 1_000_000, b"".join(b"x%d: y\r\n" % n for n in range(102))])
+@pytest.mark.parametrize("tail", [b"x: " + b"y" * 1_000_000, b"".join(b"x%d: y\r\n" % n for n in range(101))])
 def test_trailers_count_as_headers(service: Service, tail: bytes) -> None:
     """Headers after a chunked body have the bounds of those before it."""
     head = f"POST {NOTES}/records/get HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()

@@ -120,7 +120,7 @@ def test_too_large(sides: Sides, worlds: Worlds, path: str) -> None:
 def test_just_large_enough(sides: Sides, worlds: Worlds) -> None:
     """Both servers take a body of exactly 40 MiB."""
     body = b'{"limit":1}'
-    sides.same("POST", "<books>/get", content=b" " * (60 * 1024 - len(body)) + body, places=worlds.of("filters"))
+    sides.same("POST", "<books>/get", content=b" " * (40 * 1024**2 - len(body)) + body, places=worlds.of("filters"))
 
 
 def test_more_than_the_batch_size(sides: Sides, worlds: Worlds) -> None:

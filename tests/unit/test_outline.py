@@ -151,13 +151,26 @@ def test_members_are_cut_as_the_decoder_reads_them(part_bytes: int, monkeypatch:
         b"{a:1}",
         b'{"a" "b":1}',
         b'{"a":' + b"[" * 1000,
-        b'{"a":1}' + b" " * 100_000,
     ],
 )
 def test_what_is_no_object_has_no_members(body: bytes) -> None:
     """A body that is not one object of named members is refused."""
     with pytest.raises(MalformedJson):
         at_once(cut_members(body, MANY, MANY))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 7, 256 * 1024])
+def test_space_at_the_ends_of_a_body_means_nothing(part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much there is, on whichever side."""
+    monkeypatch.setattr(outline, "_PART_BYTES", part_bytes)
+    size = 2_000 if part_bytes < 64 else 1_000_000
+    for left, right in ((0, size), (size, 0), (size, size)):
+        before, after = b" \t\r\n" * (left // 4), b"\n " * (right // 2)
+        assert at_once(cut_members(before + b'{"a":[1]}' + after, MANY, MANY)).keys() == {"a"}
+        pieces = at_once(cut_records(before + b'{"records":[1,2]}' + after, Settings(), MANY))
+        assert [bytes(piece) for piece in pieces] == [b"1", b"2"]
+    with pytest.raises(MalformedJson):
+        at_once(cut_members(b" " * size, MANY, MANY))
 
 
 def test_members_are_bounded() -> None:

@@ -32,6 +32,8 @@ from vectorpool.settings import Settings
 MAX_PIPELINED: Final = 32
 # Bytes of headers that the parser gets at a time, so that it never joins many of them.
 _PIECE_BYTES: Final = 16 * 1024
+# A body that is refused for a few bytes too many is passed over to its end, whether its answer came sooner or later.
+_PASSED_OVER_BYTES: Final = 256 * 1024
 # The parser does not say which path it refuses. The protocol of the path is in its first bytes.
 _LINE_BYTES: Final = 64
 # A header costs more than its bytes.
@@ -190,7 +192,9 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         self._trailers += 1
         self._trailer_bytes += size
-        if self._trailer_bytes > self._bounds.max_header_bytes or self._trailers > self._bounds.max_headers:
+        # Together with the headers before the body.
+        count, taken = len(self.headers) + self._trailers, self._field_bytes() + self._trailer_bytes
+        if taken > self._bounds.max_header_bytes or count > self._bounds.max_headers:
             raise self._refusing(self._too_large())
 
     def on_headers_complete(self) -> None:
@@ -218,10 +222,10 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         self._passed_bytes += len(body)
         if self.cycle.response_complete:
-            # The request was answered without its body. A body of the usual size may pass, so that the connection
-            # stays; a larger one may not.
+            # The request was answered without its body. A body of the usual size, or a little more, may pass, so that
+            # the connection stays; a larger one may not.
             self._dropped_bytes += len(body)
-            if self._dropped_bytes > self._bounds.max_body_bytes:
+            if self._dropped_bytes > self._bounds.max_body_bytes + _PASSED_OVER_BYTES:
                 raise self._refusing(InvalidRequest("The request is answered already. Send no more of its body."))
         super().on_body(body)
 
