@@ -1,0 +1,20 @@
+"""What every module of settings needs: a setting with its text, and the words that some of them take."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Meta
+
+Durability = Literal["write-through", "write-back"]
+Consistency = Literal["strong", "bounded", "local"]
+EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
+Space = Literal["cosine", "l2", "ip"]
+ChunkStrategy = Literal["auto", "tokens", "sentences", "markdown", "rows", "code", "none"]
+
+Positive = Meta(ge=1)
+
+
+def setting(text: str, **bounds: Any) -> Meta:
+    """Return what describes a setting in its table, and bounds its value."""
+    return Meta(description=text, **bounds)
