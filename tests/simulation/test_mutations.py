@@ -24,6 +24,7 @@ from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.errors import OutcomeUnknown, StoreUnavailable, VectorpoolError
 from vectorpool.vectorstore import patcher
 from vectorpool.vectorstore.freshness import Freshness
+from vectorpool.vectorstore.offers import Offers
 from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
@@ -112,31 +113,32 @@ def keep_the_directory_after_a_failed_write(patch: Patch) -> None:
 
 def offer_a_refused_commit_again(patch: Patch) -> None:
     """A commit that the store refused, and whose callers got the refusal, is kept and offered by the next write."""
-    real = Vectorstore._offer
+    real = Offers.offer
 
-    async def offer(self: Vectorstore, pending: PendingCommit) -> bool:
-        offered = self._offered
+    async def offer(self: Offers) -> Position | None:
+        pending, count = self.pending, self.count
         try:
-            return await real(self, pending)
+            return await real(self)
         except StoreUnavailable:
-            self._pending, self._offered = pending, offered
+            assert pending is not None
+            self.begin(pending, count)
             raise
 
-    patch.setattr(Vectorstore, "_offer", offer)
+    patch.setattr(Offers, "offer", offer)
 
 
 def forget_a_commit_in_doubt(patch: Patch) -> None:
     """A commit of unknown outcome is forgotten, and the next commit applies its commands again."""
 
     async def settle(self: Vectorstore) -> None:
-        self._pending, self._offered = None, 0
+        self._offers.forget()
 
     patch.setattr(Vectorstore, "_settle", settle)
 
 
 def read_while_a_commit_is_in_doubt(patch: Patch) -> None:
     """A strong read is answered from a replica whose last commit may be lost to another writer."""
-    patch.setattr(Vectorstore, "_doubted", property(lambda self: object(), lambda self, value: None), raising=False)
+    patch.setattr(Offers, "is_in_doubt", property(lambda self: False))
 
 
 def hand_out_unconfirmed_refusals(patch: Patch) -> None:

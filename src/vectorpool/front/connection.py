@@ -222,8 +222,7 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         self._passed_bytes += len(body)
         if self.cycle.response_complete:
-            # The request was answered without its body. A body of the usual size, or a little more, may pass, so that
-            # the connection stays; a larger one may not.
+            # The request was answered without its body, which may pass if it is of the usual size, or a little more.
             self._dropped_bytes += len(body)
             if self._dropped_bytes > self._bounds.max_body_bytes + _PASSED_OVER_BYTES:
                 raise self._refusing(InvalidRequest("The request is answered already. Send no more of its body."))

@@ -6,12 +6,10 @@ was built from or made last; later changes are not committed yet.
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -27,19 +25,18 @@ from vectorpool.engine.deletions import read_remains
 from vectorpool.engine.directory_state import DirectoryState, NotPristine
 from vectorpool.engine.engine import Engine, migrate
 from vectorpool.engine.index_rows import IndexRows
-from vectorpool.engine.records import EngineOptions
 from vectorpool.engine.texts import take_over
 from vectorpool.engine.version import Schema, installed_version, is_tested, read_schema
 from vectorpool.errors import BrokenReplica, Damaged, LocalDiskFailed
 from vectorpool.limits import Quota
 from vectorpool.names import CHROMA_DATABASE_FILE, SIDECAR_FILE
-from vectorpool.platform import descriptors
 from vectorpool.platform.local_disk import as_disk_failure, on_local_disk
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
 from vectorpool.vectorstore.effect import Effect, HalfApplied
+from vectorpool.vectorstore.engine_options import engine_options
 from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
@@ -47,8 +44,6 @@ from vectorpool.vectorstore.quota import bytes_of
 from vectorpool.vectorstore.sidecar import Sidecar
 from vectorpool.vectorstore.sidecar_schema import version_of as sidecar_version_of
 from vectorpool.vectorstore.writer import Writer
-
-logger = logging.getLogger(__name__)
 
 # Captures without a call of Chroma, after which it is closed.
 _QUIET_CAPTURES: Final = 3
@@ -136,17 +131,7 @@ class Replica:
 
     def _open(self) -> None:
         settings = self._settings
-        if self._schema is not None and not self.is_schema_tested and (settings.fast_reads or settings.fast_writes):
-            _log_untested(self._schema.fingerprint.hex(), installed_version())
-        options = EngineOptions(
-            fast_reads=settings.fast_reads and self.is_schema_tested,
-            fast_writes=settings.fast_writes and self.is_schema_tested,
-            exact_bytes=settings.exact_bytes,
-            write_slice_ms=settings.write_slice_ms,
-            max_indexes=descriptors.indexes_of_a_slot(settings.open_slots),
-            index_rows=self._index_rows,
-            is_untested=not self.is_schema_tested,
-        )
+        options = engine_options(settings, self._schema, self._index_rows)
         self._engine = Engine(self.directory, options, self.state)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.tracked_write)
         self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes, self.live_bytes)
@@ -407,14 +392,3 @@ class Replica:
         self.close()
         self._patcher.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-@cache
-def _log_untested(fingerprint: str, version: str) -> None:
-    """Log once in a process, for each schema, why its vectorstores are slower."""
-    logger.warning(
-        "a vectorstore has a schema that this version was not tested with (fingerprint %s, chromadb %s): Chroma itself "
-        "reads and writes it, without the fast paths",
-        fingerprint,
-        version,
-    )

@@ -85,6 +85,27 @@ def give_up(tickets: list[Ticket], error: Exception, *, acknowledged: list[Ticke
     return cause
 
 
+async def apply(ticket: Ticket, replica: Replica, run: Callable[..., Awaitable[Applied]]) -> bool:
+    """Apply a command in a thread of ``run``, and give its ticket the answer or the error.
+
+    Returns False if it failed half-way: the replica must be built anew, and the command is applied once more, unless it
+    is poison now. The disk, and not the command, may have broken the replica the first time.
+    """
+    try:
+        ticket.body, ticket.effect = await run(replica.write, ticket.command, None, ticket.quota)
+    except HalfApplied as error:
+        ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
+        ticket.broke_a_replica = True
+        logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
+        return False
+    except VectorpoolError as error:
+        # Also if an older state accepted the command: the refusal of the newest state is the answer.
+        ticket.error = error
+    else:
+        ticket.error = None
+    return True
+
+
 async def apply_again(
     uncommitted: list[Ticket], replica: Replica, run: Callable[..., Awaitable[Applied]], *, acknowledged: bool
 ) -> bool:

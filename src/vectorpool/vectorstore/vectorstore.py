@@ -6,7 +6,7 @@ bounded number of times. If the newest state then refuses a command, its caller 
 patched, a lost commit is undone (``in_place``); in every other case the replica is thrown away and built anew.
 
 Unknown outcomes. If the store does not show whether a commit landed, its bytes are kept and offered again before any
-other commit (``_settle``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
+other commit (``offers``). Under write-through the callers got ``outcome-unknown``, so their commands are not applied
 again if the commit is found to be lost. Under write-back the commands were acknowledged, so they are.
 
 Tasks. Many ``read`` calls may run at once. ``write``, ``commit``, ``catch_up``, ``end`` and ``discard`` are for
@@ -28,13 +28,13 @@ from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, P
 from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.telemetry.families import CATCH_UPS, REBASES
+from vectorpool.telemetry.families import CATCH_UPS
 from vectorpool.telemetry.parts import COMMIT, ENGINE, HYDRATE, Stopwatch, StoreClock, timed
 from vectorpool.vectorstore.builder import REBUILDS, Builder
-from vectorpool.vectorstore.effect import HalfApplied
 from vectorpool.vectorstore.erasure import ErasureSchedule
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.in_place import InPlace
+from vectorpool.vectorstore.offers import Offers
 from vectorpool.vectorstore.packing import Packing
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
@@ -43,6 +43,7 @@ from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
+    apply,
     apply_again,
     give_up,
     in_doubt,
@@ -77,16 +78,13 @@ class Vectorstore:
         self._sources = sources
         self._lock = ReadWriteLock()
         self._replica: Replica | None = None
-        # Tickets that are applied and not committed; the first ``_offered`` of them are in ``_pending``.
+        # Tickets that are applied and not committed; the first of them may be in the pending commit of ``_offers``.
         self._uncommitted: list[Ticket] = []
-        self._pending: PendingCommit | None = None
-        self._offered = 0
-        # The pending commit if its last offer ended with an unknown outcome, else None.
-        self._doubted: PendingCommit | None = None
         self._freshness = Freshness(self._ask, sources)
         self._absent = True
         # Whether uncommitted commands are applied again, because they were acknowledged.
         self._replays = settings.durability == "write-back"
+        self._offers = Offers(log, replays=self._replays)
         # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
         self._erasures = ErasureSchedule(settings, sources)
@@ -102,7 +100,7 @@ class Vectorstore:
     @property
     def is_dirty(self) -> bool:
         """Whether acknowledged writes, or a commit of unknown outcome, wait to be committed."""
-        return bool(self._uncommitted) or self._pending is not None
+        return bool(self._uncommitted) or self._offers.pending is not None
 
     @property
     def is_absent(self) -> bool:
@@ -151,8 +149,8 @@ class Vectorstore:
             return True
         if self.commit_seq < reading.min_commit:
             return False
-        is_in_doubt = self._pending is not None and self._pending is self._doubted
-        return await self._freshness.is_enough(reading, self._settings, arrived_s, is_in_doubt=is_in_doubt)
+        doubt = self._offers.is_in_doubt
+        return await self._freshness.is_enough(reading, self._settings, arrived_s, is_in_doubt=doubt)
 
     async def catch_up(self) -> None:
         """Bring the replica to the newest commit. Raises StoreUnavailable while a commit is in doubt."""
@@ -215,7 +213,7 @@ class Vectorstore:
     async def end(self, documents: int | None = None) -> int:
         """Delete the vectorstore: a tombstone ends the log, and all other objects are deleted. Return their number."""
         self._uncommitted.clear()
-        self._pending, self._offered = None, 0
+        self._offers.forget()
         await self.discard()
         deleted: int = await self._log.end(documents=documents)
         self._absent = True
@@ -266,10 +264,7 @@ class Vectorstore:
         return await self._log.is_newest(self._replica.position)
 
     async def _open_to_write(self, *, asks: bool = False) -> None:
-        """Build the replica; commit the migration of an older state, so that no write's commit carries it.
-
-        ``asks``: take in newer commits, if others commit too.
-        """
+        """Build the replica, its migration as a commit of its own; ``asks``: take in newer commits if others commit."""
         self._migrates = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
@@ -279,25 +274,13 @@ class Vectorstore:
 
     @timed(ENGINE)
     async def _apply(self, ticket: Ticket) -> None:
-        assert self._replica is not None
-        if ticket.is_poison:
-            return
-        try:
-            body, effect = await self._run(self._replica.write, ticket.command, None, ticket.quota)
-        except HalfApplied as error:
-            # The disk, and not the command, may have broken the replica: the command is applied once more.
-            ticket.error, ticket.is_poison = error.cause, ticket.broke_a_replica or error.cause.code != "broken-replica"
-            ticket.broke_a_replica = True
-            logger.warning("a command was applied by half, the replica is built anew: %s", error.cause.code)
+        while not ticket.is_poison:
+            assert self._replica is not None
+            if await apply(ticket, self._replica, self._run):
+                if ticket.error is None and ticket.effect.touched:
+                    self._uncommitted.append(ticket)
+                return
             await self.heal()
-            await self._apply(ticket)
-        except VectorpoolError as error:
-            # Also if an older state accepted the command: the refusal of the newest state is the answer.
-            ticket.error = error
-        else:
-            ticket.body, ticket.effect, ticket.error = body, effect, None
-            if effect.touched:
-                self._uncommitted.append(ticket)
 
     async def _apply_all(self, tickets: list[Ticket]) -> None:
         """Apply tickets to one state: all again if a command broke the replica and a newer state replaced it."""
@@ -343,9 +326,9 @@ class Vectorstore:
             return False
         if pending is None:
             pending = await self._run(packing.pack, capture)
-        self._pending, self._offered = pending, len(self._uncommitted)
+        self._offers.begin(pending, len(self._uncommitted))
         asked_s = self._sources.monotonic_s()
-        if not await self._offer(pending):
+        if not await self._offer():
             return False
         # The number was free after ``asked_s``: the commit was the newest then, even if others follow it now.
         self._freshness.confirm(asked_s)
@@ -370,34 +353,24 @@ class Vectorstore:
                 return
         await self._rebuild(create=True)
 
-    async def _offer(self, pending: PendingCommit) -> bool:
-        """Offer a commit to the log; return False if another writer won and the replica was built anew."""
-        try:
-            position = await self._log.append(pending, in_doubt=pending is self._doubted)
-        except LostRace:
-            self._pending, self._offered = None, 0
-            self._log.figures.counter(REBASES).add()
+    async def _offer(self) -> bool:
+        """Offer the pending commit to the log; return False if another writer won and the replica is at its state."""
+        pending, count = self._offers.pending, self._offers.count
+        assert pending is not None
+        position = await self._offers.offer()
+        if position is None:
             await self._start_over(pending)
             return False
-        except (OutcomeUnknown, asyncio.CancelledError):
-            self._doubted = pending
-            raise
-        except BaseException:
-            # Nothing was written. Under write-through the callers get a refusal, so the commit must not be offered
-            # again. Under write-back its writes were acknowledged, so it must be.
-            if pending is not self._doubted and not self._replays:
-                self._pending, self._offered = None, 0
-            raise
-        del self._uncommitted[: self._offered]
-        self._pending, self._offered, self._absent = None, 0, False
+        del self._uncommitted[:count]
+        self._absent = False
         if self._replica is not None:
             self._replica.advance(position, pending.image)
         return True
 
     async def _settle(self) -> None:
         """Resolve a commit of unknown outcome before anything else is offered for its number."""
-        if self._pending is not None:
-            await self._offer(self._pending)
+        if self._offers.pending is not None:
+            await self._offer()
 
     async def _is_settled(self, tickets: list[Ticket]) -> bool:
         """Resolve a commit in doubt; if that fails, refuse the tickets, none of which was applied."""
@@ -434,7 +407,7 @@ class Vectorstore:
                 else:
                     self._replica, self._absent = built.replica, built.is_absent
                     self._freshness.confirm(asked_s)
-                    self._pending, self._offered = None, 0
+                    self._offers.forget()
                     if await apply_again(self._uncommitted, built.replica, self._run, acknowledged=self._replays):
                         return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
