@@ -207,9 +207,8 @@ async def _leave(settings: Settings, front: Pipeline, router: Router, server: _S
     Requests get at most half of the time budget; the rest is for committing acknowledged writes.
     """
     started_s = SYSTEM.monotonic_s()
-    # What the worker has sent is finished like every other request; what it has not sent, its successor sends.
-    await jobs.stop()
-    unfinished = await front.draining.leave(settings.drain_s / 2)
+    # New requests are refused from now on, the worker's too: what it has not sent, its successor sends.
+    unfinished, _ = await asyncio.gather(front.draining.leave(settings.drain_s / 2), jobs.stop())
     if unfinished:
         _logger.warning("%d requests did not finish in time", unfinished)
     _logger.info("responses by status: %s", front.metering.summary())
