@@ -248,7 +248,7 @@ def announce(
         f"  metrics     {address.url_of(metrics_listener or listener)}/metrics\n"
         "Try:\n"
         f"  {curl} -X PUT --data-binary @README.md {url}/users/42/avatars/7/documents/README.md\n"
-        f"  {curl} -X POST {url}/users/42/avatars/7/ingest?wait_s=60\n"
+        f"  {curl} -X POST '{url}/users/42/avatars/7/ingest?wait_s=60'\n"
         f'  {curl} -X POST {url}/users/42/avatars/7/query -d \'{{"text": "How do I start it?"}}\''
     )
 
