@@ -41,3 +41,11 @@ def full_image(base: str) -> str:
 def slim_image(base: str) -> str:
     """Return the slim image of this checkout."""
     return build(base, "slim")
+
+
+@pytest.fixture(scope="session")
+def standins(full_image: str) -> str:
+    """Return the image that stands in for MinIO, PostgreSQL and nginx."""
+    name, folder = "vectorpool-test:standins", str(Path(__file__).with_name("standins"))
+    docker("build", "--network", "host", "--build-arg", f"IMAGE={full_image}", "-t", name, folder)
+    return name
