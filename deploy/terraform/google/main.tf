@@ -191,20 +191,20 @@ resource "google_cloud_run_v2_service" "service" {
 # The numbers of deploy/cloudrun/service-gcs.yaml, and its reasons.
 locals {
   settings = {
-    VECTORPOOL_STORE                      = "gs://${google_storage_bucket.store.name}/vectorpool"
-    VECTORPOOL_TOKEN_SECRET_FILE          = "/etc/vectorpool/secrets/token-secret"
-    VECTORPOOL_MAX_BODY_BYTES             = "33554432"
-    VECTORPOOL_TRUSTED_PROXIES            = "169.254.0.0/16"
-    VECTORPOOL_SHARDS                     = "2"
-    VECTORPOOL_OPEN_BYTES                 = "201326592"
-    VECTORPOOL_WARM_BYTES                 = "100663296"
-    VECTORPOOL_OPEN_SLOTS                 = "50"
-    VECTORPOOL_INDEX_ROWS_BYTES           = "67108864"
-    VECTORPOOL_MAX_BODY_BYTES_UNDER_WAY   = "134217728"
-    VECTORPOOL_MEMORY_LIMIT_BYTES         = "1543503872"
-    VECTORPOOL_EXTRACTION_PROCESSES       = "1"
-    VECTORPOOL_EXTRACTION_MEMORY_BYTES    = "268435456"
-    VECTORPOOL_DRAIN_S                    = "8"
+    VECTORPOOL_STORE                    = "gs://${google_storage_bucket.store.name}/vectorpool"
+    VECTORPOOL_TOKEN_SECRET_FILE        = "/etc/vectorpool/secrets/token-secret"
+    VECTORPOOL_MAX_BODY_BYTES           = "33554432"
+    VECTORPOOL_TRUSTED_PROXIES          = "169.254.0.0/16"
+    VECTORPOOL_SHARDS                   = "2"
+    VECTORPOOL_OPEN_BYTES               = "201326592"
+    VECTORPOOL_WARM_BYTES               = "100663296"
+    VECTORPOOL_OPEN_SLOTS               = "50"
+    VECTORPOOL_INDEX_ROWS_BYTES         = "67108864"
+    VECTORPOOL_MAX_BODY_BYTES_UNDER_WAY = "134217728"
+    VECTORPOOL_MEMORY_LIMIT_BYTES       = "1543503872"
+    VECTORPOOL_EXTRACTION_PROCESSES     = "1"
+    VECTORPOOL_EXTRACTION_MEMORY_BYTES  = "268435456"
+    VECTORPOOL_DRAIN_S                  = "8"
   }
 }
 
