@@ -1,4 +1,4 @@
-"""What ``deploy`` has for proxies and clusters, read by the programs that it is for, which come from PyPI by version."""
+"""What ``deploy`` has for proxies and clusters, read by the programs that it is for; they come from PyPI."""
 
 from __future__ import annotations
 

@@ -192,6 +192,15 @@ class Radosgw(S3Server):
             *("--secret-key", self.secret_access_key),
         )
 
+    def make_user(self, name: str) -> tuple[str, str]:
+        """Make a user without rights; return its access key and secret."""
+        keys = (uuid.uuid4().hex, uuid.uuid4().hex)
+        self._ceph(
+            *("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", name, "--display-name", name),
+            *("--access-key", keys[0], "--secret-key", keys[1]),
+        )
+        return keys
+
     def restart(self) -> None:
         """Start the gateway (again) and return when it answers; all stored objects are still there."""
         if self._gateway is not None:
