@@ -21,6 +21,7 @@ from vectorpool.errors.conflicts import (
     PathTaken,
     PreconditionFailed,
     RecordExists,
+    TargetRefused,
     VectorstoreExists,
 )
 from vectorpool.errors.damage import BrokenLog, BrokenReplica, CorruptObject, Damaged, NewerFormat
@@ -83,6 +84,7 @@ from vectorpool.errors.retries import (
     ShardUnavailable,
     StoreFull,
     StoreUnavailable,
+    TargetUnavailable,
     TokenKeysUnavailable,
     TooManyConnections,
     TryAgain,
@@ -161,6 +163,8 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnavailable",
+    "TargetRefused",
+    "TargetUnavailable",
     "TokenKeysUnavailable",
     "TooManyConnections",
     "TryAgain",
