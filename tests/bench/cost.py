@@ -50,7 +50,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     The prices are the public ones of S3 Standard in us-east-1 as of November 2026, in the same region as the instances:
     a thousand PUT or LIST, a thousand GET or HEAD, a GB-month; deletions and traffic within the region cost nothing.
-    ``jars`` are the cookie jars of *jar* routing, and ``jar_life_s`` is how long one leads to the same instance, in the mean.
+    ``jars`` are the cookie jars of *jar* routing; one leads to the same instance for ``jar_life_s`` in the mean.
     ``upkeep_instances`` are those that verify logs and remove garbage; 0 is all: ``verify_interval_s`` is 0 on none.
     """
 
