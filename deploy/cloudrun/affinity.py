@@ -1,10 +1,10 @@
 """One cookie jar for each hash bucket of users: how a backend makes a user's requests reach one instance of Cloud Run.
 
 Cloud Run knows session affinity by a cookie only: who sends the cookie of an answer again reaches the instance that
-gave it, as long as that instance runs. A backend that calls for many users is one caller, and one cookie for all of them
-would send every user to one instance. So users are put into buckets by a hash, and each bucket has a cookie jar. The
-bucket of a user is the same in every process of the backend, but each process has cookies of its own: with several, let
-them share the jars (``cookies``, ``keep``), for instance in Redis, or give each a part of the users.
+gave it, as long as that instance runs. A backend that calls for many users is one caller, and one cookie for all of
+them would send every user to one instance. So users are put into buckets by a hash, and each bucket has a cookie jar.
+The bucket of a user is the same in every process of the backend, but each process has cookies of its own: with
+several, let them share the jars (``cookies``, ``keep``), for instance in Redis, or give each a part of the users.
 
 Copy this file into the backend; it needs httpx.
 """
