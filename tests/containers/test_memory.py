@@ -118,5 +118,5 @@ def test_the_settings_hold(full_image: str, gib: int, tmp_path: Path) -> None:
         print(f"{gib} GiB: processes {most[0] / MIB:.0f}, files {most[1] / MIB:.0f}, together {most[2] / MIB:.0f} MiB")
         print(f"refused, then done: {dict(told)}")
         assert state(name, ".State.OOMKilled") == "false"
-        assert all(shard["restarts"] == 0 for shard in client.get("/admin/shards").json()["shards"])
+        assert all(shard["deaths"] == 0 for shard in client.get("/admin/shards").json()["shards"])
         assert most[2] < gib * 1024 * MIB
