@@ -189,7 +189,7 @@ def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settin
 
 def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
     """Return the outcome of each routing. Fails if an answer was wrong or a write was lost."""
-    # Files that stand for Chroma's cannot be patched, so replicas are built anew; the store is asked for the same objects.
+    # Files that stand for Chroma's cannot be patched, so replicas are built anew, of the same objects.
     settings = Settings(patch_replicas=False)
     writes = max(round(inputs.requests_a_day * (1 - inputs.reads) * WEEK_S / DAY_S), 1)
     pages = max(int(inputs.store_mib * 1024**2) // BYTE_SCALE // PAGE_BYTES, 1)
