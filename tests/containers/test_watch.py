@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(900)]
 
 
 def test_a_changed_source_is_taken(base: str, tmp_path: Path) -> None:
-    """The version that answers carry is another one after its line was changed outside the container."""
+    """The version that it tells is another one after its line was changed outside the container."""
     image, port = build(base, "dev"), free_port()
     for name in ("compose.yaml", "Dockerfile", "pyproject.toml", "uv.lock"):
         shutil.copy(ROOT / name, tmp_path)
@@ -32,7 +32,7 @@ def test_a_changed_source_is_taken(base: str, tmp_path: Path) -> None:
         subprocess.run([*compose, "up", "--detach", "--no-build", "--wait", "dev"], check=True, capture_output=True)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=TOKEN, timeout=30) as client:
             wait_until(lambda: is_ready(client), lambda: "it does not start")
-            before = client.get("/users/42/collections").headers["X-Vectorpool-Version"]
+            before = client.get("/api/v2/version").headers["X-Vectorpool-Version"]
             watching = subprocess.Popen([*compose, "watch", "--no-up", "dev"], stdout=subprocess.PIPE)
             assert watching.stdout is not None
             assert b"Watch enabled" in watching.stdout.readline()
@@ -41,7 +41,7 @@ def test_a_changed_source_is_taken(base: str, tmp_path: Path) -> None:
 
             def is_taken() -> bool:
                 try:
-                    return client.get("/users/42/collections").headers.get("X-Vectorpool-Version") == "9.9.9"
+                    return client.get("/api/v2/version").headers.get("X-Vectorpool-Version") == "9.9.9"
                 except httpx.TransportError:
                     return False
 
