@@ -50,6 +50,7 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
 
     The prices are the public ones of S3 Standard in us-east-1 as of November 2026, in the same region as the instances:
     a thousand PUT or LIST, a thousand GET or HEAD, a GB-month; deletions and traffic within the region cost nothing.
+    ``jars`` are the cookie jars of *jar* routing; one leads to the same instance for ``jar_life_s`` in the mean.
     ``upkeep_instances`` are those that verify logs and remove garbage; 0 is all: ``verify_interval_s`` is 0 on none.
     """
 
@@ -61,6 +62,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
     session_requests: float = 10.0
     session_gap_s: float = 20.0
     zipf: float = 0.8
+    jars: int = 1024
+    jar_life_s: float = 3600.0
     store_mib: float = 1.0
     slots: int = 200
     warm_gib: float = 4.0
@@ -100,6 +103,8 @@ class Inputs(msgspec.Struct, frozen=True, kw_only=True):
             session_requests=self.session_requests,
             session_gap_s=self.session_gap_s,
             zipf=self.zipf,
+            jars=self.jars,
+            jar_life_s=self.jar_life_s,
             store_bytes=int(self.store_mib * 1024**2),
             latencies=self.latencies,
             seed=self.seed,
@@ -184,7 +189,8 @@ def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settin
 
 def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
     """Return the outcome of each routing. Fails if an answer was wrong or a write was lost."""
-    settings = Settings()
+    # Files that stand for Chroma's cannot be patched, so replicas are built anew, of the same objects.
+    settings = Settings(patch_replicas=False)
     writes = max(round(inputs.requests_a_day * (1 - inputs.reads) * WEEK_S / DAY_S), 1)
     pages = max(int(inputs.store_mib * 1024**2) // BYTE_SCALE // PAGE_BYTES, 1)
     week = live_weeks(settings, pages, writes, inputs.seed)
@@ -268,7 +274,9 @@ async def _measured(store: str) -> Latencies:
 def main() -> None:
     """Parse the inputs, simulate, print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.cost", description=__doc__)
-    parser.add_argument("--routing", nargs="+", choices=["user", "session", "random"], default=["user", "random"])
+    parser.add_argument(
+        "--routing", nargs="+", choices=["user", "jar", "session", "random"], default=["user", "random"]
+    )
     parser.add_argument("--measure", metavar="STORE", help="take latencies from this store, such as s3://bucket")
     parser.add_argument("--latency", nargs="+", default=[], metavar="CLASS=P50/P99", help="get, head, put, list; ms")
     for field in msgspec.structs.fields(Inputs):

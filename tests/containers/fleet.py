@@ -24,7 +24,8 @@ CALL_S = 60.0
 PATIENCE_S = 150.0
 
 
-def _compose_program() -> list[str]:
+def compose_program() -> list[str]:
+    """Return the command of compose, version 2 or later."""
     if not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
         return ["docker", "compose"]
     if program := shutil.which("docker-compose"):
@@ -41,7 +42,7 @@ class Fleet:
         self.url = f"http://127.0.0.1:{self.port}"
         own = ("compose.yaml", "tests/containers/compose.override.yaml", *more_files)
         files = [part for file in own for part in ("-f", file)]
-        self._command = [*_compose_program(), "-p", self.project, *files]
+        self._command = [*compose_program(), "-p", self.project, *files]
         self._env = {
             **os.environ,
             "VECTORPOOL_TEST_IMAGE": image,

@@ -60,6 +60,18 @@ def test_it_is_healthy_at_the_first_start(fleet: Fleet) -> None:
         assert client.get("/api/v2/tenants/42/databases/avatar-7/collections_count").json() == 1
 
 
+def test_commands_in_a_container(fleet: Fleet) -> None:
+    """Those of the documents: users of the bucket, and a token for one user, which reaches that user alone."""
+    with fleet.client() as client:
+        made = client.post("/users/42/collections", json={"name": "notes", "get_or_create": True})
+        assert made.is_success, made.text
+        assert "42" in fleet.compose("exec", "-T", "api-1", "vectorpool", "users")
+        token = fleet.compose("exec", "-T", "api-1", "vectorpool", "token", "app", "--jwt", "--user", "42").split()[-1]
+        theirs = {"Authorization": f"Bearer {token}"}
+        assert client.get("/users/42/collections", headers=theirs).status_code == 200
+        assert client.get("/users/43/collections", headers=theirs).status_code == 403
+
+
 def test_a_user_has_one_instance(fleet: Fleet) -> None:
     """nginx sends all of a user's requests to one instance, however the id is spelled, and users to both."""
     with fleet.client() as client:

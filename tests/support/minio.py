@@ -7,6 +7,12 @@ from typing import Any
 
 from tests.support.store import S3Server
 
+# That of compose.yaml: Docker Hub, which testcontainers asks by itself, has MinIO no more.
+IMAGE = (
+    "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
+    "@sha256:14cea493d9a34af32f524e538b8346cf79f3321eff8e708c1e2960462bd8936e"
+)
+
 
 @dataclass
 class Minio(S3Server):
@@ -20,7 +26,7 @@ class Minio(S3Server):
         """Start the container. The errors of docker-py and testcontainers are raised as they are."""
         from testcontainers.minio import MinioContainer
 
-        container = MinioContainer()
+        container = MinioContainer(image=IMAGE)
         container.start()
         config = container.get_config()
         return cls(

@@ -11,6 +11,7 @@ import hcl2
 import pytest
 import yaml
 
+from tests.support import minio
 from vectorpool.configuration import describe_settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ def test_images_and_actions_are_pinned() -> None:
     for name, service in services.items():
         assert "build" in service or re.search(r"@sha256:[0-9a-f]{64}\}?$", service["image"]), name
     assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert minio.IMAGE in services["minio"]["image"]
     gateway = yaml.safe_load((DEPLOY / "helm" / "vectorpool" / "values.yaml").read_text())["gateway"]["image"]
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", gateway["digest"])
     for workflow in (ROOT / ".github" / "workflows").iterdir():

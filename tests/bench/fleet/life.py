@@ -1,7 +1,8 @@
 """The life of a fleet: sessions of users, with rates by a Zipf law and the hour, and a check of every answer.
 
 Under *random* routing each request goes to any instance; under *session* routing those of one session go to the same
-one, as with a load balancer's cookie; under *user* routing all of a user's requests do, by a hash of the user id. A
+one, as with a load balancer's cookie; under *user* routing all of a user's requests do, by a hash of the user id; under
+*jar* routing those of a hash bucket of users do, whose cookie jar leads to one instance until that one is replaced. A
 strong read must show every write that was acknowledged before it was sent, on any instance; at the end each user who
 wrote is read from the store.
 """
@@ -43,7 +44,7 @@ from vectorpool.pool import pool as pool_module
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 
-Routing = Literal["random", "session", "user"]
+Routing = Literal["random", "session", "user", "jar"]
 DAY_S = 86_400.0
 # The interval of the search for idle vectorstores. Twice a second, as in a pool, would make a simulated day slow.
 TICK_S = 15.0
@@ -73,6 +74,8 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     zipf: float = 0.8
     swing: float = 0.8
     store_bytes: int = 1024**2
+    jars: int = 1024
+    jar_life_s: float = 3600.0
     latencies: Latencies = Latencies()
     seed: int = 1
 
@@ -108,6 +111,7 @@ class Life:
         self._loop = FleetLoop(fleet.seed)
         self.sources = VirtualSources(self._loop, random.Random(self._dice.getrandbits(64)))
         self._scratch = Path()
+        self._jars: dict[int, tuple[int, float]] = {}
         self._pools: list[tuple[pool_module.Pool, PagedStores, MeteredBucket]] = []
         self._written: Counter[int] = Counter()
         self._offered: Counter[int] = Counter()
@@ -221,10 +225,22 @@ class Life:
         while self._loop.time() < end_s:
             if fleet.routing == "random":
                 anywhere = int(dice.random() * fleet.instances)
-            await self._request(user, user % fleet.instances if fleet.routing == "user" else anywhere)
+            elif fleet.routing == "user":
+                anywhere = user % fleet.instances
+            elif fleet.routing == "jar":
+                anywhere = self._of_jar(user % fleet.jars)
+            await self._request(user, anywhere)
             if dice.random() < 1 / fleet.session_requests:
                 return
             await self.sources.sleep(dice.expovariate(1 / fleet.session_gap_s))
+
+    def _of_jar(self, jar: int) -> int:
+        """Return the instance that a jar's cookie leads to: any one, until the platform replaces that instance."""
+        at, until_s = self._jars.get(jar, (0, -1.0))
+        if self._loop.time() >= until_s:
+            at = int(self._dice.random() * self._fleet.instances)
+            self._jars[jar] = at, self._loop.time() + self._dice.expovariate(1 / self._fleet.jar_life_s)
+        return at
 
     async def _request(self, user: int, at: int) -> None:
         pool, stores, _ = self._pools[at]
