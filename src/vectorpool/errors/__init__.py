@@ -64,6 +64,7 @@ from vectorpool.errors.requests import (
     Unauthenticated,
     UnsupportedFormat,
     UploadUrlUnavailable,
+    WebhookRefused,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -171,5 +172,6 @@ __all__ = [
     "VectorpoolError",
     "VectorstoreExists",
     "VerificationNotFound",
+    "WebhookRefused",
     "WorkerDied",
 ]
