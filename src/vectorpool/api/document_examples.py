@@ -8,6 +8,8 @@ import msgspec
 
 from vectorpool.api import requests, views
 from vectorpool.commands import PipelineChoice
+from vectorpool.documents.events import EXAMPLE as EVENT_EXAMPLE
+from vectorpool.documents.events import StoreEventBody
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.reports import DocumentOutcome, IngestReport
 
@@ -50,5 +52,6 @@ REQUESTS: Final[dict[type[msgspec.Struct], Any]] = {
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
     requests.PipelineBody: {"strategy": "rows", "chunk_tokens": 120},
     requests.EmbedBody: {"texts": ["The warranty lasts two years."]},
+    StoreEventBody: msgspec.to_builtins(EVENT_EXAMPLE),
     requests.UploadUrlBody: {"path": "handbook/film-transcript.txt", "expires_s": 900},
 }

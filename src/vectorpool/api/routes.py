@@ -17,6 +17,7 @@ from vectorpool.api.chroma.unsupported import Unsupported
 from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
 from vectorpool.api.documents import Documents
+from vectorpool.api.events import StoreEvents
 from vectorpool.api.health import Health
 from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
@@ -49,7 +50,7 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
+    operators: list[ControllerRouterHandler] = [Admin, StoreEvents, TransferRoutes, UserLimits, Tokens, Health, Metrics]
     return [Users, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
 
 

@@ -30,6 +30,7 @@ from vectorpool.extraction.workshop import Workshop
 from vectorpool.jobs.engine import Database, Engine
 from vectorpool.jobs.protocol import (
     CancelJob,
+    CountJobs,
     Done,
     Enqueue,
     FromWorker,
@@ -117,6 +118,8 @@ class Worker:
                 return await self._enqueue(request)
             case ShowJob():
                 return await self._show(request)
+            case CountJobs():
+                return msgspec.json.encode(await asyncio.to_thread(self.store.count))
             case ListJobs():
                 page = await asyncio.to_thread(
                     self.store.page, request.user_id, request.avatars, request.state, request.limit, request.after

@@ -87,6 +87,12 @@ class RetryJob(msgspec.Struct, frozen=True, tag="retry"):
     job_id: str
 
 
+class CountJobs(msgspec.Struct, frozen=True, tag="count"):
+    """How many jobs the database has, by state. Answers views.JobsByState."""
+
+    number: int
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Is the worker alive?"""
 
@@ -107,7 +113,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     error: ErrorWire
 
 
-Request = Enqueue | ShowJob | ListJobs | CancelJob | RetryJob | Ping
+Request = Enqueue | ShowJob | ListJobs | CancelJob | RetryJob | CountJobs | Ping
 ToWorker = WorkerHello | Request
 FromWorker = WorkerReady | Done | Refused
 

@@ -20,53 +20,16 @@ import sqlalchemy as sa
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
 from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
-from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobState
+from vectorpool.jobs.tables import documents as _documents
+from vectorpool.jobs.tables import jobs as _jobs
+from vectorpool.jobs.tables import migrate
+from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobsByState, JobState
 from vectorpool.sources import Sources
 
 MOST_DOCUMENTS: Final = 10_000
 # Paths of one job; a sync of more is one of the whole avatar.
 _MOST_PATHS: Final = 500
 _DELETED_AT_ONCE: Final = 200
-
-_metadata = sa.MetaData()
-_jobs = sa.Table(
-    "vectorpool_jobs",
-    _metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("avatar_id", sa.Text, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    # JSON: the paths, or null for the whole avatar.
-    sa.Column("paths", sa.Text, nullable=False),
-    sa.Column("force", sa.Boolean, nullable=False),
-    # JSON: how to cut this time, or null for as the avatar does.
-    sa.Column("choice", sa.Text, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("run", sa.Integer, nullable=False),
-    # Runs that ended without a note of anything done: their workers died.
-    sa.Column("deaths", sa.Integer, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("touched_ms", sa.BigInteger, nullable=False),
-    sa.Column("started_ms", sa.BigInteger),
-    sa.Column("finished_ms", sa.BigInteger),
-    sa.Column("counts", sa.Text, nullable=False),
-    sa.Column("commit", sa.BigInteger, nullable=False),
-    sa.Column("path", sa.Text),
-    sa.Column("code", sa.Text),
-    sa.Column("reason", sa.Text),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
-    sa.Index("vectorpool_jobs_by_state", "state", "touched_ms"),
-)
-_documents = sa.Table(
-    "vectorpool_job_documents",
-    _metadata,
-    sa.Column("job_id", sa.String(64), primary_key=True),
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("outcome", sa.LargeBinary, nullable=False),
-)
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -94,12 +57,12 @@ class JobStore:
         self._is_shared = is_shared
 
     def create(self) -> None:
-        """Create the tables where they are missing."""
+        """Create the tables, or bring those of an earlier version up to this one. Raises Misconfigured."""
         with self._begin() as db:
             if self._is_shared:
                 # Workers that start together.
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(7682341905)"))
-            _metadata.create_all(db)
+            migrate(db)
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
@@ -242,6 +205,12 @@ class JobStore:
                 counts=_json(JobCounts()),
             )
             return self._job(self._row(db, user_id, job_id))
+
+    def count(self) -> JobsByState:
+        """Return how many jobs there are in each state."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(_jobs.c.state, sa.func.count()).group_by(_jobs.c.state)).all()
+        return msgspec.convert({row[0]: row[1] for row in rows}, JobsByState)
 
     # --- Workers -------------------------------------------------------------------------------------
 

@@ -66,6 +66,16 @@ class JobPage(msgspec.Struct, omit_defaults=True):
     next_after: str | None = None
 
 
+class JobsByState(msgspec.Struct):
+    """How many jobs the database has in each state; finished ones are there for ``jobs_retention_s``."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
 # As the documents of the API show one.
 EXAMPLE_JOB: Final = Job(
     job_id="1780000000000-0a1b2c3d-000",
