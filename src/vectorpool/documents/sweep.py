@@ -51,9 +51,13 @@ _MOST_PATHS: Final = 500
 
 
 class AvatarMark(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was found of an avatar: the hash of its listing, whether it was in step, how often a sync was asked for."""
+    """What was found of an avatar: the hash of its listing, whether it was in step, how often a sync was asked for.
+
+    ``how`` says how documents were cut then: a document that a job cut otherwise is in step until that changes.
+    """
 
     listing: str
+    how: str
     in_step: bool = False
     syncs: int = 0
 
@@ -137,7 +141,8 @@ class Sweep:
 
     async def _avatar(self, user_id: str, avatar_id: str, before: AvatarMark | None) -> AvatarMark | None:
         listing, count = await self._listing(user_id, avatar_id)
-        same = before is not None and before.listing == listing
+        how = self._how()
+        same = before is not None and (before.listing, before.how) == (listing, how)
         if before is not None and same and (before.in_step or before.syncs >= _MOST_SYNCS):
             return before if count else None
         syncs = before.syncs if before is not None and same else 0
@@ -147,36 +152,45 @@ class Sweep:
         except (AvatarNotFound, UserNotFound):
             first = IngestedPage([])
         if self._ingestor.settings.documents_collection in first.collections:
-            in_step = await self._is_in_step(user_id, avatar_id, first.documents)
+            cut_anew = before is not None and before.how != how
+            in_step = await self._is_in_step(user_id, avatar_id, first.documents, cut_anew)
         else:
             paths = await self._newer(user_id, avatar_id)
             in_step = not paths
         if in_step:
-            return AvatarMark(listing, in_step=True) if count else None
+            return AvatarMark(listing, how, in_step=True) if count else None
         await self._room()
         await self._sync(user_id, avatar_id, paths)
-        return AvatarMark(listing, syncs=syncs + 1)
+        return AvatarMark(listing, how, syncs=syncs + 1)
 
     async def _listing(self, user_id: str, avatar_id: str) -> tuple[str, int]:
-        """Return the hash of what the documents are and of how they would be cut here, and their number."""
-        settings, count = self._ingestor.settings, 0
-        how = (self._ingestor.embedder.name, settings.documents_collection, settings.chunk_strategy)
-        numbers = (settings.chunk_tokens, settings.chunk_overlap_tokens)
-        hashed = xxhash.xxh3_128(repr((how, numbers)).encode())
+        """Return the hash of what the documents are, and their number."""
+        hashed, count = xxhash.xxh3_128(), 0
         async for each in self._library.iterate(user_id, avatar_id):
             hashed.update(f"{each.path}\0{each.etag}\0{each.size}\0".encode())
             count += 1
         return hashed.hexdigest(), count
 
-    async def _is_in_step(self, user_id: str, avatar_id: str, first: list[Ingested]) -> bool:
-        """Compare the registry with the bucket; ``first`` is the first page of the registry."""
+    def _how(self) -> str:
+        """Return how this instance makes records of a document, if nothing else was chosen."""
+        of, settings = self._ingestor, self._ingestor.settings
+        size = f"{settings.chunk_tokens} {settings.chunk_overlap_tokens}"
+        return f"{of.embedder.name} {settings.documents_collection} {settings.chunk_strategy} {size}"
+
+    async def _is_in_step(self, user_id: str, avatar_id: str, first: list[Ingested], cut_anew: bool) -> bool:
+        """Compare the registry with the bucket; ``first`` is the first page of the registry.
+
+        Unless ``cut_anew``, a document of the same bytes is in step, however it was cut.
+        """
         choice = await self._ingestor.choice_of(user_id, avatar_id, BACKGROUND)
         collection = self._ingestor.settings.documents_collection
         registry = self._registry(user_id, avatar_id, first)
         async with aclosing(paired(self._library.iterate(user_id, avatar_id), registry)) as pairs:
             async for pair in pairs:
                 recipe = self._recipe(pair.path, choice)
-                if recipe is None and pair.known is None:
+                if not cut_anew and pair.known is not None:
+                    recipe = pair.known.recipe
+                elif recipe is None and pair.known is None:
                     # It would fail, and fails again: no sync helps.
                     continue
                 if difference(pair, recipe or "", collection) not in ("unchanged", "missing"):

@@ -47,6 +47,7 @@ from vectorpool.errors.requests import (
     DocumentTooCostly,
     DocumentUnreadable,
     DocumentWithoutText,
+    DownloadFailed,
     ExtractionNotInstalled,
     Forbidden,
     HeadersTooLarge,
@@ -65,6 +66,7 @@ from vectorpool.errors.requests import (
     UnsupportedFormat,
     UploadUrlUnavailable,
     WebhookRefused,
+    WebhookUndelivered,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -117,6 +119,7 @@ __all__ = [
     "DocumentTooCostly",
     "DocumentUnreadable",
     "DocumentWithoutText",
+    "DownloadFailed",
     "Draining",
     "EmbedderMismatch",
     "EmbedderUnavailable",
@@ -173,5 +176,6 @@ __all__ = [
     "VectorstoreExists",
     "VerificationNotFound",
     "WebhookRefused",
+    "WebhookUndelivered",
     "WorkerDied",
 ]

@@ -23,7 +23,7 @@ from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, Limit
 from vectorpool.jobs.tables import documents as _documents
 from vectorpool.jobs.tables import jobs as _jobs
 from vectorpool.jobs.tables import migrate
-from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobsByState, JobState
+from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobOptions, JobPage, JobsByState, JobState
 from vectorpool.sources import Sources
 
 MOST_DOCUMENTS: Final = 10_000
@@ -44,6 +44,9 @@ class Work(msgspec.Struct, frozen=True):
     run: int
     deaths: int
     path: str | None
+    attempt: int
+    options: JobOptions | None
+    number: int | None
     done: dict[str, DocumentOutcome]
 
 
@@ -85,6 +88,9 @@ class JobStore:
         paths: Sequence[str] | None,
         force: bool,
         choice: PipelineChoice | None = None,
+        options: JobOptions | None = None,
+        *,
+        is_numbered: bool = False,
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
@@ -120,9 +126,25 @@ class JobStore:
                     counts=_json(JobCounts()),
                     commit=0,
                     version=1,
+                    options=_json(options),
+                    number=self._number(db, user_id, now_ms) if is_numbered else None,
                 )
             )
             return self._job(self._row(db, user_id, job_id)), True
+
+    @staticmethod
+    def _number(db: sa.Connection, user_id: str, now_ms: int) -> int:
+        """Return a number that no job of the user has; of the time, so that it is new after the tables were lost."""
+        latest = db.execute(sa.select(sa.func.max(_jobs.c.number)).where(_jobs.c.user_id == user_id)).scalar()
+        return max(now_ms * 1000, (latest or 0) + 1)
+
+    def find(self, user_id: str, avatar_id: str, numbers: Sequence[int]) -> list[Job]:
+        """Return the jobs of an avatar that have these numbers, without their documents."""
+        wanted = sa.select(_jobs).where(
+            _jobs.c.user_id == user_id, _jobs.c.avatar_id == avatar_id, _jobs.c.number.in_(list(numbers))
+        )
+        with self._begin() as db:
+            return [self._job(row) for row in db.execute(wanted).all()]
 
     def _waiting(self, db: sa.Connection, user_id: str, avatar_id: str) -> Any:
         found = sa.select(_jobs).where(
@@ -236,6 +258,9 @@ class JobStore:
             run=row.run + 1,
             deaths=deaths,
             path=row.path,
+            attempt=row.attempt,
+            options=msgspec.json.decode(row.options, type=JobOptions | None),
+            number=row.number,
             done={r.path: msgspec.json.decode(r.outcome, type=DocumentOutcome) for r in stored},
         )
 
@@ -357,6 +382,7 @@ class JobStore:
             code=row.code,
             reason=row.reason,
             version=row.version,
+            number=row.number,
         )
 
 
