@@ -44,6 +44,7 @@ ADMIN_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     operating.Compacted: operating.Compacted(objects=1, bytes=402_133),
     operating.Imported: operating.Imported(user_id="42", commit=1, files=6, bytes=1_261_568),
     AuditPage: AuditPage(entries=[_ENTRY]),
+    views.EventsTaken: views.EventsTaken(avatars=1, documents=1, ignored=0),
     views.OperatorsReadiness: views.OperatorsReadiness(
         status="starting", reasons=["Shard 0 is starting."], store="answers", shards=[_SHARD], tasks=[]
     ),

@@ -16,7 +16,9 @@ from vectorpool.api.chroma.tenants import Tenants
 from vectorpool.api.chroma.unsupported import Unsupported
 from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
+from vectorpool.api.direct import DirectIngest
 from vectorpool.api.documents import Documents
+from vectorpool.api.events import StoreEvents
 from vectorpool.api.health import Health
 from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
@@ -29,6 +31,7 @@ from vectorpool.api.tokens import Tokens
 from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
+from vectorpool.api.vectorflow import VectorFlow
 from vectorpool.api.vectors import Vectors
 from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
@@ -46,11 +49,16 @@ def native_routes() -> list[ControllerRouterHandler]:
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
+        route_handlers=[Collections, Records, Streams, Documents, DirectIngest, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
-    return [Users, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
+    vectorflow = Router(
+        f"/vectorflow{AVATAR_PATH}",
+        route_handlers=[VectorFlow],
+        dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
+    )
+    operators: list[ControllerRouterHandler] = [Admin, StoreEvents, TransferRoutes, UserLimits, Tokens, Health, Metrics]
+    return [Users, History, Avatars, Jobs, own, of_avatar, vectorflow, Vectors, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

@@ -48,6 +48,7 @@ from vectorpool.errors.requests import (
     DocumentTooCostly,
     DocumentUnreadable,
     DocumentWithoutText,
+    DownloadFailed,
     ExtractionNotInstalled,
     Forbidden,
     HeadersTooLarge,
@@ -65,6 +66,8 @@ from vectorpool.errors.requests import (
     Unauthenticated,
     UnsupportedFormat,
     UploadUrlUnavailable,
+    WebhookRefused,
+    WebhookUndelivered,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -118,6 +121,7 @@ __all__ = [
     "DocumentTooCostly",
     "DocumentUnreadable",
     "DocumentWithoutText",
+    "DownloadFailed",
     "Draining",
     "EmbedderMismatch",
     "EmbedderUnavailable",
@@ -175,5 +179,7 @@ __all__ = [
     "VectorpoolError",
     "VectorstoreExists",
     "VerificationNotFound",
+    "WebhookRefused",
+    "WebhookUndelivered",
     "WorkerDied",
 ]
