@@ -22,7 +22,16 @@ from vectorpool.settings import Settings
 from vectorpool.spelling import meant
 
 SECRETS = frozenset(
-    {"s3_secret_access_key", "openai_api_key", "token_secret", "admin_key", "log_key", "jobs_url", "service_token"}
+    {
+        "s3_secret_access_key",
+        "openai_api_key",
+        "token_secret",
+        "admin_key",
+        "log_key",
+        "jobs_url",
+        "service_token",
+        "webhook_secret",
+    }
 )
 ENV_PREFIX = "VECTORPOOL_"
 # Variables that are no settings: the file of settings, and where `vectorpool admin` finds a running service.

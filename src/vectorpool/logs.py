@@ -51,7 +51,14 @@ def configure(settings: Settings, *, shard: str | None = None, stream: TextIO | 
     )
     # A secret of tokens may be several, as KEY-ID:SECRET.
     secrets = [pair.rpartition(":")[2] for pair in (settings.token_secret or "").split()]
-    for secret in (settings.admin_key, settings.openai_api_key, settings.s3_secret_access_key, settings.log_key):
+    for secret in (
+        settings.admin_key,
+        settings.openai_api_key,
+        settings.s3_secret_access_key,
+        settings.log_key,
+        settings.webhook_secret,
+        settings.service_token,
+    ):
         if secret is not None:
             secrets.append(secret)
     handler = logging.StreamHandler(stream)

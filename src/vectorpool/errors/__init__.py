@@ -69,6 +69,7 @@ from vectorpool.errors.requests import (
     Unauthenticated,
     UnsupportedFormat,
     UploadUrlUnavailable,
+    WebhookRefused,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -181,5 +182,6 @@ __all__ = [
     "VectorpoolError",
     "VectorstoreExists",
     "VerificationNotFound",
+    "WebhookRefused",
     "WorkerDied",
 ]

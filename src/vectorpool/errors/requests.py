@@ -167,6 +167,13 @@ class UploadUrlUnavailable(InvalidRequest):
     status = 501
 
 
+class WebhookRefused(InvalidRequest):
+    """A webhook's URL that cannot be used, or that leads to a private, local or reserved address."""
+
+    code = "webhook-refused"
+    title = "The webhook's URL is not allowed"
+
+
 class HostRefused(VectorpoolError):
     """Without tokens: the request names a host that is not this machine's, or a page of another site sends it."""
 

@@ -9,7 +9,7 @@ from vectorpool.settings.words import ChunkStrategy, EmbedderKind, setting
 
 
 class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The embedder, the cutting of documents, and jobs."""
+    """The embedder, the cutting of documents, jobs, and webhooks."""
 
     # Text to vectors
     embedder: Annotated[EmbedderKind, setting("The provider that embeds text")] = "onnx"
@@ -75,3 +75,13 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
     service_token: Annotated[
         str | None, setting("Of `vectorpool worker`: a token of that service that may touch every user")
     ] = None
+
+    # Webhooks
+    webhook_secret: Annotated[
+        str | None,
+        setting("The secret that signs webhooks: any text, or whsec_ and base64; without it they are not signed"),
+    ] = None
+    webhook_networks: Annotated[
+        str,
+        setting("Addresses or networks, separated by commas, where webhooks may go besides public addresses"),
+    ] = ""
