@@ -257,3 +257,10 @@ class RecoveredPage(msgspec.Struct):
 
     records: list[RecoveredRecord]
     next_cursor: str | None = None
+
+
+class Recovery(msgspec.Struct):
+    """What a recovery would do, and the report of what it did; without one, nothing was done."""
+
+    plan: RecoveryPlan
+    report: RecoveryReport | None = None

@@ -8,6 +8,7 @@ from litestar.types import ControllerRouterHandler
 
 from vectorpool.api.admin import Admin
 from vectorpool.api.avatars import Avatars
+from vectorpool.api.care import OperatorsCare, UserCare
 from vectorpool.api.chroma import collections as chroma_collections
 from vectorpool.api.chroma import records as chroma_records
 from vectorpool.api.chroma.requests import API_PATH
@@ -49,8 +50,16 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    operators: list[ControllerRouterHandler] = [Admin, TransferRoutes, UserLimits, Tokens, Health, Metrics]
-    return [Users, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
+    operators: list[ControllerRouterHandler] = [
+        Admin,
+        OperatorsCare,
+        TransferRoutes,
+        UserLimits,
+        Tokens,
+        Health,
+        Metrics,
+    ]
+    return [Users, UserCare, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

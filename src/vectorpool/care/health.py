@@ -21,7 +21,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from vectorpool import names
-from vectorpool.answers import IngestedPage
+from vectorpool.answers import Ingested, IngestedPage
 from vectorpool.care.users import UsedUsers
 from vectorpool.commands import CheckHealth, ListIngested, ReadOptions
 from vectorpool.commitlog.json_objects import load_json, save_json
@@ -29,7 +29,14 @@ from vectorpool.context import RequestContext
 from vectorpool.documents.comparison import paired
 from vectorpool.documents.library import Document, DocumentLibrary
 from vectorpool.documents.router import Router
-from vectorpool.errors import HealthNotChecked, StoreUnavailable, TryAgain, UserNotFound, VectorpoolError
+from vectorpool.errors import (
+    AvatarNotFound,
+    HealthNotChecked,
+    StoreUnavailable,
+    TryAgain,
+    UserNotFound,
+    VectorpoolError,
+)
 from vectorpool.limits import Quota
 from vectorpool.notifications import Notifications
 from vectorpool.operating import CanaryView, Checkup, HealthCheck, HealthState, InstanceHealth, UserHealth
@@ -202,13 +209,13 @@ class HealthChecks:
         """Compare the listing of every avatar with the registry: rows whose document is gone are a disagreement."""
         gone = changed = new = seen = 0
         try:
-            for avatar_id in (await self._library.avatars(user_id))[0]:
+            for avatar_id in await self._library.list_avatars(user_id):
                 pages, rows = self._documents(user_id, avatar_id), self._registry(user_id, avatar_id)
                 async with aclosing(paired(pages, rows)) as pairs:
                     async for pair in pairs:
                         seen += 1
                         if seen > _MOST_DOCUMENTS:
-                            reason = f"There are more than {_MOST_DOCUMENTS} documents; the first of them were compared."
+                            reason = f"The first {_MOST_DOCUMENTS} documents were compared, and there are more."
                             return HealthCheck("documents", "skipped", reason)
                         if pair.known is None:
                             new += 1
@@ -232,11 +239,15 @@ class HealthChecks:
                 for document in page.documents:
                     yield document
 
-    async def _registry(self, user_id: str, avatar_id: str) -> AsyncGenerator:  # type: ignore[type-arg]
+    async def _registry(self, user_id: str, avatar_id: str) -> AsyncGenerator[Ingested, None]:
         after: str | None = None
         while True:
             command = ListIngested(avatar_id=avatar_id, after=after, limit=_PAGE)
-            answer = await self._router.execute(user_id, command, self._context())
+            try:
+                answer = await self._router.execute(user_id, command, self._context())
+            except AvatarNotFound:
+                # It has documents, and no record of any yet.
+                return
             rows = msgspec.json.decode(answer.body, type=IngestedPage).documents
             for row in rows:
                 yield row
@@ -329,7 +340,7 @@ def _agreed(first: UserHealth, again: UserHealth) -> UserHealth:
     checks = [
         check
         if check.state != "failed" or check.check in failed
-        else HealthCheck(check.check, "skipped", f"It failed once: {check.reason}", "It is made again in the next round.")
+        else HealthCheck(check.check, "skipped", f"It failed once: {check.reason}", "It is made again later.")
         for check in again.checks
     ]
     return msgspec.structs.replace(again, checks=checks, state=_state_of(checks))

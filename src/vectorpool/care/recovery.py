@@ -1,8 +1,8 @@
 """Recovery: the best source of a damaged vectorstore becomes a new commit, and its documents are ingested again.
 
-The best source is the one with the newest commit: it loses the least. This instance's open replica comes before a commit
-of the log, and a commit before nothing but documents. Whatever the source, the documents' bytes are brought back as
-after a restore, and a sync of every avatar with documents makes records of what the state does not have.
+The best source is the one with the newest commit: it loses the least. This instance's open replica comes before a
+commit of the log, and a commit before nothing but documents. Whatever the source, the documents' bytes are brought back
+as after a restore, and a sync of every avatar with documents makes records of what the state does not have.
 
 The commit is made on the number that the plan saw, so that of two recoveries one wins and nothing that was committed
 meanwhile is replaced. The damaged objects stay. A deleted user is never recovered: the shard refuses it.
@@ -20,8 +20,9 @@ from typing import Final
 import msgspec
 
 from vectorpool import names
-from vectorpool.audit import Audit, Who
+from vectorpool.allowances.usage import documents_size
 from vectorpool.answers import CommitPage
+from vectorpool.audit import Audit, Who
 from vectorpool.commands import FindSources, ListCommits, Recover, SourceKind
 from vectorpool.commitlog.json_objects import load_json, save_json
 from vectorpool.context import RequestContext
@@ -48,15 +49,15 @@ from vectorpool.operating import (
     RecoverySource,
     Sources,
 )
+from vectorpool.operating import Recovery as RecoveryDone
 from vectorpool.sources import Sources as Ambient
 from vectorpool.telemetry.families import RECOVERIES
 from vectorpool.telemetry.figures import Figures
 
 logger = logging.getLogger(__name__)
 
-_MOST_COUNTED: Final = 100_000
 _MOST_LOST: Final = 1000
-RECOVER_S: Final = 3600.0
+_RECOVER_S: Final = 3600.0
 _BY_ITSELF: Final = Who("vectorpool", via="background")
 
 # Has an avatar synced soon: user, avatar.
@@ -110,10 +111,7 @@ class Recoveries:
         return RecoveryPlan(user_id, found.is_damaged, found.over, found.reason, chosen, sources)
 
     async def _count_documents(self, user_id: str) -> int:
-        count = 0
-        for avatar_id in (await self._library.avatars(user_id))[0]:
-            count += await self._library.count(user_id, avatar_id, _MOST_COUNTED - count)
-        return count
+        return (await documents_size(self._library.bucket, user_id)).objects
 
     async def _entries(self, user_id: str, context: RequestContext) -> list[LostCommit]:
         """Return the commits of the log, newest first; of a log that holds none, nothing."""
@@ -131,8 +129,8 @@ class Recoveries:
 
     # --- The recovery --------------------------------------------------------------------------------
 
-    async def recover(self, user_id: str, context: RequestContext, who: Who) -> RecoveryReport:
-        """Recover a user from the best source; return the report, which is stored too.
+    async def recover(self, user_id: str, context: RequestContext, who: Who) -> RecoveryDone:
+        """Recover a user from the best source; return the plan and the report, which is stored too.
 
         Raises NotDamaged, NothingToRecoverFrom, CommitConflict, UserNotFound, StoreUnavailable, OutcomeUnknown.
         """
@@ -170,7 +168,7 @@ class Recoveries:
             remedy=f"Read the report: GET /admin/users/{{user_id}}/recoveries/{report.commit}.",
             detail={**detail, "commit": report.commit, "records": report.records, "lost_commits": len(lost)},
         )
-        return report
+        return RecoveryDone(plan, report)
 
     async def _recover(
         self,
@@ -199,7 +197,7 @@ class Recoveries:
         # The commit is durable: what follows may fail, and is made up for by the next sync of each avatar.
         try:
             report.documents = await DocumentRecovery(self._library, user_id).run(self._router, context)
-            for avatar_id in (await self._library.avatars(user_id))[0]:
+            for avatar_id in await self._library.list_avatars(user_id):
                 self._schedule(user_id, avatar_id)
                 report.reingested.append(avatar_id)
             await save_json(self._library.bucket, names.recovery_key(user_id, done.commit), report)
@@ -209,7 +207,7 @@ class Recoveries:
 
     async def recover_by_itself(self, user_id: str) -> None:
         """Recover a user whose damage was believed. What fails is told, and tried again with the next check."""
-        context = RequestContext(caller="recovery", timeout_s=RECOVER_S, sources=self._sources)
+        context = RequestContext(caller="recovery", timeout_s=_RECOVER_S, sources=self._sources)
         context.start()
         try:
             await self.recover(user_id, context, _BY_ITSELF)

@@ -209,10 +209,8 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
         setting("A vectorstore whose newest commit is damaged: ask waits for an operator, auto recovers it at once"),
     ] = "ask"
     notifications_url: Annotated[
-        str | None, setting("Where notifications are sent as signed webhooks; without it they are only listed")
-    ] = None
-    notifications_secret: Annotated[
-        str | None, setting("The secret that signs webhooks of notifications, at least 16 characters")
+        str | None,
+        setting("Where notifications are sent as webhooks, signed by webhook_secret; without it they are only listed"),
     ] = None
     notifications_retention_s: Annotated[
         float,
