@@ -11,9 +11,9 @@ lost. The damaged objects stay where they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from vectorpool.commitlog import append
 from vectorpool.commitlog.body import BodyBuilder, unpack_frame
@@ -26,16 +26,27 @@ from vectorpool.commitlog.outcomes import Hydrated, LostRace, PendingCommit, Pos
 from vectorpool.commitlog.plan import Chain, Listing, LogObject, chain
 from vectorpool.commitlog.replay import Replay
 from vectorpool.commitlog.stamp import Engine
-from vectorpool.errors import CommitConflict, CommitNotFound, CorruptObject, NewerFormat, UserNotFound
+from vectorpool.errors import CommitConflict, CommitNotFound, CorruptObject, Damaged, NewerFormat, UserNotFound
 from vectorpool.local_paths import local_segment
 from vectorpool.objects.bucket import Bucket
 from vectorpool.sources import Sources
 
 # Commits beside the chain that one check verifies; the whole log is verified in the rounds of upkeep.
 _MOST_COMMITS: Final = 256
+# The first letter of a mark: whether the object needs nothing below it.
+_WHOLE: Final = "="
+_PART: Final = "-"
 
 
-def mark_of(obj: LogObject) -> str:
+class Verified(NamedTuple):
+    """What is verified: the marks of the objects that lead to the newest commit, and the bytes that were read."""
+
+    known: list[str]
+    read_bytes: int
+    fault: str
+
+
+def _mark_of(obj: LogObject) -> str:
     """Return what tells an object from every other version of it."""
     return f"{obj.key.rpartition('/')[2]} {obj.size} {obj.etag}"
 
@@ -45,20 +56,55 @@ def top_of(listing: Listing) -> int:
     return max(listing.newest, *listing.graves) if listing.graves else listing.newest
 
 
-def new_objects(listing: Listing, found: Chain | None, known: Iterable[str], since: int) -> list[LogObject]:
-    """Return the objects to verify: those of the chain, and the commits after ``since``, that are not known."""
-    marks = set(known)
-    commits = [obj for obj in listing.objects if obj.kind == "commit" and obj.seq > since][:_MOST_COMMITS]
-    wanted = {obj.key: obj for obj in [*(found.objects if found is not None else []), *commits]}
-    return [obj for obj in wanted.values() if mark_of(obj) not in marks]
+async def verify_new(
+    bucket: Bucket,
+    user_id: str,
+    listing: Listing,
+    found: Chain,
+    known: Iterable[str],
+    since: int,
+    pause: Callable[[int], Awaitable[None]],
+) -> Verified:
+    """Verify the objects that the newest commit needs, and the commits after ``since`` above the lowest of them.
+
+    Objects with a known mark are not read. ``pause`` is awaited with the bytes of each that was. What lies below a
+    self-contained object is history, and may be damaged. The first fault ends the look. Raises Vanished and
+    StoreUnavailable.
+    """
+    marks = {mark[1:]: mark[0] == _WHOLE for mark in known}
+    verified, read_bytes, bottom = list[str](), 0, 0
+    try:
+        for obj in found.objects:
+            is_whole = marks.get(_mark_of(obj))
+            if is_whole is None:
+                is_whole = await _verify(bucket, user_id, obj)
+                read_bytes += obj.size
+                await pause(obj.size)
+            verified.append((_WHOLE if is_whole else _PART) + _mark_of(obj))
+            bottom = obj.seq
+            if is_whole:
+                break
+        beside = [obj for obj in listing.objects if obj.kind == "commit" and obj.seq > max(since, bottom)]
+        needed = {obj.key for obj in found.objects}
+        for obj in [obj for obj in beside if obj.key not in needed][:_MOST_COMMITS]:
+            await _verify(bucket, user_id, obj)
+            read_bytes += obj.size
+            await pause(obj.size)
+    except Damaged as error:
+        return Verified([], read_bytes, error.detail)
+    return Verified(verified, read_bytes, "")
 
 
-async def verify_object(bucket: Bucket, user_id: str, obj: LogObject) -> None:
-    """Read an object from the store and check every frame. Raises CorruptObject, NewerFormat, Vanished."""
+async def _verify(bucket: Bucket, user_id: str, obj: LogObject) -> bool:
+    """Read an object from the store and check every frame; return whether it needs nothing below it.
+
+    Raises CorruptObject, NewerFormat, Vanished, StoreUnavailable.
+    """
     stream = await Reader(bucket, user_id, None).open(obj, PART_BYTES, WINDOW)
     try:
         async for frames in stream.frames():
             await asyncio.to_thread(_check, stream, frames)
+        return stream.header.self_contained
     finally:
         await stream.close()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.commands import CheckHealth
-from vectorpool.commitlog.care import mark_of, new_objects, top_of, verify_object
+from vectorpool.commitlog.care import top_of, verify_new
 from vectorpool.commitlog.fetch import Reader, Vanished
 from vectorpool.commitlog.hydrate import CUT_TO_A_GRAVE, list_log
 from vectorpool.commitlog.outcomes import Hydrated
@@ -71,21 +71,15 @@ class Checkups:
         elif found is None:
             fault = f"nothing leads to commit {newest}"
         else:
-            for obj in new_objects(listing, found, command.known, command.since):
-                try:
-                    await verify_object(self._stores.bucket, user_id, obj)
-                except Damaged as error:
-                    fault = fault or error.detail
-                checkup.read_bytes += obj.size
-                await self._sources.sleep(obj.size / self._settings.verify_bytes_per_s)
-            checkup.known = [mark_of(obj) for obj in found.objects]
+            verified = await verify_new(
+                self._stores.bucket, user_id, listing, found, command.known, command.since, self._pause
+            )
+            checkup.known, checkup.read_bytes, fault = verified
             if not fault and newest in listing.commits:
                 header = (await Reader(self._stores.bucket, user_id, None).header(listing.commits[newest])).header
                 if header.tombstone:
                     raise UserNotFound("The vectorstore was deleted, so there is nothing to check.")
                 checkup.state_bytes = header.state_bytes
-        if fault:
-            checkup.known = []
         checkup.checks.append(_failed("log", fault, _RECOVER) if fault else HealthCheck("log", "ok"))
         if checkup.state_bytes > self._settings.open_bytes // 4:
             reason = "The state is larger than a quarter of open_bytes, so it is not opened a second time."
@@ -93,6 +87,9 @@ class Checkups:
             return checkup
         await self._open(user_id, checkup)
         return checkup
+
+    async def _pause(self, size: int) -> None:
+        await self._sources.sleep(size / self._settings.verify_bytes_per_s)
 
     def _held(self, user_id: str) -> int:
         """Return the commit of the open replica; 0 if there is none."""
