@@ -59,7 +59,7 @@ class UserCare(Controller):
         summary="Show the health of a user",
         operation_class=documented(gives=operating.UserHealth, problems=(HealthNotChecked, StoreUnavailable)),
     )
-    async def show_health(self, request: Call, user_id: UserId) -> Response[Any]:
+    async def show_user_health(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show what the last check found, here or on another instance: each check, the reason, and what to do."""
         health = await request.context.within(care_of(request).health.last(check_user_id(user_id)))
         return respond(health, commit=health.commit)
@@ -76,7 +76,7 @@ class OperatorsCare(Controller):
         summary="Show the health that this instance checks",
         operation_class=documented(gives=operating.InstanceHealth, with_commit=False),
     )
-    async def show_health(self, request: Call) -> Response[Any]:
+    async def show_instance_health(self, request: Call) -> Response[Any]:
         """Show the canary, how many users wait for a check, and those that are not healthy, with reasons."""
         return respond(care_of(request).health.view())
 
