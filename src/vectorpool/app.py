@@ -33,6 +33,7 @@ from vectorpool.audit import Audit
 from vectorpool.care.parts import open_care
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
+from vectorpool.documents.sweep import Sweep
 from vectorpool.embedding import open_embedder
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.front.pipeline import Pipeline
@@ -127,6 +128,10 @@ async def open_service(
             authority.admit_worker(jobs.key)
             stack.push_async_callback(jobs.stop)
             service = replace(service, jobs=jobs)
+            figures.add_slow_source("jobs", jobs.samples)
+            if settings.sweep_interval_s:
+                sweep = Sweep(ingestor, jobs.sync, jobs.waiting)
+                supervisor.start("sweep of documents", sweep.run)
         yield service
 
 

@@ -6,6 +6,7 @@ systems read and write beside us, and are escaped in local paths. Whatever could
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Final
@@ -85,15 +86,15 @@ def health_key(user_id: str) -> str:
     return f"{vectorstore_prefix(user_id)}health.json"
 
 
-def recoveries_prefix(user_id: str) -> str:
-    """Return the prefix of the reports of recoveries, newest first."""
-    return f"{vectorstore_prefix(user_id)}recoveries/"
-
-
 def recovery_key(user_id: str, seq: int, part: int | None = None) -> str:
     """Return the key of the report of the recovery that made commit ``seq``, or of one part of its records."""
     name = "report" if part is None else f"records-{part:06d}"
-    return f"{recoveries_prefix(user_id)}{_inverted(seq)}/{name}.json"
+    return f"{vectorstore_prefix(user_id)}recoveries/{_inverted(seq)}/{name}.json"
+
+
+def sweep_key(user_id: str) -> str:
+    """Return the key of what the last sweep of the user's documents found."""
+    return f"{vectorstore_prefix(user_id)}swept.json"
 
 
 # --- Deletions: of no user, so that what is told of one does not lie below what is deleted ------------
@@ -166,6 +167,15 @@ def document_key(user_id: str, avatar_id: str, path: str) -> str:
             f"{MAX_KEY_BYTES}. Use a shorter one."
         )
     return key
+
+
+def parse_document_key(key: str) -> tuple[str, str, str] | None:
+    """Return (user, avatar, path) of a source document's key, None for any other key."""
+    match key.split("/", 5):
+        case ["users", user_id, "avatars", avatar_id, "vectorstore_data", path]:
+            with contextlib.suppress(InvalidId):
+                return check_user_id(user_id), check_avatar_id(avatar_id), check_document_path(path)
+    return None
 
 
 # --- Objects that belong to no user -------------------------------------------------------------------

@@ -94,6 +94,7 @@ ADMIN_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     Notification: _NOTIFICATION,
     NotificationPage: NotificationPage([_NOTIFICATION]),
     AuditPage: AuditPage(entries=[_ENTRY]),
+    views.EventsTaken: views.EventsTaken(avatars=1, documents=1, ignored=0),
     views.OperatorsReadiness: views.OperatorsReadiness(
         status="starting", reasons=["Shard 0 is starting."], store="answers", shards=[_SHARD], tasks=[]
     ),

@@ -72,9 +72,12 @@ class Callers:
         return None if self._by_digest is None else self._by_digest.get(hashlib.sha256(token).digest())
 
 
-def token_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the token of a request; raise Unauthenticated if there is none, or if there are several that differ."""
-    tokens = _tokens(headers)
+def token_of(headers: Iterable[tuple[bytes, bytes]], *, is_plain: bool = False) -> bytes:
+    """Return the token of a request; raise Unauthenticated if there is none, or if there are several that differ.
+
+    ``is_plain``: as VectorFlow's clients send it: alone in Authorization, or in VectorFlowKey.
+    """
+    tokens = _tokens(headers, is_plain)
     if not tokens:
         raise Unauthenticated("No token. Send it as `Authorization: Bearer TOKEN` or as `X-Chroma-Token: TOKEN`.")
     if len(tokens) > 1:
@@ -82,7 +85,7 @@ def token_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return tokens.pop()
 
 
-def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+def _tokens(headers: Iterable[tuple[bytes, bytes]], is_plain: bool) -> set[bytes]:
     """Return the different tokens of a request. A scheme other than Bearer may be a proxy's and is ignored."""
     tokens = set()
     for name, value in headers:
@@ -92,6 +95,10 @@ def _tokens(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
             scheme, _, token = value.strip().partition(b" ")
             if scheme.lower() == b"bearer":
                 tokens.add(token.strip())
+            elif is_plain and not token:
+                tokens.add(scheme)
+        elif is_plain and name == b"vectorflowkey":
+            tokens.add(value.strip())
     tokens.discard(b"")
     return tokens
 

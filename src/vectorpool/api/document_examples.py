@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
-from vectorpool.api import requests, views
+from vectorpool.api import requests, vectorflow_shapes, views
 from vectorpool.commands import PipelineChoice
+from vectorpool.documents.events import EXAMPLE as EVENT_EXAMPLE
+from vectorpool.documents.events import StoreEventBody
 from vectorpool.documents.library import Document, DocumentPage
 from vectorpool.documents.reports import DocumentOutcome, IngestReport
 
@@ -33,6 +35,16 @@ _DOCUMENT: Final = Document(
 
 ANSWERS: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     Document: _DOCUMENT,
+    vectorflow_shapes.VectorFlowJob: vectorflow_shapes.VectorFlowJob(
+        "Successfully added 1 batches to the queue", vectorflow_shapes.EXAMPLE_NUMBER
+    ),
+    vectorflow_shapes.VectorFlowUploads: vectorflow_shapes.VectorFlowUploads(
+        "Files processed", {"warranty.md": vectorflow_shapes.EXAMPLE_NUMBER}, ["film.mp4"], 0, 0
+    ),
+    vectorflow_shapes.VectorFlowStatus: vectorflow_shapes.VectorFlowStatus("COMPLETED"),
+    vectorflow_shapes.VectorFlowJobs: vectorflow_shapes.VectorFlowJobs(
+        [{"JobID": vectorflow_shapes.EXAMPLE_NUMBER, "JobStatus": "COMPLETED"}]
+    ),
     DocumentPage: DocumentPage(documents=[_DOCUMENT], next_after=None),
     IngestReport: IngestReport(documents=[DocumentOutcome("handbook/warranty.md", "ingested", chunks=6)], commit=18),
     views.PassagePage: views.PassagePage(results=[[_PASSAGE]]),
@@ -50,5 +62,7 @@ REQUESTS: Final[dict[type[msgspec.Struct], Any]] = {
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
     requests.PipelineBody: {"strategy": "rows", "chunk_tokens": 120},
     requests.EmbedBody: {"texts": ["The warranty lasts two years."]},
+    vectorflow_shapes.VectorFlowJobsBody: {"JobIDs": [vectorflow_shapes.EXAMPLE_NUMBER]},
+    StoreEventBody: msgspec.to_builtins(EVENT_EXAMPLE),
     requests.UploadUrlBody: {"path": "handbook/film-transcript.txt", "expires_s": 900},
 }

@@ -23,6 +23,7 @@ from vectorpool.api.passages import Chunks, passage_of, passages_of, refuse_miss
 from vectorpool.api.preconditions import plain, preconditions_of
 from vectorpool.api.requests import IngestBody, PassageQueryBody
 from vectorpool.api.responses import respond
+from vectorpool.api.scheduling import schedule_sync
 from vectorpool.api.views import PassagePage
 from vectorpool.checks import check_count, check_text, check_where, check_where_document
 from vectorpool.documents.library import Document, DocumentPage
@@ -80,12 +81,6 @@ def _changing(path: str) -> DocumentConflict:
 def _avatar(namespace: Namespace) -> str:
     assert namespace.avatar_id is not None, "documents are an avatar's"
     return namespace.avatar_id
-
-
-def _schedule(request: Call, user_id: str, avatar_id: str, path: str) -> None:
-    """Have a document synced in the background, if that is set and the instance runs jobs."""
-    if request.service.settings.sync_on_write and request.service.jobs is not None:
-        request.service.jobs.schedule(user_id, avatar_id, path)
 
 
 def _headers(path: str, etag: str, size: int) -> dict[str, str]:
@@ -186,7 +181,7 @@ class Documents(Controller):
         else:
             raise _changing(name)
         document = await request.context.within(library.head(namespace.user_id, avatar_id, name))
-        _schedule(request, namespace.user_id, avatar_id, name)
+        schedule_sync(request, namespace.user_id, avatar_id, name)
         return respond(document, status=201 if found is None else 200)
 
     async def _etag(self, request: Call, namespace: Namespace, name: str) -> str | None:
@@ -303,7 +298,7 @@ class Documents(Controller):
         if missing is not None and not was_ingested:
             raise missing
         # A sync that had read it before may be about to commit it.
-        _schedule(request, namespace.user_id, avatar_id, name)
+        schedule_sync(request, namespace.user_id, avatar_id, name)
         return respond(answers.Deleted(deleted), commit=commit)
 
     @post(

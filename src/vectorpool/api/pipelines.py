@@ -14,6 +14,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.requests import PipelineBody
 from vectorpool.api.responses import respond
+from vectorpool.api.scheduling import schedule_sync
 from vectorpool.api.views import PipelineView
 from vectorpool.commands import PipelineChoice
 from vectorpool.errors import AvatarNotFound, MalformedJson, UserNotFound
@@ -55,7 +56,7 @@ class Pipelines(Controller):
     async def put_pipeline(self, request: Call, namespace: Ns) -> Response[Any]:
         """Choose how the avatar's documents are cut, in place of what was chosen before.
 
-        It is kept in the vectorstore, so a restore or fork brings it too. The next ingest cuts again what it must.
+        It is kept in the vectorstore, so a restore or fork brings it too. Documents are cut again in the background.
         """
         body = await decode_bounded(await request.body(), PipelineBody, request.service, namespace.user_id)
         choice = body.choice()
@@ -64,12 +65,14 @@ class Pipelines(Controller):
             return await self._forget(request, namespace)
         command = commands.PutPipeline(avatar_id=_avatar(namespace), choice=choice)
         answer = await request.execute(namespace.user_id, command)
+        schedule_sync(request, namespace.user_id, _avatar(namespace))
         return respond(_view(request, choice), commit=answer.commit)
 
     async def _forget(self, request: Call, namespace: Namespace) -> Response[Any]:
         command = commands.DeletePipeline(avatar_id=_avatar(namespace))
         try:
             commit = (await request.execute(namespace.user_id, command)).commit
+            schedule_sync(request, namespace.user_id, _avatar(namespace))
         except UserNotFound as error:
             commit = error.extra.get("commit", 0)
         return respond(_view(request, PipelineChoice()), commit=commit)
@@ -82,4 +85,5 @@ class Pipelines(Controller):
     async def delete_pipeline(self, request: Call, namespace: Ns) -> Response[Any]:
         """Return the avatar to the settings of the instance; answers 0 if nothing was chosen."""
         answer = await request.execute(namespace.user_id, commands.DeletePipeline(avatar_id=_avatar(namespace)))
+        schedule_sync(request, namespace.user_id, _avatar(namespace))
         return respond(msgspec.json.decode(answer.body, type=answers.Deleted), commit=answer.commit)

@@ -1,7 +1,7 @@
 """The responses of refused requests, in the form of the path's protocol.
 
-Below ``/api/`` an error is Chroma's JSON, whose name Chroma's clients turn into an exception. Everywhere else it is a
-problem. Only this module chooses between them.
+Below ``/api/`` an error is Chroma's JSON, whose name Chroma's clients turn into an exception; below ``/vectorflow/`` it
+is VectorFlow's. Everywhere else it is a problem. Only this module chooses between them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,16 @@ def is_chromas(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] == "api"
 
 
+def is_vectorflows(path: str) -> bool:
+    """Return whether a decoded path is of VectorFlow's protocol."""
+    return path.lstrip("/").partition("/")[0] == "vectorflow"
+
+
+def vectorflow_error(error: VectorpoolError) -> bytes:
+    """Return an error as VectorFlow's JSON, which has one member, and our code beside it."""
+    return msgspec.json.encode({"error": error.detail.encode("utf-8", "replace").decode(), "code": error.code})
+
+
 def chroma_status(error: VectorpoolError) -> int:
     """Return the status of an error below ``/api/``."""
     return int(error.extra["status"]) if isinstance(error, ChromaRefusal) else error.status
@@ -64,6 +74,8 @@ def chroma_error(error: VectorpoolError) -> bytes:
 
 def to_response(request: Request[Any, Any, Any], exception: Exception) -> Response[bytes]:
     """Return the response of an exception that a route raised, or that no route was there to raise."""
+    if is_vectorflows(request.scope["path"]):
+        return _to_vectorflow(exception)
     if not is_chromas(request.scope["path"]):
         return problem_response(request, exception)
     if isinstance(exception, NotFoundException):
@@ -83,6 +95,14 @@ def to_response(request: Request[Any, Any, Any], exception: Exception) -> Respon
     return Response(content=chroma_error(error), status_code=status, media_type="application/json", headers=headers)
 
 
+def _to_vectorflow(exception: Exception) -> Response[bytes]:
+    error = as_error(exception)
+    if error.status >= 500 and error.retry_after_s is None and not isinstance(error, QuotaExceeded):
+        _logger.error("a request of VectorFlow failed: %s: %s", error.code, error.detail, exc_info=exception)
+    body, headers = vectorflow_error(error), problem_headers(error)
+    return Response(content=body, status_code=error.status, media_type="application/json", headers=headers)
+
+
 EXCEPTION_HANDLERS: Final[ExceptionHandlersMap] = {Exception: to_response}
 
 
@@ -90,6 +110,8 @@ def refusal_of(error: VectorpoolError, path: str) -> tuple[dict[str, str], bytes
     """Return the headers and the body of an error as the whole response to a decoded path."""
     if is_chromas(path):
         media_type, body = "application/json", chroma_error(error)
+    elif is_vectorflows(path):
+        media_type, body = "application/json", vectorflow_error(error)
     else:
         media_type, body = PROBLEM_MEDIA_TYPE, problem_body(error, path)
     return {"content-type": media_type, "content-length": str(len(body)), **problem_headers(error)}, body

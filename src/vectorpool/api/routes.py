@@ -17,7 +17,9 @@ from vectorpool.api.chroma.tenants import Tenants
 from vectorpool.api.chroma.unsupported import Unsupported
 from vectorpool.api.collections import Collections
 from vectorpool.api.commits import History
+from vectorpool.api.direct import DirectIngest
 from vectorpool.api.documents import Documents
+from vectorpool.api.events import StoreEvents
 from vectorpool.api.health import Health
 from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
@@ -30,6 +32,7 @@ from vectorpool.api.tokens import Tokens
 from vectorpool.api.transfers import TransferRoutes
 from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
+from vectorpool.api.vectorflow import VectorFlow
 from vectorpool.api.vectors import Vectors
 from vectorpool.api.workers import Workers
 from vectorpool.settings import Settings
@@ -47,19 +50,17 @@ def native_routes() -> list[ControllerRouterHandler]:
     )
     of_avatar = Router(
         AVATAR_PATH,
-        route_handlers=[Collections, Records, Streams, Documents, Pipelines, Uploads, Workers],
+        route_handlers=[Collections, Records, Streams, Documents, DirectIngest, Pipelines, Uploads, Workers],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    operators: list[ControllerRouterHandler] = [
-        Admin,
-        OperatorsCare,
-        TransferRoutes,
-        UserLimits,
-        Tokens,
-        Health,
-        Metrics,
-    ]
-    return [Users, UserCare, History, Avatars, Jobs, own, of_avatar, Vectors, Usage, *operators]
+    vectorflow = Router(
+        f"/vectorflow{AVATAR_PATH}",
+        route_handlers=[VectorFlow],
+        dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
+    )
+    operators: list[ControllerRouterHandler] = [Admin, OperatorsCare, StoreEvents, TransferRoutes, UserLimits, Tokens]
+    of_user: list[ControllerRouterHandler] = [Users, UserCare, History, Avatars, Jobs, own, of_avatar, vectorflow]
+    return [*of_user, Vectors, Usage, *operators, Health, Metrics]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

@@ -141,3 +141,11 @@ class DocumentPassages(msgspec.Struct, frozen=True):
     recipe: str
     chunks: int
     passages: list[Passage]
+
+
+class EventsTaken(msgspec.Struct):
+    """What events of the store led to: avatars and documents whose syncs are noted, and events of other objects."""
+
+    avatars: int
+    documents: int
+    ignored: int

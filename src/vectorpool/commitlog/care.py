@@ -169,7 +169,7 @@ async def replace(
     restored_from: int,
     budget_s: float,
 ) -> Position:
-    """Make the files of a directory, which nobody has open, the commit after the highest number of ``listing``.
+    """Make the files of a directory, which is not open, the commit after the highest number of ``listing``.
 
     Raises CommitConflict if another commit took the number, UserNotFound if the vectorstore was deleted, NewerEngine,
     StoreUnavailable, OutcomeUnknown, LimitExceeded.

@@ -17,7 +17,7 @@ from vectorpool.commands import ForgetDocument, GetPipeline, PipelineChoice, Que
 from vectorpool.context import BACKGROUND, RequestContext
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.documents.persistence import Persistence
-from vectorpool.documents.pipeline import Pipeline
+from vectorpool.documents.pipeline import ChunkCheck, Pipeline
 from vectorpool.documents.questions import naming_documents
 from vectorpool.documents.reports import DocumentOutcome, IngestReport, OutcomeCallback, ProgressCallback
 from vectorpool.documents.router import Router
@@ -89,16 +89,17 @@ class Ingestor:
         fresh: frozenset[str] = frozenset(),
         choice: PipelineChoice | None = None,
         progress: ProgressCallback | None = None,
+        check: ChunkCheck | None = None,
         context: RequestContext = BACKGROUND,
     ) -> int:
         """Do the same, tell ``done`` each outcome, and return the newest commit that was seen (0: none).
 
-        ``force`` leaves out ``fresh``: what an earlier run of the same job ingested.
+        ``force`` leaves out ``fresh``: what an earlier run of the job ingested. ``check`` picks the chunks to keep.
         """
         if choice is None:
             persist = Persistence(context, self.sources)
             choice = await persist(partial(self.choice_of, user_id, avatar_id, context))
-        pipeline = self.pipeline(choice)
+        pipeline = Pipeline(self.settings, self.embedder, self.workshop, choice, check)
         parts = SyncParts(self.library, self.embedder, self.router, self.settings, self.sources, pipeline, self._turns)
         sync = Sync(parts, user_id, avatar_id, done, force=force, fresh=fresh, progress=progress, context=context)
         await sync.execute(paths)

@@ -13,7 +13,7 @@ document within the same moment, the bytes of the first may not be kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -343,7 +343,7 @@ class DocumentLibrary:
                 return deleted
             after = infos[-1].key
 
-    async def iterate(self, user_id: str, avatar_id: str) -> AsyncIterator[Document]:
+    async def iterate(self, user_id: str, avatar_id: str) -> AsyncGenerator[Document, None]:
         """Yield every document of an avatar by path, a page in memory at a time."""
         async for page in self.pages(user_id, avatar_id):
             for document in page.documents:

@@ -7,6 +7,7 @@ makes the passages again when the version changes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from vectorpool.commands import PipelineChoice
@@ -16,6 +17,8 @@ from vectorpool.extraction.extracts import Extract, Skipped
 from vectorpool.extraction.formats import version_of
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.settings import Settings
+
+ChunkCheck = Callable[[list[Chunk]], Awaitable[list[Chunk]]]
 
 
 class Passages(NamedTuple):
@@ -29,9 +32,18 @@ class Pipeline:
     """How the documents of an avatar become passages: by the settings, and by what was chosen instead."""
 
     def __init__(
-        self, settings: Settings, embedder: Embedder, workshop: Workshop, choice: PipelineChoice | None = None
+        self,
+        settings: Settings,
+        embedder: Embedder,
+        workshop: Workshop,
+        choice: PipelineChoice | None = None,
+        check: ChunkCheck | None = None,
     ) -> None:
-        """``choice`` is the avatar's, or a request's; None and what it leaves open are the settings'."""
+        """``choice`` is the avatar's, or a request's; None and what it leaves open are the settings'.
+
+        ``check`` picks the chunks of a document that are kept.
+        """
+        self._check = check
         choice = choice or PipelineChoice()
         self.strategy = choice.strategy or settings.chunk_strategy
         self.size = ChunkSize.fitting(
@@ -54,7 +66,10 @@ class Pipeline:
     async def passages(self, path: str, data: bytes, content_type: str | None = None) -> Passages:
         """Return the passages of a document. Raises an InvalidRequest that says why there are none, QueueFull."""
         extract = await self._workshop.read(path, data, content_type)
-        return Passages(await asyncio.to_thread(self.cut, extract), extract.skipped)
+        chunks = await asyncio.to_thread(self.cut, extract)
+        if self._check is not None:
+            chunks = await self._check(chunks)
+        return Passages(chunks, extract.skipped)
 
     def cut(self, extract: Extract) -> list[Chunk]:
         """Return the passages of a text, in order. Blocking. Raises LimitExceeded."""

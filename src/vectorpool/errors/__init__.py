@@ -52,6 +52,7 @@ from vectorpool.errors.requests import (
     DocumentTooCostly,
     DocumentUnreadable,
     DocumentWithoutText,
+    DownloadFailed,
     ExtractionNotInstalled,
     Forbidden,
     HeadersTooLarge,
@@ -70,6 +71,7 @@ from vectorpool.errors.requests import (
     UnsupportedFormat,
     UploadUrlUnavailable,
     WebhookRefused,
+    WebhookUndelivered,
 )
 from vectorpool.errors.retries import (
     DeadlineExceeded,
@@ -122,6 +124,7 @@ __all__ = [
     "DocumentTooCostly",
     "DocumentUnreadable",
     "DocumentWithoutText",
+    "DownloadFailed",
     "Draining",
     "EmbedderMismatch",
     "EmbedderUnavailable",
@@ -183,5 +186,6 @@ __all__ = [
     "VectorstoreExists",
     "VerificationNotFound",
     "WebhookRefused",
+    "WebhookUndelivered",
     "WorkerDied",
 ]

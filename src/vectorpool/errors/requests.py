@@ -174,6 +174,22 @@ class WebhookRefused(InvalidRequest):
     title = "The webhook's URL is not allowed"
 
 
+class DownloadFailed(InvalidRequest):
+    """A URL of the request at which nothing could be read. Send one that the service can reach and read."""
+
+    code = "download-failed"
+    title = "The URL cannot be read"
+    status = 422
+
+
+class WebhookUndelivered(VectorpoolError):
+    """A job's documents are ingested, and its webhook did not take their records. Retry the job to send them again."""
+
+    code = "webhook-undelivered"
+    title = "The webhook did not take the records"
+    status = 502
+
+
 class HostRefused(VectorpoolError):
     """Without tokens: the request names a host that is not this machine's, or a page of another site sends it."""
 

@@ -20,7 +20,7 @@ from vectorpool.errors import InvalidId, InvalidRequest
 from vectorpool.front.stages import Stage, context_of, head_of
 
 # The first segments of paths that name users or operate the service.
-_SCOPED: Final = frozenset({"users", "admin", "api"})
+_SCOPED: Final = frozenset({"users", "admin", "api", "vectorflow"})
 # /users/{user_id}/avatars/{avatar_id}/documents: below these segments a slash belongs to the document's path.
 _ABOVE_DOCUMENT: Final = 5
 

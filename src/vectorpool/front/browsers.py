@@ -198,6 +198,12 @@ def _wrong_kind(scope: HTTPScope, head: Head, content_type: bytes) -> Vectorpool
     match head.segments:
         case ["users", _, "avatars", _, "documents", *_]:
             return None
+        case ["users", _, "avatars", _, "embed"] | ["vectorflow", *_]:
+            # Forms. Without tokens, a page of another site is refused by its origin.
+            return None
+        case ["admin", "events", *_]:
+            # SNS sends its JSON as text.
+            return None
     return UnsupportedFormat(
         "The body is declared as text, and this path takes JSON. Send Content-Type: application/json.",
     )

@@ -63,9 +63,10 @@ class IdentityStage:
 
     async def _identify(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:
-            token = token_of(scope["headers"])
+            segments = segments_of(scope)
+            token = token_of(scope["headers"], is_plain=segments[:1] == ["vectorflow"])
             caller = self.callers.find(token) or await self._authority.identify(token)
-            check_access(caller, scope["method"], segments_of(scope))
+            check_access(caller, scope["method"], segments)
         except (Unauthenticated, Forbidden, TokenKeysUnavailable) as error:
             await send_refusal(error, scope, send)
             return

@@ -88,7 +88,7 @@ def segments_of(scope: HTTPScope) -> list[str]:
 def user_of(scope: HTTPScope) -> str | None:
     """Return the user that the path is about, or None if it is about none."""
     match segments_of(scope):
-        case ["users", user_id, *_] | ["api", "v2", "tenants", user_id, *_]:
+        case ["users", user_id, *_] | ["api", "v2", "tenants", user_id, *_] | ["vectorflow", "users", user_id, *_]:
             return user_id
     return None
 

@@ -42,6 +42,12 @@ def check_access(caller: Caller, method: str, segments: Sequence[str]) -> None:
             if rest[:1] != ["jobs"]:
                 _check_avatar(caller, rest[1] if len(rest) > 1 and rest[0] == "avatars" else None)
             _check_write(caller, method in _READING or (method == "POST" and _reads_natively(rest)))
+        case ["vectorflow", "users", user_id, *rest]:
+            _check_user(caller, user_id)
+            _check_avatar(caller, rest[1] if len(rest) > 1 and rest[0] == "avatars" else None)
+            _check_write(caller, method in _READING or (method == "POST" and rest[2:] == ["jobs", "status"]))
+        case ["vectorflow", *_]:
+            raise Forbidden("VectorFlow's routes are those of an avatar: /vectorflow/users/USER/avatars/AVATAR.")
         case ["api", "v2", "tenants", user_id, *rest]:
             _check_user(caller, user_id)
             # Chroma's clients ask for the tenant before all else; the answer is the name that they sent.

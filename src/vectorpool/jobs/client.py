@@ -21,6 +21,7 @@ import msgspec
 
 from vectorpool.errors import JobsUnavailable, Misconfigured, QueueFull, VectorpoolError
 from vectorpool.jobs.protocol import (
+    CountJobs,
     Done,
     Enqueue,
     Ping,
@@ -32,9 +33,12 @@ from vectorpool.jobs.protocol import (
     from_worker_decoder,
     read_frame,
 )
+from vectorpool.jobs.views import JobsByState
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.families import JOBS
+from vectorpool.telemetry.figures import Sample
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +139,25 @@ class Jobs:
             paths.add(path)
         self._has_scheduled.set()
 
+    async def count(self) -> JobsByState:
+        """Return how many jobs the worker's database has, by state. Raises VectorpoolError."""
+        return msgspec.json.decode(await self.request(CountJobs(self.number())), type=JobsByState)
+
+    async def waiting(self) -> int:
+        """Return how many jobs wait. Raises VectorpoolError."""
+        return (await self.count()).queued
+
+    async def samples(self) -> list[Sample]:
+        """Return the gauge of jobs by state; nothing while the worker is being started."""
+        if not self._ready.is_set():
+            return []
+        counts = msgspec.structs.asdict(await self.count())
+        return [Sample(JOBS.name, (state,), count) for state, count in counts.items()]
+
+    async def sync(self, user_id: str, avatar_id: str, paths: list[str] | None) -> None:
+        """Have a sync noted by the worker: documents of an avatar, or all of it. Raises VectorpoolError."""
+        await self.request(Enqueue(self.number(), user_id, avatar_id, "sync", paths))
+
     async def _send_scheduled(self) -> None:
         while True:
             await self._has_scheduled.wait()
@@ -145,7 +168,7 @@ class Jobs:
             for (user_id, avatar_id), paths in gathered.items():
                 named = None if paths is None else sorted(paths)
                 try:
-                    await self.request(Enqueue(self.number(), user_id, avatar_id, "sync", named))
+                    await self.sync(user_id, avatar_id, named)
                 except VectorpoolError as error:
                     logger.warning(
                         "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail

@@ -28,10 +28,13 @@ from vectorpool.embedding import open_embedder
 from vectorpool.errors import InternalError, JobNotFound, Misconfigured, VectorpoolError
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.jobs.engine import Database, Engine
+from vectorpool.jobs.hooks import Hooks
 from vectorpool.jobs.protocol import (
     CancelJob,
+    CountJobs,
     Done,
     Enqueue,
+    FindJobs,
     FromWorker,
     ListJobs,
     Ping,
@@ -48,7 +51,7 @@ from vectorpool.jobs.protocol import (
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
-from vectorpool.jobs.views import FINISHED, Job
+from vectorpool.jobs.views import FINISHED, Job, JobPage
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
 from vectorpool.platform.privacy import keep_private
@@ -83,7 +86,9 @@ class Worker:
         self._bucket = open_bucket(settings)
         self._workshop = Workshop(settings)
         self._opening: asyncio.Task[Ingestor] | None = None
-        self.engine = Engine(self._database, self.store, Runner(self.store, self._ingestor, SYSTEM), settings, SYSTEM)
+        hooks = Hooks(self._router, settings, SYSTEM)
+        runner = Runner(self.store, self._ingestor, hooks, SYSTEM)
+        self.engine = Engine(self._database, self.store, runner, settings, SYSTEM)
         self._supervisor = Supervisor(SYSTEM)
 
     async def start(self) -> None:
@@ -117,6 +122,11 @@ class Worker:
                 return await self._enqueue(request)
             case ShowJob():
                 return await self._show(request)
+            case CountJobs():
+                return msgspec.json.encode(await asyncio.to_thread(self.store.count))
+            case FindJobs():
+                found = await asyncio.to_thread(self.store.find, request.user_id, request.avatar_id, request.numbers)
+                return msgspec.json.encode(JobPage(found))
             case ListJobs():
                 page = await asyncio.to_thread(
                     self.store.page, request.user_id, request.avatars, request.state, request.limit, request.after
@@ -141,6 +151,8 @@ class Worker:
             request.paths,
             request.force,
             request.choice,
+            request.options,
+            is_numbered=request.is_numbered,
         )
         if is_new:
             await self.engine.enqueue(request.user_id, job.job_id, job.attempt)

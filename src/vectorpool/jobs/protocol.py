@@ -13,7 +13,7 @@ import msgspec
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.errors import ErrorWire
-from vectorpool.jobs.views import JobKind, JobState
+from vectorpool.jobs.views import JobKind, JobOptions, JobState
 from vectorpool.settings import Settings
 
 _LENGTH: Final = struct.Struct("<I")
@@ -42,6 +42,17 @@ class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
     paths: list[str] | None = None
     force: bool = False
     choice: PipelineChoice | None = None
+    options: JobOptions | None = None
+    is_numbered: bool = False
+
+
+class FindJobs(msgspec.Struct, frozen=True, tag="find"):
+    """Jobs of an avatar by their numbers; those that are not there are left out. Answers views.JobPage."""
+
+    number: int
+    user_id: str
+    avatar_id: str
+    numbers: list[int]
 
 
 class ShowJob(msgspec.Struct, frozen=True, tag="show"):
@@ -87,6 +98,12 @@ class RetryJob(msgspec.Struct, frozen=True, tag="retry"):
     job_id: str
 
 
+class CountJobs(msgspec.Struct, frozen=True, tag="count"):
+    """How many jobs the database has, by state. Answers views.JobsByState."""
+
+    number: int
+
+
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
     """Is the worker alive?"""
 
@@ -107,7 +124,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     error: ErrorWire
 
 
-Request = Enqueue | ShowJob | ListJobs | CancelJob | RetryJob | Ping
+Request = Enqueue | ShowJob | ListJobs | CancelJob | RetryJob | CountJobs | FindJobs | Ping
 ToWorker = WorkerHello | Request
 FromWorker = WorkerReady | Done | Refused
 

@@ -26,6 +26,7 @@ from vectorpool.errors import (
     VectorpoolError,
     WorkerDied,
 )
+from vectorpool.jobs.hooks import Hooks
 from vectorpool.jobs.store import MOST_DOCUMENTS, JobStore, Work
 from vectorpool.jobs.views import JobCounts, JobState
 from vectorpool.sources import Sources
@@ -48,8 +49,11 @@ class Superseded(Exception):
 class Runner:
     """Runs jobs of one worker. ``ingestor`` is asked for when the first one begins: it may have to load a model."""
 
-    def __init__(self, store: JobStore, ingestor: Callable[[], Awaitable[Ingestor]], sources: Sources) -> None:
+    def __init__(
+        self, store: JobStore, ingestor: Callable[[], Awaitable[Ingestor]], hooks: Hooks, sources: Sources
+    ) -> None:
         self._store = store
+        self._hooks = hooks
         self._ingestor = ingestor
         self._sources = sources
 
@@ -68,6 +72,7 @@ class Runner:
         notes = _Notes(work)
         try:
             commit = await self._sync(work, notes)
+            await self._tell(work, notes)
         except Superseded:
             return
         except (TryAgain, CommitConflict):
@@ -101,6 +106,7 @@ class Runner:
                 choice=work.choice,
                 fresh=frozenset(path for path, outcome in work.done.items() if outcome.status == "ingested"),
                 progress=notes.progress,
+                check=self._hooks.check_of(work.job_id, work.options),
             )
         )
         try:
@@ -117,6 +123,15 @@ class Runner:
         finally:
             sync.cancel()
             await asyncio.gather(sync, return_exceptions=True)
+
+    async def _tell(self, work: Work, notes: _Notes) -> None:
+        """Tell others of the documents that have records. Raises WebhookUndelivered."""
+        if work.options is None or work.options.webhook_url is None or work.paths is None:
+            return
+        await self._note(work, notes)
+        paths = [path for path in work.paths if path not in notes.without_records]
+        of = (work.user_id, work.avatar_id)
+        await self._hooks.tell(work.job_id, work.attempt, work.number, of, paths, work.options)
 
     async def _note(self, work: Work, notes: _Notes, *, is_pausing: bool = False) -> None:
         """Store what was done since. A database that does not answer is asked again with the next note."""
@@ -173,6 +188,7 @@ class _Notes:
         self._before = dict(work.done)
         self._stored = len(work.done)
         self._stored_failed = 0
+        self.without_records: set[str] = set()
         for outcome in work.done.values():
             self._count(outcome)
 
@@ -186,6 +202,8 @@ class _Notes:
     def done(self, outcome: DocumentOutcome) -> None:
         """Take an outcome of the sync."""
         self.changes += 1
+        if outcome.status in ("failed", "removed", "missing"):
+            self.without_records.add(outcome.path)
         before = self._before.pop(outcome.path, None)
         if before is not None:
             if outcome.status == "unchanged":

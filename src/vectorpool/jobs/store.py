@@ -20,53 +20,16 @@ import sqlalchemy as sa
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
 from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
-from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobPage, JobState
+from vectorpool.jobs.tables import documents as _documents
+from vectorpool.jobs.tables import jobs as _jobs
+from vectorpool.jobs.tables import migrate
+from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobOptions, JobPage, JobsByState, JobState
 from vectorpool.sources import Sources
 
 MOST_DOCUMENTS: Final = 10_000
 # Paths of one job; a sync of more is one of the whole avatar.
 _MOST_PATHS: Final = 500
 _DELETED_AT_ONCE: Final = 200
-
-_metadata = sa.MetaData()
-_jobs = sa.Table(
-    "vectorpool_jobs",
-    _metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("user_id", sa.Text, nullable=False),
-    sa.Column("avatar_id", sa.Text, nullable=False),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    # JSON: the paths, or null for the whole avatar.
-    sa.Column("paths", sa.Text, nullable=False),
-    sa.Column("force", sa.Boolean, nullable=False),
-    # JSON: how to cut this time, or null for as the avatar does.
-    sa.Column("choice", sa.Text, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("run", sa.Integer, nullable=False),
-    # Runs that ended without a note of anything done: their workers died.
-    sa.Column("deaths", sa.Integer, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("touched_ms", sa.BigInteger, nullable=False),
-    sa.Column("started_ms", sa.BigInteger),
-    sa.Column("finished_ms", sa.BigInteger),
-    sa.Column("counts", sa.Text, nullable=False),
-    sa.Column("commit", sa.BigInteger, nullable=False),
-    sa.Column("path", sa.Text),
-    sa.Column("code", sa.Text),
-    sa.Column("reason", sa.Text),
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
-    sa.Index("vectorpool_jobs_by_state", "state", "touched_ms"),
-)
-_documents = sa.Table(
-    "vectorpool_job_documents",
-    _metadata,
-    sa.Column("job_id", sa.String(64), primary_key=True),
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("outcome", sa.LargeBinary, nullable=False),
-)
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -81,6 +44,9 @@ class Work(msgspec.Struct, frozen=True):
     run: int
     deaths: int
     path: str | None
+    attempt: int
+    options: JobOptions | None
+    number: int | None
     done: dict[str, DocumentOutcome]
 
 
@@ -94,12 +60,12 @@ class JobStore:
         self._is_shared = is_shared
 
     def create(self) -> None:
-        """Create the tables where they are missing."""
+        """Create the tables, or bring those of an earlier version up to this one. Raises Misconfigured."""
         with self._begin() as db:
             if self._is_shared:
                 # Workers that start together.
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(7682341905)"))
-            _metadata.create_all(db)
+            migrate(db)
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
@@ -122,6 +88,9 @@ class JobStore:
         paths: Sequence[str] | None,
         force: bool,
         choice: PipelineChoice | None = None,
+        options: JobOptions | None = None,
+        *,
+        is_numbered: bool = False,
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
@@ -157,9 +126,25 @@ class JobStore:
                     counts=_json(JobCounts()),
                     commit=0,
                     version=1,
+                    options=_json(options),
+                    number=self._number(db, user_id, now_ms) if is_numbered else None,
                 )
             )
             return self._job(self._row(db, user_id, job_id)), True
+
+    @staticmethod
+    def _number(db: sa.Connection, user_id: str, now_ms: int) -> int:
+        """Return a number that no job of the user has; of the time, so that it is new after the tables were lost."""
+        latest = db.execute(sa.select(sa.func.max(_jobs.c.number)).where(_jobs.c.user_id == user_id)).scalar()
+        return max(now_ms * 1000, (latest or 0) + 1)
+
+    def find(self, user_id: str, avatar_id: str, numbers: Sequence[int]) -> list[Job]:
+        """Return the jobs of an avatar that have these numbers, without their documents."""
+        wanted = sa.select(_jobs).where(
+            _jobs.c.user_id == user_id, _jobs.c.avatar_id == avatar_id, _jobs.c.number.in_(list(numbers))
+        )
+        with self._begin() as db:
+            return [self._job(row) for row in db.execute(wanted).all()]
 
     def _waiting(self, db: sa.Connection, user_id: str, avatar_id: str) -> Any:
         found = sa.select(_jobs).where(
@@ -243,6 +228,12 @@ class JobStore:
             )
             return self._job(self._row(db, user_id, job_id))
 
+    def count(self) -> JobsByState:
+        """Return how many jobs there are in each state."""
+        with self._begin() as db:
+            rows = db.execute(sa.select(_jobs.c.state, sa.func.count()).group_by(_jobs.c.state)).all()
+        return msgspec.convert({row[0]: row[1] for row in rows}, JobsByState)
+
     # --- Workers -------------------------------------------------------------------------------------
 
     def begin(self, job_id: str, attempt: int) -> Work | None:
@@ -267,6 +258,9 @@ class JobStore:
             run=row.run + 1,
             deaths=deaths,
             path=row.path,
+            attempt=row.attempt,
+            options=msgspec.json.decode(row.options, type=JobOptions | None),
+            number=row.number,
             done={r.path: msgspec.json.decode(r.outcome, type=DocumentOutcome) for r in stored},
         )
 
@@ -388,6 +382,7 @@ class JobStore:
             code=row.code,
             reason=row.reason,
             version=row.version,
+            number=row.number,
         )
 
 

@@ -32,13 +32,23 @@ class JobCounts(msgspec.Struct):
         return self.ingested + self.unchanged + self.removed + self.missing + self.failed
 
 
+class JobOptions(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is to be told to others of a job's documents. ``document_id`` is the caller's own name of the document."""
+
+    webhook_url: str | None = None
+    webhook_key: str | None = None
+    validation_url: str | None = None
+    document_id: str | None = None
+
+
 class Job(msgspec.Struct, omit_defaults=True):
     """One job. Times are in ms since 1970.
 
     ``state``: ``done`` also if documents failed, each with its reason; ``failed`` if the job itself did, with ``code``
     and ``reason``. ``attempt`` counts the retries that were asked for. ``path`` is the document it works on.
     ``documents`` is a page by path, after which ``next_after`` asks for the next; beyond 10,000 only failed ones are
-    kept, up to as many. ``version`` changes whenever anything of the job does.
+    kept, up to as many. ``version`` changes whenever anything of the job does. ``number`` names jobs of VectorFlow's
+    clients, which know only numbers.
     """
 
     job_id: str
@@ -57,6 +67,7 @@ class Job(msgspec.Struct, omit_defaults=True):
     documents: list[DocumentOutcome] | None = None
     next_after: str | None = None
     version: int = 0
+    number: int | None = None
 
 
 class JobPage(msgspec.Struct, omit_defaults=True):
@@ -64,6 +75,16 @@ class JobPage(msgspec.Struct, omit_defaults=True):
 
     jobs: list[Job]
     next_after: str | None = None
+
+
+class JobsByState(msgspec.Struct):
+    """How many jobs the database has in each state; finished ones are there for ``jobs_retention_s``."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
 
 
 # As the documents of the API show one.

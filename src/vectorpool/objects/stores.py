@@ -54,6 +54,15 @@ def open_bucket(settings: Settings) -> Bucket:
     return opener(urlsplit(store.replace("#", "%23").replace("?", "%3F")), settings)
 
 
+def place_of(settings: Settings) -> tuple[str, str]:
+    """Return the bucket's name, and the prefix in it ("" or with a closing slash); both empty for a local store."""
+    match = _SCHEME.match(settings.store.strip())
+    if match is None or match[1].lower() in ("file", "memory"):
+        return "", ""
+    name, prefix, _ = _bucket_and_prefix(urlsplit(settings.store.strip().replace("#", "%23").replace("?", "%3F")))
+    return name, prefix
+
+
 def _shown(store: str) -> str:
     """Return a store's URL without the credentials that it may contain."""
     return re.sub(r"//[^/@]*@", "//***@", store)

@@ -69,6 +69,15 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
     user_jobs: Annotated[int, setting("Most jobs of one user that wait, then 429", ge=1)] = 1000
     jobs_retention_s: Annotated[float, setting("Time that finished jobs are kept", ge=60, le=31_536_000)] = 604_800.0
     sync_on_write: Annotated[bool, setting("PUT and DELETE of a document schedule its ingest")] = True
+    sweep_interval_s: Annotated[
+        float,
+        setting(
+            "Interval at which the documents of each user are compared with what was ingested, in the background; 0 is "
+            "never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 21_600.0
     service_url: Annotated[
         str | None, setting("Of `vectorpool worker`: the URL of the service that commits what it makes")
     ] = None

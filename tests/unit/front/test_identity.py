@@ -216,6 +216,8 @@ def test_every_route_has_its_user_where_the_guard_looks() -> None:
         match parts:
             case ["users", "{user_id}", *_]:
                 assert named == [1], path
+            case ["vectorflow", "users", "{user_id}", "avatars", "{avatar_id}", *_]:
+                assert named == [2], path
             case ["api", "v2", "tenants", _, *_]:
                 assert named == [3], path
             case ["admin" | "metrics", *_]:
