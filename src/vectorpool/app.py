@@ -30,6 +30,7 @@ from vectorpool.api.routes import chroma_routes, native_routes
 from vectorpool.api.service import Service
 from vectorpool.api.transfers import Transfers
 from vectorpool.audit import Audit
+from vectorpool.care.parts import open_care
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.documents.sweep import Sweep
@@ -117,9 +118,12 @@ async def open_service(
         memory = MemoryWatch(router, settings, sources)
         if memory.is_on:
             supervisor.start("memory watch", memory.watch)
+        care = open_care(router, library, audit, allowances, settings, sources, figures, jobs)
+        care.start(supervisor)
         service = Service(
             settings, router, embedder, library, ingestor, audit, store, supervisor, figures, tracer, memory, allowances
         )
+        service = replace(service, care=care)
         if jobs is not None:
             authority.admit_worker(jobs.key)
             stack.push_async_callback(jobs.stop)

@@ -15,6 +15,8 @@ from vectorpool.errors import InvalidId
 MAX_ID_BYTES: Final = 128
 # What every store can hold. A document's whole key may have so many, so its path fewer by the ids before it.
 MAX_KEY_BYTES: Final = 1024
+# Users of the service itself, which write and read to see whether it works.
+CANARY_PREFIX: Final = "vectorpool-canary-"
 _PLAIN_SEGMENT: Final = re.compile(r"[A-Za-z0-9_@-][A-Za-z0-9._@-]*")
 
 
@@ -47,6 +49,11 @@ def _check_segment(kind: str, value: str, max_bytes: int) -> str:
 def check_user_id(user_id: str) -> str:
     """Return ``user_id`` if it is one path segment of 1 to 128 bytes; raise InvalidId otherwise."""
     return _check_segment("user id", user_id, MAX_ID_BYTES)
+
+
+def is_reserved(user_id: str) -> bool:
+    """Return whether an id is the service's own: a canary's, which no caller may use."""
+    return user_id.startswith(CANARY_PREFIX)
 
 
 def split_user_ids(found: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from vectorpool.ids import check_avatar_id as check_avatar_id
 from vectorpool.ids import check_document_path as check_document_path
 from vectorpool.ids import check_user_id as check_user_id
 from vectorpool.ids import excerpt as excerpt
+from vectorpool.ids import is_reserved as is_reserved
 from vectorpool.ids import split_avatar_ids as split_avatar_ids
 from vectorpool.ids import split_user_ids as split_user_ids
 
@@ -38,6 +39,7 @@ _USERS: Final = "users/"
 # The root of what belongs to no user.
 _OWN: Final = ".vectorpool/"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_NOTIFICATION: Final = re.compile(r"[0-9a-f]{32}")
 _COLLECTION: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{1,510}[a-zA-Z0-9]")
 _DELETIONS: Final = f"{_OWN}deletions/"
 _AUDIT: Final = re.compile(
@@ -77,6 +79,17 @@ def tags_prefix(user_id: str) -> str:
 def verification_key(user_id: str) -> str:
     """Return the key of what the last verification of the user's log found."""
     return f"{vectorstore_prefix(user_id)}verified.json"
+
+
+def health_key(user_id: str) -> str:
+    """Return the key of what the last check of the user's health found."""
+    return f"{vectorstore_prefix(user_id)}health.json"
+
+
+def recovery_key(user_id: str, seq: int, part: int | None = None) -> str:
+    """Return the key of the report of the recovery that made commit ``seq``, or of one part of its records."""
+    name = "report" if part is None else f"records-{part:06d}"
+    return f"{vectorstore_prefix(user_id)}recoveries/{_inverted(seq)}/{name}.json"
 
 
 def sweep_key(user_id: str) -> str:
@@ -212,6 +225,30 @@ def parse_revocation_key(key: str) -> tuple[int, bytes] | None:
 
 def _twelve_digits(seconds: int) -> str:
     return f"{min(max(seconds, 0), MAX_SEQ):012d}"
+
+
+def notifications_prefix() -> str:
+    """Return the prefix of the notifications for operators."""
+    return f"{_OWN}notifications/"
+
+
+def notification_id(kind: str, user_id: str | None, subject: str) -> str:
+    """Return the id of a notification: the same event of the same user and subject has the same, so it is told once."""
+    told = "\n".join((kind, user_id or "", subject))
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def notification_key(notification: str) -> str:
+    """Return the key of a notification by its id; raise InvalidId for what is none."""
+    if not _NOTIFICATION.fullmatch(notification):
+        raise InvalidId(f"{excerpt(notification)} is no id of a notification. Take one of GET /admin/notifications.")
+    return notifications_prefix() + notification
+
+
+def parse_notification_key(key: str) -> str | None:
+    """Return the id of such a key, or None for a foreign key."""
+    name = key.removeprefix(notifications_prefix())
+    return name if _NOTIFICATION.fullmatch(name) else None
 
 
 def audit_prefix(day: str = "") -> str:

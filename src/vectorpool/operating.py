@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from vectorpool.answers import TaskView
+from vectorpool.answers import RecoveredDocuments, TaskView
 
 # ``starting`` also while it is started again; ``draining``: it finishes before it is started again; ``down``: stopped.
 ShardState: TypeAlias = Literal["ready", "starting", "draining", "down"]
@@ -90,3 +90,177 @@ class TaskPage(msgspec.Struct):
     """The background tasks of an instance: those of the front, then those of each shard."""
 
     tasks: list[TaskView]
+
+
+# --- Health ------------------------------------------------------------------------------------------
+
+CheckName: TypeAlias = Literal["log", "opens", "counts", "samples", "documents"]
+CheckState: TypeAlias = Literal["ok", "failed", "skipped"]
+# ``damaged``: what is stored is not what it should be; ``degraded``: documents and records differ; ``unknown``: the
+# store or the shard did not answer.
+HealthState: TypeAlias = Literal["healthy", "degraded", "damaged", "unknown"]
+
+
+class HealthCheck(msgspec.Struct):
+    """One check: its state, the reason, and what to do about it."""
+
+    check: CheckName
+    state: CheckState
+    reason: str = ""
+    remedy: str = ""
+
+
+class Checkup(msgspec.Struct):
+    """What a shard found: the newest commit, its records and bytes, and the checks.
+
+    ``known`` are the marks of the objects that are verified now; ``read_bytes`` were read from the store for it.
+    """
+
+    commit: int
+    records: int
+    state_bytes: int
+    read_bytes: int
+    checks: list[HealthCheck]
+    known: list[str]
+
+
+class UserHealth(msgspec.Struct):
+    """The health of a user at the last check, here or on another instance. Times are ms since 1970."""
+
+    user_id: str
+    state: HealthState
+    commit: int
+    records: int
+    checked_at_ms: int
+    checks: list[HealthCheck]
+
+
+class CanaryView(msgspec.Struct):
+    """The last round of the canary: ``state`` is ``off`` without one, and ``waiting`` before the first."""
+
+    state: Literal["off", "waiting", "ok", "failed"]
+    user_id: str = ""
+    at_ms: int | None = None
+    took_ms: float | None = None
+    reason: str = ""
+    remedy: str = ""
+
+
+class InstanceHealth(msgspec.Struct):
+    """The health that this instance checks: its canary, the users that wait, and those that are not well.
+
+    ``checked`` counts the users of its last checks by state; ``unwell`` are at most 1,000 of them, the newest first.
+    """
+
+    canary: CanaryView
+    waiting: int
+    checked: dict[str, int]
+    unwell: list[UserHealth]
+    last_round_ms: int | None = None
+
+
+# --- Recovery ----------------------------------------------------------------------------------------
+
+
+class RecoverySource(msgspec.Struct):
+    """A source, and what it would lose: the commits after ``commit``, and what their headers say that they did.
+
+    ``kind`` is ``replica`` (this instance has the newest commit open), ``commit``, ``backup`` (a commit with a name)
+    or ``documents`` (an empty vectorstore, and every source document ingested again). ``records`` are those that it
+    holds, None if it is not known. ``unreadable`` lost commits do not say what they did.
+    """
+
+    kind: Literal["replica", "commit", "backup", "documents"]
+    commit: int
+    records: int | None
+    name: str | None = None
+    time_ms: int | None = None
+    documents: int | None = None
+    lost_commits: int = 0
+    lost_added: int = 0
+    lost_deleted: int = 0
+    unreadable: int = 0
+
+
+class Sources(msgspec.Struct):
+    """Where a vectorstore could be recovered from, the best first. ``over`` is the highest number that is taken.
+
+    ``is_damaged``: the newest commit cannot be had; ``reason`` says why.
+    """
+
+    is_damaged: bool
+    over: int
+    reason: str
+    sources: list[RecoverySource]
+
+
+class RecoveryPlan(msgspec.Struct):
+    """What a recovery would do. ``chosen`` is the first of the sources, None if there is none."""
+
+    user_id: str
+    is_damaged: bool
+    commit: int
+    reason: str
+    chosen: RecoverySource | None
+    sources: list[RecoverySource]
+
+
+class Recovered(msgspec.Struct):
+    """The new commit, and the records that its state holds; ``parts`` of the report list them."""
+
+    commit: int
+    records: int
+    parts: int
+
+
+class LostCommit(msgspec.Struct):
+    """A commit that the recovered state does not contain; ``damage`` says why its header cannot be read."""
+
+    commit: int
+    time_ms: int | None = None
+    added: int | None = None
+    deleted: int | None = None
+    collections: list[str] = []
+    damage: str | None = None
+
+
+class RecoveryReport(msgspec.Struct):
+    """What a recovery did: the new commit, its source, what was lost, and the documents that are ingested again.
+
+    ``lost`` lists at most 1,000 commits, newest first. ``reingested`` are the avatars whose sync was scheduled.
+    """
+
+    user_id: str
+    commit: int
+    source: RecoverySource
+    reason: str
+    recovered_at_ms: int
+    records: int
+    parts: int
+    lost: list[LostCommit]
+    documents: RecoveredDocuments | None = None
+    reingested: list[str] = []
+    caller: str = ""
+
+
+class RecoveredRecord(msgspec.Struct):
+    """A record that a recovery brought back, and the commit that it was taken from."""
+
+    collection: str
+    id: str
+    avatar_id: str | None
+    from_commit: int
+
+
+class RecoveredPage(msgspec.Struct):
+    """Records of a recovery's report. ``next_cursor`` asks for the next page; None: this was the last one."""
+
+    records: list[RecoveredRecord]
+    next_cursor: str | None = None
+
+
+class Recovery(msgspec.Struct):
+    """What a recovery would do, and the report of what it did; without one, nothing was done."""
+
+    plan: RecoveryPlan
+    report: RecoveryReport | None = None

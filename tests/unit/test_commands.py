@@ -55,7 +55,7 @@ def test_names_on_the_wire_are_unique() -> None:
 def test_writes_and_what_changes_the_log_are_changes() -> None:
     """A command that is stopped half-way leaves an unknown outcome exactly if it changes what is stored."""
     changes = {command.__name__ for command in operations() if command.is_change}
-    operating = {"Restore", "DeleteVectorstore", "CreateBackup", "DeleteBackup", "Fork", "ImportFrom"}
+    operating = {"Restore", "DeleteVectorstore", "CreateBackup", "DeleteBackup", "Fork", "ImportFrom", "Recover"}
     assert changes == {command.__name__ for command in operations(Write)} | operating
 
 

@@ -38,6 +38,7 @@ class Call(Request[Any, Any, Any]):
 
     async def execute(self, user_id: str, command: Command) -> Answer:
         """Answer one command for this request. Raises VectorpoolError."""
+        self.service.note_use(user_id)
         return await self.service.router.execute(user_id, command, self.context)
 
     @property

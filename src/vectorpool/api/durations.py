@@ -24,6 +24,8 @@ EXPORT_S: Final = 600.0
 IMPORT_S: Final = 600.0
 # Reads and writes as many bytes as a log has.
 COMPACT_S: Final = 600.0
+# Reads a whole log several times, and writes a state.
+RECOVER_S: Final = 3600.0
 # Drains a shard and starts it again.
 RESTART_S: Final = 180.0
 # Deletes every object of a user, or of an avatar's documents; a reset does so for many users.

@@ -211,6 +211,7 @@ async def get_from(
         offset=body.offset,
         include=body.include,
     )
+    service.note_use(namespace.user_id)
     return await service.router.execute(namespace.user_id, command, context)
 
 
@@ -239,12 +240,14 @@ async def query_in(
         where_document=question.where_document,
         include=body.include,
     )
+    service.note_use(namespace.user_id)
     return await service.router.execute(namespace.user_id, command, context)
 
 
 async def count_in(raw: bytes, namespace: Namespace, service: Service, context: RequestContext, name: str) -> Answer:
     """Answer how many records a collection has; a body says nothing here."""
     command = commands.CountRecords(avatar_id=namespace.avatar_id, collection=check_collection_name(name))
+    service.note_use(namespace.user_id)
     return await service.router.execute(namespace.user_id, command, context)
 
 

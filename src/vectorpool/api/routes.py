@@ -8,6 +8,7 @@ from litestar.types import ControllerRouterHandler
 
 from vectorpool.api.admin import Admin
 from vectorpool.api.avatars import Avatars
+from vectorpool.api.care import OperatorsCare, UserCare
 from vectorpool.api.chroma import collections as chroma_collections
 from vectorpool.api.chroma import records as chroma_records
 from vectorpool.api.chroma.requests import API_PATH
@@ -57,8 +58,9 @@ def native_routes() -> list[ControllerRouterHandler]:
         route_handlers=[VectorFlow],
         dependencies={"namespace": Provide(avatar_namespace, sync_to_thread=False)},
     )
-    operators: list[ControllerRouterHandler] = [Admin, StoreEvents, TransferRoutes, UserLimits, Tokens, Health, Metrics]
-    return [Users, History, Avatars, Jobs, own, of_avatar, vectorflow, Vectors, Usage, *operators]
+    operators: list[ControllerRouterHandler] = [Admin, OperatorsCare, StoreEvents, TransferRoutes, UserLimits, Tokens]
+    of_user: list[ControllerRouterHandler] = [Users, UserCare, History, Avatars, Jobs, own, of_avatar, vectorflow]
+    return [*of_user, Vectors, Usage, *operators, Health, Metrics]
 
 
 def chroma_routes(settings: Settings) -> list[ControllerRouterHandler]:

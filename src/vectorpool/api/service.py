@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vectorpool.allowances.allowances import Allowances
 from vectorpool.audit import Audit
+from vectorpool.care.parts import Care
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.library import DocumentLibrary
 from vectorpool.embedding import Embedder
@@ -45,3 +46,10 @@ class Service:
     turns: Turns = field(default_factory=Turns)
     # None in a process that is no server.
     jobs: Jobs | None = None
+    # Health, recovery, notifications; None in a process that has none.
+    care: Care | None = None
+
+    def note_use(self, user_id: str) -> None:
+        """Note that a request used a user's vectorstore, so that its health is checked."""
+        if self.care is not None:
+            self.care.used.note(user_id)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from vectorpool.commands.base import LogOperation, Operation
+
+# Where a recovered state comes from: this instance's open replica, a commit of the log, or nothing but documents.
+SourceKind: TypeAlias = Literal["replica", "commit", "documents"]
 
 
 class KeepOpen(Operation, frozen=True, kw_only=True, tag="keep-open"):
@@ -36,3 +39,27 @@ class ImportFrom(LogOperation, frozen=True, kw_only=True, tag="import-from"):
     is_change: ClassVar[bool] = True
 
     directory: str
+
+
+class CheckHealth(Operation, frozen=True, kw_only=True, tag="check-health"):
+    """Verifies what is new in the log, and opens the newest commit beside the slot. Answers operating.Checkup.
+
+    ``known`` are marks of objects that an earlier check verified, ``since`` is the commit that it saw.
+    """
+
+    known: list[str]
+    since: int
+
+
+class FindSources(Operation, frozen=True, kw_only=True, tag="find-sources"):
+    """What a damaged vectorstore could be recovered from, and what each would lose. Answers operating.Sources."""
+
+
+class Recover(Operation, frozen=True, kw_only=True, tag="recover"):
+    """Makes the state of a source the newest, as a new commit on number ``over``. Answers operating.Recovered."""
+
+    is_change: ClassVar[bool] = True
+
+    kind: SourceKind
+    commit: int
+    over: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import numpy as np
 from vectorpool.answers import ChromaUse
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.catalogue import Catalogue
+from vectorpool.engine.checkup import EngineCheckup, check_up
 from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import DatabaseFile
@@ -119,6 +120,36 @@ class Engine:
         # Deletions hold the interpreter lock; other threads run before the next one.
         time.sleep(YIELD_S)
         return count
+
+    def check_up(self, samples: int, random: Callable[[], float]) -> EngineCheckup:
+        """Look at every collection, and at ``samples`` records of each; raise BrokenReplica if Chroma cannot."""
+        self._client.open()
+        found = [info for name in self.catalogue.database_names() for info in self.catalogue.collections(name)]
+        try:
+            return check_up(self._client, found, self._records_of, samples=samples, random=random)
+        except BrokenReplica:
+            raise
+        except Exception as error:
+            cause = translate(error)
+            raise BrokenReplica(f"Chroma cannot read this vectorstore: {cause.detail}") from error
+
+    def _records_of(self, collection_id: str, database: str) -> int | None:
+        return self.records.count(collection_id, database)
+
+    def record_ids(self) -> Iterator[tuple[CollectionInfo, list[str]]]:
+        """Yield the ids of all records, in pages of one collection each."""
+        for database in self.catalogue.database_names():
+            for info in self.catalogue.collections(database):
+                offset = 0
+                while not self._client.refuses(info.id):
+                    page = self._client.get(
+                        collection_id=info.id, database=database, limit=_EXAMINED_AT_ONCE, offset=offset
+                    )
+                    if page.ids:
+                        yield info, list(page.ids)
+                    offset += len(page.ids)
+                    if len(page.ids) < _EXAMINED_AT_ONCE:
+                        break
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""

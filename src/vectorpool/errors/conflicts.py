@@ -56,6 +56,20 @@ class BackupExists(Conflict):
     title = "A backup of this name is there already"
 
 
+class NotDamaged(Conflict):
+    """The newest commit can be read, so there is nothing to recover. ``restore`` goes back to an earlier one."""
+
+    code = "not-damaged"
+    title = "The vectorstore is not damaged"
+
+
+class NothingToRecoverFrom(Conflict):
+    """Neither the log, nor a backup, nor an open replica, nor a document holds anything of the vectorstore."""
+
+    code = "nothing-to-recover-from"
+    title = "Nothing is left to recover from"
+
+
 class PreconditionFailed(Conflict):
     """The document is not the one that If-Match names, or is one that If-None-Match excludes."""
 

@@ -83,6 +83,27 @@ class DeletionNotFound(NotFound):
     title = "No deletion of the user has a receipt"
 
 
+class HealthNotChecked(NotFound):
+    """The user's health was never checked."""
+
+    code = "health-not-checked"
+    title = "The health of the user was never checked"
+
+
+class RecoveryNotFound(NotFound):
+    """The user has no report of a recovery that made this commit."""
+
+    code = "recovery-not-found"
+    title = "No recovery made this commit"
+
+
+class NotificationNotFound(NotFound):
+    """There is no notification of this id."""
+
+    code = "notification-not-found"
+    title = "There is no such notification"
+
+
 class ShardNotFound(NotFound):
     """The instance has no shard of this number."""
 

@@ -14,10 +14,11 @@ from vectorpool.api.call import CALLER_KEY
 from vectorpool.api.callers import Callers, token_of
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import Forbidden, TokenKeysUnavailable, Unauthenticated
-from vectorpool.front.stages import Stage, context_of, segments_of, state_of
+from vectorpool.front.stages import Stage, context_of, segments_of, state_of, user_of
 from vectorpool.identity.access import check_access, is_open
 from vectorpool.identity.authority import Authority
-from vectorpool.identity.caller import ANY_CALLER, NO_CALLER, Caller
+from vectorpool.identity.caller import ANY_CALLER, NO_CALLER, Caller, reserved
+from vectorpool.names import is_reserved
 from vectorpool.settings import Settings
 
 
@@ -39,12 +40,26 @@ class IdentityStage:
 
     def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on with its caller, or refuse it."""
+        user_id = user_of(scope)
+        if user_id is not None and is_reserved(user_id):
+            return self._reserved(scope, receive, send)
         if is_open(segments_of(scope)):
             return self._pass_on(NO_CALLER, scope, receive, send)
         if not self.needs_token:
             # The one caller that may do everything.
             return self._pass_on(ANY_CALLER, scope, receive, send)
         return self._identify(scope, receive, send)
+
+    async def _reserved(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Pass a request for a user of the service itself on if the service sends it; refuse all others."""
+        try:
+            caller = self._authority.service_of(token_of(scope["headers"]))
+        except Unauthenticated:
+            caller = None
+        if caller is None:
+            await send_refusal(reserved(), scope, send)
+            return
+        await self._pass_on(caller, scope, receive, send)
 
     async def _identify(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         try:

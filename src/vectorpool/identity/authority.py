@@ -172,6 +172,12 @@ class Authority:
             raise Unauthenticated("The token was revoked. Send another one.")
         return verified.caller
 
+    def service_of(self, token: bytes) -> Caller | None:
+        """Return the caller that is the service itself if this is its key, else None."""
+        if self._worker_key is None or len(token) > MAX_TOKEN_BYTES:
+            return None
+        return _WORKER if hmac.compare_digest(hashlib.sha256(token).digest(), self._worker_key) else None
+
     def _current(self) -> int:
         provider = self._verifier.provider if self._verifier is not None else None
         return self._generation + (provider.generation if provider is not None else 0)

@@ -8,6 +8,7 @@ import msgspec
 
 from vectorpool.errors import Forbidden
 from vectorpool.limits import Given
+from vectorpool.names import is_reserved
 
 ALL_USERS: Final = "*"
 
@@ -37,11 +38,18 @@ class Caller(msgspec.Struct, frozen=True):
 
         The answer is the same whether or not the user exists.
         """
+        if is_reserved(user_id):
+            raise reserved()
         if not self.may_touch(user_id):
             raise Forbidden("This token may not touch this user. Send one that may, or ask for a user that is yours.")
         if self.avatars is not None or not self.may_write:
             raise Forbidden("This token may not change the whole of a user. Send one without avatars that may write.")
         return user_id
+
+
+def reserved() -> Forbidden:
+    """Return the refusal of a user id that is the service's own."""
+    return Forbidden("Users of this name are the service's own: its canaries. Use another user id.")
 
 
 ANY_CALLER: Final = Caller("anybody", users=None, is_admin=True)

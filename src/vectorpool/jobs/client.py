@@ -74,6 +74,10 @@ class Jobs:
         self._scheduled: dict[tuple[str, str], set[str] | None] = {}
         self._has_scheduled = asyncio.Event()
 
+    def url(self) -> str:
+        """Return the URL at which the instance listens."""
+        return self._url()
+
     @property
     def process_id(self) -> int | None:
         """The process id of the worker, for operators and tests."""

@@ -12,21 +12,26 @@ import msgspec
 from vectorpool import answers
 from vectorpool.answers import Answer
 from vectorpool.commands import (
+    CheckHealth,
     Command,
     DeleteVectorstore,
     Evict,
+    FindSources,
     Flush,
     Hydrate,
     Inspect,
     KeepOpen,
     LogOperation,
+    Recover,
     Restore,
 )
 from vectorpool.commands.handlers import handlers_of, handles
 from vectorpool.context import AS_SET
 from vectorpool.errors import Damaged, NewerEngine, PoolBusy, UserNotFound
+from vectorpool.pool.checkups import Checkups
 from vectorpool.pool.erasures import Erasures
 from vectorpool.pool.log_operations import LogOperations
+from vectorpool.pool.recoveries import Recoveries
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.stores import StoreFactory
@@ -57,6 +62,8 @@ class Operations:
         self._settings = settings
         self._sources = sources
         self._describe = describe
+        self._checkups = Checkups(stores, residency, settings, sources)
+        self._recoveries = Recoveries(stores, residency, writer, settings, sources)
         self._handlers = handlers_of(self)
 
     async def execute(self, user_id: str, command: Command) -> Answer:
@@ -136,6 +143,24 @@ class Operations:
         finally:
             self._residency.unpin(slot)
         return Answer(_encode(answers.Restored(commit=restored, restored_from=seq)), restored)
+
+    @handles(CheckHealth)
+    async def _check_health(self, user_id: str, command: CheckHealth) -> Answer:
+        await self._flush(user_id)
+        checkup = await self._checkups.check(user_id, command)
+        return Answer(_encode(checkup), checkup.commit)
+
+    @handles(FindSources)
+    async def _find_sources(self, user_id: str, command: FindSources) -> Answer:
+        await self._flush(user_id)
+        found = await self._recoveries.find(user_id)
+        return Answer(_encode(found), found.over)
+
+    @handles(Recover)
+    async def _recover(self, user_id: str, command: Recover) -> Answer:
+        await self._flush(user_id)
+        done = await self._recoveries.recover(user_id, command)
+        return Answer(_encode(done), done.commit)
 
     @handles(DeleteVectorstore)
     async def _delete(self, user_id: str, command: DeleteVectorstore) -> Answer:

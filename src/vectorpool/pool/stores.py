@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import itertools
 import logging
 import shutil
 import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from vectorpool.commitlog.fetch import store_errors
+from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.scratch import remove_scratch_of_the_dead
+from vectorpool.commitlog.outcomes import Position
+from vectorpool.commitlog.scratch import make_scratch, remove_scratch_of_the_dead
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.kept_documents import Expiry, KeptDocuments
-from vectorpool.local_paths import local_segment, open_dir, warm_dir
+from vectorpool.local_paths import local_segment, open_dir, scratch_dir, warm_dir
 from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.clocked import ClockedBucket
 from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync
+from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -37,6 +43,7 @@ from vectorpool.vectorstore.replica import Replica
 from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _CLAIM_ATTEMPTS = 120
@@ -118,6 +125,31 @@ class StoreFactory:
     def remove_orphans(scratch: Path) -> None:
         """Remove what processes that are no more left in the scratch directory. Blocking."""
         remove_scratch_of_the_dead(scratch)
+
+    async def run(self, user_id: str, function: Callable[..., T], *arguments: object) -> T:
+        """Run what blocks in the threads in which Chroma may be opened."""
+        workers = native_marks.owned(self._workers, user_id)
+        return await asyncio.get_running_loop().run_in_executor(workers, function, *arguments)
+
+    @asynccontextmanager
+    async def scratch(self) -> AsyncIterator[Path]:
+        """Yield an empty directory for states that no request sees, and remove it. Raises LocalDiskFailed."""
+        parent = scratch_dir(Path(self._settings.replica_dir))
+        with on_local_disk(parent):
+            path = await asyncio.to_thread(make_scratch, parent)
+        try:
+            with on_local_disk(parent):
+                yield path
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
+
+    def open_replica(self, user_id: str, directory: Path, position: Position, image: Image) -> Replica:
+        """Open a directory that no slot has. Blocking. Raises what ``Replica`` raises."""
+        return Replica(user_id, directory, position, image, self._settings, self._sources)
+
+    def empty(self, directory: Path) -> None:
+        """Fill an empty directory as for a new user. Blocking."""
+        self._template.copy_to(directory)
 
     def log(self, user_id: str, clock: StoreClock | None = None) -> CommitLog:
         """Return a user's commit log, whose calls of the store ``clock`` measures."""

@@ -10,9 +10,9 @@ from typing import Annotated
 
 from vectorpool import bounds
 from vectorpool.settings.documents import DocumentSettings
-from vectorpool.settings.words import ChunkStrategy, Consistency, Durability, EmbedderKind, Space, setting
+from vectorpool.settings.words import ChunkStrategy, Consistency, Durability, EmbedderKind, RecoverMode, Space, setting
 
-__all__ = ["ChunkStrategy", "Consistency", "Durability", "EmbedderKind", "Settings", "Space"]
+__all__ = ["ChunkStrategy", "Consistency", "Durability", "EmbedderKind", "RecoverMode", "Settings", "Space"]
 
 
 class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -193,6 +193,29 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
             le=31_536_000,
         ),
     ] = 3600.0
+
+    # Health, recovery and notifications
+    health_interval_s: Annotated[
+        float,
+        setting(
+            "Interval at which the health of the users that were used since is checked, and the service by a canary; "
+            "0 is never",
+            ge=0,
+            le=31_536_000,
+        ),
+    ] = 1200.0
+    recover: Annotated[
+        RecoverMode,
+        setting("A vectorstore whose newest commit is damaged: ask waits for an operator, auto recovers it at once"),
+    ] = "ask"
+    notifications_url: Annotated[
+        str | None,
+        setting("Where notifications are sent as webhooks, signed by webhook_secret; without it they are only listed"),
+    ] = None
+    notifications_retention_s: Annotated[
+        float,
+        setting("Time that acknowledged and settled notifications are kept", ge=3600, le=31_536_000),
+    ] = 2_592_000.0
 
     audit_retention_s: Annotated[
         float, setting("Time that entries of the audit are kept, in whole days", ge=86_400, le=3_153_600_000)

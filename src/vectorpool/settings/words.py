@@ -10,6 +10,8 @@ Durability = Literal["write-through", "write-back"]
 Consistency = Literal["strong", "bounded", "local"]
 EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
 Space = Literal["cosine", "l2", "ip"]
+# What happens to a vectorstore whose newest commit is damaged.
+RecoverMode = Literal["ask", "auto"]
 ChunkStrategy = Literal["auto", "tokens", "sentences", "markdown", "rows", "code", "none"]
 
 Positive = Meta(ge=1)

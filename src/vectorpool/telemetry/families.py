@@ -171,6 +171,19 @@ EMBEDDING_QUEUE_LIMIT: Final = _gauge("embedding_queued_texts_limit", "Most text
 
 # --- Background work and the instance ----------------------------------------------------------------
 
+HEALTH_CHECKS: Final = _counter(
+    "health_checks",
+    "Checks of users' health: healthy, degraded, damaged, unknown (it could not be found out), skipped (another "
+    "instance checked it)",
+    "outcome",
+)
+HEALTH_WAITING: Final = _gauge("health_waiting_users", "Users that were used and wait for a check of their health")
+HEALTH_UNWELL: Final = _gauge("unwell_users", "Users whose last check by this instance was not healthy", "state")
+CANARY: Final = _counter("canary_rounds", "Rounds of the canary: ok, failed", "outcome")
+CANARY_TIME: Final = _histogram("canary_seconds", "Time of the canary's requests: write, read, delete", "step")
+RECOVERIES: Final = _counter("recoveries", "Recoveries of vectorstores: done, failed", "outcome")
+NOTIFICATIONS: Final = _counter("notifications", "Notifications that were opened or opened again", "kind")
+
 JOBS: Final = _gauge("jobs", "Jobs by state", "state")
 TASKS: Final = _gauge("background_tasks", "Background tasks by state: running, restarting, down, ended", "state")
 TASK_FAILURES: Final = _gauge("background_task_failures", "Failures of the background tasks that there are now")

@@ -132,12 +132,12 @@ class Replica:
     def _open(self) -> None:
         settings = self._settings
         options = engine_options(settings, self._schema, self._index_rows)
-        self._engine = Engine(self.directory, options, self.state)
+        self.engine = Engine(self.directory, options, self.state)
         self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.tracked_write)
-        self._native_reader = NativeReader(self._user_id, self._engine, self._sidecar, self.size_bytes, self.live_bytes)
-        self._protocol_reader = ProtocolReader(self._user_id, self._engine, settings.max_results)
+        self._native_reader = NativeReader(self._user_id, self.engine, self._sidecar, self.size_bytes, self.live_bytes)
+        self._protocol_reader = ProtocolReader(self._user_id, self.engine, settings.max_results)
         self._writer = Writer(
-            self._user_id, self._engine, self._sidecar, settings, self.is_new, self.tombstone, self.live_bytes
+            self._user_id, self.engine, self._sidecar, settings, self.is_new, self.tombstone, self.live_bytes
         )
 
     @property
@@ -164,7 +164,7 @@ class Replica:
     @property
     def chroma_use(self) -> ChromaUse | None:
         """Why Chroma is open; None if it is not."""
-        return self._engine.chroma_use
+        return self.engine.chroma_use
 
     def size_bytes(self) -> int:
         """Return the size of the files as of the last commit, in bytes."""
@@ -250,11 +250,11 @@ class Replica:
         makes = made_by(command) is not None and there is None
         # Before the write, so that no reader uses an old entry; after it, for readers that cached one meanwhile.
         only_new = isinstance(command, RecordWrite)
-        self._engine.catalogue.forget(only_new=only_new)
+        self.engine.catalogue.forget(only_new=only_new)
         try:
             answer, effect = self._writer.write(resolve_alias(command, self._sidecar), quota, is_again=is_again)
         finally:
-            self._engine.catalogue.forget(only_new=only_new)
+            self.engine.catalogue.forget(only_new=only_new)
         if there is not None and collection_id is not None and collection_id != there:
             self._sidecar.set_alias(collection_id, there)
             effect.touched = True
@@ -273,7 +273,7 @@ class Replica:
         """Return the id of the collection that the command creates, or None if it is missing. Raises HalfApplied."""
         key = made_by(command)
         try:
-            return None if key is None else self._engine.catalogue.find_id(*key)
+            return None if key is None else self.engine.catalogue.find_id(*key)
         except BrokenReplica as error:
             raise HalfApplied(error) from error
 
@@ -293,7 +293,7 @@ class Replica:
         directory would commit the loss.
         """
         try:
-            self._engine.settle_deletions(self._sources.now_ms())
+            self.engine.settle_deletions(self._sources.now_ms())
             self._release_chroma()
             mark = self.state.capturing()
             captured = capture(self.directory, self.image, self._stamps)
@@ -309,13 +309,13 @@ class Replica:
 
     def _release_chroma(self) -> None:
         """Close Chroma if nothing needs it any more: then the commit of this capture makes the directory pristine."""
-        calls = self._engine.calls_of_chroma
+        calls = self.engine.calls_of_chroma
         self._quiet = self._quiet + 1 if calls == self._calls else 0
         self._calls = calls
-        is_idle = self._engine.chroma_use in (None, "threshold") or self._quiet >= _QUIET_CAPTURES
+        is_idle = self.engine.chroma_use in (None, "threshold") or self._quiet >= _QUIET_CAPTURES
         if self.state.is_chroma_open and is_idle:
             self._sidecar.close()
-            self._engine.release_chroma()
+            self.engine.release_chroma()
 
     def _is_lost(self) -> bool:
         try:
@@ -369,22 +369,28 @@ class Replica:
         if self._is_lost():
             raise NotPristine
         self._sidecar.close()
-        self._engine.release_files()
+        self.engine.release_files()
 
     def _end_change(self, position: Position, image: Image, *, is_undone: bool) -> None:
         self._captured, self._added_bytes = None, 0
-        self._engine.files_changed(is_undone=is_undone)
+        self.engine.files_changed(is_undone=is_undone)
         self.remains = read_remains(self.directory)
         self.position, self.image = position, image
 
     def examine(self) -> None:
         """Read everything once; raise BrokenReplica if Chroma cannot."""
         with self._in_place():
-            self._engine.examine()
+            self.engine.examine()
+
+    def copy_to(self, directory: Path) -> None:
+        """Copy the files into an empty directory. No read and no write may run meanwhile."""
+        self._sidecar.close()
+        self.engine.release_chroma()
+        shutil.copytree(self.directory, directory, dirs_exist_ok=True)
 
     def close(self) -> None:
         """Close the engine and the sidecar; the directory stays."""
-        self._engine.close()
+        self.engine.close()
         self._sidecar.close()
 
     def discard(self) -> None:

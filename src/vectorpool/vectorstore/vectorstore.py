@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import TypeVar
 
 from vectorpool.answers import Answer, ChromaUse, SchemaState
@@ -228,6 +229,14 @@ class Vectorstore:
         position = await self._log.restore(seq, edit=flag_documents)
         await self.catch_up()
         return position.seq
+
+    async def copy_to(self, directory: Path) -> int:
+        """Copy the open replica's files into an empty directory; return its commit. Raises ReplicaClosed."""
+        async with self._lock.exclusive():
+            if self._replica is None or self.is_absent or self.is_dirty:
+                raise ReplicaClosed
+            await self._run(self._replica.copy_to, directory)
+            return self._replica.position.seq
 
     async def compact(self) -> Compaction:
         """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""

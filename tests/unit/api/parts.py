@@ -16,6 +16,7 @@ from vectorpool.answers import Answer, Forked, PoolView, TaskView
 from vectorpool.api.service import Service
 from vectorpool.app import create_app
 from vectorpool.audit import Audit
+from vectorpool.care.parts import open_care
 from vectorpool.chroma_bodies import Target, decode_body
 from vectorpool.commands import Fork, ListRestored
 from vectorpool.context import RequestContext
@@ -32,6 +33,7 @@ from vectorpool.operating import ShardView
 from vectorpool.settings import Settings
 from vectorpool.shard.router import QuotaOf
 from vectorpool.sources import SYSTEM, Sources
+from vectorpool.telemetry.figures import Figures
 
 
 class FakeRouter:
@@ -145,7 +147,10 @@ def application(router: FakeRouter, settings: Settings | None = None, sources: S
     ingestor, allowances = Ingestor(library, embedder, router, settings), Allowances(settings, sources)
     allowances.documents.open(bucket)
     audit, store, jobs = Audit(bucket, settings), StoreWatch(bucket, SYSTEM), FakeJobs()
-    service = Service(settings, router, embedder, library, ingestor, audit, store, allowances=allowances, jobs=jobs)
+    care = open_care(router, library, audit, allowances, settings, SYSTEM, Figures(), jobs)
+    service = Service(
+        settings, router, embedder, library, ingestor, audit, store, allowances=allowances, jobs=jobs, care=care
+    )
     return create_app(settings, service=service)
 
 

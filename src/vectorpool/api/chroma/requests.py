@@ -107,7 +107,8 @@ async def pass_body(
     if context.is_confined:
         target = msgspec.structs.replace(target, confined=True)
     try:
-        return await service.router.execute_body(check_user_id(tenant), target, body, context)
+        service.note_use(check_user_id(tenant))
+        return await service.router.execute_body(tenant, target, body, context)
     except UserNotFound as error:
         raise ChromaRefusal(f"Collection [{target.collection_id}] does not exist.", status=404) from error
 
