@@ -22,8 +22,9 @@ COPY pyproject.toml uv.lock ./
 FROM build AS build-slim
 RUN uv export --locked --no-default-groups --group image --no-emit-project --format requirements.txt --quiet \
       --no-emit-package aiohttp --no-emit-package aiohttp-retry --no-emit-package bcrypt --no-emit-package build \
-      --no-emit-package durationpy --no-emit-package faker --no-emit-package grpcio --no-emit-package hf-xet \
-      --no-emit-package kubernetes --no-emit-package mmh3 --no-emit-package oauthlib \
+      --no-emit-package durationpy --no-emit-package faker --no-emit-package fsspec --no-emit-package grpcio \
+      --no-emit-package hf-xet --no-emit-package huggingface-hub --no-emit-package kubernetes --no-emit-package mmh3 \
+      --no-emit-package oauthlib \
       --no-emit-package opentelemetry-exporter-otlp-proto-grpc --no-emit-package pypika \
       --no-emit-package pyproject-hooks --no-emit-package requests-oauthlib --no-emit-package shellingham \
       --no-emit-package typer --no-emit-package watchfiles --no-emit-package websocket-client \
@@ -32,13 +33,16 @@ RUN uv export --locked --no-default-groups --group image --no-emit-project --for
     uv pip install --quiet --no-cache --no-deps --python /opt/vectorpool -r requirements.txt
 COPY README.md LICENSE NOTICE ./
 COPY src ./src
-RUN uv pip install --quiet --no-cache --no-deps --python /opt/vectorpool .
+# botocore describes every service of AWS, in 27 MB; what is read is S3, and what finds credentials.
+RUN uv pip install --quiet --no-cache --no-deps --python /opt/vectorpool . && \
+    find /opt/vectorpool/lib/python3*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
+      ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} +
 
 FROM build AS build-full
-RUN uv sync --locked --no-default-groups --extra extraction --group image --no-install-project --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --extra traces --group image --no-install-project --no-cache
 COPY README.md LICENSE NOTICE ./
 COPY src ./src
-RUN uv sync --locked --no-default-groups --extra extraction --group image --no-editable --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --extra traces --group image --no-editable --no-cache
 
 # What every image has. /tmp is the one place that the service writes to; the rest may be read-only.
 FROM ${BASE} AS runtime
@@ -63,10 +67,10 @@ CMD ["serve"]
 
 # For work on the service: `docker compose watch` copies changed sources into it and starts it again.
 FROM build AS dev
-RUN uv sync --locked --no-default-groups --extra extraction --group image --no-install-project --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --extra traces --group image --no-install-project --no-cache
 COPY README.md LICENSE NOTICE ./
 COPY src ./src
-RUN uv sync --locked --no-default-groups --extra extraction --group image --no-cache
+RUN uv sync --locked --no-default-groups --extra extraction --extra traces --group image --no-cache
 ENV PATH=/opt/vectorpool/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     VECTORPOOL_HOST=0.0.0.0 \

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,17 @@ def _network(request: pytest.FixtureRequest) -> Iterator[None]:
     """Block the network in the quick lane."""
     with lanes.without_network() if request.node.get_closest_marker("quick") else nullcontext():
         yield
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With pytest-xdist, tell the process that prints the summary on which stores this one ran."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["ran_on"] = _ran_on
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    _ran_on.update(getattr(node, "workeroutput", {}).get("ran_on", {}))
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

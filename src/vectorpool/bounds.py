@@ -18,6 +18,9 @@ import msgspec
 
 from vectorpool.errors import InvalidRequest, LimitExceeded
 
+# The largest number of things to pass over or to return: what Chroma takes, and far more than a vectorstore holds.
+MAX_COUNT: Final = 2**32 - 1
+
 
 class Bound(msgspec.Struct, frozen=True):
     """A number that a caller may choose, from ``least`` to ``most``. ``name`` is what errors call it."""

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from vectorpool.bounds import Most
 from vectorpool.checks import check_count
-from vectorpool.errors import MalformedJson
+from vectorpool.errors import LimitExceeded, MalformedJson
 from vectorpool.settings import Settings
 
 Body: TypeAlias = bytes | bytearray | memoryview
@@ -173,6 +173,23 @@ def cut_records(body: Body, settings: Settings, values: Most) -> Generator[None,
         return []
     edges = [start - 1, *cuts, end]
     return [body[left + 1 : right] for left, right in pairwise(edges)]
+
+
+def check_beginning(body: Body, most: int) -> None:
+    """Raise LimitExceeded if the beginning of ``{"records": [...]}`` has more records already than the body may have.
+
+    ``body`` is as much as has arrived. What begins otherwise is left to ``cut_records``, once it is whole.
+    """
+    if not _BEFORE.match(body, 0, min(len(body), _MAX_SPACE)):
+        return
+    count = 1
+    for part in parts_of(body):
+        count += int(np.count_nonzero((part.kinds == _COMMA) & (part.depths == _RECORDS_DEPTH)))
+    if count > most:
+        raise LimitExceeded(
+            f"The call carries more than {most} records, which is the most (max_records). Split the call.",
+            extra={"limit": most, "limit_name": "max_records"},
+        )
 
 
 def _check_each(part: _Part, is_cut: npt.NDArray[np.bool_], since: int, values: Most, of: str) -> int:

@@ -101,6 +101,29 @@ def test_the_command_line_does_what_the_routes_do(served: Service, tmp_path: Pat
     assert "restart-shard  done  by admin" in told or "restart-shard  done" in told
 
 
+def test_limits_are_set_by_the_command_line(served: Service) -> None:
+    """On the service and on the bucket: shown, replaced, taken away, deleted; nonsense names what is near."""
+    shown = json.loads(cli(served, "admin", "limits", "gwen", "--json"))
+    assert (shown["stored"], shown["in_force"]) == (None, {})
+    cli(served, "admin", "limits", "gwen", "records=3", "requests_per_s=0.5", "burst=")
+    on_bucket = json.loads(on_store(served, "admin", "limits", "gwen", "--json"))
+    assert on_bucket["stored"] == {"records": 3, "requests_per_s": 0.5, "burst": None}
+    assert on_bucket["in_force"]["records"] == {"value": 3, "source": "stored"}
+    table = on_store(served, "admin", "limits", "gwen", "records=4")
+    assert "requests_per_s" not in table and "records" in table and "4" in table
+    assert "the defaults are in force" in on_store(served, "admin", "limits", "gwen", "--delete")
+    for wrong, said in (("record=1", "records"), ("records=many", "no number"), ("records", "NAME=VALUE")):
+        output = on_store(served, "admin", "limits", "gwen", wrong, fails=True)
+        assert said in output and "Traceback" not in output, output
+    assert "not both" in on_store(served, "admin", "limits", "gwen", "records=1", "--delete", fails=True)
+    entries = [json.loads(line) for line in on_store(served, "audit", "--user", "gwen", "--json").splitlines()]
+    assert [(entry["action"], entry.get("via", "service")) for entry in entries if entry["outcome"] == "done"] == [
+        ("set-limits", "service"),
+        ("set-limits", "command line"),
+        ("delete-limits", "command line"),
+    ]
+
+
 def test_what_is_wrong_is_one_sentence(served: Service, tmp_path: Path) -> None:
     """A wrong token, no service, no token file, an operation that needs one: exit code and sentence, no traceback."""
     for said, output in (
@@ -212,6 +235,8 @@ def test_what_was_done_is_in_the_audit(served: Service) -> None:
     served.ok("POST", "/users/frank/fork", json={"user_id": "frank-2"})
     served.ok("POST", "/admin/tokens/revoke", headers=ADMIN, json={"token_id": "some-id"})
     on_store(served, "fork", "frank", "frank-3")
+    served.ok("POST", "/api/v2/tenants/frank/databases", json={"name": "avatar-9"})
+    served.ok("DELETE", "/api/v2/tenants/frank/databases/avatar-9")
     served.ok("DELETE", "/users/frank")
     entries = [json.loads(line) for line in cli(served, "audit", "--user", "frank", "--json").splitlines()]
     did = [(entry["action"], entry["outcome"], entry.get("via", "service")) for entry in entries]
@@ -219,6 +244,7 @@ def test_what_was_done_is_in_the_audit(served: Service) -> None:
         *(("restore", outcome, "service") for outcome in ("begun", "done")),
         *(("fork", outcome, "service") for outcome in ("begun", "done")),
         *(("fork", outcome, "command line") for outcome in ("begun", "done")),
+        *(("delete-database", outcome, "service") for outcome in ("begun", "done")),
         *(("delete", outcome, "service") for outcome in ("begun", "done")),
     ]
     assert entries[0]["request_id"] == "of-frank" and entries[0]["caller"] == "token"

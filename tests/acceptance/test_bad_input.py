@@ -432,3 +432,15 @@ def test_unknown_paths_and_methods(guarded: Guarded) -> None:
     assert response.headers["allow"] == "DELETE, GET, OPTIONS, PATCH"
     guarded.refuses("GET", f"{guarded.home}/collections?limit=x", "invalid-request", 400)
     guarded.refuses("GET", f"{guarded.home}/collections?offset=-1", "invalid-request", 400)
+
+
+@pytest.mark.parametrize("name", ["limit", "offset"])
+def test_a_page_of_a_number_that_nothing_holds(guarded: Guarded, name: str) -> None:
+    """A count beyond 32 bits is refused wherever there are pages; the largest that fits is not."""
+    for path in ("collections", "lost", "avatars"):
+        guarded.refuses("GET", f"{guarded.home}/{path}", "invalid-request", 400, params={name: str(2**70)})
+    answer = guarded.service.ok("GET", f"{guarded.home}/collections", params={"offset": str(2**32 - 1)})
+    assert answer.json()["collections"] == []
+    got = f"{guarded.points}/records/get"
+    assert guarded.service.ok("POST", got, json={"offset": 2**32 - 1}).json()["records"] == []
+    guarded.refuses("POST", got, "malformed-json", 400, json={"offset": 2**32})

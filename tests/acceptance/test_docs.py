@@ -76,6 +76,7 @@ def test_the_walk_on_a_real_s3(tmp_path: Path, walks: list[Walk], radosgw_server
     check_answers(take(walks[0], shown_store=False))
 
 
+@pytest.mark.long
 def test_the_walk_on_moto(tmp_path: Path, walks: list[Walk], moto_server: S3Server) -> None:
     """The same walk works on moto's server."""
     walks.append(walk_on(moto_server, tmp_path))

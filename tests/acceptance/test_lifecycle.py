@@ -69,6 +69,7 @@ def test_the_same_on_a_real_s3(tmp_path: Path, radosgw_server: S3Server) -> None
     _circle_on_s3(tmp_path, radosgw_server)
 
 
+@pytest.mark.long
 def test_the_same_on_moto(tmp_path: Path, moto_server: S3Server) -> None:
     """The whole circle with --store s3://bucket/prefix against moto's server."""
     _circle_on_s3(tmp_path, moto_server)

@@ -3,65 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.minio import docker_runs
+from tests.containers.docker import START_S, docker, is_ready, megabytes, state, wait_until
+from tests.support import document_files
 from tests.support.service import NAMED
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
 # Above the base image, as it lies on disk.
 MAX_SLIM_MB = 450
-START_S = 120.0
 STOP_S = 30
 
 
-def docker(*arguments: str, check: bool = True) -> str:
-    """Run a command of Docker's; return what it prints."""
-    ended = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert not check or ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout.strip()
-
-
-@pytest.fixture(scope="session")
-def base() -> str:
-    """Return the base image: the Dockerfile's if it can be pulled, else one of Debian's packages."""
-    if not shutil.which("docker") or (reason := docker_runs()):
-        pytest.skip(f"no container runs here: {reason if shutil.which('docker') else 'docker is not installed'}")
-    named = re.search(r"^ARG BASE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert named is not None
-    if docker("pull", "--quiet", named[1], check=False):
-        return named[1]
-    name = os.environ.get("VECTORPOOL_TEST_BASE", "vectorpool-base")
-    if not docker("images", "--quiet", name):
-        if not shutil.which("debootstrap"):
-            pytest.skip("no base image: it cannot be pulled, and debootstrap is not installed")
-        subprocess.run([str(Path(__file__).with_name("base-image")), name], check=True)
-    return name
-
-
 @pytest.fixture(scope="session", params=["slim", "full"])
-def image(request: pytest.FixtureRequest, base: str) -> str:
+def image(request: pytest.FixtureRequest) -> str:
     """Return an image of this checkout."""
-    name = f"vectorpool-test:{request.param}"
-    docker("build", "--network", "host", "--build-arg", f"BASE={base}", "--target", request.param, "-t", name, ".")
-    return name
-
-
-def megabytes(image: str) -> float:
-    """Return the size of an image."""
-    return float(docker("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
+    return request.getfixturevalue(f"{request.param}_image")
 
 
 @contextmanager
@@ -73,23 +36,10 @@ def container(image: str, *flags: str) -> Iterator[tuple[str, httpx.Client]]:
     try:
         port = docker("port", name, "9000").splitlines()[0].rpartition(":")[2]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=NAMED) as client:
-            wait_until_ready(name, client)
+            wait_until(lambda: is_ready(client), lambda: docker("logs", name))
             yield name, client
     finally:
         docker("rm", "-f", name)
-
-
-def wait_until_ready(name: str, client: httpx.Client) -> None:
-    """Wait for the service; fail with what it printed."""
-    until = time.monotonic() + START_S
-    while True:
-        try:
-            if client.get("/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < until, docker("logs", name)
-        time.sleep(0.1)
 
 
 def test_it_serves_without_rights_on_a_root_that_cannot_be_written(image: str) -> None:
@@ -97,18 +47,16 @@ def test_it_serves_without_rights_on_a_root_that_cannot_be_written(image: str) -
     with container(image) as (name, client):
         text = b"# Prices\n\nA night costs 31 crowns."
         assert client.put("/users/42/avatars/7/documents/hut.md", content=text).status_code == 201
-        assert client.post("/users/42/avatars/7/ingest").is_success
+        assert client.post("/users/42/avatars/7/ingest?wait_s=60").is_success
         found = client.post("/users/42/avatars/7/query", json={"text": "What does a night cost?"}).json()
         assert "31 crowns" in found["results"][0][0]["text"]
         assert client.get("/api/v2/tenants/42/databases/avatar-7/collections_count").json() == 1
-        state = json.loads(docker("inspect", name))[0]
-        assert state["Config"]["User"] == "10001"
-        until = time.monotonic() + START_S
-        while docker("inspect", "--format", "{{.State.Health.Status}}", name) != "healthy":
-            assert time.monotonic() < until, docker("inspect", "--format", "{{json .State.Health}}", name)
-            time.sleep(0.5)
+        assert state(name, ".Config.User") == "10001"
+        wait_until(
+            lambda: state(name, ".State.Health.Status") == "healthy", lambda: state(name, "json .State.Health"), START_S
+        )
         docker("stop", "-t", str(STOP_S), name)
-        assert docker("inspect", "--format", "{{.State.ExitCode}} {{.State.OOMKilled}}", name) == "0 false"
+        assert (state(name, ".State.ExitCode"), state(name, ".State.OOMKilled")) == ("0", "false")
 
 
 def test_the_init_reaps(image: str) -> None:
@@ -122,9 +70,33 @@ def test_the_init_reaps(image: str) -> None:
         assert docker("exec", name, "python", "-c", states) == "0"
 
 
-def test_the_slim_image_is_small(base: str, image: str) -> None:
+def test_the_slim_image_is_small(base: str, slim_image: str) -> None:
     """What chromadb asks for and nothing imports is left out of it."""
-    if image.endswith(":slim"):
-        assert megabytes(image) - megabytes(base) <= MAX_SLIM_MB
-    else:
-        assert megabytes(image) > megabytes(base)
+    assert megabytes(slim_image) - megabytes(base) <= MAX_SLIM_MB
+
+
+def test_the_full_image_reads_documents_and_can_send_traces(full_image: str) -> None:
+    """A Word file is read in a process without rights, also in a container; the exporter of traces is there."""
+    collector = "http://127.0.0.1:4318/v1/traces"
+    with container(full_image, "-e", f"VECTORPOOL_TRACES_ENDPOINT={collector}") as (_, client):
+        assert client.put("/users/42/avatars/7/documents/pump.docx", content=document_files.word()).status_code == 201
+        answer = client.post("/users/42/avatars/7/ingest?wait_s=60")
+        assert answer.is_success, answer.text
+        found = client.post("/users/42/avatars/7/query", json={"text": "How long is the warranty?"}).json()
+        assert document_files.FACT in json.dumps(found)
+
+
+def test_the_slim_image_says_what_it_lacks(slim_image: str) -> None:
+    """A Word file, which it cannot read, is refused with what to do."""
+    with container(slim_image) as (_, client):
+        assert client.put("/users/42/avatars/7/documents/pump.docx", content=document_files.word()).status_code == 201
+        answer = client.post("/users/42/avatars/7/ingest?wait_s=60")
+        assert "the full image" in answer.text
+
+
+def test_the_slim_image_finds_credentials(slim_image: str) -> None:
+    """It keeps what botocore knows of the services that S3 and its credentials need."""
+    clients = (
+        "import boto3; [boto3.client(each, region_name='eu-north-1') for each in ('s3', 'sts', 'sso', 'sso-oidc')]"
+    )
+    docker("run", "--rm", "--entrypoint", "python", slim_image, "-c", clients)

@@ -116,7 +116,7 @@ def _seed() -> int:
 @pytest.mark.parametrize(
     ("place", "kills", "freeze_share"),
     [
-        pytest.param("default", 20, 0.15, id="default"),
+        pytest.param("default", 10, 0.15, id="default"),
         pytest.param("directory", 200, 0.1, id="directory-long", marks=pytest.mark.long),
         pytest.param("radosgw", 200, 0.1, id="radosgw-long", marks=pytest.mark.long),
     ],

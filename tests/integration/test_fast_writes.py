@@ -315,11 +315,14 @@ def test_writes_go_through_chroma_for_a_while_after_it_had_to_be_asked(twins: Tw
     twins.assert_same([1, 2, 3, 4])
 
 
-def test_both_copies_of_sqlite_fold_letters_alike(tmp_path: Path) -> None:
-    """Every character there is gives the same words in the full-text index, whichever copy wrote it."""
+@pytest.mark.parametrize("most", [0x2000, pytest.param(0x110000, marks=pytest.mark.long)])
+def test_both_copies_of_sqlite_fold_letters_alike(tmp_path: Path, most: int) -> None:
+    """A character gives the same words in the full-text index, whichever copy wrote it; the long form tries all."""
     twins = Twins(tmp_path)
     twins.put(Operation.UPSERT, twins.info, ["first"], row(1, 2, 3, 4), None, None, None)
     letters = [chr(n) for n in range(1, 0x110000) if not 0xD800 <= n < 0xE000]
+    # Where letters have no case, there is little to fold.
+    letters = [c for c in letters if ord(c) < most or c.lower() != c or c.upper() != c]
     texts = ["".join(f"{c}{c}{c} " for c in letters[at : at + 4096]) for at in range(0, len(letters), 4096)]
     ids = [f"t{n}" for n in range(len(texts))]
     assert twins.put(Operation.UPSERT, twins.info, ids, np.ones((len(ids), DIMENSION), "<f4"), None, texts, None)

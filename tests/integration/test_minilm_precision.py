@@ -32,6 +32,7 @@ def reference() -> MiniLmReference:
     return MiniLmReference(folder)
 
 
+@pytest.mark.long
 async def test_int8_vectors_are_near_those_of_fp32_and_rank_alike(
     embedder: Embedder, reference: MiniLmReference
 ) -> None:

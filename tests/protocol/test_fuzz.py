@@ -1,8 +1,6 @@
 """Requests that nobody means, by the service's own OpenAPI document and by hand: none breaks or stalls an instance.
 
-A request has to be answered within ``HANG_S``, and with no server error but those that the protocol documents. Most go
-to a collection that exists, with bodies that fit it (``meant``), as anything else ends at 404 or 422; how often each
-operation succeeded is counted. One that is refused changes nothing: no commit, and no new user in the store.
+One that is refused changes nothing: no commit, and no new user in the store. See ``tests.support.fuzzing``.
 """
 
 from __future__ import annotations
@@ -14,20 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
-import requests
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
 
 from tests.protocol import meant
 from tests.protocol.conftest import only_ours
+from tests.support.fuzzing import HANG_S, Fuzzed, fuzz_allowed, fuzz_refused
 from tests.support.service import Service
 
 pytestmark = only_ours
 
-HANG_S = 20
-EXAMPLES = {GenerationMode.POSITIVE: 16, GenerationMode.NEGATIVE: 8}
 COLLECTIONS = "/api/v2/tenants/{}/databases/default_database/collections"
 # What a server error may answer: Chroma's single-node server has no scout_logs, and the others it does not offer.
 DOCUMENTED = {
@@ -41,17 +34,28 @@ DOCUMENTED = {
 RECORDS = {"ids": ["a", "b"], "embeddings": [[1, 2, 3], [4, 5, 6]], "documents": ["one", "two"]}
 
 
-class Fuzzed:
+class FuzzedProtocol(Fuzzed):
     """An instance, collections to send anything to, and a user's that no request names."""
 
     def __init__(self, service: Service) -> None:
-        self.service = service
+        super().__init__(service)
         self.target = ""
         self.refill()
         self._kept = f"{COLLECTIONS.format('kept')}/{self._filled('kept', 'books')}"
         self._before = self._records()
-        schema = schemathesis.openapi.from_dict(service.ok("GET", "/schema/openapi.json").json())
-        self.operations = [found.ok() for found in schema.get_all_operations() if found.ok().path.startswith("/api/v2")]
+
+    def takes(self, operation: Any) -> bool:
+        return bool(operation.path.startswith("/api/v2"))
+
+    def is_documented(self, path: str, status: int) -> bool:
+        return any(path.endswith(end) and status == documented for end, documented in DOCUMENTED.items())
+
+    def aim(self, case: Any, name: str) -> None:
+        places = meant.places(name, self.target)
+        case.path_parameters.update({k: v for k, v in places.items() if k in case.path_parameters})
+
+    def bodies(self, name: str, body: Any) -> st.SearchStrategy[Any]:
+        return meant.bodies(name, body)
 
     def _filled(self, tenant: str, name: str) -> str:
         collections = COLLECTIONS.format(tenant)
@@ -88,117 +92,33 @@ class Fuzzed:
         assert self.service.ok("POST", path, json={"ids": ["a"]}).json()["documents"] == ["one"]
 
 
-class Sent:
-    """What became of the requests to one operation: how many were sent and succeeded, and what was wrong."""
-
-    def __init__(self, fuzzed: Fuzzed, operation: Any) -> None:
-        self.name = operation.definition.raw["operationId"]
-        self.total = self.succeeded = 0
-        self.broken: list[str] = []
-        self._fuzzed = fuzzed
-        self._path = operation.path
-        self._state = fuzzed.state()
-
-    def send(self, case: Any) -> None:
-        """Send a request, and note what must not be: an undocumented server error, no answer, a refusal with effect."""
-        try:
-            response = case.call(base_url=self._fuzzed.service.url, timeout=HANG_S)
-        except requests.exceptions.InvalidHeader:
-            return  # It cannot be sent by any client.
-        except requests.exceptions.RequestException as error:
-            self.broken.append(f"{case.as_curl_command()}\n  {error!r}")
-            return
-        self.total += 1
-        is_refused = response.status_code >= 400
-        self.succeeded += not is_refused
-        told = f"{case.as_curl_command()}\n  {response.status_code} {response.text[:300]}"
-        if response.status_code >= 500 and not is_documented(self._path, response.status_code):
-            self.broken.append(told)
-        before, self._state = self._state, self._fuzzed.state()
-        if is_refused and before != self._state:
-            self.broken.append(f"{told}\n  changed {before} to {self._state}")
-
-
-def is_documented(path: str, status: int) -> bool:
-    """Whether the operation at this path may answer this server error."""
-    return any(path.endswith(end) and status == documented for end, documented in DOCUMENTED.items())
-
-
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fuzzed]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedProtocol]:
     """An instance with its defaults, and one shard."""
     service = Service(tmp_path_factory.mktemp("service"), "--shards", "1")
     try:
-        yield Fuzzed(service.start())
+        yield FuzzedProtocol(service.start())
     finally:
         service.close()
 
 
-@st.composite
-def cases(draw: st.DrawFn, fuzzed: Fuzzed, operation: Any, mode: GenerationMode) -> Any:
-    """A request by the document; most are aimed at what exists, and the allowed ones given bodies that fit it."""
-    case = draw(operation.as_strategy(generation_mode=mode))
-    name = operation.definition.raw["operationId"]
-    if draw(st.integers(0, 4)):
-        places = meant.places(name, fuzzed.target)
-        case.path_parameters.update({k: v for k, v in places.items() if k in case.path_parameters})
-    if mode is GenerationMode.POSITIVE:
-        case.body = draw(meant.bodies(name, case.body))
-    return case
-
-
-def fuzz(fuzzed: Fuzzed, operation: Any, mode: GenerationMode) -> Sent:
-    """Send requests to one operation and return what became of them."""
-    sent = Sent(fuzzed, operation)
-
-    @settings(
-        max_examples=EXAMPLES[mode],
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=cases(fuzzed, operation, mode))
-    def send(case: Any) -> None:
-        sent.send(case)
-
-    try:
-        send()
-    except Exception as error:
-        # An operation without parameters cannot be broken; anything else is told.
-        if type(error).__name__ not in ("Unsatisfiable", "SkipTest"):
-            raise
-    return sent
-
-
 @pytest.mark.timeout(1200)
-def test_what_the_document_allows(fuzzed: Fuzzed) -> None:
+def test_what_the_document_allows(fuzzed: FuzzedProtocol) -> None:
     """Requests that the OpenAPI document allows reach every operation, and break none."""
-    broken: list[str] = []
-    succeeded: dict[str, int] = {}
-    for operation in fuzzed.operations:
-        sent = fuzz(fuzzed, operation, GenerationMode.POSITIVE)
-        succeeded[sent.name] = sent.succeeded
-        broken += sent.broken
-        fuzzed.refill()
+    everything = fuzz_allowed(fuzzed, 16, meant.NEVER)
+    broken = [told for sent in everything for told in sent.broken]
     assert not broken, "\n".join(broken)
-    assert {name for name, count in succeeded.items() if not count} == meant.NEVER
+    assert {sent.name for sent in everything if not sent.succeeded} == meant.NEVER
     fuzzed.check()
 
 
 @pytest.mark.timeout(1200)
-def test_what_the_document_refuses(fuzzed: Fuzzed) -> None:
+def test_what_the_document_refuses(fuzzed: FuzzedProtocol) -> None:
     """Requests that break the OpenAPI document break nothing else."""
-    broken: list[str] = []
-    total = 0
-    for operation in fuzzed.operations:
-        sent = fuzz(fuzzed, operation, GenerationMode.NEGATIVE)
-        total += sent.total
-        broken += sent.broken
-        fuzzed.refill()
+    everything = fuzz_refused(fuzzed, 8)
+    broken = [told for sent in everything for told in sent.broken]
     assert not broken, "\n".join(broken)
-    assert total > 2 * len(fuzzed.operations)
+    assert sum(sent.total for sent in everything) > 2 * len(fuzzed.operations)
     fuzzed.check()
 
 
@@ -241,7 +161,7 @@ BODIES = {**{name: ({}, body) for name, body in HOSTILE.items()}} | {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_hostile_bodies(fuzzed: Fuzzed, name: str) -> None:
+def test_hostile_bodies(fuzzed: FuzzedProtocol, name: str) -> None:
     """A body that is made to break a parser or an index breaks no operation that takes a body."""
     headers, body = BODIES[name]
     broken: list[str] = []
@@ -262,7 +182,7 @@ def test_hostile_bodies(fuzzed: Fuzzed, name: str) -> None:
         except httpx.HTTPError as error:
             broken.append(f"{told}\n  {error!r}")
             continue
-        if response.status_code >= 500 and not is_documented(operation.path, response.status_code):
+        if response.status_code >= 500 and not fuzzed.is_documented(operation.path, response.status_code):
             broken.append(f"{told}\n  {response.status_code} {response.text[:300]}")
     assert not broken, "\n".join(broken)
     fuzzed.check()

@@ -80,7 +80,7 @@ memstore device bytes = {capacity}
 
 [client.rgw]
 # Without tcp_nodelay each answer waits 40 ms for the acknowledgement of its head.
-rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw frontends = beast endpoint={host}:{port} tcp_nodelay=1
 rgw data = {root}/rgw
 rgw enable usage log = false
 rgw gc obj min wait = 60
@@ -109,14 +109,19 @@ class Radosgw(S3Server):
     _watchdog: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def start(cls, *, capacity_bytes: int = 8 * 1024**3) -> Radosgw:
-        """Start monitor, OSD and gateway, make the user, and return when the gateway answers."""
+    def start(
+        cls, *, capacity_bytes: int = 8 * 1024**3, host: str = "127.0.0.1", port: int | None = None, **keys: str
+    ) -> Radosgw:
+        """Start monitor, OSD and gateway, make the user, and return when the gateway answers.
+
+        ``keys`` are ``access_key_id`` and ``secret_access_key`` of the user, if it shall have others.
+        """
         root = Path(tempfile.mkdtemp(prefix="vectorpool-radosgw-"))
-        server = cls(root=root, _port=free_port())
+        server = cls(root=root, _port=port or free_port(), **keys)
         server.endpoint = f"http://127.0.0.1:{server._port}"
         try:
             server._watch()
-            server._start_cluster(capacity_bytes)
+            server._start_cluster(capacity_bytes, host)
             server.restart()
         except BaseException:
             server.close()
@@ -165,11 +170,12 @@ class Radosgw(S3Server):
         self._watchdog.stdin.flush()
         return process
 
-    def _start_cluster(self, capacity_bytes: int) -> None:
+    def _start_cluster(self, capacity_bytes: int, host: str) -> None:
         for name in ("mon", "osd", "rgw", "run"):
             (self.root / name).mkdir()
         fsid, osd_id, mon_port = str(uuid.uuid4()), str(uuid.uuid4()), free_port()
-        conf = _CONF.format(fsid=fsid, root=self.root, mon_port=mon_port, port=self._port, capacity=capacity_bytes)
+        ports = {"mon_port": mon_port, "port": self._port}
+        conf = _CONF.format(fsid=fsid, root=self.root, host=host, capacity=capacity_bytes, **ports)
         (self.root / "ceph.conf").write_text(conf)
         monmap = str(self.root / "monmap")
         address = f"[v2:127.0.0.1:{mon_port}]"
@@ -185,6 +191,15 @@ class Radosgw(S3Server):
             *("--display-name", "vectorpool", "--access-key", self.access_key_id),
             *("--secret-key", self.secret_access_key),
         )
+
+    def make_user(self, name: str) -> tuple[str, str]:
+        """Make a user without rights; return its access key and secret."""
+        keys = (uuid.uuid4().hex, uuid.uuid4().hex)
+        self._ceph(
+            *("radosgw-admin", "-n", "client.rgw", "user", "create", "--uid", name, "--display-name", name),
+            *("--access-key", keys[0], "--secret-key", keys[1]),
+        )
+        return keys
 
     def restart(self) -> None:
         """Start the gateway (again) and return when it answers; all stored objects are still there."""

@@ -12,7 +12,7 @@ from vectorpool import outline
 from vectorpool.api.bodies import values_of_a_record
 from vectorpool.bounds import Most
 from vectorpool.errors import LimitExceeded, MalformedJson
-from vectorpool.outline import check_values, cut_members, cut_records
+from vectorpool.outline import check_beginning, check_values, cut_members, cut_records
 from vectorpool.settings import Settings
 from vectorpool.turns import at_once
 
@@ -197,3 +197,18 @@ def test_too_many_records_are_counted() -> None:
         extra = caught.value.extra
         assert (extra["limit"], extra["limit_name"]) == (10, "max_records")
         assert extra["count"] == told if told else 1000 < extra["count"] <= sent
+
+
+def test_too_many_records_are_seen_at_the_beginning() -> None:
+    """The beginning of a body is enough to refuse it; what it cannot decide is left to the whole."""
+    for begun in (
+        b'{"records": [',
+        b' { "records":[[],[[],{"a":[1,2]}],',
+        b'{"records":[{"id":"a,b,c,d"},',
+        b"[[],[],[],[],[],",
+        b"",
+    ):
+        check_beginning(begun, most=3)
+    for begun in (b'{"records":[[],[],[],[],', b'{"records":[{"a":1},{},{},{},[', b'{"records":[1,2,3,"4'):
+        with pytest.raises(LimitExceeded, match="more than 3 records"):
+            check_beginning(begun, most=3)

@@ -6,14 +6,14 @@ of that name too. The state of a user without limits is nothing, and so is the w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
 
 from vectorpool.allowances.rates import Rate
-from vectorpool.allowances.stored import LimitChange, LimitStore, StoredLimits
+from vectorpool.allowances.stored import LimitStore, StoredLimits
 from vectorpool.allowances.usage import DocumentCounts
 from vectorpool.context import RequestContext
 from vectorpool.errors import RateLimited, VectorpoolError
@@ -157,10 +157,6 @@ class Allowances:
         """Start the background task that keeps them current, after ``open``."""
         if self._refresh_s:
             supervisor.start("limits of users", lambda: self.stored.watch(self._refresh_s))
-
-    def on_change(self, called: Callable[[LimitChange], Awaitable[None]]) -> None:
-        """Call this after each change of stored limits that is made here: the place for a record of them."""
-        self.stored.changed = called
 
     # --- Limits --------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -48,22 +47,10 @@ class _Object(msgspec.Struct):
     changed_at_ms: int | None = None
 
 
-class LimitChange(msgspec.Struct, frozen=True):
-    """A change of the limits of a user: by whom, what they were, what they are. None: the defaults."""
-
-    user_id: str
-    by: str
-    before: Given | None
-    after: Given | None
-
-
 class LimitStore:
-    """The stored limits, as this instance knows them. Belongs to one event loop.
+    """The stored limits, as this instance knows them. Belongs to one event loop."""
 
-    ``changed`` is called after each change that this instance made, and before its caller has the answer.
-    """
-
-    def __init__(self, sources: Sources, changed: Callable[[LimitChange], Awaitable[None]] | None = None) -> None:
+    def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._bucket: Bucket | None = None
         # By user. Only this object changes it.
@@ -72,7 +59,6 @@ class LimitStore:
         self._written: set[str] = set()
         self._foreign: frozenset[str] = frozenset()
         self.generation = 0
-        self.changed = changed
 
     def __len__(self) -> int:
         return len(self.known)
@@ -174,7 +160,7 @@ class LimitStore:
 
     # --- Changing ------------------------------------------------------------------------------------
 
-    async def put(self, user_id: str, given: Given, *, by: str) -> StoredLimits:
+    async def put(self, user_id: str, given: Given) -> StoredLimits:
         """Store the limits of a user in the place of earlier ones. Raises LimitExceeded, StoreUnavailable."""
         if user_id not in self.known and len(self.known) >= MAX_USERS:
             raise LimitExceeded(
@@ -189,10 +175,10 @@ class LimitStore:
         except (BucketUnavailable, BucketDenied) as error:
             raise unavailable(bucket.url, "storing the limits of a user", error) from error
         stored = StoredLimits(dict(given), etag, now_ms)
-        await self._change(user_id, stored, by)
+        self._change(user_id, stored)
         return stored
 
-    async def delete(self, user_id: str, *, by: str) -> bool:
+    async def delete(self, user_id: str) -> bool:
         """Delete the limits that are stored for a user; return whether any were. Raises StoreUnavailable."""
         bucket = self._opened()
         try:
@@ -204,7 +190,7 @@ class LimitStore:
             await bucket.delete(limits_key(user_id))
         except (BucketUnavailable, BucketDenied) as error:
             raise unavailable(bucket.url, "deleting the limits of a user", error) from error
-        await self._change(user_id, None, by)
+        self._change(user_id, None)
         return True
 
     def _opened(self) -> Bucket:
@@ -212,11 +198,8 @@ class LimitStore:
             raise StoreUnavailable("The instance is not started yet. Send the request again.")
         return self._bucket
 
-    async def _change(self, user_id: str, stored: StoredLimits | None, by: str) -> None:
-        before = self.given(user_id)
+    def _change(self, user_id: str, stored: StoredLimits | None) -> None:
         self._written.discard(user_id)
         self._set(user_id, stored)
         self._written.add(user_id)
         _logger.info("the limits of a user were %s", "set" if stored is not None else "deleted")
-        if self.changed is not None:
-            await self.changed(LimitChange(user_id, by, before, None if stored is None else stored.given))

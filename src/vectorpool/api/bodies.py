@@ -11,7 +11,7 @@ loop 40 ms.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
 from litestar import Request
@@ -29,6 +29,8 @@ T = TypeVar("T")
 INLINE_BYTES: Final = 32 * 1024
 # A shorter body is joined at the end.
 _JOINED_BYTES: Final = 1024**2
+# How much of a large body is looked at before the rest arrives: a millisecond of work.
+_LOOKED_AT_BYTES: Final = 256 * 1024
 # Lists and objects of a body that holds no records: each condition of a filter has two.
 _CONTAINERS: Final = Most("lists and objects", 4 * bounds.FILTER_TERMS.most)
 _NAMES_OF_A_RECORD: Final = 64
@@ -48,8 +50,13 @@ def values_of_a_question(settings: Settings) -> Most:
     return Most("values", filters + ids + settings.max_queries * (settings.max_dimension + 1))
 
 
-async def body_of(request: Request[Any, Any, Any]) -> bytes | memoryview:
-    """Return the whole body of a request. Raises what its stream raises."""
+async def body_of(
+    request: Request[Any, Any, Any], check: Callable[[memoryview], None] | None = None
+) -> bytes | memoryview:
+    """Return the whole body of a request. Raises what its stream raises, and what ``check`` raises.
+
+    That gets the beginning of a large body as soon as it is there, so that the rest need not arrive.
+    """
     length = request.content_length
     if length is None or length <= _JOINED_BYTES:
         return await request.body()
@@ -61,6 +68,9 @@ async def body_of(request: Request[Any, Any, Any]) -> bytes | memoryview:
             whole = memoryview(mmap.mmap(-1, length))
         whole[at : at + len(part)] = part
         at += len(part)
+        if check is not None and at >= _LOOKED_AT_BYTES:
+            check(whole[:_LOOKED_AT_BYTES])
+            check = None
     return b"" if whole is None else whole[:at]
 
 

@@ -15,6 +15,7 @@ from vectorpool.api.documentation import documented
 from vectorpool.api.namespaces import CollectionName, Ns
 from vectorpool.api.requests import CreateCollectionBody, ModifyCollectionBody
 from vectorpool.api.responses import pass_on
+from vectorpool.bounds import MAX_COUNT
 from vectorpool.checks import check_collection_metadata
 from vectorpool.errors import (
     AvatarNotFound,
@@ -28,8 +29,10 @@ from vectorpool.names import check_collection_name
 
 ABSENT = (UserNotFound, AvatarNotFound, CollectionNotFound)
 
-PageLimit = Annotated[int | None, QueryParameter(ge=1, description="The most to return; all if left out.")]
-PageOffset = Annotated[int, QueryParameter(ge=0, description="How many to pass over first.")]
+PageLimit = Annotated[
+    int | None, QueryParameter(ge=1, le=MAX_COUNT, description="The most to return; all if left out.")
+]
+PageOffset = Annotated[int, QueryParameter(ge=0, le=MAX_COUNT, description="How many to pass over first.")]
 
 
 _EMBEDDER: Final = re.compile(r"[!-~]{1,200}")

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from vectorpool.allowances.allowances import RatesState
+from vectorpool.allowances.allowances import Allowances, RatesState
 from vectorpool.allowances.usage import StoredSize
 from vectorpool.errors import MemoryShort, QuotaExceeded, RateLimited, VectorpoolError
 from vectorpool.kept_documents import KeptSize
-from vectorpool.limits import Source
+from vectorpool.limits import InForce, Source
 
 _Number = Annotated[float | None, Meta(description="null: no limit.")]
 _Whole = Annotated[int | None, Meta(description="null: no limit.")]
@@ -50,6 +50,23 @@ class LimitsView(msgspec.Struct):
     changed_at_ms: int | None
     in_force: dict[str, LimitView]
     problem: str | None = None
+
+
+def shown(found: InForce) -> dict[str, LimitView]:
+    """Return the limits in force by name, each with its source."""
+    return {name: LimitView(value, found.sources[name]) for name, value in found.limits.named().items()}
+
+
+def limits_view(allowances: Allowances, user_id: str) -> LimitsView:
+    """Return what is stored for a user and what is in force, as far as this process knows it."""
+    stored = allowances.stored_for(user_id)
+    return LimitsView(
+        user_id=user_id,
+        stored=None if stored is None or stored.given is None else dict(stored.given),
+        changed_at_ms=None if stored is None else stored.changed_at_ms,
+        in_force=shown(allowances.in_force(user_id)),
+        problem=None if stored is None else stored.problem,
+    )
 
 
 class BytesView(msgspec.Struct):

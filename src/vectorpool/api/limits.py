@@ -8,36 +8,19 @@ import msgspec
 from litestar import Controller, Response, delete, get, put
 
 from vectorpool import answers, commands
-from vectorpool.allowances.allowances import Allowances
 from vectorpool.allowances.usage import documents_size, log_size
 from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.limit_shapes import BytesView, LimitsBody, LimitsView, LimitView, UsageView
+from vectorpool.api.limit_shapes import BytesView, LimitsBody, LimitsView, UsageView, limits_view, shown
 from vectorpool.api.namespaces import UserId
 from vectorpool.api.requests import decode
 from vectorpool.api.responses import respond
 from vectorpool.errors import InvalidId, InvalidRequest, LimitExceeded, MalformedJson, StoreUnavailable, UserNotFound
-from vectorpool.limits import Given, InForce, read_limits
+from vectorpool.limits import Given, read_limits
 from vectorpool.names import check_user_id
 
 _MAX_BODY_BYTES: Final = 16 * 1024
-
-
-def _shown(found: InForce) -> dict[str, LimitView]:
-    named = found.limits.named()
-    return {name: LimitView(value, found.sources[name]) for name, value in named.items()}
-
-
-def _view(allowances: Allowances, user_id: str) -> LimitsView:
-    stored = allowances.stored_for(user_id)
-    return LimitsView(
-        user_id=user_id,
-        stored=None if stored is None or stored.given is None else dict(stored.given),
-        changed_at_ms=None if stored is None else stored.changed_at_ms,
-        in_force=_shown(allowances.in_force(user_id)),
-        problem=None if stored is None else stored.problem,
-    )
 
 
 class UserLimits(Controller):
@@ -52,7 +35,7 @@ class UserLimits(Controller):
     )
     async def show_limits(self, request: Call, user_id: UserId) -> Response[Any]:
         """Show what is stored for a user, the limits in force, and where each of them comes from."""
-        return respond(_view(request.service.allowances, check_user_id(user_id)))
+        return respond(limits_view(request.service.allowances, check_user_id(user_id)))
 
     @put(
         status_code=200,
@@ -75,9 +58,9 @@ class UserLimits(Controller):
         given: Given = read_limits(decode(await request.body(), dict[str, Any]), nulls=True)
         allowances = request.service.allowances
         async with audited(request, "set-limits", user_id, limits=given):
-            putting = allowances.stored.put(user_id, given, by=request.caller.name)
+            putting = allowances.stored.put(user_id, given)
             await request.context.within(putting, changes=True)
-        return respond(_view(allowances, user_id))
+        return respond(limits_view(allowances, user_id))
 
     @delete(
         status_code=200,
@@ -89,8 +72,8 @@ class UserLimits(Controller):
         check_user_id(user_id)
         allowances = request.service.allowances
         async with audited(request, "delete-limits", user_id):
-            await request.context.within(allowances.stored.delete(user_id, by=request.caller.name), changes=True)
-        return respond(_view(allowances, user_id))
+            await request.context.within(allowances.stored.delete(user_id), changes=True)
+        return respond(limits_view(allowances, user_id))
 
 
 class Usage(Controller):
@@ -129,7 +112,7 @@ class Usage(Controller):
             ),
             documents=await within(documents_size(library.bucket, user_id)),
             kept=await within(library.kept_size(user_id)),
-            limits=_shown(allowances.in_force(user_id, request.caller.limits)),
+            limits=shown(allowances.in_force(user_id, request.caller.limits)),
             rates=allowances.rates_of(user_id),
             problem=None if problem is None else problem.problem,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -49,7 +50,7 @@ from vectorpool.errors import (
     RecordNotFound,
 )
 from vectorpool.names import check_collection_name, excerpt
-from vectorpool.outline import cut_members, cut_records
+from vectorpool.outline import check_beginning, cut_members, cut_records
 from vectorpool.settings import Settings
 from vectorpool.turns import at_once
 
@@ -78,7 +79,8 @@ class _Records(msgspec.Struct):
 
 async def _read_records(request: Call, user_id: str, *, update: bool) -> _Records:
     """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings, body = request.service.settings, await body_of(request)
+    settings = request.service.settings
+    body = await body_of(request, partial(check_beginning, most=settings.max_records))
     reading = _reading(body, settings, update=update)
     read = at_once(reading) if len(body) <= INLINE_BYTES else await request.service.turns.run(user_id, reading)
     ids = [body.id for body in read.bodies]
@@ -153,6 +155,11 @@ async def _read_question(raw: bytes | memoryview, shape: Any, service: Service, 
     """Return a GetRecordsBody, QueryBody or DeleteRecordsBody, checked. Raises what the checks raise."""
     reading = _reading_question(raw, shape, service.settings)
     return at_once(reading) if len(raw) <= INLINE_BYTES else await service.turns.run(user_id, reading)
+
+
+async def _question_of(request: Call) -> bytes | memoryview:
+    """Return a body that asks, refused at its beginning if that has too much already."""
+    return await body_of(request, lambda begun: at_once(check_question(begun, request.service.settings)))
 
 
 def _reading_question(raw: bytes | memoryview, shape: Any, settings: Settings) -> Generator[None, None, _Question]:
@@ -306,7 +313,7 @@ class Records(Controller):
     )
     async def delete_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Delete records by ids or filters, in one commit; ids that are not there count nothing."""
-        raw = await body_of(request)
+        raw = await _question_of(request)
         question = await _read_question(raw, DeleteRecordsBody, request.service, namespace.user_id)
         body: DeleteRecordsBody = question.body
         if body.ids is None and body.where is None and body.where_document is None:
@@ -330,7 +337,7 @@ class Records(Controller):
     )
     async def get_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Get records by ids or filters, in insertion order, a page at a time."""
-        return pass_on(await get_from(await body_of(request), namespace, request.service, request.context, name))
+        return pass_on(await get_from(await _question_of(request), namespace, request.service, request.context, name))
 
     @post(
         "/query",
@@ -352,7 +359,7 @@ class Records(Controller):
     )
     async def query_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Find the records nearest to each text or embedding."""
-        return pass_on(await query_in(await body_of(request), namespace, request.service, request.context, name))
+        return pass_on(await query_in(await _question_of(request), namespace, request.service, request.context, name))
 
     @get("/count", summary="Count records", operation_class=documented(gives=answers.Count, problems=ABSENT))
     async def count_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:

@@ -53,7 +53,7 @@ EmbeddingBody = Annotated[
 ]
 NResults = Annotated[int, Meta(description="How many results each query gets, at most.", ge=1)]
 Limit = Annotated[int, Meta(description="The most records to return; the server's max_results if left out.", ge=1)]
-Offset = Annotated[int, Meta(description="How many records to pass over first.", ge=0)]
+Offset = Annotated[int, Meta(description="How many records to pass over first.", ge=0, le=bounds.MAX_COUNT)]
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

@@ -48,6 +48,7 @@ def _with_service(function: Function) -> Function:
 _MODULES: Final = {
     **dict.fromkeys(("compact", "scrub", "deletion", "delete"), "logs_of_users"),
     **dict.fromkeys(("export_user", "import_user"), "archives"),
+    "limits": "limits_of_users",
 }
 
 
@@ -192,6 +193,25 @@ def scrub(settings: Settings, user_id: str, **place: Any) -> None:
 def deletion(settings: Settings, user_id: str, **place: Any) -> None:
     """Show the receipt of a user's last deletion."""
     _work("deletion", settings, user_id, **place)
+
+
+@_command("limits")
+@_USER
+@click.argument("limits", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--delete", "is_delete", is_flag=True, help="Delete what is stored: the defaults are in force.")
+def limits(settings: Settings, user_id: str, limits: tuple[str, ...], is_delete: bool, **place: Any) -> None:
+    """Show the limits of a user, or store those that are given in the place of all that were stored.
+
+    NAME= without a value takes a limit away. Straight on a store, the defaults shown are those of this command's
+    settings. Instances know a change within a minute.
+
+    \b
+    vectorpool admin limits 42 --service http://127.0.0.1:8000
+    vectorpool admin limits 42 records=100000 requests_per_s=50 burst= --store s3://bucket/prefix
+    """
+    if limits and is_delete:
+        raise click.UsageError("Give limits or --delete, not both.")
+    _work("limits", settings, user_id, limits, is_delete, **place)
 
 
 @_command("delete")

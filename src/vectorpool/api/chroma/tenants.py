@@ -9,6 +9,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, patch, post
 
 from vectorpool import commands
+from vectorpool.api.auditing import audited
 from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
 from vectorpool.api.chroma.requests import (
@@ -141,7 +142,8 @@ class Tenants(Controller):
         """Delete a database with its collections; with an avatar's, what is kept of its documents goes too."""
         missing = f"Database [{database}] not found"
         await ask(request, tenant, commands.ChromaGetTenant(), missing)
-        answer = await ask(request, tenant, commands.ChromaDeleteDatabase(database=database))
+        async with audited(request, "delete-database", tenant, database=database):
+            answer = await ask(request, tenant, commands.ChromaDeleteDatabase(database=database))
         if (avatar_id := avatar_of_database(database)) is not None:
             # A database may have a name that no avatar can have.
             with contextlib.suppress(InvalidId):
