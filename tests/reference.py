@@ -41,7 +41,7 @@ _INDEX = """# Reference
 |---|---|
 | [http.md](http.md) | every route of the native API and of Chroma's protocol |
 | [settings.md](settings.md) | every setting, as flag, variable and line of a file |
-| [errors.md](errors.md) | every error code with its status |
+| [errors.md](errors.md) | every error code: its status, what it means, and what to do |
 | [cli.md](cli.md) | every command |
 | [metrics.md](metrics.md) | every figure of `/metrics` |
 
@@ -94,7 +94,7 @@ def pages() -> dict[str, str]:
         "README.md": _INDEX,
         "http.md": f"{_HTTP}\n{_routes()}",
         "settings.md": f"{_SETTINGS}\n{settings_table()}\n",
-        "errors.md": f"{_ERRORS}\n{problems_table()}\n",
+        "errors.md": f"{_ERRORS}\n{problems_page()}\n",
         "metrics.md": f"{_METRICS}\n{metrics_table()}\n",
         "cli.md": f"{_CLI}\n{_commands()}",
     }
@@ -133,23 +133,53 @@ def _sentence(text: str) -> str:
 
 # --- Errors ------------------------------------------------------------------------------------------
 
+_GROUPS = {
+    "On our side": [base],
+    "Change the request": [requests],
+    "Look for what is there": [missing],
+    "Look at the state again": [conflicts],
+    "Send it again later": [retries],
+    "Call the operator": [damage],
+    "Change the configuration": [configuration],
+}
 
-def problems_table() -> str:
-    """Return the table of problems by module, in the order of what a caller can do, and in each as it defines them."""
-    modules = [base, requests, missing, conflicts, retries, damage, configuration]
-    found = [
-        value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, VectorpoolError) and value.__module__ == module.__name__
-    ]
-    assert {cls.__name__ for cls in found} == set(errors.__all__) - {"ErrorWire", "UNDECODABLE"}
-    rows = []
-    for cls in found[1:]:
-        meaning = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
-        again = "yes" if issubclass(cls, TryAgain) else ""
-        rows.append(f"| `{cls.code}` | {cls.status} | {again} | {meaning} |")
-    return "\n".join(["| code | status | try again | meaning |", "|---|---|---|---|", *rows])
+
+def problems() -> dict[str, list[type[VectorpoolError]]]:
+    """Return the classes of problems by what a caller can do, and in each group as their module defines them."""
+    groups = {
+        title: [
+            value
+            for module in modules
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, VectorpoolError) and value.__module__ == module.__name__
+        ]
+        for title, modules in _GROUPS.items()
+    }
+    found = {cls.__name__ for classes in groups.values() for cls in classes}
+    assert found == set(errors.__all__) - {"ErrorWire", "UNDECODABLE"}
+    groups["On our side"].remove(VectorpoolError)
+    return groups
+
+
+def meaning_and_remedy(cls: type[VectorpoolError]) -> tuple[str, str]:
+    """Return what an error means, its docstring's first paragraph, and what to do: the paragraph of ``To do:``."""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in (cls.__doc__ or "").split("\n\n")]
+    remedies = [text.removeprefix("To do: ") for text in paragraphs if text.startswith("To do: ")]
+    return paragraphs[0], remedies[0][0].upper() + remedies[0][1:] if remedies else ""
+
+
+def problems_page() -> str:
+    """Return the table of problems, and a paragraph for each that says what to do."""
+    rows = ["| code | status | try again |", "|---|---|---|"]
+    parts = []
+    for title, classes in problems().items():
+        parts.append(f"## {title}")
+        for cls in classes:
+            again = "yes" if issubclass(cls, TryAgain) else ""
+            rows.append(f"| [`{cls.code}`](#{cls.code}) | {cls.status} | {again} |")
+            meaning, remedy = meaning_and_remedy(cls)
+            parts.append(f"### `{cls.code}`\n\n{meaning}\n\n**What to do:** {remedy}")
+    return "\n".join(rows) + "\n\n" + "\n\n".join(parts)
 
 
 # --- Command line ------------------------------------------------------------------------------------

@@ -1,19 +1,15 @@
 """The documents do what they say: the quick start is run as it stands there, and the README's snippets work.
 
-Between ``<!-- walk -->`` and ``<!-- /walk -->`` a ``bash`` block is run in a directory that has ``examples`` in it, as
-a checkout has, and the ``text`` block after it is what its output must look like; ``...`` there stands for anything.
-A block that ends with ``vectorpool serve`` starts the service (after Ctrl-C for the one before), on a free port.
+How a page is run is in ``tests.support.walks``; the guides are run by ``test_guides.py``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +17,9 @@ import pytest
 
 from tests import reference
 from tests.protocol.comparing import is_alike
-from tests.support.service import COMMAND, START_S, STOP_S, Service, environment, run_cli
+from tests.support.service import Service, environment, run_cli
 from tests.support.store import S3Server
+from tests.support.walks import SERVE, Walk, blocks, matches
 from vectorpool.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -30,129 +27,15 @@ README = (ROOT / "README.md").read_text()
 QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text()
 MAX_README_LINES = 150
 COMMITLOG = ROOT / "src" / "vectorpool" / "commitlog" / "README.md"
-LOCAL = "http://localhost:8000"
-SERVE = "uv run vectorpool serve"
-
-
-def between(name: str) -> str:
-    """Return the quick start's part between the markers of a name; of all such parts, if there are several."""
-    parts = re.findall(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", QUICKSTART, re.DOTALL)
-    assert parts, f"the quick start has no part marked {name}"
-    return "\n".join(parts)
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Return the fenced blocks as (language, content)."""
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-
-
-def matches(shown: str, got: str) -> bool:
-    """Return whether an output is what a block shows, ``...`` standing for anything."""
-
-    def squeeze(text: str) -> str:
-        # A terminal's table is as wide as its longest cell.
-        return re.sub(r" ?\n", "\n", re.sub(r"[ \t]+", " ", text)).strip()
-
-    pattern = ".*?".join(re.escape(part) for part in squeeze(shown).split("..."))
-    return re.fullmatch(pattern + (".*" if shown.rstrip().endswith("...") else ""), squeeze(got), re.DOTALL) is not None
-
-
-class Walk:
-    """A shell in a directory like a checkout, and the service that its commands start and ask."""
-
-    def __init__(self, directory: Path, env: dict[str, str], *, serve_flags: str = "") -> None:
-        self.directory = directory
-        (directory / "examples").symlink_to(ROOT / "examples")
-        # The examples call curl as a person does, so no proxy of this machine may stand between.
-        self._env = environment(**env, COLUMNS="200", NO_PROXY="*", no_proxy="*")
-        self._serve_flags = serve_flags
-        self._process: subprocess.Popen[str] | None = None
-        self._url = ""
-        self._log = directory / "service.log"
-
-    @property
-    def log(self) -> str:
-        """The end of what the service logged."""
-        return self._log.read_text()[-4000:]
-
-    def run(self, script: str) -> str:
-        """Run a block and return what it prints."""
-        script = script.rstrip()
-        before, _, last = script.rpartition("\n")
-        if last.startswith(SERVE):
-            self.stop()
-            return (self._bash(before) if before else "") + self._serve(last)
-        return self._bash(script)
-
-    def _here(self, script: str) -> str:
-        script = script.replace("uv run vectorpool", COMMAND).replace("uv run python", sys.executable)
-        return script.replace(LOCAL, self._url)
-
-    def _bash(self, script: str) -> str:
-        ended = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", self._here(script)],
-            cwd=self.directory,
-            env=self._env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert ended.returncode == 0, f"{script}\nended with {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
-        return ended.stdout
-
-    def _serve(self, line: str) -> str:
-        command = self._here(f"exec {line.partition('#')[0]} {self._serve_flags} --port 0")
-        with self._log.open("a") as log:
-            self._process = process = subprocess.Popen(
-                ["bash", "-c", command],
-                cwd=self.directory,
-                env=self._env,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert process.stdout is not None
-        watchdog = threading.Timer(START_S, process.kill)
-        watchdog.start()
-        printed = ""
-        for text in process.stdout:
-            printed += text
-            if text.startswith("Try:"):
-                break
-        watchdog.cancel()
-        threading.Thread(target=process.stdout.read, daemon=True).start()
-        found = re.search(r"listens on (http://\S+)", printed)
-        assert found, f"{line} did not start the service: {printed}\n{self.log}"
-        self._url = found[1]
-        return printed.replace(self._url, "http://127.0.0.1:8000")
-
-    def stop(self) -> None:
-        """Send what Ctrl-C sends, and wait for the end."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGINT)
-            try:
-                assert process.wait(STOP_S) == 0
-            finally:
-                process.kill()
 
 
 def take(walk: Walk, *, shown_store: bool) -> dict[str, list[str]]:
     """Run the quick start's walk; return what each question printed, each time that it was asked."""
+    page = QUICKSTART if shown_store else re.sub(r"^  store .*$", "  store ...", QUICKSTART, flags=re.MULTILINE)
     answers: dict[str, list[str]] = {}
-    command, printed = "", ""
-    for language, content in blocks(between("walk")):
-        if language == "bash":
-            command, printed = content, walk.run(content)
-            if "/query " in content:
-                answers.setdefault(content, []).append(printed)
-        else:
-            assert language == "text"
-            if command.rstrip().endswith(SERVE) and not shown_store:
-                content = re.sub(r"^  store .*$", "  store ...", content, flags=re.MULTILINE)
-            assert matches(content, printed), (
-                f"$ {command}\nprinted\n{printed}\nbut the quick start shows\n{content}\n{walk.log}"
-            )
+    for command, printed in walk.take(page):
+        if "/query " in command:
+            answers.setdefault(command, []).append(printed)
     return answers
 
 
@@ -170,7 +53,7 @@ def walks(tmp_path: Path) -> Iterator[list[Walk]]:
     taken: list[Walk] = []
     yield taken
     for walk in taken:
-        walk.stop()
+        walk.close()
 
 
 def test_the_walk(tmp_path: Path, walks: list[Walk]) -> None:
@@ -219,6 +102,14 @@ def test_the_readmes_client_snippet(service: Service) -> None:
     assert ended.returncode == 0, ended.stderr
     comment = re.search(r"# (\[\[.*\]\])", snippet)
     assert comment and ended.stdout.strip() == comment[1]
+
+
+def test_the_snippet_of_the_clients_page() -> None:
+    """The page about Chroma's clients shows the README's snippet, which runs."""
+    page = (ROOT / "docs" / "chroma-clients.md").read_text()
+    assert [content for language, content in blocks(page) if language == "python"] == [
+        content for language, content in blocks(README) if language == "python"
+    ]
 
 
 def test_the_librarys_programs(tmp_path: Path) -> None:
@@ -299,7 +190,15 @@ def test_the_reference_names_every_served_route(service: Service) -> None:
 
 # --- All documents -----------------------------------------------------------------------------------
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("docs/**/*.md"), COMMITLOG])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("deploy/*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("examples/*/README.md"),
+        COMMITLOG,
+    ]
+)
 
 
 def _anchors(text: str) -> set[str]:

@@ -13,6 +13,8 @@ from unittest import mock
 import pytest
 
 TESTS = Path(__file__).parents[1]
+# Programs that people copy; each has its test beside it.
+EXAMPLES = TESTS.parent / "examples"
 LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptance", "crash", "containers")
 # Under a minute on two cores: no network, no object store of its own, no process of the service.
 QUICK = frozenset({"unit", "property"})
@@ -22,7 +24,9 @@ SERVERS = frozenset({"radosgw_server", "moto_server", "minio_server"})
 
 
 def layer_of(path: Path) -> str | None:
-    """Return the layer that a test file belongs to, which is its folder below ``tests``."""
+    """Return the layer that a test file belongs to, which is its folder below ``tests``, or ``examples``."""
+    if path.is_relative_to(EXAMPLES):
+        return "acceptance"
     folder = path.relative_to(TESTS).parts[0] if path.is_relative_to(TESTS) else ""
     return folder if folder in LAYERS else None
 
@@ -36,7 +40,10 @@ def is_left_out(marks: set[str], expression: str) -> bool:
 def is_unneeded(folder: Path, expression: str) -> bool:
     """Whether a folder has no test for a run of one lane or layer, so that its modules need not be imported."""
     wanted = QUICK if expression == "quick" else {expression}
-    return expression in ("quick", *LAYERS) and folder.parent == TESTS and folder.name in set(LAYERS) - set(wanted)
+    unwanted = {TESTS / layer for layer in set(LAYERS) - set(wanted)}
+    if "acceptance" not in wanted:
+        unwanted.add(EXAMPLES)
+    return expression in ("quick", *LAYERS) and folder in unwanted
 
 
 def sort_into_lanes(config: pytest.Config, items: list[pytest.Item]) -> None:

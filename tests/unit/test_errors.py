@@ -7,6 +7,7 @@ import re
 import msgspec
 import pytest
 
+from tests.reference import meaning_and_remedy
 from vectorpool import errors
 from vectorpool.errors import ErrorWire, InternalError, TryAgain, VectorpoolError
 
@@ -33,6 +34,16 @@ def test_every_error_is_described_and_placed(cls: type[VectorpoolError]) -> None
     if issubclass(cls, TryAgain):
         assert cls.retry_after_s
         assert cls.status in (429, 503)
+
+
+@pytest.mark.parametrize("cls", _all(), ids=lambda cls: cls.__name__)
+def test_every_error_says_what_to_do(cls: type[VectorpoolError]) -> None:
+    """Each docstring has a paragraph that begins with ``To do:``, in sentences, and is no other error's."""
+    meaning, remedy = meaning_and_remedy(cls)
+    assert meaning.endswith(".") and not meaning.startswith("To do:")
+    assert len(remedy) >= 20 and remedy.endswith("."), "its docstring has no paragraph `To do: ...`"
+    if cls is not TryAgain:
+        assert [other.__name__ for other in _all() if meaning_and_remedy(other)[1] == remedy] == [cls.__name__]
 
 
 def test_codes_are_unique() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lanes import LAYERS, LEFT_OUT, QUICK, TESTS, is_left_out, is_unneeded, layer_of
+from tests.support.lanes import EXAMPLES, LAYERS, LEFT_OUT, QUICK, TESTS, is_left_out, is_unneeded, layer_of
 
 
 @pytest.mark.parametrize("mark", LEFT_OUT)
@@ -34,6 +34,9 @@ def test_a_lane_imports_no_other_folder() -> None:
     assert {layer for layer, folder in folders.items() if not is_unneeded(folder, "quick")} == QUICK
     assert {layer for layer, folder in folders.items() if not is_unneeded(folder, "crash")} == {"crash"}
     assert not any(is_unneeded(folder, expression) for folder in folders.values() for expression in ("", "not quick"))
+    assert is_unneeded(EXAMPLES, "quick") and is_unneeded(EXAMPLES, "crash")
+    assert not is_unneeded(EXAMPLES, "acceptance") and not is_unneeded(EXAMPLES, "")
+    assert layer_of(EXAMPLES / "chat" / "test_chat_example.py") == "acceptance"
     assert not is_unneeded(TESTS / "support", "quick") and not is_unneeded(TESTS / "unit" / "crash", "quick")
 
 

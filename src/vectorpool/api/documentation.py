@@ -318,7 +318,8 @@ class _Documented(Operation):
 
 
 def _problem_example(error: type[VectorpoolError]) -> dict[str, Any]:
-    sentence = " ".join((error.__doc__ or error.title).split())
+    # The meaning; what to do follows it in the docstring.
+    sentence = " ".join((error.__doc__ or error.title).split("\n\n")[0].split())
     return {
         "type": problem_type(error),
         "title": error.title,

@@ -52,6 +52,10 @@ class VectorpoolError(Exception):
 
 
 class InternalError(VectorpoolError):
-    """A defect of ours. The log has the traceback."""
+    """A defect of ours. The log has the traceback.
+
+    To do: send the request once more. If it fails again, give the request id (X-Request-Id) and the log's traceback
+    to the maintainers.
+    """
 
     code = "internal-error"

@@ -1,0 +1,20 @@
+"""The LlamaIndex example answers from the hut's documents, the second time from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.service import Service
+
+FOLDER = Path(__file__).parent
+
+
+def test_it_finds_the_passage_that_answers(run: Callable[..., str], service: Service) -> None:
+    """The best passage is the one about prices, and a run that finds the index adds nothing to it."""
+    first = run("python", "ask.py", cwd=FOLDER)
+    assert first.startswith("booking.md: ") and "17 crowns" in first
+    records = service.ok("GET", "/users/42/avatars/8/collections/hut/count").json()["count"]
+    assert records > 5
+    assert run("python", "ask.py", "How do I call for help?", cwd=FOLDER).startswith("emergency.md: ")
+    assert service.ok("GET", "/users/42/avatars/8/collections/hut/count").json()["count"] == records
