@@ -130,7 +130,7 @@ async def open_service(
             service = replace(service, jobs=jobs)
             figures.add_slow_source("jobs", jobs.samples)
             if settings.sweep_interval_s:
-                sweep = Sweep(ingestor, jobs.sync, jobs.waiting)
+                sweep = Sweep(ingestor, jobs.sync, jobs.waiting, lambda user: allowances.limits_of(user).jobs != 0)
                 supervisor.start("sweep of documents", sweep.run)
         yield service
 

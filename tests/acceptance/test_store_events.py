@@ -14,9 +14,11 @@ DOCUMENTS = "users/42/avatars/7/vectorstore_data"
 GAUGE = 'vectorpool_jobs{state="done"}'
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path, "--shards", "1", env={"VECTORPOOL_SYNC_ON_WRITE": "true"}).start()
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    made = Service(
+        tmp_path_factory.mktemp("service"), "--shards", "1", env={"VECTORPOOL_SYNC_ON_WRITE": "true"}
+    ).start()
     yield made
     made.close()
 
@@ -63,3 +65,32 @@ def test_events_and_a_changed_pipeline_lead_to_records(service: Service) -> None
     ended(service, lambda: not service.ok("GET", "/users/42/avatars/7/collections/documents/count").json()["count"])
     assert service.client.get(f"{path}?chunks=true").status_code == 404
     ended(service, lambda: GAUGE in service.ok("GET", "/metrics").text)
+
+
+def test_a_put_and_a_deletion_are_synced_by_themselves(service: Service) -> None:
+    """Without a request for an ingest, records come and go with their documents."""
+    home = "/users/43/avatars/7"
+
+    def paths() -> set[str]:
+        body = {"limit": 100, "include": ["metadatas"]}
+        answer = service.client.post(f"{home}/collections/documents/records/get", json=body)
+        return {each["metadata"]["path"] for each in answer.json().get("records", [])}
+
+    for name in ("a.md", "b.md"):
+        service.ok("PUT", f"{home}/documents/{name}", content=f"The text of {name}.".encode())
+    ended(service, lambda: paths() == {"a.md", "b.md"})
+    service.ok("DELETE", f"{home}/documents/a.md")
+    assert paths() == {"b.md"}
+    assert {job["kind"] for job in service.ok("GET", "/users/43/jobs").json()["jobs"]} == {"sync"}
+
+
+def test_a_user_without_jobs_has_none(service: Service) -> None:
+    """With the limit ``jobs`` of 0 an ingest is refused by its name; puts go on, and nothing is scheduled."""
+    service.ok("PUT", "/admin/users/44/limits", json={"jobs": 0})
+    service.ok("PUT", "/users/44/avatars/7/documents/a.md", content=b"Some text.")
+    refused = service.problem("POST", "/users/44/avatars/7/ingest", "limit-exceeded").json()
+    assert (refused["limit_name"], refused["limit"]) == ("jobs", 0)
+    service.problem("POST", "/users/44/avatars/7/embed", "limit-exceeded", files={"file": ("b.md", b"Text.")})
+    assert service.ok("GET", "/users/44/jobs").json()["jobs"] == []
+    service.ok("DELETE", "/admin/users/44/limits")
+    assert service.ok("POST", "/users/44/avatars/7/ingest?wait_s=100").json()["counts"]["ingested"] == 1

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.document_files import packed
 from tests.support.texts import write_book
 from vectorpool.answers import Answer, Match, QueryResult
 from vectorpool.app import open_service
@@ -52,3 +53,14 @@ async def test_a_book_answers_questions_and_leaves_nothing_when_it_goes(settings
         await library.delete("42", "7", "book.md")
         assert (await ingestor.ingest("42", "7")).count("removed") == 1
         assert matches(await ingestor.query("42", "7", "plain text", 10)) == []
+
+
+async def test_what_an_archive_has_beside_documents_is_told(settings: Settings) -> None:
+    """Files that are passed over are in the outcome, each with its reason; the others become records."""
+    archive = packed({"read.md": "# Read\n\nThis is read.", "film.mp4": b"\x00\x00\x00\x18ftypmp42", "empty.txt": ""})
+    async with open_service(settings) as service:
+        await service.library.put("42", "7", "all.zip", archive)
+        (outcome,) = (await service.ingestor.ingest("42", "7")).documents
+    assert (outcome.status, outcome.chunks) == ("ingested", 1)
+    assert {each.member for each in outcome.skipped} == {"film.mp4", "empty.txt"}
+    assert all(each.reason for each in outcome.skipped)

@@ -60,7 +60,7 @@ class Service:
             stderr=subprocess.PIPE,
             text=True,
             # A put is ingested when a test asks for it, and not before.
-            env=environment(**{"VECTORPOOL_SYNC_ON_WRITE": "false", **self.env}),
+            env=environment(**{"VECTORPOOL_SYNC_ON_WRITE": "false", "VECTORPOOL_SWEEP_INTERVAL_S": "0", **self.env}),
             # A process group of its own: front and shards can be killed and frozen together.
             start_new_session=True,
         )

@@ -11,7 +11,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
 from vectorpool.api.forms import Form, form_of
-from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
+from vectorpool.api.jobs import WaitSeconds, answered, finished, location_of, runner_of
 from vectorpool.api.namespaces import Ns
 from vectorpool.api.requests import PipelineBody
 from vectorpool.commands import PipelineChoice
@@ -45,7 +45,7 @@ async def put_and_enqueue(
 
     Raises UnsupportedFormat for one that is not read by its name, InvalidId, and what the store and the worker raise.
     """
-    service, jobs = request.service, jobs_of(request)
+    service, jobs = request.service, runner_of(request, of[0])
     check_document_path(path)
     service.ingestor.recipe(path, choice)
     await _put(request, of, path, data)

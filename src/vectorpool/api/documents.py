@@ -17,7 +17,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import INGEST_S
-from vectorpool.api.jobs import WaitSeconds, answered, finished, jobs_of, location_of
+from vectorpool.api.jobs import WaitSeconds, answered, finished, location_of, runner_of
 from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.passages import Chunks, passage_of, passages_of, refuse_missing, restored_of, step_header
 from vectorpool.api.preconditions import plain, preconditions_of
@@ -330,7 +330,7 @@ class Documents(Controller):
             if not page.documents and not page.refused:
                 # Records may be left of documents that are gone; an avatar without either is not there.
                 await request.execute(user_id, commands.GetAvatar(avatar_id=avatar_id))
-        jobs = jobs_of(request)
+        jobs = runner_of(request, user_id)
         choice = None if body.pipeline is None else body.pipeline.choice()
         asked = Enqueue(jobs.number(), user_id, avatar_id, "ingest", body.paths, body.force, choice)
         answer = await request.context.within(jobs.request(asked), changes=True)

@@ -54,6 +54,27 @@ def jobs_of(request: Call) -> JobsClient:
     return jobs
 
 
+def runner_of(request: Call, user_id: str) -> JobsClient:
+    """Return the jobs of the instance, for a new job of a user.
+
+    Raises LimitExceeded if the user may have none (limit ``jobs`` of 0); of each user one job runs at a time.
+    """
+    if may_run(request, user_id):
+        return jobs_of(request)
+    raise LimitExceeded(
+        "The user may run no jobs (its limit jobs is 0). Ask the operator to raise it.",
+        extra={"limit": 0, "limit_name": "jobs", "count": 1},
+    )
+
+
+def may_run(request: Call, user_id: str) -> bool:
+    """Return whether jobs of a user may run: by its limits, and by those of the token."""
+    allowances = request.service.allowances
+    if allowances.is_idle and request.context.claimed is None:
+        return True
+    return allowances.in_force(user_id, request.context.claimed).limits.jobs != 0
+
+
 def answered(body: bytes, *, status: int = 200, location: str | None = None) -> Response[Any]:
     """Return the JSON of the worker as the response."""
     headers = {} if location is None else {"Location": location}
@@ -196,7 +217,7 @@ class Jobs(Controller):
     async def retry_job(self, request: Call, user_id: UserId, job_id: JobId) -> Response[Any]:
         """Take what failed again: the documents that failed, or all of a job that failed or was cancelled."""
         job = await _known(request, user_id, job_id)
-        jobs = jobs_of(request)
+        jobs = runner_of(request, user_id)
         body = await request.context.within(jobs.request(RetryJob(jobs.number(), user_id, job_id)))
         return answered(body, status=202, location=location_of(user_id, job))
 

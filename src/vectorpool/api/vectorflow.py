@@ -20,7 +20,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.direct import put_and_enqueue
 from vectorpool.api.documentation import documented
 from vectorpool.api.forms import Form, form_of
-from vectorpool.api.jobs import jobs_of
+from vectorpool.api.jobs import jobs_of, runner_of
 from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.responses import respond
 from vectorpool.api.vectorflow_shapes import (
@@ -260,7 +260,7 @@ class VectorFlow(Controller):
         if found is None or found[:2] != of:
             raise Forbidden("The key is not that of a document of this avatar. Send one below its vectorstore_data/.")
         await request.context.within(request.service.library.head(*of, found[2]))
-        jobs = jobs_of(request)
+        jobs = runner_of(request, namespace.user_id)
         asked = Enqueue(
             jobs.number(), *of, kind="ingest", paths=[found[2]], choice=choice, options=options, is_numbered=True
         )

@@ -32,8 +32,10 @@ from vectorpool.documents.records import chunk_hash, chunk_ids, chunk_metadata
 from vectorpool.documents.router import Router
 from vectorpool.embedding import Embedder
 from vectorpool.errors import LimitExceeded, NotFound
+from vectorpool.extraction.extracts import Skipped
 from vectorpool.settings import Settings
 
+_MOST_SKIPPED: Final = 20
 COMMAND_BYTES: Final = 8 * 1024**2
 # Texts given to the embedder at once: enough to sort by length, few enough that ingests alternate.
 _EMBED_WINDOW: Final = 256
@@ -58,11 +60,12 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Prepared(msgspec.Struct, frozen=True):
-    """The command that makes records of a document, how many, and the tokens that were embedded for it."""
+    """The command that makes records of a document, how many, the tokens embedded for it, and what was passed over."""
 
     command: IngestDocument
     chunks: int
     tokens: int
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Preparation:
@@ -97,7 +100,8 @@ class Preparation:
         Raises what the pipeline and the router raise, LimitExceeded for a document of too many chunks.
         """
         self._tokens = 0
-        chunks, _ = await self._persist(partial(self._pipeline.passages, source.path, source.body.data))
+        chunks, passed_over = await self._persist(partial(self._pipeline.passages, source.path, source.body.data))
+        skipped = tuple(passed_over[:_MOST_SKIPPED])
         limit = self._settings.max_document_chunks
         if len(chunks) > limit:
             raise LimitExceeded(
@@ -112,13 +116,14 @@ class Preparation:
         ids = chunk_ids(source.path, len(chunks))
         if not token:
             carried = await self._carried(source, vectors, chunks, ids, slice(0, len(chunks)))
-            return Prepared(self._command(source, **carried), len(chunks), self._tokens)
+            return Prepared(self._command(source, **carried), len(chunks), self._tokens, skipped)
         for number, part in enumerate(parts):
             if number not in known.parts or force:
                 carried = await self._carried(source, vectors, chunks, ids, part)
                 await self._stage(source, token, number, carried)
         nothing = {"ids": [], "hashes": b"", "vectors": self.as_vectors(None), "documents": [], "metadatas": []}
-        return Prepared(self._command(source, **nothing, token=token, parts=len(parts)), len(chunks), self._tokens)
+        command = self._command(source, **nothing, token=token, parts=len(parts))
+        return Prepared(command, len(chunks), self._tokens, skipped)
 
     def as_vectors(self, vectors: _Row | None) -> Vectors:
         """Return float32[n, dimension] as a command carries them, with the embedder's name."""

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from vectorpool.errors import VectorpoolError
+from vectorpool.extraction.extracts import Skipped
 
 # ``missing``: a restore or fork brought the records of a document whose bytes are not kept.
 Status = Literal["ingested", "unchanged", "removed", "missing", "failed"]
@@ -17,6 +18,8 @@ class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result for one document; ``reason`` says why it failed, ``code`` is the error's code.
 
     ``tokens`` were embedded for it, without those of chunks that were known; it took ``seconds`` from its first byte.
+    ``skipped`` are files of an archive that were passed over, and attachments of mail, each with its reason: the first
+    twenty.
     """
 
     path: str
@@ -26,6 +29,7 @@ class DocumentOutcome(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str | None = None
     tokens: int = 0
     seconds: float = 0.0
+    skipped: tuple[Skipped, ...] = ()
 
 
 class IngestReport(msgspec.Struct, frozen=True):

@@ -70,13 +70,18 @@ class SweepMark(msgspec.Struct, frozen=True):
 
 
 class Sweep:
-    """Finds what is out of step. ``sync`` asks for a sync and raises if it is not taken; ``waiting`` counts jobs."""
+    """Finds what is out of step.
+
+    ``sync`` asks for a sync and raises if it is not taken; ``waiting`` counts jobs; ``may_run`` says whether a user may
+    have any.
+    """
 
     def __init__(
         self,
         ingestor: Ingestor,
         sync: Callable[[str, str, list[str] | None], Awaitable[None]],
         waiting: Callable[[], Awaitable[int]],
+        may_run: Callable[[str], bool] = lambda user_id: True,
     ) -> None:
         self._ingestor = ingestor
         self._library = ingestor.library
@@ -84,6 +89,7 @@ class Sweep:
         self._interval_s = ingestor.settings.sweep_interval_s
         self._sync = sync
         self._waiting = waiting
+        self._may_run = may_run
         self._schedule = Schedule()
 
     async def run(self) -> None:
@@ -121,6 +127,8 @@ class Sweep:
 
     async def sweep(self, user_id: str) -> None:
         """Look at one user, unless another instance did within the interval. Raises VectorpoolError."""
+        if not self._may_run(user_id):
+            return
         bucket, key = self._library.bucket, names.sweep_key(user_id)
         interval_ms = int(self._interval_s * 1000)
         last = await load_json(bucket, key, SweepMark)

@@ -318,7 +318,9 @@ class Sync:
             prepared = again.prepared
         assert outcome is not None
         took_s = self._of.sources.monotonic_s() - ready.began_s
-        self._done(msgspec.structs.replace(outcome, tokens=prepared.tokens, seconds=round(took_s, 3)))
+        skipped = prepared.skipped if outcome.status == "ingested" else ()
+        told = msgspec.structs.replace(outcome, tokens=prepared.tokens, seconds=round(took_s, 3), skipped=skipped)
+        self._done(told)
 
     async def _commit_one(self, prepared: Prepared) -> tuple[DocumentOutcome, Document | None]:
         """Send one document; return its outcome, and what is to be taken again in its place."""
