@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,12 @@ WHO = Who("operator")
 COMMITS = 4
 
 
-@pytest.fixture(params=["directory", "radosgw"])
-async def services(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Service]]:
-    """Two instances over one store; the second has nothing open or cached unless a test asks it."""
-    values: dict[str, Any] = {"shards": -1, "health_interval_s": 0}
-    if request.param == "directory":
-        settings = Settings(store=str(tmp_path / "store"), **values)
-    else:
-        server: Radosgw = request.getfixturevalue("radosgw_server")
-        settings = server.settings(request.getfixturevalue("radosgw_url"), **values)
+LONG = pytest.mark.long
+VALUES: dict[str, Any] = {"shards": -1, "health_interval_s": 0}
+
+
+@asynccontextmanager
+async def _pair(settings: Settings, tmp_path: Path) -> AsyncIterator[list[Service]]:
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
@@ -46,6 +43,18 @@ async def services(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
             )
             for name in ("a", "b")
         ]
+
+
+@pytest.fixture(params=["directory", pytest.param("radosgw", marks=LONG)])
+async def services(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[Service]]:
+    """Two instances over one store; the second has nothing open or cached unless a test asks it."""
+    if request.param == "directory":
+        settings = Settings(store=str(tmp_path / "store"), **VALUES)
+    else:
+        server: Radosgw = request.getfixturevalue("radosgw_server")
+        settings = server.settings(request.getfixturevalue("radosgw_url"), **VALUES)
+    async with _pair(settings, tmp_path) as pair:
+        yield pair
 
 
 def care_of(service: Service) -> Care:
@@ -105,7 +114,15 @@ async def _of_report(service: Service, commit: int) -> set[str]:
             return found
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "replaced", "cut to a grave"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("cut", marks=LONG),
+        "changed",
+        pytest.param("replaced", marks=LONG),
+        pytest.param("cut to a grave", marks=LONG),
+    ],
+)
 async def test_a_cold_instance_recovers_from_the_newest_intact_commit(services: list[Service], how: str) -> None:
     """The plan says what is lost; a new commit recovers; the damaged object stays; no other user is touched."""
     one, cold = services
@@ -147,7 +164,15 @@ async def test_a_cold_instance_recovers_from_the_newest_intact_commit(services: 
     assert [entry.outcome for entry in entries] == ["begun", "done"]
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "replaced", "deleted"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("cut", marks=LONG),
+        pytest.param("changed", marks=LONG),
+        pytest.param("replaced", marks=LONG),
+        "deleted",
+    ],
+)
 async def test_a_warm_instance_loses_nothing(services: list[Service], how: str) -> None:
     """Its open replica is the best source: every acknowledged record is back, for an instance that was cold too."""
     warm, cold = services
@@ -210,7 +235,7 @@ async def test_nothing_is_invented(services: list[Service]) -> None:
     assert await _objects(bucket, "users/") == before
 
 
-@pytest.mark.parametrize("tombstone", ["intact", "cut", "replaced"])
+@pytest.mark.parametrize("tombstone", [pytest.param("intact", marks=LONG), "cut", pytest.param("replaced", marks=LONG)])
 async def test_a_deleted_user_is_never_recovered(services: list[Service], tombstone: str) -> None:
     """Not from a commit that somebody put back, and not if the tombstone is damaged: the receipt is enough."""
     one, cold = services
@@ -270,3 +295,19 @@ async def test_health_finds_damage_and_recovers_by_itself(services: list[Service
     assert [each.state for each in told] == ["settled"]
     report = await cold.router.execute("42", Verify(), BACKGROUND)
     assert report.commit == COMMITS + 2
+
+
+async def test_a_real_s3_is_recovered(tmp_path: Path, radosgw_server: Radosgw, radosgw_url: str) -> None:
+    """On radosgw, a cold instance keeps what the log has, and a warm one all that was acknowledged."""
+    async with _pair(radosgw_server.settings(radosgw_url, **VALUES), tmp_path) as (warm, cold):
+        await _fill(warm, "42", "43")
+        bucket = cold.library.bucket
+        await _damage(bucket, _key(COMMITS + 1), "cut")
+        await _damage(bucket, _key(COMMITS + 1, "43"), "deleted")
+        report = await _recover(cold)
+        assert (report.source.kind, report.records) == ("commit", COMMITS - 1)
+        report = await _recover(warm, "43")
+        assert (report.source.kind, report.records) == ("replica", COMMITS)
+        everything = {f"n{number}" for number in range(COMMITS)}
+        assert await _ids(cold, "43") == await _ids(warm, "43") == everything
+        assert await _ids(cold) == await _ids(warm) == everything - {f"n{COMMITS - 1}"}

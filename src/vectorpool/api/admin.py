@@ -171,6 +171,9 @@ class Admin(Controller):
             removing = remove_user(request.service.library, user_id, end)
             receipt = await request.context.within(removing, changes=True)
             told |= {"objects": receipt.objects, "documents": receipt.documents, "commit": receipt.commit}
+            if request.service.care is not None:
+                # They name the user, and tell of what is not there any more.
+                await request.context.within(request.service.care.notifications.forget(user_id))
         return respond(receipt, commit=receipt.commit)
 
     @get(

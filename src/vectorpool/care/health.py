@@ -24,6 +24,8 @@ from vectorpool import names
 from vectorpool.answers import Ingested, IngestedPage
 from vectorpool.care.users import UsedUsers
 from vectorpool.commands import CheckHealth, ListIngested, ReadOptions
+from vectorpool.commitlog.ending import newest_header
+from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.json_objects import load_json, save_json
 from vectorpool.context import RequestContext
 from vectorpool.documents.comparison import paired
@@ -31,6 +33,7 @@ from vectorpool.documents.library import Document, DocumentLibrary
 from vectorpool.documents.router import Router
 from vectorpool.errors import (
     AvatarNotFound,
+    Damaged,
     HealthNotChecked,
     StoreUnavailable,
     TryAgain,
@@ -163,10 +166,24 @@ class HealthChecks:
                 first = _agreed(first, again)
         known = checkup.known if first.state in ("healthy", "degraded") else []
         await save_json(self._library.bucket, names.health_key(user_id), HealthRecord(first, known))
+        await self._leave_nothing_of_a_deleted_user(user_id)
         self._figures.counter(HEALTH_CHECKS, first.state).add()
         self._remember(first)
         await self._tell(first, checkup)
         return first
+
+    async def _leave_nothing_of_a_deleted_user(self, user_id: str) -> None:
+        """Remove what was stored if the user was deleted during the check. Raises UserNotFound then."""
+        bucket = self._library.bucket
+        try:
+            newest = await newest_header(bucket, user_id)
+        except Damaged:
+            return
+        if newest is None or not newest.header.tombstone:
+            return
+        with store_errors(bucket, "removing what was stored of a check"):
+            await bucket.delete(names.health_key(user_id))
+        raise UserNotFound("The vectorstore was deleted while it was checked.")
 
     async def last(self, user_id: str) -> UserHealth:
         """Return the last check of a user, here or on another instance. Raises HealthNotChecked, StoreUnavailable."""

@@ -48,6 +48,7 @@ def _with_service(function: Function) -> Function:
 _MODULES: Final = {
     **dict.fromkeys(("compact", "scrub", "deletion", "delete"), "logs_of_users"),
     **dict.fromkeys(("export_user", "import_user"), "archives"),
+    **dict.fromkeys(("health", "recover", "notifications", "acknowledge"), "care"),
     "limits": "limits_of_users",
 }
 
@@ -250,6 +251,48 @@ def import_file(settings: Settings, file: Path, user_id: str, **place: Any) -> N
     tar -C ./chroma -c . | vectorpool admin import - 42 --service http://127.0.0.1:8000
     """
     _work("import_user", settings, file, user_id, **place)
+
+
+@_command("health")
+@click.argument("user_id", metavar="[USER]", required=False)
+@click.option("--check", is_flag=True, help="Check USER now, instead of showing the last check.")
+def health(settings: Settings, user_id: str | None, check: bool, **place: Any) -> None:
+    """Show the health of USER, or that of all users that a service checks, and its canary.
+
+    Exit code 1 if something is not well.
+    """
+    if check and user_id is None:
+        raise click.UsageError("--check needs a USER.")
+    _work("health", settings, user_id, check, **place)
+
+
+@_command("recover")
+@_USER
+@click.option("--dry-run", is_flag=True, help="Only show the sources, and what each would lose.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def recover(settings: Settings, user_id: str, dry_run: bool, yes: bool, **place: Any) -> None:
+    """Recover a user's damaged vectorstore from the best source, as a new commit.
+
+    \b
+    vectorpool admin recover 42 --dry-run --service http://127.0.0.1:8000
+    """
+    if not (dry_run or yes):
+        click.confirm(f"Recover the vectorstore of user {user_id} from the best source?", abort=True, err=True)
+    _work("recover", settings, user_id, dry_run, **place)
+
+
+@_command("notifications")
+@click.option("--state", type=click.Choice(["open", "acknowledged", "settled"]), help="Only those in this state.")
+def notifications(settings: Settings, state: str | None, **place: Any) -> None:
+    """List what a service tells operators: damage, recoveries, quotas, the canary. With --json, a line for each."""
+    _work("notifications", settings, state, **place)
+
+
+@_command("acknowledge")
+@click.argument("notification", metavar="ID")
+def acknowledge(settings: Settings, notification: str, **place: Any) -> None:
+    """Note that a notification was seen."""
+    _work("acknowledge", settings, notification, **place)
 
 
 # --- Beside the group --------------------------------------------------------------------------------

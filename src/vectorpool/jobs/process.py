@@ -52,6 +52,7 @@ from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
 from vectorpool.jobs.views import FINISHED, Job, JobPage
+from vectorpool.notifications import Notifications
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
 from vectorpool.platform.privacy import keep_private
@@ -87,7 +88,8 @@ class Worker:
         self._workshop = Workshop(settings)
         self._opening: asyncio.Task[Ingestor] | None = None
         hooks = Hooks(self._router, settings, SYSTEM)
-        runner = Runner(self.store, self._ingestor, hooks, SYSTEM)
+        notifications = Notifications(self._bucket, settings)
+        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM)
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM)
         self._supervisor = Supervisor(SYSTEM)
 

@@ -29,6 +29,7 @@ from vectorpool.errors import (
 from vectorpool.jobs.hooks import Hooks
 from vectorpool.jobs.store import MOST_DOCUMENTS, JobStore, Work
 from vectorpool.jobs.views import JobCounts, JobState
+from vectorpool.notifications import Notifications
 from vectorpool.sources import Sources
 
 T = TypeVar("T")
@@ -50,10 +51,16 @@ class Runner:
     """Runs jobs of one worker. ``ingestor`` is asked for when the first one begins: it may have to load a model."""
 
     def __init__(
-        self, store: JobStore, ingestor: Callable[[], Awaitable[Ingestor]], hooks: Hooks, sources: Sources
+        self,
+        store: JobStore,
+        ingestor: Callable[[], Awaitable[Ingestor]],
+        hooks: Hooks,
+        notifications: Notifications,
+        sources: Sources,
     ) -> None:
         self._store = store
         self._hooks = hooks
+        self._notifications = notifications
         self._ingestor = ingestor
         self._sources = sources
 
@@ -163,7 +170,19 @@ class Runner:
             code, reason = (None, None) if error is None else (error.code, error.detail)
             return self._store.finish(work.job_id, work.run, state, commit=commit, code=code, reason=reason)
 
-        await self._persist(finish)
+        is_ours = await self._persist(finish)
+        if is_ours and error is not None:
+            await self._notifications.tell(
+                "job-dead",
+                user_id=work.user_id,
+                subject=work.job_id,
+                reason=error.detail,
+                remedy="Look at GET /users/{user_id}/jobs/{job_id}; retry the job when the reason is gone.",
+                detail={"job_id": work.job_id, "avatar_id": work.avatar_id, "code": error.code},
+            )
+        elif is_ours and work.run > 1:
+            # An earlier run may have failed for good, and the job was retried.
+            await self._notifications.settle("job-dead", user_id=work.user_id, subject=work.job_id)
 
     async def _persist(self, attempt: Callable[[], T]) -> T:
         """Return what a blocking call of the store returns; repeat it while the database does not answer, for long."""
