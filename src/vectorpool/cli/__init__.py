@@ -326,48 +326,33 @@ def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | No
 
 @main.command(name="export")
 @click.argument("user_id", metavar="USER")
-@click.argument("target", metavar="TARGET")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--at", type=click.IntRange(1), metavar="COMMIT", help="As of this commit; the newest if left out.")
 @settings_options(STORE)
-def export(settings: Settings, user_id: str, target: str, at: int | None) -> None:
-    """Write a user's vectorstore to TARGET: a directory, or a copy in another database that is named by its URL.
+def export(settings: Settings, user_id: str, directory: Path, at: int | None) -> None:
+    """Write a user's vectorstore to DIR, as a plain Chroma directory.
 
-    A directory is a plain Chroma directory, which must be empty or missing; it opens with
-    chromadb.PersistentClient(TARGET, database="avatar-7"). A copy in a database is brought up to date: only what
-    changed is written, and what was deleted is deleted there; the copy of a deleted user is deleted.
+    It opens with chromadb.PersistentClient(DIR, database="avatar-7"). DIR must be empty or missing.
 
     \b
     vectorpool export 42 ./chroma-of-42
-    PGPASSWORD=... vectorpool export 42 postgresql://vectors@db.example.com/copies
     """
-    if "://" in target:
-        _work("targets", "export", settings, user_id, target, at)
-    else:
-        _work("logs", "export", settings, user_id, Path(target), at)
+    _work("logs", "export", settings, user_id, directory, at)
 
 
 @main.command(name="import")
-@click.argument("source", metavar="SOURCE")
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @_USER
-@click.option("--source-user", metavar="ID", help="Whose copy at a URL; that of --user if left out.")
 @settings_options(STORE)
-def import_source(settings: Settings, source: str, user_id: str, source_user: str | None) -> None:
-    """Make SOURCE a user's vectorstore: a plain Chroma directory, or a copy in another database. It is not changed.
+def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
+    """Make a plain Chroma directory a user's vectorstore; the directory is not changed.
 
     The user must have none yet.
 
     \b
     vectorpool import ./chroma --user 42
-    PGPASSWORD=... vectorpool import postgresql://vectors@db.example.com/copies --user 42
     """
-    if "://" in source:
-        _work("targets", "import_source", settings, source, user_id, source_user)
-        return
-    if source_user is not None:
-        raise click.UsageError("--source-user belongs to a URL.")
-    if not Path(source).is_dir():
-        raise click.UsageError(f"{source} is no directory, and no URL such as postgresql://user@host/database.")
-    _work("logs", "import_directory", settings, Path(source), user_id)
+    _work("logs", "import_directory", settings, directory, user_id)
 
 
 for _command in (admin, audit, top):

@@ -23,7 +23,6 @@ from vectorpool.errors.conflicts import (
     PathTaken,
     PreconditionFailed,
     RecordExists,
-    TargetRefused,
     VectorstoreExists,
 )
 from vectorpool.errors.damage import BrokenLog, BrokenReplica, CorruptObject, Damaged, NewerFormat
@@ -92,7 +91,6 @@ from vectorpool.errors.retries import (
     ShardUnavailable,
     StoreFull,
     StoreUnavailable,
-    TargetUnavailable,
     TokenKeysUnavailable,
     TooManyConnections,
     TryAgain,
@@ -177,8 +175,6 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnavailable",
-    "TargetRefused",
-    "TargetUnavailable",
     "TokenKeysUnavailable",
     "TooManyConnections",
     "TryAgain",

@@ -151,13 +151,3 @@ class JobUnfinished(Conflict):
 
     code = "job-unfinished"
     title = "The job is not finished"
-
-
-class TargetRefused(Conflict):
-    """The target of an export, or the source of an import, cannot hold or give what is asked for.
-
-    It has no word for a value, a newer copy, or tables that are not ours. The sentence names it. The copy is as it was.
-    """
-
-    code = "target-refused"
-    title = "The other database refuses the copy"

@@ -232,11 +232,3 @@ class WorkerDied(TryAgain):
 
     code = "worker-died"
     title = "Workers died under the job"
-
-
-class TargetUnavailable(TryAgain):
-    """The target of an export, or the source of an import, does not answer in time. The copy is as it was before."""
-
-    code = "target-unavailable"
-    title = "The other database does not answer"
-    retry_after_s = 30.0
