@@ -28,6 +28,7 @@ from vectorpool.errors import (
     missing,
     requests,
     retries,
+    targets,
 )
 from vectorpool.settings import Settings
 from vectorpool.telemetry.families import table as metrics_table
@@ -136,7 +137,7 @@ def _sentence(text: str) -> str:
 
 def problems_table() -> str:
     """Return the table of problems by module, in the order of what a caller can do, and in each as it defines them."""
-    modules = [base, requests, missing, conflicts, retries, damage, configuration]
+    modules = [base, requests, missing, conflicts, retries, damage, configuration, targets]
     found = [
         value
         for module in modules

@@ -88,6 +88,7 @@ from vectorpool.errors.retries import (
     TryAgain,
     WorkerDied,
 )
+from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable
 
 __all__ = [
     "UNDECODABLE",
@@ -129,6 +130,7 @@ __all__ = [
     "InvalidFilter",
     "InvalidId",
     "InvalidRequest",
+    "InvalidTarget",
     "JobNotFound",
     "JobStalled",
     "JobUnfinished",
@@ -142,6 +144,7 @@ __all__ = [
     "NewerEngine",
     "NewerFormat",
     "NoTokenSecret",
+    "NotExportable",
     "NotFound",
     "OutcomeUnknown",
     "PartsMissing",
@@ -161,6 +164,8 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnavailable",
+    "TargetRefused",
+    "TargetUnavailable",
     "TokenKeysUnavailable",
     "TooManyConnections",
     "TryAgain",
