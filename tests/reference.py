@@ -28,6 +28,7 @@ from vectorpool.errors import (
     missing,
     requests,
     retries,
+    targets,
 )
 from vectorpool.settings import Settings
 from vectorpool.telemetry.families import table as metrics_table
@@ -140,6 +141,7 @@ _GROUPS = {
     "Look at the state again": [conflicts],
     "Send it again later": [retries],
     "Call the operator": [damage],
+    "Look at the other system": [targets],
     "Change the configuration": [configuration],
 }
 

@@ -326,33 +326,53 @@ def fork(settings: Settings, user_id: str, target_user_id: str, commit: int | No
 
 @main.command(name="export")
 @click.argument("user_id", metavar="USER")
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("target", metavar="TARGET")
 @click.option("--at", type=click.IntRange(1), metavar="COMMIT", help="As of this commit; the newest if left out.")
 @settings_options(STORE)
-def export(settings: Settings, user_id: str, directory: Path, at: int | None) -> None:
-    """Write a user's vectorstore to DIR, as a plain Chroma directory.
+def export(settings: Settings, user_id: str, target: str, at: int | None) -> None:
+    """Write a user's vectorstore to TARGET: a directory, or a URL of another system.
 
-    It opens with chromadb.PersistentClient(DIR, database="avatar-7"). DIR must be empty or missing.
+    A directory becomes a plain Chroma directory, and must be empty or missing; it opens with
+    chromadb.PersistentClient(DIR, database="avatar-7"). At a URL, a later export writes only what changed, and
+    the export of a deleted user deletes what is there.
 
     \b
     vectorpool export 42 ./chroma-of-42
+    vectorpool export 42 postgresql://backup@db.example/vectors
+    vectorpool export 42 ./42.parquet          (also s3://BUCKET/FOLDER)
+    vectorpool export 42 chroma+http://chroma.example:8000
+    vectorpool export 42 qdrant+http://qdrant.example:6333
     """
-    _work("logs", "export", settings, user_id, directory, at)
+    parsed = importlib.import_module("vectorpool.targets.urls").parse(target)
+    if parsed.kind == "directory":
+        _work("logs", "export", settings, user_id, Path(target), at)
+        return
+    _work("targets", "export", settings, user_id, parsed, at)
 
 
 @main.command(name="import")
-@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("source", metavar="SOURCE")
 @_USER
+@click.option("--source-user", metavar="ID", help="The user whose records SOURCE holds, if another than --user.")
 @settings_options(STORE)
-def import_directory(settings: Settings, directory: Path, user_id: str) -> None:
-    """Make a plain Chroma directory a user's vectorstore; the directory is not changed.
+def import_from(settings: Settings, source: str, user_id: str, source_user: str | None) -> None:
+    """Make SOURCE a user's vectorstore: a plain Chroma directory, or a URL as for export. SOURCE is not changed.
 
     The user must have none yet.
 
     \b
     vectorpool import ./chroma --user 42
+    vectorpool import postgresql://backup@db.example/vectors --user 42
     """
-    _work("logs", "import_directory", settings, directory, user_id)
+    parsed = importlib.import_module("vectorpool.targets.urls").parse(source)
+    if parsed.kind == "directory":
+        if source_user is not None:
+            raise click.UsageError("--source-user goes with a URL.")
+        if not Path(source).is_dir():
+            raise click.UsageError(f"Directory {source!r} does not exist.")
+        _work("logs", "import_directory", settings, Path(source), user_id)
+        return
+    _work("targets", "import_from", settings, parsed, user_id, source_user)
 
 
 for _command in (admin, audit, top):

@@ -96,6 +96,7 @@ from vectorpool.errors.retries import (
     TryAgain,
     WorkerDied,
 )
+from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable
 
 __all__ = [
     "UNDECODABLE",
@@ -139,6 +140,7 @@ __all__ = [
     "InvalidFilter",
     "InvalidId",
     "InvalidRequest",
+    "InvalidTarget",
     "JobNotFound",
     "JobStalled",
     "JobUnfinished",
@@ -153,6 +155,7 @@ __all__ = [
     "NewerFormat",
     "NoTokenSecret",
     "NotDamaged",
+    "NotExportable",
     "NotFound",
     "NothingToRecoverFrom",
     "NotificationNotFound",
@@ -175,6 +178,8 @@ __all__ = [
     "StoreFull",
     "StoreRefused",
     "StoreUnavailable",
+    "TargetRefused",
+    "TargetUnavailable",
     "TokenKeysUnavailable",
     "TooManyConnections",
     "TryAgain",

@@ -1,0 +1,154 @@
+"""The local side: a plain Chroma directory of one commit, to read from, and a new one, to write to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vectorpool.engine.changes import Changes
+from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.engine import Engine, create_empty
+from vectorpool.engine.failures import translate
+from vectorpool.engine.records import EngineOptions
+from vectorpool.engine.rows import Batch, Rows
+from vectorpool.engine.tables import Operation
+from vectorpool.errors import BrokenReplica, InvalidRequest, VectorpoolError
+from vectorpool.names import CHROMA_DATABASE_FILE
+from vectorpool.targets.records import BATCH, Collection, Records
+
+# What a collection can be created with; the rest of a configuration is derived.
+_OF_INDEX = ("space", "ef_construction", "max_neighbors", "ef_search", "num_threads", "batch_size", "sync_threshold")
+
+
+class DirectorySource:
+    """A directory that nobody writes: all of it, or what changed since a position. Raises BrokenReplica."""
+
+    def __init__(self, directory: Path) -> None:
+        self._engine = Engine(directory, EngineOptions())
+        self._changes = Changes(directory / CHROMA_DATABASE_FILE)
+
+    def close(self) -> None:
+        """Close the directory. Idempotent."""
+        self._engine.close()
+
+    def collections(self) -> list[Collection]:
+        """Return the collections of all databases."""
+        catalogue = self._engine.catalogue
+        return [_collection(info) for name in catalogue.database_names() for info in catalogue.collections(name)]
+
+    def position(self, collection: Collection) -> int:
+        """Return the position of a collection's last change; 0 if it is not known."""
+        return self._changes.position(collection.id)
+
+    def count(self, collection: Collection) -> int:
+        """Return the number of records."""
+        return self._engine.records.count(collection.id, collection.database) or 0
+
+    def ids(self, collection: Collection, since: int = 0) -> list[str]:
+        """Return the ids of the records that changed after a position, all for 0, in an order that does not change."""
+        return self._changes.ids(collection.id, since)
+
+    def read(self, collection: Collection, ids: Sequence[str]) -> Records:
+        """Return records by id, at most a thousand."""
+        rows = self._engine.records.get(
+            collection.id,
+            collection.database,
+            ids=ids,
+            include=("embeddings", "documents", "metadatas", "uris"),
+        )
+        assert rows is not None, "only a read at once may be put off"
+        if len(rows.ids) != len(ids):
+            raise BrokenReplica(f"The collection {collection.shown} names {len(ids)} records and has {len(rows.ids)}.")
+        return _records(rows)
+
+    def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
+        """Yield all records but the first ``cursor``."""
+        ids = self.ids(collection)
+        for start in range(cursor, len(ids), BATCH):
+            yield self.read(collection, ids[start : start + BATCH])
+
+
+class DirectoryWriter:
+    """A new directory, filled with collections; ``close`` leaves it ready to be adopted. Raises InvalidRequest."""
+
+    def __init__(self, directory: Path) -> None:
+        create_empty(directory)
+        self._engine = Engine(directory, EngineOptions())
+        self._databases = set(self._engine.catalogue.database_names())
+
+    def close(self) -> None:
+        """Close the directory."""
+        self._engine.release_chroma()
+        self._engine.close()
+
+    def create(self, collection: Collection) -> Collection:
+        """Create a collection, and return it with its id here."""
+        catalogue = self._engine.catalogue
+        try:
+            if collection.database not in self._databases:
+                catalogue.create_database(collection.database)
+                self._databases.add(collection.database)
+            made = catalogue.create(
+                collection.database,
+                collection.name,
+                metadata=collection.metadata or None,
+                configuration=json.dumps(_configuration(collection.configuration)),
+            )
+        except Exception as error:
+            raise _told(error, collection.shown) from error
+        return _collection(made)
+
+    def put(self, collection: Collection, records: Records) -> None:
+        """Add a batch of records to a collection of ``create``."""
+        batch = Batch(
+            records.ids,
+            np.ascontiguousarray(records.vectors, np.float32),
+            list(records.metadatas),
+            list(records.documents),
+            list(records.uris),
+        )
+        try:
+            self._engine.records.put(
+                Operation.ADD, collection.id, collection.database, batch, self._engine.catalogue.forget
+            )
+        except Exception as error:
+            raise _told(error, collection.shown) from error
+
+
+def _told(error: Exception, where: str) -> VectorpoolError:
+    if isinstance(error, VectorpoolError):
+        return error
+    cause = translate(error)
+    return InvalidRequest(f"{where} cannot be imported: {cause.detail}")
+
+
+def _collection(info: CollectionInfo) -> Collection:
+    return Collection(
+        id=info.id,
+        database=info.database,
+        name=info.name,
+        metadata=info.metadata or None,
+        dimension=info.dimension,
+        configuration=_configuration(info.configuration),
+    )
+
+
+def _configuration(given: dict[str, Any]) -> dict[str, Any]:
+    index = {key: value for key, value in (given.get("hnsw") or {}).items() if key in _OF_INDEX and value is not None}
+    kept: dict[str, Any] = {"hnsw": index}
+    if given.get("embedding_function"):
+        kept["embedding_function"] = given["embedding_function"]
+    return kept
+
+
+def _records(rows: Rows) -> Records:
+    assert rows.embeddings is not None
+    assert rows.documents is not None
+    assert rows.metadatas is not None
+    assert rows.uris is not None
+    vectors = np.asarray(rows.embeddings, np.float32).reshape(len(rows.ids), -1)
+    return Records(rows.ids, vectors, rows.documents, rows.metadatas, rows.uris)

@@ -1,0 +1,353 @@
+"""PostgreSQL as a target: one transaction an export, by psycopg and binary COPY.
+
+A killed export leaves what was there before. The row of the user is locked, so that two exporters of one user go one
+after the other, and a deleted user stays deleted: the row keeps the number of the commit that deleted it.
+
+Metadata is ``jsonb`` (``values`` says how floats survive). Text with U+0000 is refused by name, since PostgreSQL has
+no such text, and so are dimensions above 16,000 with pgvector.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import psycopg
+
+from vectorpool.errors import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UserNotFound
+from vectorpool.names import avatar_of_database
+from vectorpool.targets import postgresql_schema
+from vectorpool.targets.records import BATCH, Collection, Float32, Held, Records, State
+from vectorpool.targets.urls import Target
+from vectorpool.targets.values import from_json, to_json
+
+_CONNECT_S: Final = 15
+# No statement and no wait for a lock takes longer; a COPY of a batch is one of them.
+_STATEMENT_MS: Final = 600_000
+_LOCK_MS: Final = 60_000
+_MAX_DIMENSION: Final = 16_000
+_COLUMNS: Final = "user_id, collection_id, id, embedding, document, uri, metadata, commit"
+_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+_END: Final = struct.pack(">h", -1)
+_LENGTH: Final = struct.Struct(">i")
+_NULL: Final = _LENGTH.pack(-1)
+_FLOAT4: Final = 700
+
+
+def open_sink(target: Target) -> PostgresSink:
+    """Open a database to write. Raises TargetRefused, TargetUnavailable."""
+    return PostgresSink(target)
+
+
+def open_source(target: Target, user_id: str) -> PostgresSource:
+    """Open a database to read. Raises UserNotFound, TargetRefused, TargetUnavailable."""
+    return PostgresSource(target, user_id)
+
+
+@contextmanager
+def _told(target: Target) -> Iterator[None]:
+    """Raise psycopg's errors as this project's, without credentials."""
+    try:
+        yield
+    except psycopg.errors.QueryCanceled as error:
+        raise TargetUnavailable(f"{target.shown} took too long: {target.clean(str(error))}.") from None
+    except psycopg.errors.LockNotAvailable:
+        raise TargetUnavailable(f"Another export holds the user at {target.shown}. Try again later.") from None
+    except psycopg.OperationalError as error:
+        text = target.clean(str(error))
+        state = error.sqlstate or ""
+        # Refusals while a connection is made have no state: psycopg gives the server's text alone.
+        refuses = state[:2] in ("28", "53", "3D", "54") and state not in ("53300", "53400")
+        denied = ("authentication failed", "no password supplied", "does not exist", "no pg_hba.conf entry")
+        if refuses or any(part in text for part in denied):
+            raise TargetRefused(f"{target.shown} refuses: {text}.") from None
+        raise TargetUnavailable(f"{target.shown} does not answer: {text}.") from None
+    except psycopg.Error as error:
+        raise TargetRefused(f"{target.shown} refuses: {target.clean(str(error))}.") from None
+
+
+def _connect(target: Target) -> psycopg.Connection[Any]:
+    options = f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS}"
+    try:
+        return psycopg.connect(
+            target.url, connect_timeout=_CONNECT_S, options=options, application_name="vectorpool", autocommit=False
+        )
+    except psycopg.ProgrammingError:
+        # The text quotes the URL.
+        raise InvalidTarget(f"{target.shown} is no URL of PostgreSQL. Write postgresql://USER@HOST/DATABASE.") from None
+
+
+class PostgresSink:
+    """One transaction from ``state`` to ``finish``."""
+
+    is_always_whole = False
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._user_id = ""
+        self._commit = 0
+        with _told(target):
+            self._db = _connect(target)
+            try:
+                self._is_vector = postgresql_schema.prepare(self._db) == "vector"
+                self._db.commit()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connection; a transaction that is not finished is taken back."""
+        self._db.close()
+
+    def state(self, user_id: str) -> State | None:
+        """Return what is there, and lock the user's row."""
+        with _told(self._target):
+            self._db.execute(
+                "INSERT INTO vectorpool.users (user_id, commit, commit_hash) VALUES (%s, 0, '') ON CONFLICT DO NOTHING",
+                (user_id,),
+            )
+            sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
+            row = self._db.execute(sql, (user_id,)).fetchone()
+            assert row is not None
+            if not row[0]:
+                return None
+            sql = "SELECT collection_id, commit, commit_hash, mark FROM vectorpool.collections WHERE user_id = %s"
+            held = {found[0]: Held(*found[1:]) for found in self._db.execute(sql, (user_id,))}
+            return State(row[0], row[1], held)
+
+    def begin(self, user_id: str, commit: int, commit_hash: str) -> None:
+        """Note the commit that the transaction brings."""
+        self._user_id, self._commit = user_id, commit
+        with _told(self._target):
+            self._db.execute(
+                "UPDATE vectorpool.users SET commit = %s, commit_hash = %s, deleted = false, exported_at = now() "
+                "WHERE user_id = %s",
+                (commit, commit_hash, user_id),
+            )
+
+    def put_collection(self, collection: Collection, held: Held) -> None:
+        """Insert or update a collection's row."""
+        if self._is_vector and (collection.dimension or 0) > _MAX_DIMENSION:
+            raise NotExportable(
+                f"{collection.shown} has {collection.dimension} dimensions, and pgvector takes {_MAX_DIMENSION}. "
+                "Export to a database without pgvector, where vectors are real[]."
+            )
+        _check_text(collection.shown, "metadata", collection.metadata)
+        sql = (
+            "INSERT INTO vectorpool.collections (user_id, collection_id, database, avatar_id, name, metadata, "
+            "dimension, configuration, commit, commit_hash, mark) "
+            "VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb, %s, %s, %s) "
+            "ON CONFLICT (user_id, collection_id) DO UPDATE SET database = excluded.database, "
+            "avatar_id = excluded.avatar_id, name = excluded.name, metadata = excluded.metadata, "
+            "dimension = excluded.dimension, configuration = excluded.configuration"
+        )
+        values = (
+            self._user_id,
+            collection.id,
+            collection.database,
+            avatar_of_database(collection.database),
+            collection.name,
+            to_json(collection.metadata),
+            collection.dimension,
+            msgspec.json.encode(collection.configuration).decode(),
+            held.commit,
+            held.commit_hash,
+            held.mark,
+        )
+        with _told(self._target):
+            self._db.execute(sql, values)
+
+    def put(self, collection: Collection, records: Records, *, is_new: bool) -> None:
+        """Copy records into the table, or first into a temporary one where some may be there."""
+        data = self._packed(collection, records)
+        with _told(self._target), self._db.cursor() as cursor:
+            table = "vectorpool.records"
+            if not is_new:
+                table = "pg_temp.incoming"
+                cursor.execute(
+                    "CREATE TEMP TABLE IF NOT EXISTS incoming (LIKE vectorpool.records) ON COMMIT DROP; "
+                    "TRUNCATE pg_temp.incoming"
+                )
+            with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+                copy.write(data)
+            if not is_new:
+                cursor.execute(
+                    f"INSERT INTO vectorpool.records ({_COLUMNS}) SELECT {_COLUMNS} FROM pg_temp.incoming "
+                    "ON CONFLICT (user_id, collection_id, id) DO UPDATE SET embedding = excluded.embedding, document = "
+                    "excluded.document, uri = excluded.uri, metadata = excluded.metadata, "
+                    "commit = excluded.commit".encode()
+                )
+
+    def _packed(self, collection: Collection, records: Records) -> bytes:
+        """Return records as PostgreSQL's binary COPY format."""
+        vectors = _packed_vectors(records.vectors, self._is_vector)
+        start = struct.pack(">h", 8) + _field(self._user_id.encode()) + _field(collection.id.encode())
+        end = _field(struct.pack(">q", self._commit))
+        parts = [_HEADER]
+        columns = zip(records.ids, vectors, records.documents, records.uris, records.metadatas, strict=True)
+        for record_id, vector, document, uri, metadata in columns:
+            text = to_json(metadata)
+            for name, value in (("id", record_id), ("document", document), ("uri", uri), ("metadata", metadata)):
+                _check_text(f"{record_id!r} of {collection.shown}", name, value)
+            parts += (start, _text(record_id), _field(vector), _text(document), _text(uri))
+            parts += (_NULL if text is None else _field(b"\x01" + text.encode()), end)
+        parts.append(_END)
+        return b"".join(parts)
+
+    def count(self, collection: Collection) -> int:
+        """Return how many records a collection has."""
+        sql = "SELECT count(*) FROM vectorpool.records WHERE user_id = %s AND collection_id = %s"
+        with _told(self._target):
+            row = self._db.execute(sql, (self._user_id, collection.id)).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def ids(self, collection: Collection) -> set[str]:
+        """Return the ids of a collection's records."""
+        sql = "SELECT id FROM vectorpool.records WHERE user_id = %s AND collection_id = %s"
+        with _told(self._target):
+            return {row[0] for row in self._db.execute(sql, (self._user_id, collection.id))}
+
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        """Delete records."""
+        sql = "DELETE FROM vectorpool.records WHERE user_id = %s AND collection_id = %s AND id = ANY(%s)"
+        with _told(self._target):
+            self._db.execute(sql, (self._user_id, collection.id, list(ids)))
+
+    def drop_collection(self, collection_id: str) -> None:
+        """Delete a collection with its records."""
+        sql = "DELETE FROM vectorpool.collections WHERE user_id = %s AND collection_id = %s"
+        with _told(self._target):
+            self._db.execute(sql, (self._user_id, collection_id))
+
+    def note(self, collection: Collection, held: Held) -> None:
+        """Note a collection that is whole; a part of one is not seen by anybody."""
+        if held.next_commit:
+            return
+        sql = (
+            "UPDATE vectorpool.collections SET commit = %s, commit_hash = %s, mark = %s "
+            "WHERE user_id = %s AND collection_id = %s"
+        )
+        with _told(self._target):
+            self._db.execute(sql, (held.commit, held.commit_hash, held.mark, self._user_id, collection.id))
+
+    def finish(self) -> None:
+        """Write the avatars, and commit the transaction."""
+        with _told(self._target):
+            self._db.execute("DELETE FROM vectorpool.avatars WHERE user_id = %s", (self._user_id,))
+            self._db.execute(
+                "INSERT INTO vectorpool.avatars SELECT DISTINCT user_id, avatar_id FROM vectorpool.collections "
+                "WHERE user_id = %s AND avatar_id IS NOT NULL",
+                (self._user_id,),
+            )
+            self._db.commit()
+
+    def forget(self, user_id: str, commit: int) -> int:
+        """Delete all of a user but the row that says so."""
+        with _told(self._target):
+            sql = "SELECT count(*) FROM vectorpool.records WHERE user_id = %s"
+            row = self._db.execute(sql, (user_id,)).fetchone()
+            self._db.execute("DELETE FROM vectorpool.collections WHERE user_id = %s", (user_id,))
+            self._db.execute("DELETE FROM vectorpool.avatars WHERE user_id = %s", (user_id,))
+            self._db.execute(
+                "UPDATE vectorpool.users SET commit = %s, commit_hash = '', deleted = true, exported_at = now() "
+                "WHERE user_id = %s",
+                (commit, user_id),
+            )
+            self._db.commit()
+        assert row is not None
+        return int(row[0])
+
+
+class PostgresSource:
+    """What the database holds of a user, as of the moment when it was opened."""
+
+    def __init__(self, target: Target, user_id: str) -> None:
+        self._target = target
+        self._user_id = user_id
+        with _told(target):
+            self._db = _connect(target)
+            try:
+                self._is_vector = postgresql_schema.prepare(self._db) == "vector"
+                self._db.commit()
+                self._db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                sql = "SELECT commit FROM vectorpool.users WHERE user_id = %s AND NOT deleted AND commit > 0"
+                if self._db.execute(sql, (user_id,)).fetchone() is None:
+                    raise UserNotFound(f"{target.shown} has nothing of user {user_id}.")
+            except BaseException:
+                self._db.close()
+                raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def collections(self) -> list[Collection]:
+        """Return the collections of the user."""
+        sql = (
+            "SELECT collection_id, database, name, metadata::text, dimension, configuration "
+            "FROM vectorpool.collections WHERE user_id = %s ORDER BY database, name"
+        )
+        with _told(self._target):
+            rows = self._db.execute(sql, (self._user_id,)).fetchall()
+        return [Collection(row[0], row[1], row[2], from_json(row[3]), row[4], row[5]) for row in rows]
+
+    def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
+        """Yield the records by id."""
+        vector = "embedding::real[]" if self._is_vector else "embedding"
+        sql = (
+            f"SELECT id, {vector}, document, metadata::text, uri FROM vectorpool.records "
+            "WHERE user_id = %s AND collection_id = %s ORDER BY id OFFSET %s"
+        )
+        with _told(self._target), self._db.cursor("records", withhold=False) as rows:
+            rows.itersize = BATCH
+            rows.execute(sql.encode(), (self._user_id, collection.id, cursor), binary=True)
+            while found := rows.fetchmany(BATCH):
+                ids, vectors, documents, metadatas, uris = zip(*found, strict=True)
+                yield Records(
+                    ids, np.asarray(vectors, np.float32), documents, [from_json(each) for each in metadatas], uris
+                )
+
+
+def _check_text(what: str, name: str, value: Any) -> None:
+    """Raise NotExportable if a text, or one within metadata, holds U+0000."""
+    if _has_nul(value):
+        raise NotExportable(
+            f"The {name} of {what} holds the character U+0000, which PostgreSQL cannot store. Remove it, or name "
+            "another kind of target."
+        )
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(each) for key, each in value.items())
+    return isinstance(value, list) and any(map(_has_nul, value))
+
+
+def _field(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
+
+
+def _text(text: str | None) -> bytes:
+    return _NULL if text is None else _field(text.encode())
+
+
+def _packed_vectors(vectors: Float32, is_vector: bool) -> list[bytes]:
+    """Return each vector in the binary form of ``vector`` or ``real[]``."""
+    count, dimension = vectors.shape
+    big = np.ascontiguousarray(vectors, ">f4")
+    if is_vector:
+        head, body = struct.pack(">hh", dimension, 0), big.view(np.uint8).reshape(count, dimension * 4)
+    else:
+        head = struct.pack(">iiIii", 1, 0, _FLOAT4, dimension, 1)
+        pairs = np.empty((count, dimension, 2), ">i4")
+        pairs[:, :, 0] = 4
+        pairs[:, :, 1] = big.view(">i4")
+        body = pairs.view(np.uint8).reshape(count, dimension * 8)
+    return [head + row.tobytes() for row in body]

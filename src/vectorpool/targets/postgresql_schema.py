@@ -1,0 +1,126 @@
+"""The tables in PostgreSQL: schema ``vectorpool``, created and migrated here, with the version in a table.
+
+Vectors are of pgvector's type ``vector`` where the extension is there or may be created, because it is what
+PostgreSQL searches; else ``real[]``. What was chosen first stays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+
+from vectorpool.errors import TargetRefused
+
+VERSION: Final = 1
+# The lock of all who create or migrate the schema: the name "vectorpo" as a number.
+_LOCK: Final = int.from_bytes(b"vectorpo", "big") >> 1
+
+_TABLES: Final = ("schema_version", "users", "avatars", "collections", "records")
+
+_CREATE: Final = """
+CREATE SCHEMA IF NOT EXISTS vectorpool;
+CREATE TABLE vectorpool.schema_version (version integer NOT NULL, vectors text NOT NULL);
+CREATE TABLE vectorpool.users (
+  user_id text PRIMARY KEY, commit bigint NOT NULL, commit_hash text NOT NULL,
+  deleted boolean NOT NULL DEFAULT false, exported_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE vectorpool.avatars (
+  user_id text NOT NULL REFERENCES vectorpool.users ON DELETE CASCADE, avatar_id text NOT NULL,
+  PRIMARY KEY (user_id, avatar_id)
+);
+CREATE TABLE vectorpool.collections (
+  user_id text NOT NULL REFERENCES vectorpool.users ON DELETE CASCADE, collection_id text NOT NULL,
+  database text NOT NULL, avatar_id text, name text NOT NULL, metadata jsonb, dimension integer,
+  configuration jsonb NOT NULL, commit bigint NOT NULL, commit_hash text NOT NULL, mark bigint NOT NULL,
+  PRIMARY KEY (user_id, collection_id)
+);
+CREATE TABLE vectorpool.records (
+  user_id text NOT NULL, collection_id text NOT NULL, id text NOT NULL, embedding {vectors} NOT NULL,
+  document text, uri text, metadata jsonb, commit bigint NOT NULL,
+  PRIMARY KEY (user_id, collection_id, id),
+  FOREIGN KEY (user_id, collection_id) REFERENCES vectorpool.collections ON DELETE CASCADE
+);
+"""
+
+# The statements that lead from version N to N + 1.
+MIGRATIONS: Final[dict[int, str]] = {}
+
+
+def prepare(db: psycopg.Connection[Any]) -> str:
+    """Create the schema, or bring it to this version, in the transaction; return ``vector`` or ``real[]``.
+
+    Raises TargetRefused for tables of others and for a later version, and psycopg.Error.
+    """
+    if found := _version(db):
+        version, vectors = found
+        if version == VERSION:
+            return vectors
+    db.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    found = _version(db)
+    if found is None:
+        return _create(db)
+    version, vectors = found
+    if version > VERSION:
+        raise TargetRefused(
+            f"The schema vectorpool has version {version}, of a later release; this one knows {VERSION}. Upgrade."
+        )
+    while version < VERSION:
+        if version not in MIGRATIONS:
+            raise TargetRefused(f"The schema vectorpool has the unknown version {version}. Name another database.")
+        db.execute(MIGRATIONS[version])
+        version += 1
+    db.execute("UPDATE vectorpool.schema_version SET version = %s", (VERSION,))
+    return vectors
+
+
+def _version(db: psycopg.Connection[Any]) -> tuple[int, str] | None:
+    names = [row[0] for row in db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'vectorpool'")]
+    if "schema_version" not in names:
+        if foreign := sorted(set(names) & set(_TABLES)):
+            raise TargetRefused(
+                f"The schema vectorpool has a table {foreign[0]} that vectorpool did not make. Rename it, or name "
+                "another database."
+            )
+        return None
+    columns = _columns(db, "schema_version")
+    rows = db.execute("SELECT version, vectors FROM vectorpool.schema_version").fetchall() if columns else []
+    if len(rows) != 1 or not set(_TABLES) <= set(names):
+        raise TargetRefused(
+            "The schema vectorpool is not one that vectorpool made. Rename it, or name another database."
+        )
+    return int(rows[0][0]), str(rows[0][1])
+
+
+def _columns(db: psycopg.Connection[Any], table: str) -> bool:
+    sql = (
+        "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'vectorpool' AND table_name = %s "
+        "AND column_name IN ('version', 'vectors')"
+    )
+    row = db.execute(sql, (table,)).fetchone()
+    return row is not None and row[0] == 2
+
+
+def _create(db: psycopg.Connection[Any]) -> str:
+    vectors = _vector_type(db)
+    db.execute(_CREATE.format(vectors=vectors))
+    vectors = "real[]" if vectors == "real[]" else "vector"
+    db.execute("INSERT INTO vectorpool.schema_version VALUES (%s, %s)", (VERSION, vectors))
+    return vectors
+
+
+def _vector_type(db: psycopg.Connection[Any]) -> str:
+    if db.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").fetchone() is None:
+        return "real[]"
+    try:
+        with db.transaction():
+            db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    except psycopg.errors.InsufficientPrivilege:
+        return "real[]"
+    sql = (
+        "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
+        "WHERE e.extname = 'vector'"
+    )
+    row = db.execute(sql).fetchone()
+    assert row is not None
+    return f"{row[0]}.vector"

@@ -1,0 +1,156 @@
+"""An export to PostgreSQL beside a raw COPY of the same rows, and an increment of one record, by both ways to find it.
+
+The directory of the commit is there already, as it is for a resident vectorstore: hydrating one is the bench ``cold``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psycopg
+from psycopg.types.json import Jsonb
+
+from tests.bench.ground import Line, Place
+from tests.support.plain_chroma import PlainChroma
+from tests.support.postgres import Postgres, programs
+from vectorpool.names import DEFAULT_DATABASE
+from vectorpool.targets import postgresql, transfer
+from vectorpool.targets.directory import DirectorySource, DirectoryWriter
+from vectorpool.targets.records import BATCH, Collection, Records
+from vectorpool.targets.urls import parse
+
+DIMENSION = 384
+TURNS = 3
+TEXT = "A passage of a document, as long as the passages of this service are: " * 8
+
+
+async def run(place: Place) -> list[Line]:
+    """Measure both, in turns."""
+    if programs() is None:
+        return [Line("export", "an export to PostgreSQL", "PostgreSQL is not installed here")]
+    # Its user must reach the directory.
+    root = Path(tempfile.mkdtemp(prefix="vectorpool-bench-", dir="/tmp"))
+    root.chmod(0o755)
+    try:
+        return await asyncio.to_thread(_measure, root, 2_000 if place.quick else 20_000)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _measure(root: Path, count: int) -> list[Line]:
+    server = Postgres(root / "postgres")
+    try:
+        return _lines(root, server.url, count)
+    finally:
+        server.kill()
+
+
+def _lines(root: Path, url: str, count: int) -> list[Line]:
+    directory = root / "store"
+    directory.mkdir()
+    rows = _records(count)
+    writer = DirectoryWriter(directory)
+    collection = writer.create(Collection("", DEFAULT_DATABASE, "notes"))
+    for start in range(0, count, BATCH):
+        writer.put(collection, rows.part(slice(start, start + BATCH)))
+    writer.close()
+    whole, raw = list[float](), list[float]()
+    for turn in range(TURNS):
+        raw.append(_timed(lambda: _copy(url, rows)))
+        whole.append(_timed(lambda turn=turn: _export(directory, url, f"user-{turn}", 1, count)))  # type: ignore[misc]
+    one, compared = list[float](), list[float]()
+    for turn in range(TURNS):
+        chroma = PlainChroma(directory)
+        chroma.upsert(chroma.collection("notes"), ["r7"], np.full((1, DIMENSION), turn, np.float32))
+        chroma.close()
+        one.append(_timed(lambda turn=turn: _export(directory, url, "user-0", 2 + turn, 1)))  # type: ignore[misc]
+        compared.append(_timed(lambda: _compare(directory, url)))
+    return [
+        Line(
+            "export",
+            f"a new export of {count:,} records of {DIMENSION} dimensions to PostgreSQL",
+            f"{median(whole):.2f} s",
+            f"{median(raw):.2f} s, a raw COPY of the same rows",
+            median(whole) / median(raw),
+            "3 times",
+            median(whole) <= 3 * median(raw),
+        ),
+        Line(
+            "export",
+            f"an increment of one record in {count:,}",
+            f"{median(one) * 1000:.0f} ms",
+            f"{median(compared) * 1000:.0f} ms, reading ids and hashes on both sides",
+            median(one) / median(compared),
+            "1 % of the export",
+            median(one) <= median(whole) / 100,
+            f"{median(one) / median(whole):.1%} of the export",
+        ),
+    ]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _export(directory: Path, url: str, user_id: str, commit: int, expected: int) -> None:
+    sink, source = postgresql.open_sink(parse(url)), DirectorySource(directory)
+    done = transfer.export(
+        source,
+        sink,
+        user_id=user_id,
+        commit=commit,
+        commit_hash=f"{commit:032x}",
+        lineage=lambda *_: True,
+        shown="the target",
+    )
+    source.close()
+    sink.close()
+    assert done.written == expected
+
+
+def _copy(url: str, rows: Records) -> None:
+    """Copy the rows by psycopg's own binary COPY into a table of the same columns and key."""
+    with psycopg.connect(url) as db:
+        db.execute("DROP TABLE IF EXISTS raw")
+        db.execute("CREATE TABLE raw (id text PRIMARY KEY, embedding real[], document text, metadata jsonb)")
+        with db.cursor().copy("COPY raw FROM STDIN (FORMAT BINARY)") as copy:
+            copy.set_types(["text", "float4[]", "text", "jsonb"])
+            for row in zip(rows.ids, rows.vectors.tolist(), rows.documents, rows.metadatas, strict=True):
+                copy.write_row((row[0], row[1], row[2], Jsonb(row[3])))
+
+
+def _compare(directory: Path, url: str) -> None:
+    """Read what a comparison of ids and hashes needs, the target's hashes being made by the target."""
+    source = DirectorySource(directory)
+    (collection,) = source.collections()
+    here = {
+        record_id: hash((vector.tobytes(), document))
+        for batch in source.batches(collection)
+        for record_id, vector, document in zip(batch.ids, batch.vectors, batch.documents, strict=True)
+    }
+    source.close()
+    with psycopg.connect(url) as db:
+        made = "hashtextextended(embedding::text || document, 0)"
+        sql = f"SELECT id, {made} FROM vectorpool.records WHERE user_id = 'user-0'".encode()
+        there: dict[str, Any] = dict(db.execute(sql).fetchall())
+    assert here.keys() == there.keys()
+
+
+def _records(count: int) -> Records:
+    return Records(
+        [f"r{number}" for number in range(count)],
+        np.random.default_rng(3).normal(size=(count, DIMENSION)).astype(np.float32),
+        [f"{number} {TEXT}" for number in range(count)],
+        [{"path": f"a/{number % 100}.md", "chunk": number} for number in range(count)],
+        [None] * count,
+    )
