@@ -36,6 +36,7 @@ from tests.bench import (
     start,
     threshold,
     users,
+    written,
 )
 from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
@@ -58,6 +59,7 @@ BENCHES = {
     "start": start.run,
     "sync_threshold": threshold.run,
     "users": users.run,
+    "written": written.run,
 }
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 START, END = "<!-- figures -->", "<!-- /figures -->"
