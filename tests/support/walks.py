@@ -188,6 +188,7 @@ class Walk:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,
             )
         assert process.stdout is not None
         watchdog = threading.Timer(START_S, process.kill)
@@ -226,10 +227,10 @@ class Walk:
         return ""
 
     def stop(self) -> None:
-        """Send what Ctrl-C sends to the service, and wait for its end."""
+        """Send what Ctrl-C sends to the service, and wait for its end. A terminal sends it to the whole group."""
         process, self._service = self._service, None
         if process is not None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             try:
                 assert process.wait(STOP_S) == 0
             finally:
