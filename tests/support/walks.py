@@ -79,16 +79,27 @@ def _beats(port: str) -> bool:
         return False
 
 
+def _wait_for_jobs(port: str) -> None:
+    """Wait until the service's worker has started: until then a request about jobs may be told to come again."""
+    end = time.monotonic() + START_S
+    while httpx.get(f"http://127.0.0.1:{port}/users/nobody/jobs", timeout=60, trust_env=False).status_code == 503:
+        assert time.monotonic() < end, "the worker did not start"
+        time.sleep(0.1)
+
+
 class Walk:
     """A person's shells in a directory like a checkout, and the servers that their commands start and ask."""
 
-    def __init__(self, directory: Path, env: dict[str, str], *, serve_flags: str = "") -> None:
+    def __init__(
+        self, directory: Path, env: dict[str, str], *, serve_flags: str = "", programs: Path | None = None
+    ) -> None:
+        """``programs`` is the folder of another installation's ``vectorpool`` and ``python``."""
         self.directory = directory
         (directory / "examples").symlink_to(ROOT / "examples")
         if NODE_MODULES.is_dir():
             (directory / "node_modules").symlink_to(NODE_MODULES)
         # The examples call curl as a person does, so no proxy of this machine may stand between.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{programs or Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self._env = environment(**env, PATH=path, COLUMNS="200", NO_PROXY="*", no_proxy="*")
         self._serve_flags = serve_flags
         self._service: subprocess.Popen[str] | None = None
@@ -125,7 +136,7 @@ class Walk:
         """Run a block and return what it prints."""
         script = script.rstrip()
         if language == "python":
-            return self._program([sys.executable, "-c", self._here(script)])
+            return self._program(["python", "-c", self._here(script)])
         if language == "javascript":
             program = self.directory / "program.mjs"
             program.write_text(self._here(script))
@@ -177,6 +188,7 @@ class Walk:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,
             )
         assert process.stdout is not None
         watchdog = threading.Timer(START_S, process.kill)
@@ -191,6 +203,7 @@ class Walk:
         found = re.search(r"listens on http://127\.0\.0\.1:(\d+)", printed)
         assert found, f"{line} did not start the service: {printed}\n{self.log}"
         self._ports["8000"] = found[1]
+        _wait_for_jobs(found[1])
         return printed.replace(f":{found[1]}", ":8000")
 
     def _serve_chroma(self, line: str, named: str) -> str:
@@ -214,10 +227,10 @@ class Walk:
         return ""
 
     def stop(self) -> None:
-        """Send what Ctrl-C sends to the service, and wait for its end."""
+        """Send what Ctrl-C sends to the service, and wait for its end. A terminal sends it to the whole group."""
         process, self._service = self._service, None
         if process is not None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)
             try:
                 assert process.wait(STOP_S) == 0
             finally:
