@@ -14,7 +14,7 @@ from vectorpool.platform.trees import open_database
 
 
 class Changes:
-    """Positions of the collections of a directory that nobody writes, and what changed since earlier ones.
+    """Positions of the collections of a directory at rest, and what changed since earlier ones.
 
     ``database`` is Chroma's SQLite file. Every method blocks. Raises sqlite3.Error, InvalidRequest.
     """

@@ -25,7 +25,7 @@ _OF_INDEX = ("space", "ef_construction", "max_neighbors", "ef_search", "num_thre
 
 
 class DirectorySource:
-    """A directory that nobody writes: all of it, or what changed since a position. Raises BrokenReplica."""
+    """A directory at rest: all of it, or what changed since a position. Raises BrokenReplica."""
 
     def __init__(self, directory: Path) -> None:
         self._engine = Engine(directory, EngineOptions())

@@ -37,7 +37,7 @@ class Exported(msgspec.Struct):
 
 
 def no_progress(_done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore progress."""
 
 
 def check_order(state: State | None, commit: int, shown: str) -> None:
