@@ -89,7 +89,8 @@ class OperatorsCare(Controller):
     async def check_health(self, request: Call, user_id: UserId) -> Response[Any]:
         """Check a user now: the log's new objects, the newest commit opened, counts, a sample of records, documents."""
         request.context.allow(SCRUB_S)
-        health = await request.context.within(care_of(request).health.check(check_user_id(user_id)))
+        checking = care_of(request).health.check(check_user_id(user_id), request.context)
+        health = await request.context.within(checking)
         return respond(health, commit=health.commit)
 
     @post(

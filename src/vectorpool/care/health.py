@@ -151,18 +151,19 @@ class HealthChecks:
 
     # --- One user ------------------------------------------------------------------------------------
 
-    async def check(self, user_id: str) -> UserHealth:
-        """Check a user now, store what was found, and tell it if it is damage.
+    async def check(self, user_id: str, context: RequestContext | None = None) -> UserHealth:
+        """Check a user now, store what was found, and tell it if it is damage. ``context``: of the request that asks.
 
         Raises UserNotFound, StoreUnavailable, and what the shard raises.
         """
+        context = context or self._context()
         async with asyncio.timeout(_USER_S):
             last = await self._load(user_id)
-            first, checkup = await self._look(user_id, last)
+            first, checkup = await self._look(user_id, last, context)
             if first.state not in ("healthy", "unknown"):
                 await self._sources.sleep(_AGAIN_S)
                 # From nothing: what the first look took for known may be what is wrong. What was seen stays seen.
-                again, checkup = await self._look(user_id, last, forget=True)
+                again, checkup = await self._look(user_id, last, context, forget=True)
                 first = _agreed(first, again)
         known = checkup.known if first.state in ("healthy", "degraded") else []
         await save_json(self._library.bucket, names.health_key(user_id), HealthRecord(first, known))
@@ -199,16 +200,16 @@ class HealthChecks:
         return await load_json(self._library.bucket, names.health_key(user_id), HealthRecord)
 
     async def _look(
-        self, user_id: str, last: HealthRecord | None, *, forget: bool = False
+        self, user_id: str, last: HealthRecord | None, context: RequestContext, *, forget: bool = False
     ) -> tuple[UserHealth, Checkup]:
         since = 0 if last is None or last.health.state == "damaged" else last.health.commit
         known = [] if last is None or forget else last.known
         command = CheckHealth(known=known, since=since)
-        answer = await self._router.execute(user_id, command, self._context())
+        answer = await self._router.execute(user_id, command, context)
         checkup = msgspec.json.decode(answer.body, type=Checkup)
         checks = list(checkup.checks)
         if not any(check.state == "failed" for check in checks):
-            checks.append(await self._check_documents(user_id))
+            checks.append(await self._check_documents(user_id, context))
         state = _state_of(checks)
         now_ms = self._sources.now_ms()
         return UserHealth(user_id, state, checkup.commit, checkup.records, now_ms, checks), checkup
@@ -222,12 +223,12 @@ class HealthChecks:
 
     # --- Documents -----------------------------------------------------------------------------------
 
-    async def _check_documents(self, user_id: str) -> HealthCheck:
+    async def _check_documents(self, user_id: str, context: RequestContext) -> HealthCheck:
         """Compare the listing of every avatar with the registry: rows whose document is gone are a disagreement."""
         gone = changed = new = seen = 0
         try:
             for avatar_id in await self._library.list_avatars(user_id):
-                pages, rows = self._documents(user_id, avatar_id), self._registry(user_id, avatar_id)
+                pages, rows = self._documents(user_id, avatar_id), self._registry(user_id, avatar_id, context)
                 async with aclosing(paired(pages, rows)) as pairs:
                     async for pair in pairs:
                         seen += 1
@@ -256,12 +257,12 @@ class HealthChecks:
                 for document in page.documents:
                     yield document
 
-    async def _registry(self, user_id: str, avatar_id: str) -> AsyncGenerator[Ingested, None]:
+    async def _registry(self, user_id: str, avatar_id: str, context: RequestContext) -> AsyncGenerator[Ingested, None]:
         after: str | None = None
         while True:
             command = ListIngested(avatar_id=avatar_id, after=after, limit=_PAGE)
             try:
-                answer = await self._router.execute(user_id, command, self._context())
+                answer = await self._router.execute(user_id, command, context)
             except AvatarNotFound:
                 # It has documents, and no record of any yet.
                 return

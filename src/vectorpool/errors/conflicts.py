@@ -79,14 +79,20 @@ class BackupExists(Conflict):
 
 
 class NotDamaged(Conflict):
-    """The newest commit can be read, so there is nothing to recover. ``restore`` goes back to an earlier one."""
+    """The newest commit can be read, so there is nothing to recover.
+
+    To do: to go back to an earlier state, use ``restore``.
+    """
 
     code = "not-damaged"
     title = "The vectorstore is not damaged"
 
 
 class NothingToRecoverFrom(Conflict):
-    """Neither the log, nor a backup, nor an open replica, nor a document holds anything of the vectorstore."""
+    """Neither the log, nor a backup, nor an open replica, nor a document holds anything of the vectorstore.
+
+    To do: delete the user and write the records again, or import a copy that was exported.
+    """
 
     code = "nothing-to-recover-from"
     title = "Nothing is left to recover from"

@@ -117,21 +117,30 @@ class DeletionNotFound(NotFound):
 
 
 class HealthNotChecked(NotFound):
-    """The user's health was never checked."""
+    """The user's health was never checked.
+
+    To do: ask for a check (POST of the same path), or wait for the next round of checks.
+    """
 
     code = "health-not-checked"
     title = "The health of the user was never checked"
 
 
 class RecoveryNotFound(NotFound):
-    """The user has no report of a recovery that made this commit."""
+    """The user has no report of a recovery that made this commit.
+
+    To do: list the commits of the user, and name one that a recovery made.
+    """
 
     code = "recovery-not-found"
     title = "No recovery made this commit"
 
 
 class NotificationNotFound(NotFound):
-    """There is no notification of this id."""
+    """There is no notification of this id.
+
+    To do: list the notifications, which are kept for a bounded time.
+    """
 
     code = "notification-not-found"
     title = "There is no such notification"

@@ -232,14 +232,20 @@ class UploadUrlUnavailable(InvalidRequest):
 
 
 class WebhookRefused(InvalidRequest):
-    """A webhook's URL that cannot be used, or that leads to a private, local or reserved address."""
+    """A webhook's URL that cannot be used, or that leads to a private, local or reserved address.
+
+    To do: send an https URL of a public address, or have an operator allow its network (``webhook_networks``).
+    """
 
     code = "webhook-refused"
     title = "The webhook's URL is not allowed"
 
 
 class DownloadFailed(InvalidRequest):
-    """A URL of the request at which nothing could be read. Send one that the service can reach and read."""
+    """A URL of the request at which nothing could be read.
+
+    To do: send one that the service can reach and read, and that has not expired.
+    """
 
     code = "download-failed"
     title = "The URL cannot be read"
@@ -247,7 +253,10 @@ class DownloadFailed(InvalidRequest):
 
 
 class WebhookUndelivered(VectorpoolError):
-    """A job's documents are ingested, and its webhook did not take their records. Retry the job to send them again."""
+    """A job's documents are ingested, and its webhook did not take their records.
+
+    To do: see to it that the webhook answers 2xx, and retry the job, which sends them again.
+    """
 
     code = "webhook-undelivered"
     title = "The webhook did not take the records"

@@ -71,6 +71,7 @@ POST_READS = (
     "/users/{user_id}/avatars/{avatar_id}/query",
     "/users/{user_id}/avatars/{avatar_id}/collections/{name}/query",
     "/users/{user_id}/avatars/{avatar_id}/collections/{name}/records/get",
+    "/vectorflow/users/{user_id}/avatars/{avatar_id}/jobs/status",
     "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection}/get",
     "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection}/query",
     "/api/v2/tenants/{tenant}/databases/{database}/collections/{collection}/search",
@@ -136,7 +137,7 @@ def reads(method: str, template: str) -> bool:
 
 
 def is_about_a_user(template: str) -> bool:
-    return "{tenant}" in template or template.startswith("/users/{user_id}")
+    return "{tenant}" in template or template.startswith(("/users/{user_id}", "/vectorflow/users/{user_id}"))
 
 
 ROUTES = routes()
@@ -149,7 +150,14 @@ def test_the_application_lists_its_routes() -> None:
     assert OPEN | OF_ALL | OF_ANY | set(POST_READS) <= templates
     for template in templates:
         assert template in OPEN | OF_ALL | OF_ANY or template.startswith(
-            ("/users/{user_id}", *OF_OPERATORS, "/api/v2/tenants", "/api/v2/reset", "/api/v2/collections/")
+            (
+                "/users/{user_id}",
+                "/vectorflow/users/{user_id}",
+                *OF_OPERATORS,
+                "/api/v2/tenants",
+                "/api/v2/reset",
+                "/api/v2/collections/",
+            )
         ), f"{template} is of no family that the guard knows: teach vectorpool.identity.access whom it is about"
 
 
