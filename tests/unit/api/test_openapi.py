@@ -64,7 +64,7 @@ async def test_every_body_has_a_schema_and_an_example(document: dict[str, Any]) 
         )
         needs_body = name.startswith(("POST", "PUT", "PATCH")) and not bodiless
         assert ("requestBody" in operation) == (
-            needs_body or name.endswith("}/records") and not name.startswith("GET")
+            needs_body or (name.endswith("}/records") and not name.startswith("GET"))
         ), name
 
 
