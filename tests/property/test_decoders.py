@@ -2,7 +2,6 @@
 
 Mutations start from valid inputs, and what protects them (checksums, signatures) is made anew, so that they reach what
 is behind it. No input raises anything but the refusal that the decoder names, and none takes much time or memory.
-Documents come as plain bodies, so there is no decoder of multipart.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import random
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -26,7 +26,7 @@ from tests.support.tokens import ISSUER, NOW_S, SECRET, Clock, claims_with, forg
 from vectorpool import names
 from vectorpool.allowances.stored import LimitStore
 from vectorpool.answers import Deletion
-from vectorpool.api import requests
+from vectorpool.api import forms, requests, streams
 from vectorpool.api.callers import token_of
 from vectorpool.api.read_options import read_options_of
 from vectorpool.audit import Audit, Entry, Query
@@ -38,6 +38,7 @@ from vectorpool.commitlog.json_objects import load_json
 from vectorpool.commitlog.outcomes import ScrubReport, Tag
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.context import CarriedContext
+from vectorpool.documents.events import read_events
 from vectorpool.errors import UNDECODABLE, CorruptObject, ErrorWire, NewerFormat, Unauthenticated, VectorpoolError
 from vectorpool.identity import jwks as provider
 from vectorpool.identity.authority import Authority
@@ -318,6 +319,26 @@ def _bearer(data: bytes) -> object:
 
 
 CONTEXT: Final = CarriedContext("an-id", "anybody", None, 30.0)
+_FORM: Final = (
+    b'--b0\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
+    b'A text.\r\n--b0\r\nContent-Disposition: form-data; name="chunk_size"\r\n\r\n120\r\n--b0--\r\n'
+)
+_LINE: Final = b'{"id": "a", "text": "A text.", "metadata": {"page": 3}, "embedding": [0.5, 1, -2]}'
+_OBJECT: Final = {"bucket": {"name": "bucket"}, "object": {"key": "p/users/42/avatars/7/vectorstore_data/a%20b.txt"}}
+_RECORDS: Final = json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": _OBJECT}]})
+_EVENTS: Final = (
+    _RECORDS.encode(),
+    json.dumps({"Type": "Notification", "Message": _RECORDS}).encode(),
+    json.dumps({"source": "aws.s3", "detail": _OBJECT}).encode(),
+)
+
+
+def _streamed(data: bytes) -> object:
+    for _ in streams.read_line(data, Settings()):
+        pass
+    return None
+
+
 DECODERS: Final = {
     "log header": Decoder(
         (
@@ -410,6 +431,11 @@ DECODERS: Final = {
         (provider.Unusable,),
     ),
     "read options": Decoder((b"bounded(500)\n17", b"at=17", b"strong\n1"), scramble, _options, (VectorpoolError,)),
+    "form": Decoder((_FORM,), scramble, partial(forms.read_form, boundary="b0"), (VectorpoolError,)),
+    "line of a stream": Decoder((_LINE,), _mutated_json, _streamed, (VectorpoolError,)),
+    "event of a store": Decoder(
+        _EVENTS, _mutated_json, partial(read_events, bucket="bucket", prefix="p/"), (VectorpoolError,)
+    ),
     "bearer": Decoder((b"Bearer abc.def.ghi",), scramble, _bearer, (Unauthenticated,)),
     **{
         f"native {kind.__name__}": Decoder(

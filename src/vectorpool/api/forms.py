@@ -43,10 +43,11 @@ async def form_of(request: Call) -> Form:
     if kind.lower() != "multipart/form-data" or not options.get("boundary"):
         raise InvalidRequest("The body is no form. Send multipart/form-data, as curl -F does.")
     body = await body_of(request)
-    return await asyncio.to_thread(_read, body, options["boundary"])
+    return await asyncio.to_thread(read_form, body, options["boundary"])
 
 
-def _read(body: bytes | memoryview, boundary: str) -> Form:
+def read_form(body: bytes | memoryview, boundary: str) -> Form:
+    """Return a form. Raises InvalidRequest, LimitExceeded."""
     form = Form({}, [])
     try:
         with PushMultipartParser(boundary, content_length=len(body), max_segment_count=MOST_PARTS) as parser:

@@ -100,7 +100,7 @@ class _Batch:
         self.metadatas.append(record.metadata)
 
 
-def _reading(line: bytes, settings: Settings) -> Generator[None, None, tuple[StreamedRecordBody, Row | None]]:
+def read_line(line: bytes, settings: Settings) -> Generator[None, None, tuple[StreamedRecordBody, Row | None]]:
     """Return the record of a line, checked, and its embedding, in steps."""
     if len(line) > _SMALL_LINE:
         yield from check_values(line, values_of_a_record(settings), _CONTAINERS)
@@ -134,7 +134,7 @@ class _Stream:
         number = 0
         try:
             async for number, line in _lines(self._request.stream()):
-                reading, user_id = _reading(line, service.settings), self._namespace.user_id
+                reading, user_id = read_line(line, service.settings), self._namespace.user_id
                 is_small = len(line) <= _SMALL_LINE
                 record, row = at_once(reading) if is_small else await service.turns.run(user_id, reading)
                 if self._batch.is_full or self._batch.has(record.id):
