@@ -227,9 +227,12 @@ class Worker:
     """``vectorpool worker`` as a process."""
 
     def __init__(self, service: Service, url: str) -> None:
+        # The store's own variables, such as keys; a service without a worker of its own says how many jobs it runs.
+        own = ("VECTORPOOL_JOBS_AT_ONCE", "VECTORPOOL_JOBS_URL", "VECTORPOOL_SERVICE_URL")
+        env = {name: value for name, value in service.env.items() if name not in own}
         self.process = subprocess.Popen(
             [COMMAND, "worker", "--store", service.store],
-            env=environment(VECTORPOOL_JOBS_URL=url, VECTORPOOL_SERVICE_URL=str(service.client.base_url)),
+            env=environment(**env, VECTORPOOL_JOBS_URL=url, VECTORPOOL_SERVICE_URL=str(service.client.base_url)),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

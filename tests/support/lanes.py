@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 # Programs that people copy; each has its test beside it.
 EXAMPLES = TESTS.parent / "examples"
 LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptance", "crash", "containers")
-# Under a minute on two cores: no network, no object store of its own, no process of the service.
+# About two minutes on two cores: no network, no object store of its own, no process of the service.
 QUICK = frozenset({"unit", "property"})
 # Long tests, and tests with requirements outside a checkout. They run only if the expression of -m names their mark.
 LEFT_OUT = ("long", "versions", "wheel", "torch", "containers")
