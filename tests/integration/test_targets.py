@@ -20,6 +20,7 @@ from tests.support.chroma_server import ChromaServer
 from tests.support.instances import NOTES, Instance, upsert
 from tests.support.plain_chroma import PlainChroma
 from tests.support.postgres import Postgres, programs
+from tests.support.store import S3Server
 from tests.support.texts import standard_docstrings
 from vectorpool.cli import main
 from vectorpool.commands import DeleteVectorstore, Restore
@@ -67,7 +68,20 @@ class Kind:
         self.target, self.sink, self.source = target, sink, source
 
 
-@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "chroma", "qdrant"])
+def _s3(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a folder in a bucket of a real S3."""
+    server: S3Server = request.getfixturevalue("radosgw_server")
+    patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
+    for name, value in server.environ("").items():
+        if name.startswith("AWS_"):
+            patch.setenv(name, value)
+    # What is not AWS often takes no checksum behind a body.
+    patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "WHEN_REQUIRED")
+    place = server.endpoint.removeprefix("http://")
+    return f"s3://{server.make_bucket()}/folder?scheme=http&endpoint_override={place}&region={server.region}"
+
+
+@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant"])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     if request.param == "qdrant":
         # The client's local mode is the same client over a directory.
@@ -81,6 +95,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     url = {
         "postgresql": lambda: _database(request.getfixturevalue("postgres")),
         "parquet": lambda: f"parquet://{tmp_path}/folder",
+        "parquet-s3": lambda: _s3(request),
         "parquet-file": lambda: str(tmp_path / "one.parquet"),
         "chroma": lambda: (
             f"chroma+{str(request.getfixturevalue('chroma').client.base_url).rstrip('/')}?tenant={tmp_path.name}"

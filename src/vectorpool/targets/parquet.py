@@ -2,14 +2,16 @@
 
 A row is a record: database, collection, id, embedding (list of float32), document, uri, metadata (JSON; ``values``
 says how floats survive). The file's own metadata holds user, commit and the collections, those without a record too.
-Every export writes the file anew beside the old one, which it replaces at the end; one of the same commit does
-nothing. The file that stands for a deleted user says so, and has no rows.
+Every export writes the file anew, beside the old one or for S3 in the temporary directory, and replaces the old one at
+the end; one of the same commit does nothing. The file that stands for a deleted user says so, and has no rows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,7 @@ from vectorpool.targets.values import from_json, to_json
 _KEY: Final = b"vectorpool"
 _SUFFIX: Final = ".parquet"
 _NEW: Final = ".new"
+_COPIED_BYTES: Final = 8 * 1024**2
 _SCHEMA: Final = pa.schema(
     [
         ("database", pa.string()),
@@ -140,12 +143,9 @@ class ParquetSink:
             return
         with contextlib.suppress(Exception):
             writer.close()
+        self._file.close()
         if self._place.is_local:
-            self._file.close()
             Path(self._path + _NEW).unlink(missing_ok=True)
-        else:
-            # An upload that is not finished is no object.
-            self._file.abort() if hasattr(self._file, "abort") else None
 
     def state(self, user_id: str) -> State | None:
         """Return the commit of the file. Raises TargetRefused if it is another user's."""
@@ -168,7 +168,8 @@ class ParquetSink:
                 Path(self._path).parent.mkdir(parents=True, exist_ok=True)
                 self._file = Path(self._path + _NEW).open("wb")  # noqa: SIM115
             else:
-                self._file = self._place.files.open_output_stream(self._path)
+                # Arrow completes an upload whose stream is dropped, so nothing is uploaded before the file is whole.
+                self._file = tempfile.TemporaryFile(prefix="vectorpool-export-")  # noqa: SIM115
             self._writer = pq.ParquetWriter(self._file, _SCHEMA, compression="zstd")
 
     def put_collection(self, collection: Collection, held: Held) -> None:
@@ -222,8 +223,10 @@ class ParquetSink:
                 os.fsync(self._file.fileno())
                 self._file.close()
                 Path(self._path + _NEW).replace(self._path)
-            else:
-                self._file.close()
+                return
+            self._file.seek(0)
+            with self._file, self._place.files.open_output_stream(self._path) as uploaded:
+                shutil.copyfileobj(self._file, uploaded, _COPIED_BYTES)
 
     def forget(self, user_id: str, commit: int) -> int:
         """Replace the user's file by one without rows that says that the user was deleted."""
