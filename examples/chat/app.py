@@ -69,7 +69,7 @@ Person = Annotated[str, Depends(person)]
 
 
 async def ask_service(request: Request, method: str, path: str, **body: Any) -> httpx.Response:
-    """Send a request to vectorpool. What is only for now is tried again; other refusals are passed on in its words."""
+    """Send a request to vectorpool. A refusal that passes is tried again; others are passed on in its words."""
     client: httpx.AsyncClient = request.app.state.vectorpool
     for attempt in range(3):
         try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Final
 
@@ -45,13 +43,11 @@ from vectorpool.commitlog.outcomes import (
 )
 from vectorpool.commitlog.plan import LogObject
 from vectorpool.commitlog.restore import Edit
-from vectorpool.commitlog.scratch import make_scratch
+from vectorpool.commitlog.scratch import scratch_below
 from vectorpool.commitlog.stamp import ANY_ENGINE, Engine, EngineStamp
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.errors import UserNotFound, VectorstoreExists
-from vectorpool.local_paths import scratch_dir
 from vectorpool.objects.bucket import Bucket
-from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.trees import copy_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -387,14 +383,6 @@ class CommitLog:
         except LostRace:
             return
 
-    @asynccontextmanager
-    async def _scratch(self) -> AsyncIterator[Path]:
-        """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
-        parent = scratch_dir(Path(self._settings.replica_dir))
-        with on_local_disk(parent):
-            path = await asyncio.to_thread(make_scratch, parent)
-        try:
-            with on_local_disk(parent):
-                yield path
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
+    def _scratch(self) -> AbstractAsyncContextManager[Path]:
+        """Give a block an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
+        return scratch_below(self._settings.replica_dir)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from vectorpool.local_paths import scratch_dir
+from vectorpool.platform.local_disk import on_local_disk
 
 
 def make_scratch(parent: Path) -> Path:
@@ -13,6 +19,19 @@ def make_scratch(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     remove_scratch_of_the_dead(parent)
     return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=parent))
+
+
+@asynccontextmanager
+async def scratch_below(replica_dir: str) -> AsyncIterator[Path]:
+    """Yield an empty directory beside the replicas, and remove it. Raises LocalDiskFailed."""
+    parent = scratch_dir(Path(replica_dir))
+    with on_local_disk(parent):
+        path = await asyncio.to_thread(make_scratch, parent)
+    try:
+        with on_local_disk(parent):
+            yield path
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
 
 
 def remove_scratch_of_the_dead(parent: Path) -> None:

@@ -8,9 +8,9 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import IO, TypeVar
@@ -19,19 +19,18 @@ from vectorpool.commitlog.fetch import store_errors
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Position
-from vectorpool.commitlog.scratch import make_scratch, remove_scratch_of_the_dead
+from vectorpool.commitlog.scratch import remove_scratch_of_the_dead, scratch_below
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.index_rows import IndexRows
 from vectorpool.engine.version import TESTED_VERSION, installed_version
 from vectorpool.errors import Misconfigured
 from vectorpool.kept_documents import Expiry, KeptDocuments
-from vectorpool.local_paths import local_segment, open_dir, scratch_dir, warm_dir
+from vectorpool.local_paths import local_segment, open_dir, warm_dir
 from vectorpool.names import excerpt, parse_slot_key, split_user_ids, users_prefix
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.clocked import ClockedBucket
 from vectorpool.platform import native_marks
 from vectorpool.platform.fsync import skip_fsync
-from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
@@ -131,17 +130,9 @@ class StoreFactory:
         workers = native_marks.owned(self._workers, user_id)
         return await asyncio.get_running_loop().run_in_executor(workers, function, *arguments)
 
-    @asynccontextmanager
-    async def scratch(self) -> AsyncIterator[Path]:
-        """Yield an empty directory for states that no request sees, and remove it. Raises LocalDiskFailed."""
-        parent = scratch_dir(Path(self._settings.replica_dir))
-        with on_local_disk(parent):
-            path = await asyncio.to_thread(make_scratch, parent)
-        try:
-            with on_local_disk(parent):
-                yield path
-        finally:
-            await asyncio.shield(asyncio.to_thread(shutil.rmtree, path, ignore_errors=True))
+    def scratch(self) -> AbstractAsyncContextManager[Path]:
+        """Give a block an empty directory for states that no request sees, and remove it. Raises LocalDiskFailed."""
+        return scratch_below(self._settings.replica_dir)
 
     def open_replica(self, user_id: str, directory: Path, position: Position, image: Image) -> Replica:
         """Open a directory that no slot has. Blocking. Raises what ``Replica`` raises."""
