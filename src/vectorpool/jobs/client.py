@@ -33,10 +33,11 @@ from vectorpool.jobs.protocol import (
     from_worker_decoder,
     read_frame,
 )
-from vectorpool.jobs.views import JobsByState
+from vectorpool.jobs.views import JobsByState, Transfer
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.targets.named import named_targets
 from vectorpool.telemetry.families import JOBS
 from vectorpool.telemetry.figures import Sample
 
@@ -72,6 +73,7 @@ class Jobs:
         self._refusal: VectorpoolError | None = None
         self._stopping = False
         self._scheduled: dict[tuple[str, str], set[str] | None] = {}
+        self._forgotten: dict[str, None] = {}
         self._has_scheduled = asyncio.Event()
 
     def url(self) -> str:
@@ -139,6 +141,12 @@ class Jobs:
             paths.add(path)
         self._has_scheduled.set()
 
+    def forget(self, user_id: str) -> None:
+        """Have what targets hold of a deleted user deleted soon; never waits and never fails."""
+        if len(self._forgotten) < _MOST_SCHEDULED:
+            self._forgotten[user_id] = None
+            self._has_scheduled.set()
+
     async def count(self) -> JobsByState:
         """Return how many jobs the worker's database has, by state. Raises VectorpoolError."""
         return msgspec.json.decode(await self.request(CountJobs(self.number())), type=JobsByState)
@@ -165,6 +173,9 @@ class Jobs:
             await self._sources.sleep(_GATHER_S)
             self._has_scheduled.clear()
             gathered, self._scheduled = self._scheduled, {}
+            forgotten, self._forgotten = self._forgotten, {}
+            for user_id in forgotten:
+                await self._send_forgotten(user_id)
             for (user_id, avatar_id), paths in gathered.items():
                 named = None if paths is None else sorted(paths)
                 try:
@@ -173,6 +184,16 @@ class Jobs:
                     logger.warning(
                         "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail
                     )
+
+    async def _send_forgotten(self, user_id: str) -> None:
+        try:
+            for name in named_targets(self._settings):
+                asked = Enqueue(self.number(), user_id, "", "forget", transfer=Transfer(name))
+                await self.request(asked)
+        except VectorpoolError as error:
+            logger.warning(
+                "a deletion at the targets could not be scheduled, the next round makes up for it: %s", error.detail
+            )
 
     # --- The process ---------------------------------------------------------------------------------
 

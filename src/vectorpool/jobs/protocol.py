@@ -33,7 +33,7 @@ class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
-    """A new job; a ``sync`` and an ``export`` join another that waits. Answers views.Job."""
+    """A new job; a ``sync``, ``export`` and ``forget`` join another that waits. Answers views.Job."""
 
     number: int
     user_id: str
