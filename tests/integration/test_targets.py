@@ -391,6 +391,33 @@ def test_a_foreign_table_and_a_later_schema_are_refused(postgres: Postgres) -> N
         postgresql.open_sink(parse(url))
 
 
+def test_the_first_version_of_the_schema_is_migrated(postgres: Postgres, store: Store) -> None:
+    """What an earlier release wrote is kept, and the next export is an increment on it."""
+    url = _database(postgres)
+    target = parse(url)
+    kind = Kind(target, lambda: registry.open_sink(target), lambda user: registry.open_source(target, user))
+    store.export(kind)
+    with psycopg.connect(url) as db:
+        # As version 1 had it.
+        db.execute("UPDATE vectorpool.schema_version SET version = 1")
+        db.execute("ALTER TABLE vectorpool.collections DROP COLUMN records")
+        db.execute("DROP TABLE IF EXISTS vectorpool.documents")
+        db.execute(
+            "ALTER TABLE vectorpool.records ADD FOREIGN KEY (user_id, collection_id) "
+            "REFERENCES vectorpool.collections ON DELETE CASCADE"
+        )
+    store.change(lambda chroma: chroma.delete(chroma.collection("plain"), ["r001 ü"]))
+    done = store.export(kind)
+    assert (done.written, done.deleted) == (0, 1)
+    assert_same(read(kind), store.table())
+    with psycopg.connect(url) as db:
+        row = db.execute(
+            "SELECT count(*) FROM pg_constraint WHERE conrelid = 'vectorpool.records'::regclass AND contype = 'f'"
+        ).fetchone()
+        assert row == (0,)
+        assert db.execute("SELECT sum(records) FROM vectorpool.collections").fetchone() == (99,)
+
+
 def test_errors_of_connections_have_no_password(postgres: Postgres) -> None:
     """A database that is not there, a role that is not, and a server that is away are errors of one sentence each."""
     base = postgres.url.replace("test@", "nobody:s3cretword@")
