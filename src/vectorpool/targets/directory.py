@@ -22,6 +22,7 @@ from vectorpool.errors import BrokenReplica, InvalidRequest, VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
 from vectorpool.platform.trees import open_database
 from vectorpool.targets.records import BATCH, Collection, Float32, Records
+from vectorpool.targets.source_documents import SourceDocument, documents_of
 
 # All statements over the source of one export, and what the target takes between them.
 _EXPORT_S: Final = 24 * 3600.0
@@ -93,6 +94,10 @@ class DirectorySource:
         if len(rows.ids) != len(ids):
             raise BrokenReplica(f"The collection {collection.shown} names {len(ids)} records and has {len(rows.ids)}.")
         return rows
+
+    def documents(self) -> Iterator[SourceDocument]:
+        """Yield the documents that became records, by avatar and path."""
+        return documents_of(self._directory)
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield all records but the first ``cursor``."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlunsplit
 
 import msgspec
 import numpy as np
@@ -19,9 +20,10 @@ import psycopg
 
 from vectorpool.errors import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.names import avatar_of_database
-from vectorpool.targets import postgresql_schema
+from vectorpool.targets import postgresql_extras, postgresql_schema
 from vectorpool.targets.postgresql_rows import COLUMNS, check_text, packed
 from vectorpool.targets.records import BATCH, Collection, Held, Records, State
+from vectorpool.targets.source_documents import SourceDocument
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import from_json, to_json
 
@@ -64,11 +66,18 @@ def _told(target: Target) -> Iterator[None]:
         raise TargetRefused(f"{target.shown} refuses: {target.clean(str(error))}.") from None
 
 
+def _url(target: Target) -> str:
+    """Return the URL as libpq takes it: without the parameters that are ours."""
+    parts = target.parts
+    kept = [each for each in parts.query.split("&") if each.partition("=")[0] != postgresql_extras.PARAMETER]
+    return urlunsplit(parts._replace(query="&".join(kept)))
+
+
 def _connect(target: Target) -> psycopg.Connection[Any]:
     options = f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS}"
     try:
         return psycopg.connect(
-            target.url, connect_timeout=_CONNECT_S, options=options, application_name="vectorpool", autocommit=False
+            _url(target), connect_timeout=_CONNECT_S, options=options, application_name="vectorpool", autocommit=False
         )
     except psycopg.ProgrammingError:
         # The text quotes the URL.
@@ -87,10 +96,17 @@ class PostgresSink:
         # Records of each collection, as the transaction has them.
         self._counts: dict[str, int] = {}
         self._are_avatars_stale = False
+        wants_index = postgresql_extras.wants_index(target)
         with _told(target):
             self._db = _connect(target)
             try:
                 self._is_vector = postgresql_schema.prepare(self._db) == "vector"
+                self._indexes = postgresql_extras.Indexes(self._db, target) if wants_index else None
+                if wants_index and not self._is_vector:
+                    raise TargetRefused(
+                        f"{target.shown} has vectors as real[], which nothing indexes. Leave index=hnsw out, or "
+                        "export into another database, where pgvector is."
+                    )
                 self._db.commit()
             except BaseException:
                 self._db.close()
@@ -120,7 +136,9 @@ class PostgresSink:
             sql = f"SELECT {columns} FROM vectorpool.collections WHERE user_id = %s".encode()
             found = self._db.execute(sql, (user_id,)).fetchall()
             self._counts = {each[0]: each[4] for each in found}
-            return State(row[0], row[1], {each[0]: Held(*each[1:4]) for each in found})
+            # An export of the same commit makes the indexes that were not asked for before.
+            is_done = self._indexes is None or not self._indexes.missing(user_id)
+            return State(row[0], row[1] if is_done else "", {each[0]: Held(*each[1:4]) for each in found})
 
     def _locked(self, user_id: str) -> tuple[int, str] | None:
         sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
@@ -173,6 +191,8 @@ class PostgresSink:
             for table in ("records", "collections"):
                 sql = f"DELETE FROM vectorpool.{table} WHERE user_id = %s AND collection_id = %s"
                 self._db.execute(sql.encode(), (self._user_id, collection_id))
+            if self._is_vector:
+                postgresql_extras.drop_index(self._db, self._user_id, collection_id)
         self._are_avatars_stale = True
 
     def note(self, collection: Collection, held: Held) -> None:
@@ -205,6 +225,11 @@ class PostgresSink:
         with _told(self._target):
             self._db.execute(sql, values)
 
+    def put_documents(self, documents: Iterator[SourceDocument]) -> None:
+        """Make the documents of the user those that are given."""
+        with _told(self._target):
+            postgresql_extras.put_documents(self._db, self._user_id, documents)
+
     def finish(self) -> None:
         """Write the commit and the avatars, and commit the transaction."""
         with _told(self._target):
@@ -220,6 +245,9 @@ class PostgresSink:
                     "WHERE user_id = %s AND avatar_id IS NOT NULL",
                     (self._user_id,),
                 )
+            if self._indexes is not None:
+                for collection in self._indexes.missing(self._user_id):
+                    self._indexes.make(self._user_id, collection)
             self._db.commit()
 
     def forget(self, user_id: str, commit: int) -> int:
@@ -227,7 +255,10 @@ class PostgresSink:
         with _told(self._target):
             sql = "SELECT count(*) FROM vectorpool.records WHERE user_id = %s"
             row = self._db.execute(sql, (user_id,)).fetchone()
-            for table in ("records", "collections", "avatars"):
+            if self._is_vector:
+                for collection_id in self._counts:
+                    postgresql_extras.drop_index(self._db, user_id, collection_id)
+            for table in ("records", "collections", "avatars", "documents"):
                 self._db.execute(f"DELETE FROM vectorpool.{table} WHERE user_id = %s".encode(), (user_id,))
             self._db.execute(
                 "UPDATE vectorpool.users SET commit = %s, commit_hash = '', deleted = true, exported_at = now() "

@@ -12,13 +12,30 @@ import psycopg
 
 from vectorpool.errors import TargetRefused
 
-VERSION: Final = 2
+VERSION: Final = 3
 # The lock of all who create or migrate the schema: the name "vectorpo" as a number.
 _LOCK: Final = int.from_bytes(b"vectorpo", "big") >> 1
 
-_TABLES: Final = ("schema_version", "users", "avatars", "collections", "records")
+# Those of version 1.
+_OLDEST: Final = ("schema_version", "users", "avatars", "collections", "records")
+_TABLES: Final = (*_OLDEST, "documents")
 
-_CREATE: Final = """
+_FOREIGN: Final = (
+    "The schema vectorpool has a table {} that vectorpool did not make. Rename it, or name another database."
+)
+_BEFORE_DOCUMENTS: Final = 2
+
+_DOCUMENTS: Final = """
+CREATE TABLE vectorpool.documents (
+  user_id text NOT NULL REFERENCES vectorpool.users ON DELETE CASCADE, avatar_id text NOT NULL, path text NOT NULL,
+  collection_id text NOT NULL, etag text NOT NULL, size bigint NOT NULL, sha256 text NOT NULL,
+  content_type text NOT NULL, records text[] NOT NULL, state bytea NOT NULL,
+  PRIMARY KEY (user_id, avatar_id, path)
+);
+"""
+
+_CREATE: Final = (
+    """
 CREATE SCHEMA IF NOT EXISTS vectorpool;
 CREATE TABLE vectorpool.schema_version (version integer NOT NULL, vectors text NOT NULL);
 CREATE TABLE vectorpool.users (
@@ -44,6 +61,8 @@ CREATE TABLE vectorpool.records (
 -- Vectors do not get smaller by compression, and trying takes a fifth of an export.
 ALTER TABLE vectorpool.records ALTER COLUMN embedding SET STORAGE EXTERNAL;
 """
+    + _DOCUMENTS
+)
 
 # The statements that lead from version N to N + 1.
 MIGRATIONS: Final[dict[int, str]] = {
@@ -56,6 +75,7 @@ UPDATE vectorpool.collections AS c SET records =
   (SELECT count(*) FROM vectorpool.records AS r WHERE r.user_id = c.user_id AND r.collection_id = c.collection_id);
 ALTER TABLE vectorpool.collections ALTER COLUMN records DROP DEFAULT;
 """,
+    2: _DOCUMENTS,
 }
 
 
@@ -76,6 +96,8 @@ def prepare(db: psycopg.Connection[Any]) -> str:
             f"The schema vectorpool has version {version}, of a later release; this one knows {VERSION}. Upgrade."
         )
     while version < VERSION:
+        if version == _BEFORE_DOCUMENTS and _has_table(db, "documents"):
+            raise TargetRefused(_FOREIGN.format("documents"))
         if version not in MIGRATIONS:
             raise TargetRefused(f"The schema vectorpool has the unknown version {version}. Name another database.")
         db.execute(MIGRATIONS[version])
@@ -99,18 +121,20 @@ def _version(db: psycopg.Connection[Any]) -> tuple[int, str] | None:
     names = [row[0] for row in db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'vectorpool'")]
     if "schema_version" not in names:
         if foreign := sorted(set(names) & set(_TABLES)):
-            raise TargetRefused(
-                f"The schema vectorpool has a table {foreign[0]} that vectorpool did not make. Rename it, or name "
-                "another database."
-            )
+            raise TargetRefused(_FOREIGN.format(foreign[0]))
         return None
     columns = _columns(db, "schema_version")
     rows = db.execute("SELECT version, vectors FROM vectorpool.schema_version").fetchall() if columns else []
-    if len(rows) != 1 or not set(_TABLES) <= set(names):
+    if len(rows) != 1 or not set(_OLDEST) <= set(names):
         raise TargetRefused(
             "The schema vectorpool is not one that vectorpool made. Rename it, or name another database."
         )
     return int(rows[0][0]), str(rows[0][1])
+
+
+def _has_table(db: psycopg.Connection[Any], table: str) -> bool:
+    sql = "SELECT 1 FROM pg_tables WHERE schemaname = 'vectorpool' AND tablename = %s"
+    return db.execute(sql, (table,)).fetchone() is not None
 
 
 def _columns(db: psycopg.Connection[Any], table: str) -> bool:
