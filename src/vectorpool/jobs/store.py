@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
-from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.tables import documents as _documents
 from vectorpool.jobs.tables import jobs as _jobs
 from vectorpool.jobs.tables import migrate
@@ -79,7 +80,7 @@ class JobStore:
                     db.exec_driver_sql("BEGIN IMMEDIATE")
                 yield db
         except sa.exc.DBAPIError as error:
-            raise JobsUnavailable(f"The database of jobs does not answer: {type(error.orig).__name__}.") from error
+            raise unanswered(error) from error
 
     # --- Callers -------------------------------------------------------------------------------------
 
