@@ -12,11 +12,13 @@ from vectorpool.answers import Answer
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.errors import ErrorWire, Forbidden, InternalError, ServiceUnavailable, Unauthenticated, VectorpoolError
+from vectorpool.telemetry.spans import CURRENT, stage
 
 COMMANDS_PATH: Final = "/users/{user_id}/avatars/{avatar_id}/commands"
 MSGPACK: Final = "application/msgpack"
 COMMIT_HEADER: Final = "X-Vectorpool-Commit"
 CONSISTENCY_HEADER: Final = "X-Vectorpool-Consistency"
+TRACEPARENT_HEADER: Final = "traceparent"
 _TIMEOUT_S: Final = 300.0
 _CONNECTIONS: Final = 32
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -43,11 +45,17 @@ class ServiceRouter:
         """Return the answer; raise the VectorpoolError of the service, ServiceUnavailable if it does not answer."""
         avatar_id: str = getattr(command, "avatar_id", "")
         path = COMMANDS_PATH.format(user_id=quote(user_id, safe=""), avatar_id=quote(avatar_id, safe=""))
-        headers = {}
+        headers: dict[str, str] = {}
         if context.read.consistency is not None:
             headers[CONSISTENCY_HEADER] = context.read.consistency
+        with stage(type(command).__name__, kind="client"):
+            return await self._post(path, _encoder.encode(command), headers)
+
+    async def _post(self, path: str, content: bytes, headers: dict[str, str]) -> Answer:
+        if traceparent := CURRENT.get():
+            headers[TRACEPARENT_HEADER] = traceparent
         try:
-            response = await self._client.post(path, content=_encoder.encode(command), headers=headers)
+            response = await self._client.post(path, content=content, headers=headers)
         except (httpx.HTTPError, OSError) as error:
             raise ServiceUnavailable(
                 f"The service at {self._client.base_url} does not answer ({type(error).__name__}). The job goes on "

@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
-from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.tables import documents as _documents
 from vectorpool.jobs.tables import jobs as _jobs
 from vectorpool.jobs.tables import migrate
@@ -47,6 +48,9 @@ class Work(msgspec.Struct, frozen=True):
     attempt: int
     options: JobOptions | None
     number: int | None
+    kind: JobKind
+    created_ms: int
+    traceparent: str
     done: dict[str, DocumentOutcome]
 
 
@@ -76,7 +80,7 @@ class JobStore:
                     db.exec_driver_sql("BEGIN IMMEDIATE")
                 yield db
         except sa.exc.DBAPIError as error:
-            raise JobsUnavailable(f"The database of jobs does not answer: {type(error.orig).__name__}.") from error
+            raise unanswered(error) from error
 
     # --- Callers -------------------------------------------------------------------------------------
 
@@ -91,6 +95,7 @@ class JobStore:
         options: JobOptions | None = None,
         *,
         is_numbered: bool = False,
+        traceparent: str = "",
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
@@ -99,7 +104,7 @@ class JobStore:
                 joined = None if known is None or paths is None else sorted({*known, *paths})
                 if joined is not None and len(joined) > _MOST_PATHS:
                     joined = None
-                self._update(db, row.id, paths=_json(joined))
+                self._update(db, row.id, paths=_json(joined), traceparent=row.traceparent or traceparent)
                 return self._job(self._row(db, user_id, row.id)), False
             of_user = sa.select(sa.func.count()).where(_jobs.c.user_id == user_id, _jobs.c.state == "queued")
             if db.execute(of_user).scalar_one() >= self._user_jobs:
@@ -128,6 +133,7 @@ class JobStore:
                     version=1,
                     options=_json(options),
                     number=self._number(db, user_id, now_ms) if is_numbered else None,
+                    traceparent=traceparent,
                 )
             )
             return self._job(self._row(db, user_id, job_id)), True
@@ -196,7 +202,7 @@ class JobStore:
             self._update(db, job_id, state="cancelled", finished_ms=self._sources.now_ms())
             return self._job(self._row(db, user_id, job_id)), True
 
-    def retry(self, user_id: str, job_id: str) -> Job:
+    def retry(self, user_id: str, job_id: str, traceparent: str = "") -> Job:
         """Take what failed of a finished job again: the failed documents, or all if the job itself ended early.
 
         Raises JobUnfinished, LimitExceeded if nothing failed.
@@ -225,6 +231,7 @@ class JobStore:
                 reason=None,
                 path=None,
                 counts=_json(JobCounts()),
+                traceparent=traceparent,
             )
             return self._job(self._row(db, user_id, job_id))
 
@@ -261,6 +268,9 @@ class JobStore:
             attempt=row.attempt,
             options=msgspec.json.decode(row.options, type=JobOptions | None),
             number=row.number,
+            kind=row.kind,
+            created_ms=row.created_ms,
+            traceparent=row.traceparent,
             done={r.path: msgspec.json.decode(r.outcome, type=DocumentOutcome) for r in stored},
         )
 
