@@ -157,7 +157,7 @@ def test_the_images_health_check_asks_where_the_service_listens(way: str, tmp_pa
     try:
         served.start()
         assert f":{port}" in served.url
-        # Docker too calls a container unhealthy after three checks alone: one has two seconds, on a busy machine as well.
+        # Docker too calls a container unhealthy only after three checks: one has two seconds, however busy it is.
         checks = (subprocess.run(command, env=environment(**env), timeout=60).returncode for _ in range(3))
         assert 0 in checks
         assert served.stop() == 0, served.errors
