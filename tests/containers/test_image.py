@@ -103,7 +103,8 @@ def test_the_slim_image_says_what_it_lacks(slim_image: str) -> None:
         mixed = base64.b64encode(document_files.word()).decode()
         write = f"mkdir /tmp/in; echo '{HUT.decode()}' >/tmp/in/hut.md; echo {mixed} | base64 -d >/tmp/in/pump.docx"
         docker("exec", name, "sh", "-c", write)
-        told = docker("exec", name, "sh", "-c", "COLUMNS=500 vectorpool ingest /tmp/in --user 42 --avatar 7 2>&1 || true")
+        ingest = "COLUMNS=500 vectorpool ingest /tmp/in --user 42 --avatar 7 2>&1 || true"
+        told = docker("exec", name, "sh", "-c", ingest)
         assert "the full image" in told and "1 failed" in told, told
         found = client.post("/users/42/avatars/7/query", json={"text": "What does a night cost?"}).json()
         assert "31 crowns" in found["results"][0][0]["text"]
