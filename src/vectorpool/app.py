@@ -131,7 +131,7 @@ async def open_service(
             stack.push_async_callback(jobs.stop)
             service = replace(service, jobs=jobs)
             figures.add_slow_source("jobs", jobs.samples)
-            if settings.sweep_interval_s:
+            if settings.sweep_interval_s and jobs.are_installed:
                 sweep = Sweep(ingestor, jobs.sync, jobs.waiting, lambda user: allowances.limits_of(user).jobs != 0)
                 supervisor.start("sweep of documents", sweep.run)
         yield service

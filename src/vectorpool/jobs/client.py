@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 
-from vectorpool.errors import JobsUnavailable, Misconfigured, QueueFull, VectorpoolError
+from vectorpool.errors import JobsNotInstalled, JobsUnavailable, Misconfigured, QueueFull, VectorpoolError
+from vectorpool.jobs.installed import NOT_INSTALLED, PACKAGE, are_jobs_installed
 from vectorpool.jobs.protocol import (
     CountJobs,
     Done,
@@ -40,6 +41,7 @@ from vectorpool.supervision import Supervisor
 from vectorpool.targets.named import named_targets
 from vectorpool.telemetry.families import JOBS
 from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.spans import CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,13 @@ _MOST_PATHS: Final = 500
 _GATHER_S: Final = 0.2
 
 
+class _Scheduled(msgspec.Struct):
+    """Documents to sync, None for the whole avatar, and the span of the first request that wanted it."""
+
+    paths: set[str] | None
+    traceparent: str
+
+
 class Jobs:
     """The jobs of an instance. ``url`` is where its service listens."""
 
@@ -70,9 +79,10 @@ class Jobs:
         self._under_way: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
         self._ready = asyncio.Event()
-        self._refusal: VectorpoolError | None = None
+        self.are_installed = are_jobs_installed()
+        self._refusal: VectorpoolError | None = None if self.are_installed else JobsNotInstalled(NOT_INSTALLED)
         self._stopping = False
-        self._scheduled: dict[tuple[str, str], set[str] | None] = {}
+        self._scheduled: dict[tuple[str, str], _Scheduled] = {}
         self._forgotten: dict[str, None] = {}
         self._has_scheduled = asyncio.Event()
 
@@ -86,7 +96,10 @@ class Jobs:
         return None if self._process is None else self._process.pid
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start the worker in the background."""
+        """Start the worker in the background, if it is installed."""
+        if not self.are_installed:
+            logger.warning("there are no jobs on this instance: the package %s is not installed", PACKAGE)
+            return
         supervisor.start("jobs worker", self._watch)
         supervisor.start("scheduled syncs", self._send_scheduled)
 
@@ -130,15 +143,17 @@ class Jobs:
             self._under_way.pop(request.number, None)
 
     def schedule(self, user_id: str, avatar_id: str, path: str | None) -> None:
-        """Have a document synced soon, or a whole avatar; never waits and never fails."""
+        """Have a document synced soon, or a whole avatar; never waits and never fails. Without jobs nothing is."""
+        if not self.are_installed:
+            return
         key = (user_id, avatar_id)
         if key not in self._scheduled and len(self._scheduled) >= _MOST_SCHEDULED:
             return
-        paths = self._scheduled.setdefault(key, set())
-        if path is None or (paths is not None and len(paths) >= _MOST_PATHS):
-            self._scheduled[key] = None
-        elif paths is not None:
-            paths.add(path)
+        wanted = self._scheduled.setdefault(key, _Scheduled(set(), CURRENT.get()))
+        if path is None or (wanted.paths is not None and len(wanted.paths) >= _MOST_PATHS):
+            wanted.paths = None
+        elif wanted.paths is not None:
+            wanted.paths.add(path)
         self._has_scheduled.set()
 
     def forget(self, user_id: str) -> None:
@@ -176,10 +191,11 @@ class Jobs:
             forgotten, self._forgotten = self._forgotten, {}
             for user_id in forgotten:
                 await self._send_forgotten(user_id)
-            for (user_id, avatar_id), paths in gathered.items():
-                named = None if paths is None else sorted(paths)
+            for (user_id, avatar_id), wanted in gathered.items():
+                named = None if wanted.paths is None else sorted(wanted.paths)
+                asked = Enqueue(self.number(), user_id, avatar_id, "sync", named, traceparent=wanted.traceparent)
                 try:
-                    await self.sync(user_id, avatar_id, named)
+                    await self.request(asked)
                 except VectorpoolError as error:
                     logger.warning(
                         "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail
@@ -242,6 +258,8 @@ class Jobs:
             return reader
         writer.close()
         await self._end_process()
+        if self._stopping:
+            return None
         error = (
             VectorpoolError.from_wire(message.error)
             if isinstance(message, Refused)

@@ -29,6 +29,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
 
 from vectorpool.errors import CommitConflict, JobsUnavailable, Misconfigured, TryAgain, VectorpoolError
+from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.store import JobStore
@@ -235,7 +236,9 @@ class Engine:
         try:
             # In the loop's own coroutine: then workflows run on this loop.
             DBOS.launch()
-        except (sa.exc.DBAPIError, OSError) as error:
+        except sa.exc.DBAPIError as error:
+            raise unanswered(error) from error
+        except OSError as error:
             raise JobsUnavailable(f"The database of jobs cannot be used: {error}.") from error
         if self._settings.jobs_at_once:
             at_once = {QUEUE: self._settings.jobs_at_once, TRANSFER_QUEUE: self._settings.transfers_at_once}
@@ -258,7 +261,7 @@ class Engine:
             try:
                 await DBOS.enqueue_workflow_async(queue, _run_workflow, job_id, attempt)
             except sa.exc.DBAPIError as error:
-                raise JobsUnavailable(f"The database of jobs does not answer: {type(error).__name__}.") from error
+                raise unanswered(error) from error
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Take a job out of the queue; one that runs sees in the store that it was cancelled."""

@@ -61,6 +61,8 @@ from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
+from vectorpool.traces import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +93,10 @@ class Worker:
         self._opening: asyncio.Task[Ingestor] | None = None
         hooks = Hooks(self._router, settings, SYSTEM)
         notifications = Notifications(self._bucket, settings)
+        # The figures of a worker are not scraped.
+        self._tracer = open_tracer(settings, Figures())
         transfers = Transfers(self._bucket, self._router, settings)
-        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers)
+        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
         rounds = ExportRounds(
             self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
         )
@@ -118,6 +122,11 @@ class Worker:
         library = DocumentLibrary(self._bucket, self._settings)
         turns = FairTurns(self._settings.documents_at_once, _LARGE_AT_ONCE)
         return Ingestor(library, embedder, self._router, self._settings, SYSTEM, turns, self._workshop)
+
+    async def close(self) -> None:
+        """Send what is left of traces, within their bounded time; jobs that run are left to another process."""
+        if self._tracer is not None:
+            await self._tracer.close()
 
     async def _ask_transfer(self, kind: JobKind, user_id: str, target: str) -> bool:
         job, is_new = await asyncio.to_thread(self.store.add, user_id, "", kind, None, False, transfer=Transfer(target))
@@ -155,7 +164,7 @@ class Worker:
                     await self.engine.cancel(job.job_id, job.attempt)
                 return msgspec.json.encode(job)
             case RetryJob():
-                job = await asyncio.to_thread(self.store.retry, request.user_id, request.job_id)
+                job = await asyncio.to_thread(self.store.retry, request.user_id, request.job_id, request.traceparent)
                 await self.engine.enqueue(request.user_id, job.job_id, job.attempt, job.kind)
                 return msgspec.json.encode(job)
 
@@ -170,6 +179,7 @@ class Worker:
             request.choice,
             request.options,
             is_numbered=request.is_numbered,
+            traceparent=request.traceparent,
             transfer=request.transfer,
         )
         if is_new:
@@ -249,6 +259,7 @@ async def _supervised(descriptor: int) -> None:
     os.nice(_NICENESS)
     await send(writer, WorkerReady())
     await _Gateway(worker, writer).serve(reader)
+    await worker.close()
 
 
 def log(settings: Settings) -> None:
@@ -267,6 +278,7 @@ async def _alone(settings: Settings, ready: Callable[[], Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, leaving.set)
     await leaving.wait()
+    await worker.close()
     _end()
 
 

@@ -28,6 +28,8 @@ class Work(msgspec.Struct, frozen=True):
     attempt: int
     options: JobOptions | None
     number: int | None
+    created_ms: int
+    traceparent: str
     done: dict[str, DocumentOutcome]
     transfer: Transfer | None = None
     started_ms: int = 0
@@ -49,6 +51,8 @@ def work_of(row: Any, run: int, deaths: int, started_ms: int, documents: Iterabl
         attempt=row.attempt,
         options=msgspec.json.decode(row.options, type=JobOptions | None),
         number=row.number,
+        created_ms=row.created_ms,
+        traceparent=row.traceparent,
         done={each.path: msgspec.json.decode(each.outcome, type=DocumentOutcome) for each in documents},
         transfer=transfer_of(row),
         started_ms=started_ms,

@@ -35,6 +35,7 @@ from vectorpool.jobs.transfers import Transfers
 from vectorpool.jobs.views import JobCounts, JobState
 from vectorpool.notifications import Notifications
 from vectorpool.sources import Sources
+from vectorpool.telemetry.spans import Attributes, Tracer, stage, working_below
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Runner:
         notifications: Notifications,
         sources: Sources,
         transfers: Transfers,
+        tracer: Tracer | None = None,
     ) -> None:
         self._store = store
         self._transfers = transfers
@@ -69,12 +71,44 @@ class Runner:
         self._notifications = notifications
         self._ingestor = ingestor
         self._sources = sources
+        self._tracer = tracer
 
     async def run(self, job_id: str, attempt: int) -> None:
         """Run a job to its end. Raises what may pass later: the engine starts another run then, after a while."""
         work = await self._persist(lambda: self._store.begin(job_id, attempt))
         if work is None:
             return
+        if self._tracer is None:
+            await self._run(work)
+            return
+        began_s = self._sources.monotonic_s()
+        is_first = work.run == 1
+        since_s = self._queued_s(work, began_s) if is_first else began_s
+        span = self._tracer.start(since_s, work.traceparent, kind="job")
+        if span is None:
+            await self._run(work)
+            return
+        if is_first and (queue := self._tracer.start(since_s, span.traceparent, kind="queue")) is not None:
+            queue.end("queue", began_s, {})
+        state = "paused"
+        try:
+            with working_below(span):
+                state = await self._run(work)
+        finally:
+            attributes: Attributes = {
+                "vectorpool.job_id": job_id,
+                "vectorpool.job_state": state,
+                "vectorpool.run": work.run,
+            }
+            is_error = state in ("paused", "failed")
+            span.end(f"job {work.kind}", self._sources.monotonic_s(), attributes, is_error=is_error)
+
+    def _queued_s(self, work: Work, now_s: float) -> float:
+        """Return when a job came into the queue, in monotonic seconds: no later than now, whatever clocks say."""
+        return now_s - max(self._sources.now_ms() - work.created_ms, 0) / 1000
+
+    async def _run(self, work: Work) -> str:
+        """Return how the run ended."""
         if work.deaths >= MOST_DEATHS:
             at = (
                 f"the last one at {work.path!r}. Look at that document"
@@ -83,7 +117,7 @@ class Runner:
             )
             died = WorkerDied(f"{work.deaths} workers died while they worked on the job, {at}, then retry the job.")
             await self._finish(work, _Notes(work), "failed", died)
-            return
+            return "failed"
         notes = _Notes(work)
         try:
             if work.transfer is None:
@@ -93,23 +127,25 @@ class Runner:
                 moving = self._transfers.run(work, work.transfer, notes.moved)
                 commit = await self._watched(work, notes, moving)
         except Superseded:
-            return
+            return "superseded"
         except (TryAgain, CommitConflict) as error:
             if work.kind == "forget" and isinstance(error, TargetUnavailable):
                 # Rounds ask again, as long as it takes; the user's other jobs do not wait.
                 await self._finish(work, notes, "failed", error)
-                return
+                return "failed"
             await self._note(work, notes, is_pausing=True)
             raise
         except VectorpoolError as error:
             await self._finish(work, notes, "failed", error)
+            return "failed"
         except Exception:
             logger.exception("a job failed unexpectedly")
             await self._finish(
                 work, notes, "failed", InternalError("The job failed for a reason of ours; see the log.")
             )
-        else:
-            await self._finish(work, notes, "done", commit=commit)
+            return "failed"
+        await self._finish(work, notes, "done", commit=commit)
+        return "done"
 
     async def give_up(self, job_id: str, attempt: int, error: VectorpoolError) -> None:
         """End a job that failed as often as it may."""
@@ -155,7 +191,8 @@ class Runner:
         await self._note(work, notes)
         paths = [path for path in work.paths if path not in notes.without_records]
         of = (work.user_id, work.avatar_id)
-        await self._hooks.tell(work.job_id, work.attempt, work.number, of, paths, work.options)
+        with stage("webhook"):
+            await self._hooks.tell(work.job_id, work.attempt, work.number, of, paths, work.options)
 
     async def _note(self, work: Work, notes: _Notes, *, is_pausing: bool = False) -> None:
         """Store what was done since. A database that does not answer is asked again with the next note."""

@@ -19,6 +19,7 @@ from vectorpool.errors import ErrorWire, Forbidden, InternalError, ServiceUnavai
 from vectorpool.platform.tars import tar_chunks, tar_size
 from vectorpool.platform.trees import regular_files
 from vectorpool.sources import SYSTEM
+from vectorpool.telemetry.spans import CURRENT, stage
 
 COMMANDS_PATH: Final = "/users/{user_id}/avatars/{avatar_id}/commands"
 USER_COMMANDS_PATH: Final = "/users/{user_id}/commands"
@@ -27,6 +28,7 @@ TAR: Final = "application/x-tar"
 MSGPACK: Final = "application/msgpack"
 COMMIT_HEADER: Final = "X-Vectorpool-Commit"
 CONSISTENCY_HEADER: Final = "X-Vectorpool-Consistency"
+TRACEPARENT_HEADER: Final = "traceparent"
 _TIMEOUT_S: Final = 300.0
 # The service unpacks a directory while it comes, and then commits it.
 _ADOPT_S: Final = 900.0
@@ -55,15 +57,17 @@ class ServiceRouter:
         """Return the answer; raise the VectorpoolError of the service, ServiceUnavailable if it does not answer."""
         avatar_id: str = getattr(command, "avatar_id", "")
         path = COMMANDS_PATH.format(user_id=quote(user_id, safe=""), avatar_id=quote(avatar_id, safe=""))
-        headers = {}
+        headers: dict[str, str] = {}
         if context.read.consistency is not None:
             headers[CONSISTENCY_HEADER] = context.read.consistency
-        return await self._send("POST", path, content=_encoder.encode(command), headers=headers)
+        with stage(type(command).__name__, kind="client"):
+            return await self._send("POST", path, content=_encoder.encode(command), headers=headers)
 
     async def flush(self, user_id: str) -> None:
         """Have what was acknowledged to a user committed. Raises as ``execute`` does."""
         path = USER_COMMANDS_PATH.format(user_id=quote(user_id, safe=""))
-        await self._send("POST", path, content=_encoder.encode(Flush()))
+        with stage("Flush", kind="client"):
+            await self._send("POST", path, content=_encoder.encode(Flush()), headers={})
 
     async def adopt(self, user_id: str, directory: Path) -> int:
         """Have a directory committed as the vectorstore of a user who has none; return the commit.
@@ -80,12 +84,15 @@ class ServiceRouter:
 
         headers = {"Content-Type": TAR, "Content-Length": str(tar_size(sizes, time_s))}
         path = DIRECTORY_PATH.format(user_id=quote(user_id, safe=""))
-        answer = await self._send("PUT", path, content=content(), headers=headers, timeout=_ADOPT_S)
+        with stage("Adopt", kind="client"):
+            answer = await self._send("PUT", path, content=content(), headers=headers, timeout=_ADOPT_S)
         return answer.commit
 
-    async def _send(self, method: str, path: str, **more: Any) -> Answer:
+    async def _send(self, method: str, path: str, *, headers: dict[str, str], **more: Any) -> Answer:
+        if traceparent := CURRENT.get():
+            headers[TRACEPARENT_HEADER] = traceparent
         try:
-            response = await self._client.request(method, path, **more)
+            response = await self._client.request(method, path, headers=headers, **more)
         except (httpx.HTTPError, OSError) as error:
             raise ServiceUnavailable(
                 f"The service at {self._client.base_url} does not answer ({type(error).__name__}). The job goes on "

@@ -19,8 +19,9 @@ import sqlalchemy as sa
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
-from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
 from vectorpool.jobs.exported import ExportRecord
+from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.rows import Work, anew, encoded, job_of, transfer_of, work_of
 from vectorpool.jobs.tables import documents as _documents
 from vectorpool.jobs.tables import jobs as _jobs
@@ -71,7 +72,7 @@ class JobStore:
                     db.exec_driver_sql("BEGIN IMMEDIATE")
                 yield db
         except sa.exc.DBAPIError as error:
-            raise JobsUnavailable(f"The database of jobs does not answer: {type(error.orig).__name__}.") from error
+            raise unanswered(error) from error
 
     # --- Callers -------------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ class JobStore:
         options: JobOptions | None = None,
         *,
         is_numbered: bool = False,
+        traceparent: str = "",
         transfer: Transfer | None = None,
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync or export joins, and whether it is new. Raises QueueFull."""
@@ -100,7 +102,7 @@ class JobStore:
                 joined = None if known is None or paths is None else sorted({*known, *paths})
                 if joined is not None and len(joined) > _MOST_PATHS:
                     joined = None
-                self._update(db, row.id, paths=encoded(joined))
+                self._update(db, row.id, paths=encoded(joined), traceparent=row.traceparent or traceparent)
                 return job_of(self._row(db, user_id, row.id)), False
             of_user = sa.select(sa.func.count()).where(_jobs.c.user_id == user_id, _jobs.c.state == "queued")
             if db.execute(of_user).scalar_one() >= self._user_jobs:
@@ -129,6 +131,7 @@ class JobStore:
                     version=1,
                     options=encoded(options),
                     number=self._number(db, user_id, now_ms) if is_numbered else None,
+                    traceparent=traceparent,
                     transfer=encoded(transfer),
                 )
             )
@@ -207,7 +210,7 @@ class JobStore:
             self._update(db, job_id, state="cancelled", finished_ms=self._sources.now_ms())
             return job_of(self._row(db, user_id, job_id)), True
 
-    def retry(self, user_id: str, job_id: str) -> Job:
+    def retry(self, user_id: str, job_id: str, traceparent: str = "") -> Job:
         """Take what failed of a finished job again: the failed documents, or all if the job itself ended early.
 
         Raises JobUnfinished, LimitExceeded if nothing failed.
@@ -236,6 +239,7 @@ class JobStore:
                 reason=None,
                 path=None,
                 counts=encoded(JobCounts()),
+                traceparent=traceparent,
                 transfer=encoded(anew(transfer_of(row))),
             )
             return job_of(self._row(db, user_id, job_id))

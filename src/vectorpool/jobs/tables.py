@@ -44,6 +44,8 @@ jobs = sa.Table(
     sa.Column("options", sa.Text, nullable=False, server_default="null"),
     # A name of the job for clients that know only numbers; below 2**53.
     sa.Column("number", sa.BigInteger),
+    # The span of the request that asked for the job, in W3C's form; empty without one.
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
     # JSON: what an export or import moves (views.Transfer), or null.
     sa.Column("transfer", sa.Text, nullable=False, server_default="null"),
     sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
@@ -97,6 +99,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE vectorpool_jobs ADD COLUMN number BIGINT",
         "CREATE UNIQUE INDEX vectorpool_jobs_by_number ON vectorpool_jobs (user_id, number)",
     ),
+    # The trace that a job belongs to.
+    ("ALTER TABLE vectorpool_jobs ADD COLUMN traceparent VARCHAR(64) NOT NULL DEFAULT ''",),
     # Exports and imports.
     (
         "ALTER TABLE vectorpool_jobs ADD COLUMN transfer TEXT NOT NULL DEFAULT 'null'",
