@@ -58,6 +58,8 @@ class _Current:
     """What the workflow runs with: DBOS knows functions, not objects, and there is one engine a process."""
 
     runner: Runner | None = None
+    # Workflows whose function runs here.
+    running: Final = set[str]()
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -80,6 +82,7 @@ async def _run_step(job_id: str, attempt: int) -> None:
 @DBOS.workflow(name="vectorpool-job", max_recovery_attempts=_MOST_RECOVERIES)
 async def _run_workflow(job_id: str, attempt: int) -> None:
     assert _Current.runner is not None
+    _Current.running.add(f"{job_id}.{attempt}")
     try:
         await _run_step(job_id, attempt)
     except asyncio.CancelledError:
@@ -89,6 +92,8 @@ async def _run_workflow(job_id: str, attempt: int) -> None:
         known = next((each for each in reversed(causes) if isinstance(each, VectorpoolError)), None)
         reason = known or JobsUnavailable(f"The job failed {_ATTEMPTS} times ({type(error).__name__}). Retry it later.")
         await _Current.runner.give_up(job_id, attempt, reason)
+    finally:
+        _Current.running.discard(f"{job_id}.{attempt}")
 
 
 class Database:
@@ -174,6 +179,7 @@ class Engine:
         self._sources = sources
         self._executor = sources.uuid() if database.is_shared else _EXECUTOR
         self._session: psycopg.Connection[Any] | None = None
+        self._idle = set[str]()
         _Current.runner = runner
 
     async def launch(self) -> None:
@@ -227,6 +233,7 @@ class Engine:
             try:
                 if self._database.is_shared:
                     await asyncio.to_thread(self._take_over)
+                await self._take_up_lost()
                 await self._look()
                 await self._collect()
             except (VectorpoolError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
@@ -273,6 +280,21 @@ class Engine:
                     logger.warning("a worker is dead; %d of its jobs go on", len(recovered))
                 finally:
                     session.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (executor,))
+
+    async def _take_up_lost(self) -> None:
+        """Put workflows back into the queue that are this process's, and whose function does not run.
+
+        Their end could not be written, because a disk was full for example. Each holds the place of its user.
+        """
+        pending = await DBOS.list_workflows_async(
+            status="PENDING", queue_name=QUEUE, load_input=False, load_output=False
+        )
+        idle = {each.workflow_id for each in pending if each.executor_id == self._executor} - _Current.running
+        # Twice in a row: one that begins or ends at the moment is no lost one.
+        lost, self._idle = idle & self._idle, idle - self._idle
+        if lost:
+            logger.warning("the end of %d jobs could not be noted; they are looked at again", len(lost))
+            await DBOS.resume_workflows_async(sorted(lost), queue_name=QUEUE)
 
     async def _look(self) -> None:
         """Enqueue jobs again that the engine does not know, or knows as ended: it was cut off between two notes."""
