@@ -18,10 +18,13 @@ WORKDIR /build
 # The dependencies first: they change less often than the sources, so their layer is kept.
 COPY pyproject.toml uv.lock ./
 
-# What chromadb asks for and the engine never imports: Chroma's own server, its command line and its distributed form.
+# Left out are what chromadb asks for and the engine never imports (Chroma's own server, its command line and its distributed
+# form), and what runs jobs: DBOS, with what only it needs.
 FROM build AS build-slim
 RUN uv export --locked --no-default-groups --group image --no-emit-project --format requirements.txt --quiet \
       --no-emit-package aiohttp --no-emit-package aiohttp-retry --no-emit-package bcrypt --no-emit-package build \
+      --no-emit-package croniter --no-emit-package dbos --no-emit-package greenlet --no-emit-package psycopg \
+      --no-emit-package psycopg-binary --no-emit-package sqlalchemy \
       --no-emit-package durationpy --no-emit-package faker --no-emit-package fsspec --no-emit-package grpcio \
       --no-emit-package hf-xet --no-emit-package huggingface-hub --no-emit-package kubernetes --no-emit-package mmh3 \
       --no-emit-package oauthlib \

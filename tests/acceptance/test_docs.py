@@ -143,22 +143,28 @@ def test_the_images_health_check_asks_where_the_service_listens(way: str, tmp_pa
     dockerfile = (ROOT / "Dockerfile").read_text()
     (check,) = re.findall(r"^    CMD (\[.*\])$", dockerfile, re.MULTILINE)
     command = [sys.executable, *json.loads(check)[1:]]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    # Held, and listened to by the service alone: another program could take a port that was only found to be free.
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("0.0.0.0", 0))
+    port = str(held.getsockname()[1])
     place = {"VECTORPOOL_ADDRESS_FILE": str(tmp_path / "made" / "address"), "VECTORPOOL_HOST": "0.0.0.0"}
     # As the documented line of a first try does.
     place["VECTORPOOL_INSECURE_OPEN"] = "true"
     env = place if way == "--port" else {**place, way: port}
     flags = ["--port", port] if way == "--port" else []
-    served = Service(tmp_path, "--shards", "1", *flags, env=env, port=None).start()
+    served = Service(tmp_path, "--shards", "1", *flags, env=env, port=None)
     try:
+        served.start()
         assert f":{port}" in served.url
-        assert subprocess.run(command, env=environment(**env), timeout=60).returncode == 0
+        # Docker too calls a container unhealthy only after three checks: one has two seconds, however busy it is.
+        checks = (subprocess.run(command, env=environment(**env), timeout=60).returncode for _ in range(3))
+        assert 0 in checks
         assert served.stop() == 0, served.errors
         assert subprocess.run(command, env=environment(**env), timeout=60, stderr=subprocess.DEVNULL).returncode != 0
     finally:
         served.close()
+        held.close()
 
 
 # --- The reference ---------------------------------------------------------------------------------

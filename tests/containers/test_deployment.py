@@ -156,10 +156,18 @@ def proxy(kind: str, ports: list[int], folder: Path, *, ready: int = 200) -> Ite
         process.wait(timeout=30)
 
 
+def wait_for(client: httpx.Client, *ports: int) -> None:
+    """Wait until the proxy sends users to all of these: Envoy sends none to what it has not checked yet."""
+    paths = [SPELLINGS[0].format(number) for number in range(40)]
+    all_of_them = {str(port) for port in ports}
+    wait_until(lambda: {client.get(path).text for path in paths} == all_of_them, lambda: "it does not use all")
+
+
 @pytest.mark.parametrize("kind", ["nginx", "envoy"])
 def test_a_proxy_hashes_users(kind: str, tmp_path: Path) -> None:
     """Every spelling of a user's id, in every interface, leads to one instance; users are spread over both."""
     with instance() as one, instance() as two, proxy(kind, [one, two], tmp_path) as client:
+        wait_for(client, one, two)
         homes: dict[str, set[str]] = {}
         for number in range(40):
             name = f"user-{number}@example.org"
@@ -175,6 +183,7 @@ def test_a_proxy_hashes_users(kind: str, tmp_path: Path) -> None:
 def test_a_proxy_passes_over_an_instance_that_is_gone(kind: str, tmp_path: Path) -> None:
     """Its users are served by the other one, also what is sent by POST."""
     with instance() as one, instance() as two, proxy(kind, [one, two], tmp_path) as client:
+        wait_for(client, one, two)
         paths = [SPELLINGS[0].format(number) for number in range(40)]
         theirs = [path for path in paths if client.get(path).text == str(two)]
         assert 8 <= len(theirs) <= 32

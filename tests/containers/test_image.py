@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 # Above the base image, as it lies on disk.
 MAX_SLIM_MB = 450
 STOP_S = 30
+HUT = b"# Prices\n\nA night costs 31 crowns."
+AS_WORKER = "VECTORPOOL_JOBS_URL=postgresql://nobody@127.0.0.1/none VECTORPOOL_SERVICE_URL=http://127.0.0.1:9000"
 
 
 @pytest.fixture(scope="session", params=["slim", "full"])
@@ -45,11 +48,12 @@ def container(image: str, *flags: str) -> Iterator[tuple[str, httpx.Client]]:
 def test_it_serves_without_rights_on_a_root_that_cannot_be_written(image: str) -> None:
     """Both protocols work; it listens where PORT says; it becomes healthy; it ends on SIGTERM."""
     with container(image) as (name, client):
-        text = b"# Prices\n\nA night costs 31 crowns."
-        assert client.put("/users/42/avatars/7/documents/hut.md", content=text).status_code == 201
-        assert client.post("/users/42/avatars/7/ingest?wait_s=60").is_success
-        found = client.post("/users/42/avatars/7/query", json={"text": "What does a night cost?"}).json()
-        assert "31 crowns" in found["results"][0][0]["text"]
+        records = [{"id": "n1", "document": "A night costs 31 crowns."}, {"id": "n2", "document": "Bring a lamp."}]
+        home = "/users/42/avatars/7/collections"
+        assert client.post(home, json={"name": "notes"}).status_code == 201
+        assert client.post(f"{home}/notes/records", json={"records": records}).is_success
+        found = client.post(f"{home}/notes/query", json={"texts": ["What does a night cost?"], "n_results": 1}).json()
+        assert found["results"][0][0]["id"] == "n1"
         assert client.get("/api/v2/tenants/42/databases/avatar-7/collections_count").json() == 1
         assert state(name, ".Config.User") == "10001"
         wait_until(
@@ -79,19 +83,35 @@ def test_the_full_image_reads_documents_and_can_send_traces(full_image: str) -> 
     """A Word file is read in a process without rights, also in a container; the exporter of traces is there."""
     collector = "http://127.0.0.1:4318/v1/traces"
     with container(full_image, "-e", f"VECTORPOOL_TRACES_ENDPOINT={collector}") as (_, client):
-        assert client.put("/users/42/avatars/7/documents/pump.docx", content=document_files.word()).status_code == 201
+        for name, content in (("pump.docx", document_files.word()), ("hut.md", HUT)):
+            assert client.put(f"/users/42/avatars/7/documents/{name}", content=content).status_code == 201
         answer = client.post("/users/42/avatars/7/ingest?wait_s=60")
         assert answer.is_success, answer.text
         found = client.post("/users/42/avatars/7/query", json={"text": "How long is the warranty?"}).json()
         assert document_files.FACT in json.dumps(found)
+        found = client.post("/users/42/avatars/7/query", json={"text": "What does a night cost?"}).json()
+        assert "31 crowns" in found["results"][0][0]["text"]
 
 
 def test_the_slim_image_says_what_it_lacks(slim_image: str) -> None:
-    """A Word file, which it cannot read, is refused with what to do."""
-    with container(slim_image) as (_, client):
-        assert client.put("/users/42/avatars/7/documents/pump.docx", content=document_files.word()).status_code == 201
-        answer = client.post("/users/42/avatars/7/ingest?wait_s=60")
-        assert "the full image" in answer.text
+    """It has no jobs and reads no Word file, by name. The command line ingests a folder of text without a job."""
+    with container(slim_image) as (name, client):
+        assert client.put("/users/42/avatars/7/documents/hut.md", content=HUT).status_code == 201
+        for answer in (client.post("/users/42/avatars/7/ingest"), client.get("/users/42/jobs")):
+            assert (answer.status_code, answer.json()["code"]) == (501, "jobs-not-installed")
+            assert "full image" in answer.json()["detail"] and "Retry-After" not in answer.headers
+        mixed = base64.b64encode(document_files.word()).decode()
+        write = f"mkdir /tmp/in; echo '{HUT.decode()}' >/tmp/in/hut.md; echo {mixed} | base64 -d >/tmp/in/pump.docx"
+        docker("exec", name, "sh", "-c", write)
+        ingest = "COLUMNS=500 vectorpool ingest /tmp/in --user 42 --avatar 7 2>&1 || true"
+        told = docker("exec", name, "sh", "-c", ingest)
+        assert "the full image" in told and "1 failed" in told, told
+        found = client.post("/users/42/avatars/7/query", json={"text": "What does a night cost?"}).json()
+        assert "31 crowns" in found["results"][0][0]["text"]
+        refused = docker("exec", name, "sh", "-c", f"COLUMNS=500 {AS_WORKER} vectorpool worker 2>&1 || true")
+        assert "full image" in refused, refused
+        export = "COLUMNS=500 vectorpool export 42 postgresql://nobody@127.0.0.1/none 2>&1 || true"
+        assert "full image" in docker("exec", name, "sh", "-c", export)
 
 
 def test_the_slim_image_finds_credentials(slim_image: str) -> None:

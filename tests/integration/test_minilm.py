@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,20 @@ async def test_the_embedder_says_what_it_is(embedder: Embedder) -> None:
     assert embedder.tokenizer.special_tokens == 2
     assert embedder.tokenizer.count(["hello world", ""]) == [2, 0]
     assert [spans.tolist() for spans in embedder.tokenizer.spans(["Hello  worlds"])] == [[[0, 5], [7, 13]]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the places are those of Linux")
+@pytest.mark.parametrize("is_off", [True, False], ids=["as served", "as the library has it"])
+def test_the_model_tells_its_makers_nothing(is_off: bool, tmp_path: Path) -> None:
+    """onnxruntime's reports are off: it makes no identifier of the machine, which its defaults put into the home."""
+    script = "from vectorpool.embedding.onnx import MiniLm; MiniLm(1)(['hello'])"
+    # No more of the environment: the library also looks for signs of a test machine.
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    if not is_off:
+        # Nothing leaves this machine: the address of a proxy on which nobody listens.
+        env |= {"ORT_DISABLE_TELEMETRY": "0", "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=120)
+    assert bool(list(tmp_path.rglob("deviceid"))) is not is_off
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ from vectorpool.errors import (
     InvalidFilter,
     InvalidId,
     InvalidRequest,
+    JobsNotInstalled,
     JobsUnavailable,
     LimitExceeded,
     MalformedJson,
@@ -308,7 +309,7 @@ class Documents(Controller):
         operation_class=documented(
             takes=IngestBody,
             gives=Job,
-            problems=(MalformedJson, AvatarNotFound, QueueFull, JobsUnavailable),
+            problems=(MalformedJson, AvatarNotFound, QueueFull, JobsNotInstalled, JobsUnavailable),
             with_commit=False,
         ),
     )

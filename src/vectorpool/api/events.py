@@ -13,7 +13,7 @@ from vectorpool.api.jobs import jobs_of
 from vectorpool.api.responses import respond
 from vectorpool.api.views import EventsTaken
 from vectorpool.documents.events import StoreEventBody, read_events
-from vectorpool.errors import InvalidRequest, JobsUnavailable, LimitExceeded, MalformedJson, QueueFull
+from vectorpool.errors import InvalidRequest, JobsNotInstalled, JobsUnavailable, LimitExceeded, MalformedJson, QueueFull
 from vectorpool.objects.stores import place_of
 
 # More paths of one avatar become a sync of all of it.
@@ -33,7 +33,7 @@ class StoreEvents(Controller):
         operation_class=documented(
             takes=StoreEventBody,
             gives=EventsTaken,
-            problems=(MalformedJson, InvalidRequest, LimitExceeded, QueueFull, JobsUnavailable),
+            problems=(MalformedJson, InvalidRequest, LimitExceeded, QueueFull, JobsNotInstalled, JobsUnavailable),
             with_commit=False,
         ),
     )

@@ -18,6 +18,7 @@ from vectorpool.api.namespaces import UserId
 from vectorpool.errors import (
     InvalidId,
     JobNotFound,
+    JobsNotInstalled,
     JobsUnavailable,
     JobUnfinished,
     LimitExceeded,
@@ -127,7 +128,14 @@ class Jobs(Controller):
 
     @get(
         summary="List jobs",
-        operation_class=documented(gives=JobPage, problems=(JobsUnavailable,), with_commit=False),
+        operation_class=documented(
+            gives=JobPage,
+            problems=(
+                JobsNotInstalled,
+                JobsUnavailable,
+            ),
+            with_commit=False,
+        ),
     )
     async def list_jobs(
         self,
@@ -153,7 +161,9 @@ class Jobs(Controller):
     @get(
         "/{job_id:str}",
         summary="Get a job",
-        operation_class=documented(gives=Job, problems=(JobNotFound, JobsUnavailable), with_commit=False),
+        operation_class=documented(
+            gives=Job, problems=(JobNotFound, JobsNotInstalled, JobsUnavailable), with_commit=False
+        ),
     )
     async def get_job(
         self,
@@ -180,7 +190,9 @@ class Jobs(Controller):
         "/{job_id:str}/events",
         summary="Follow a job",
         operation_class=documented(
-            gives="text/event-stream", problems=(JobNotFound, JobsUnavailable, QueueFull), with_commit=False
+            gives="text/event-stream",
+            problems=(JobNotFound, JobsNotInstalled, JobsUnavailable, QueueFull),
+            with_commit=False,
         ),
     )
     async def follow_job(self, request: Call, user_id: UserId, job_id: JobId) -> ServerSentEvent:
@@ -198,7 +210,9 @@ class Jobs(Controller):
         "/{job_id:str}",
         status_code=200,
         summary="Cancel a job",
-        operation_class=documented(gives=Job, problems=(JobNotFound, JobsUnavailable), with_commit=False),
+        operation_class=documented(
+            gives=Job, problems=(JobNotFound, JobsNotInstalled, JobsUnavailable), with_commit=False
+        ),
     )
     async def cancel_job(self, request: Call, user_id: UserId, job_id: JobId) -> Response[Any]:
         """Cancel a job. What it committed stays; a document under way is committed whole or not at all."""
@@ -211,7 +225,9 @@ class Jobs(Controller):
         status_code=202,
         summary="Retry a job",
         operation_class=documented(
-            gives=Job, problems=(JobNotFound, JobUnfinished, LimitExceeded, JobsUnavailable), with_commit=False
+            gives=Job,
+            problems=(JobNotFound, JobUnfinished, LimitExceeded, JobsNotInstalled, JobsUnavailable),
+            with_commit=False,
         ),
     )
     async def retry_job(self, request: Call, user_id: UserId, job_id: JobId) -> Response[Any]:

@@ -36,6 +36,7 @@ from vectorpool.errors import (
     Forbidden,
     InvalidRequest,
     JobNotFound,
+    JobsNotInstalled,
     JobsUnavailable,
     LimitExceeded,
     MalformedJson,
@@ -127,7 +128,15 @@ def _taken(job: Job) -> Response[Any]:
     return respond(VectorFlowJob("Successfully added 1 batches to the queue", job.number))
 
 
-_PROBLEMS: Final = (InvalidRequest, LimitExceeded, UnsupportedFormat, QueueFull, JobsUnavailable, WebhookRefused)
+_PROBLEMS: Final = (
+    InvalidRequest,
+    LimitExceeded,
+    UnsupportedFormat,
+    QueueFull,
+    JobsNotInstalled,
+    JobsUnavailable,
+    WebhookRefused,
+)
 
 
 class VectorFlow(Controller):
@@ -194,7 +203,9 @@ class VectorFlow(Controller):
     @get(
         "/jobs/{number:int}/status",
         summary="Get a job's state, as VectorFlow",
-        operation_class=documented(gives=VectorFlowStatus, problems=(JobNotFound, JobsUnavailable), with_commit=False),
+        operation_class=documented(
+            gives=VectorFlowStatus, problems=(JobNotFound, JobsNotInstalled, JobsUnavailable), with_commit=False
+        ),
     )
     async def vectorflow_status(self, request: Call, namespace: Ns, number: Number) -> Response[Any]:
         """Get the state of one job of the avatar."""
@@ -210,7 +221,7 @@ class VectorFlow(Controller):
         operation_class=documented(
             takes=VectorFlowJobsBody,
             gives=VectorFlowJobs,
-            problems=(MalformedJson, JobNotFound, JobsUnavailable),
+            problems=(MalformedJson, JobNotFound, JobsNotInstalled, JobsUnavailable),
             with_commit=False,
         ),
     )

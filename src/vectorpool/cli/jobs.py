@@ -12,7 +12,8 @@ import httpx
 import msgspec
 
 from vectorpool.cli.console import err, out, progress_bar
-from vectorpool.errors import InternalError, Misconfigured, ServiceUnavailable
+from vectorpool.errors import InternalError, JobsNotInstalled, Misconfigured, ServiceUnavailable
+from vectorpool.jobs.installed import NOT_INSTALLED, are_jobs_installed
 from vectorpool.jobs.views import FINISHED, Job, JobPage
 from vectorpool.names import check_avatar_id, check_user_id
 from vectorpool.settings import Settings
@@ -23,7 +24,7 @@ _PAGE: Final = 1000
 
 
 def worker(settings: Settings) -> None:
-    """Run jobs until a signal. Raises Misconfigured, JobsUnavailable."""
+    """Run jobs until a signal. Raises Misconfigured, JobsNotInstalled, JobsUnavailable."""
     if not settings.jobs_url.startswith("postgres"):
         raise Misconfigured(
             "A worker of its own needs the database that the instances share. Set VECTORPOOL_JOBS_URL to a "
@@ -31,6 +32,8 @@ def worker(settings: Settings) -> None:
         )
     if not settings.service_url:
         raise Misconfigured("A worker sends what it makes to the service. Set VECTORPOOL_SERVICE_URL to its URL.")
+    if not are_jobs_installed():
+        raise JobsNotInstalled(NOT_INSTALLED)
     process = importlib.import_module("vectorpool.jobs.process")
     process.serve_alone(settings, lambda: click.echo(f"vectorpool worker runs jobs of {settings.service_url}"))
 

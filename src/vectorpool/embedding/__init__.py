@@ -3,11 +3,12 @@
 Promises: an embedder has a stable name, which is stored with what it embedded; ``embed`` keeps the order of its
 texts; waiting is bounded, and a query does not wait behind a long ingest. Nothing here depends on vectorstores. The
 only package that imports onnxruntime, tokenizers and sentence-transformers; importing it loads none of them, because
-``open_embedder`` imports a provider's module when that provider is chosen.
+``open_embedder`` imports a provider's module when that provider is chosen. onnxruntime reports nothing to its makers.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from vectorpool.embedding.counts import EmbeddingCounts
@@ -17,6 +18,10 @@ from vectorpool.sources import SYSTEM, Sources
 from vectorpool.telemetry.figures import Figures
 
 __all__ = ["Embedder", "Tokenizer", "open_embedder"]
+
+# Its official builds else write an identifier of the machine into the home directory, and send events to their makers.
+# It reads this when it is imported, which no module does before this one.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PROVIDERS = {
     "onnx": "vectorpool.embedding.onnx",

@@ -61,6 +61,7 @@ from vectorpool.errors.requests import (
     InvalidFilter,
     InvalidId,
     InvalidRequest,
+    JobsNotInstalled,
     LimitExceeded,
     MalformedJson,
     MethodNotAllowed,
@@ -96,7 +97,7 @@ from vectorpool.errors.retries import (
     TryAgain,
     WorkerDied,
 )
-from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable
+from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UnknownTarget
 
 __all__ = [
     "UNDECODABLE",
@@ -144,6 +145,7 @@ __all__ = [
     "JobNotFound",
     "JobStalled",
     "JobUnfinished",
+    "JobsNotInstalled",
     "JobsUnavailable",
     "LimitExceeded",
     "LocalDiskFailed",
@@ -184,6 +186,7 @@ __all__ = [
     "TooManyConnections",
     "TryAgain",
     "Unauthenticated",
+    "UnknownTarget",
     "UnsupportedFormat",
     "UploadUrlUnavailable",
     "UserNotFound",

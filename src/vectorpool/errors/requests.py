@@ -220,6 +220,18 @@ class ExtractionNotInstalled(InvalidRequest):
     status = 501
 
 
+class JobsNotInstalled(InvalidRequest):
+    """This instance has no jobs, because the packages that run them are not installed: it is the slim image.
+
+    To do: use the full image, or ``pip install vectorpool``, which brings them. ``vectorpool ingest`` syncs a folder
+    without a job, and records can be written as they are.
+    """
+
+    code = "jobs-not-installed"
+    title = "This instance has no jobs"
+    status = 501
+
+
 class UploadUrlUnavailable(InvalidRequest):
     """The store has no upload URLs: a directory, or credentials that cannot sign.
 

@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 
-from vectorpool.errors import JobsUnavailable, Misconfigured, QueueFull, VectorpoolError
+from vectorpool.errors import JobsNotInstalled, JobsUnavailable, Misconfigured, QueueFull, VectorpoolError
+from vectorpool.jobs.installed import NOT_INSTALLED, PACKAGE, are_jobs_installed
 from vectorpool.jobs.protocol import (
     CountJobs,
     Done,
@@ -77,7 +78,8 @@ class Jobs:
         self._under_way: dict[int, asyncio.Future[bytes]] = {}
         self._number = 0
         self._ready = asyncio.Event()
-        self._refusal: VectorpoolError | None = None
+        self.are_installed = are_jobs_installed()
+        self._refusal: VectorpoolError | None = None if self.are_installed else JobsNotInstalled(NOT_INSTALLED)
         self._stopping = False
         self._scheduled: dict[tuple[str, str], _Scheduled] = {}
         self._has_scheduled = asyncio.Event()
@@ -92,7 +94,10 @@ class Jobs:
         return None if self._process is None else self._process.pid
 
     def start(self, supervisor: Supervisor) -> None:
-        """Start the worker in the background."""
+        """Start the worker in the background, if it is installed."""
+        if not self.are_installed:
+            logger.warning("there are no jobs on this instance: the package %s is not installed", PACKAGE)
+            return
         supervisor.start("jobs worker", self._watch)
         supervisor.start("scheduled syncs", self._send_scheduled)
 
@@ -136,7 +141,9 @@ class Jobs:
             self._under_way.pop(request.number, None)
 
     def schedule(self, user_id: str, avatar_id: str, path: str | None) -> None:
-        """Have a document synced soon, or a whole avatar; never waits and never fails."""
+        """Have a document synced soon, or a whole avatar; never waits and never fails. Without jobs nothing is."""
+        if not self.are_installed:
+            return
         key = (user_id, avatar_id)
         if key not in self._scheduled and len(self._scheduled) >= _MOST_SCHEDULED:
             return

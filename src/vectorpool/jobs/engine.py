@@ -32,6 +32,7 @@ from vectorpool.errors import CommitConflict, JobsUnavailable, Misconfigured, Tr
 from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.store import JobStore
+from vectorpool.jobs.views import TRANSFERS, JobKind
 from vectorpool.local_paths import jobs_dir
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 # Raise it only if workflows that are under way could not be run by the new code.
 APPLICATION_VERSION: Final = "vectorpool-jobs-1"
 QUEUE: Final = "vectorpool-jobs"
+# Of their own, so that a target that is slow or away holds up no ingest.
+TRANSFER_QUEUE: Final = "vectorpool-transfers"
+_QUEUES: Final = (QUEUE, TRANSFER_QUEUE)
 _EXECUTOR: Final = "instance"
 _POLL_S: Final = 0.25
 _ATTEMPTS: Final = 8
@@ -205,19 +209,22 @@ class Engine:
         except OSError as error:
             raise JobsUnavailable(f"The database of jobs cannot be used: {error}.") from error
         if self._settings.jobs_at_once:
-            await DBOS.register_queue_async(
-                QUEUE,
-                partition_concurrency=1,
-                worker_concurrency=self._settings.jobs_at_once,
-                polling_interval_sec=_POLL_S,
-                on_conflict="always_update",
-            )
+            at_once = {QUEUE: self._settings.jobs_at_once, TRANSFER_QUEUE: self._settings.transfers_at_once}
+            for name, most in at_once.items():
+                await DBOS.register_queue_async(
+                    name,
+                    partition_concurrency=1,
+                    worker_concurrency=most,
+                    polling_interval_sec=_POLL_S,
+                    on_conflict="always_update",
+                )
 
-    async def enqueue(self, user_id: str, job_id: str, attempt: int) -> None:
-        """Put a job into its user's part of the queue; a second time for the same attempt does nothing."""
+    async def enqueue(self, user_id: str, job_id: str, attempt: int, kind: JobKind) -> None:
+        """Put a job into its user's part of its queue; a second time for the same attempt does nothing."""
+        queue = TRANSFER_QUEUE if kind in TRANSFERS else QUEUE
         with SetWorkflowID(f"{job_id}.{attempt}"), SetEnqueueOptions(queue_partition_key=user_id):
             try:
-                await DBOS.enqueue_workflow_async(QUEUE, _run_workflow, job_id, attempt)
+                await DBOS.enqueue_workflow_async(queue, _run_workflow, job_id, attempt)
             except sa.exc.DBAPIError as error:
                 raise unanswered(error) from error
 
@@ -271,7 +278,11 @@ class Engine:
             session = self._session
         assert session is not None
         # Private, and the only way; the version of DBOS is bounded in pyproject.
-        pending = DBOS.list_workflows(status="PENDING", queue_name=QUEUE, load_input=False, load_output=False)
+        pending = [
+            each
+            for queue in _QUEUES
+            for each in DBOS.list_workflows(status="PENDING", queue_name=queue, load_input=False, load_output=False)
+        ]
         others = {each.executor_id for each in pending if each.executor_id and each.executor_id != self._executor}
         for executor in sorted(others):
             if _try_lock(session, executor):
@@ -299,10 +310,12 @@ class Engine:
     async def _look(self) -> None:
         """Enqueue jobs again that the engine does not know, or knows as ended: it was cut off between two notes."""
         before_ms = self._sources.now_ms() - _UNTOUCHED_MS
-        for job_id, attempt, user_id in await asyncio.to_thread(self._store.waiting_since, before_ms, _LOOKED_AT_ONCE):
+        for job_id, attempt, user_id, kind in await asyncio.to_thread(
+            self._store.waiting_since, before_ms, _LOOKED_AT_ONCE
+        ):
             status = await DBOS.get_workflow_status_async(f"{job_id}.{attempt}")
             if status is None:
-                await self.enqueue(user_id, job_id, attempt)
+                await self.enqueue(user_id, job_id, attempt, kind)
             elif status.status not in ("ENQUEUED", "PENDING", "DELAYED"):
                 assert _Current.runner is not None
                 await _Current.runner.give_up(

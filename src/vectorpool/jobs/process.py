@@ -51,6 +51,7 @@ from vectorpool.jobs.protocol import (
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
+from vectorpool.jobs.transfers import Transfers
 from vectorpool.jobs.views import FINISHED, Job, JobPage
 from vectorpool.notifications import Notifications
 from vectorpool.objects.stores import open_bucket
@@ -93,7 +94,8 @@ class Worker:
         notifications = Notifications(self._bucket, settings)
         # The figures of a worker are not scraped.
         self._tracer = open_tracer(settings, Figures())
-        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, self._tracer)
+        transfers = Transfers(self._bucket, self._router, settings)
+        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM)
         self._supervisor = Supervisor(SYSTEM)
 
@@ -150,7 +152,7 @@ class Worker:
                 return msgspec.json.encode(job)
             case RetryJob():
                 job = await asyncio.to_thread(self.store.retry, request.user_id, request.job_id, request.traceparent)
-                await self.engine.enqueue(request.user_id, job.job_id, job.attempt)
+                await self.engine.enqueue(request.user_id, job.job_id, job.attempt, job.kind)
                 return msgspec.json.encode(job)
 
     async def _enqueue(self, request: Enqueue) -> bytes:
@@ -165,9 +167,10 @@ class Worker:
             request.options,
             is_numbered=request.is_numbered,
             traceparent=request.traceparent,
+            transfer=request.transfer,
         )
         if is_new:
-            await self.engine.enqueue(request.user_id, job.job_id, job.attempt)
+            await self.engine.enqueue(request.user_id, job.job_id, job.attempt, job.kind)
         return msgspec.json.encode(job)
 
     async def _show(self, request: ShowJob) -> bytes:

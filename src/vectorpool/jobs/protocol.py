@@ -13,7 +13,7 @@ import msgspec
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.errors import ErrorWire
-from vectorpool.jobs.views import JobKind, JobOptions, JobState
+from vectorpool.jobs.views import JobKind, JobOptions, JobState, Transfer
 from vectorpool.settings import Settings
 from vectorpool.telemetry.spans import CURRENT
 
@@ -34,7 +34,7 @@ class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
-    """A new job; one of kind ``sync`` joins another that waits. Answers views.Job.
+    """A new job; a ``sync`` and an ``export`` join another that waits. Answers views.Job.
 
     ``traceparent`` names the span that asks for it, by default that of the running request.
     """
@@ -48,6 +48,7 @@ class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
     choice: PipelineChoice | None = None
     options: JobOptions | None = None
     is_numbered: bool = False
+    transfer: Transfer | None = None
     traceparent: str = msgspec.field(default_factory=CURRENT.get)
 
 

@@ -46,6 +46,8 @@ jobs = sa.Table(
     sa.Column("number", sa.BigInteger),
     # The span of the request that asked for the job, in W3C's form; empty without one.
     sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
+    # JSON: what an export or import moves (views.Transfer), or null.
+    sa.Column("transfer", sa.Text, nullable=False, server_default="null"),
     sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
     sa.Index("vectorpool_jobs_by_state", "state", "touched_ms"),
     sa.Index("vectorpool_jobs_by_number", "user_id", "number", unique=True),
@@ -89,6 +91,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     # The trace that a job belongs to.
     ("ALTER TABLE vectorpool_jobs ADD COLUMN traceparent VARCHAR(64) NOT NULL DEFAULT ''",),
+    # Exports and imports.
+    ("ALTER TABLE vectorpool_jobs ADD COLUMN transfer TEXT NOT NULL DEFAULT 'null'",),
 )
 
 

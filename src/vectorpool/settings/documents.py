@@ -9,7 +9,7 @@ from vectorpool.settings.words import ChunkStrategy, EmbedderKind, setting
 
 
 class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The embedder, the cutting of documents, jobs, and webhooks."""
+    """The embedder, the cutting of documents, jobs, targets, and webhooks."""
 
     # Text to vectors
     embedder: Annotated[EmbedderKind, setting("The provider that embeds text")] = "onnx"
@@ -84,6 +84,18 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
     service_token: Annotated[
         str | None, setting("Of `vectorpool worker`: a token of that service that may touch every user")
     ] = None
+
+    # Targets
+    targets: Annotated[
+        str,
+        setting(
+            "Other systems that a user may name in an export or import, as NAME=URL, separated by spaces; a URL may "
+            "hold credentials, and nobody is shown it"
+        ),
+    ] = ""
+    transfers_at_once: Annotated[
+        int, setting("Exports and imports that a worker runs at once, one for each user", ge=1, le=32)
+    ] = 2
 
     # Webhooks
     webhook_secret: Annotated[

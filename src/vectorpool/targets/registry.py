@@ -9,7 +9,7 @@ from vectorpool.errors import InvalidTarget
 from vectorpool.targets.records import Sink, Source
 from vectorpool.targets.urls import Target
 
-# The module of a kind, and the extra that brings its driver; None if the service has it anyway.
+# The module of a kind, and the extra that brings its driver; None if every installation but the slim image has it.
 _KINDS: Final = {
     "postgresql": ("postgresql", None),
     "parquet": ("parquet", "parquet"),
@@ -35,9 +35,10 @@ def _module(target: Target) -> Any:
     try:
         return importlib.import_module(f"vectorpool.targets.{name}")
     except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").startswith("vectorpool"):
+        if (error.name or "").startswith("vectorpool"):
             raise
+        # Without an extra it is a package of every installation, which the slim image leaves out.
+        todo = "Use the full image." if extra is None else f"Install vectorpool[{extra}]."
         raise InvalidTarget(
-            f"A target {target.parts.scheme or target.kind}:// needs the package {error.name}. "
-            f"Install vectorpool[{extra}]."
+            f"A target {target.parts.scheme or target.kind}:// needs the package {error.name}. {todo}"
         ) from None

@@ -71,6 +71,15 @@ def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatc
         registry.open_sink(parse("a.parquet"))
 
 
+def test_a_driver_that_the_slim_image_lacks_is_named_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver of every installation but the slim image is an error that says so."""
+    for name in ("vectorpool.targets.postgresql", "vectorpool.targets.postgresql_schema"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InvalidTarget, match="full image"):
+        registry.open_sink(parse("postgresql://nobody@db.example/none"))
+
+
 @pytest.mark.parametrize(
     "value", [math.inf, -math.inf, -0.0, 1e300, 5e-324, 3.0, 0.1, 2**63 - 1, True, "x", [1.5, math.inf]]
 )
