@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from tests.support.service import Service, environment
 from tests.support.tokens import SECRET
 from tests.support.walks import ROOT, blocks
 
+OPEN_WEBUI = "open-webui==0.12.4"
 GUIDES = ROOT / "docs" / "guides"
 # What a product does with mem0's store of the page's program; runs where nothing of this project is installed.
 MEMORIES = """
@@ -72,6 +74,12 @@ def with_tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     served.close()
 
 
+def token_of(user: str) -> str:
+    """Return a signed token that may write for one user."""
+    claims = {"users": [user], "access": "write", "exp": int(time.time()) + 600}
+    return jwt.encode(claims, SECRET, algorithm="HS256")
+
+
 def page_settings() -> dict[str, str]:
     """Return the variables that the page about Open WebUI shows."""
     (variables,) = (
@@ -80,11 +88,37 @@ def page_settings() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)=(.*)$", variables, re.MULTILINE))
 
 
+@pytest.mark.versions
+@pytest.mark.timeout(900)
+def test_open_webuis_own_store(with_tokens: Service, tmp_path: Path) -> None:
+    """The store of Open WebUI's package, set by the page's variables alone, does what the product needs."""
+    uv = shutil.which("uv")
+    assert uv is not None, "uv fetches the package of Open WebUI"
+    place = ["--no-deps", "--target", str(tmp_path / "package"), "--python-version", "3.11"]
+    fetched = subprocess.run([uv, "pip", "install", "-q", *place, OPEN_WEBUI], capture_output=True, text=True)
+    assert fetched.returncode == 0, fetched.stderr[-2000:]
+    shown = {**page_settings(), "CHROMA_HTTP_HOST": "127.0.0.1", "CHROMA_HTTP_PORT": str(port_of(with_tokens))}
+    shown["CHROMA_HTTP_HEADERS"] = shown["CHROMA_HTTP_HEADERS"].replace("TOKEN", token_of(shown["CHROMA_TENANT"]))
+    command = [sys.executable, "-P", str(ROOT / "tests" / "support" / "open_webui.py"), str(tmp_path / "package")]
+    env = environment(**shown, NO_PROXY="*", no_proxy="*")
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert json.loads(ended.stdout) == {
+        "before": False,
+        "after": True,
+        "search": ["changed", 1.0],
+        "filtered": ["chunk-1", "chunk-3", "chunk-5", "chunk-7"],
+        "query": [["chunk-3"]],
+        "nothing": None,
+        "left": ["chunk-3", "chunk-5", "chunk-7"],
+        "reset": [True, False],
+    }
+
+
 def test_what_open_webui_asks_of_a_chroma_server(with_tokens: Service) -> None:
     """The calls of Open WebUI's store, made as its settings on the page say, do what it expects, its reset too."""
     service, shown = with_tokens, page_settings()
-    claims = {"users": [shown["CHROMA_TENANT"]], "access": "write", "exp": int(time.time()) + 600}
-    token = jwt.encode(claims, SECRET, algorithm="HS256")
+    token = token_of(shown["CHROMA_TENANT"])
     # As Open WebUI reads the variable: pairs by commas, each of them cut at every equals sign.
     headers = dict(pair.split("=") for pair in shown["CHROMA_HTTP_HEADERS"].replace("TOKEN", token).split(","))
     client = chromadb.HttpClient(

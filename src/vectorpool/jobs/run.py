@@ -217,6 +217,8 @@ class Runner:
             if notes.waiting or notes.changes or work.transfer is not None:
                 self._store.note(work.job_id, work.run, notes.waiting, notes.counts, None, transfer=work.transfer)
                 notes.waiting = []
+            if state == "done" and work.kind == "export" and work.transfer is not None:
+                self._store.exports.note(work.transfer.target, work.user_id, commit)
             code, reason = (None, None) if error is None else (error.code, error.detail)
             return self._store.finish(work.job_id, work.run, state, commit=commit, code=code, reason=reason)
 

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
 from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.exported import ExportRecord
 from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.rows import Work, anew, encoded, job_of, transfer_of, work_of
 from vectorpool.jobs.tables import documents as _documents
@@ -52,6 +53,7 @@ class JobStore:
         self._sources = sources
         self._user_jobs = user_jobs
         self._is_shared = is_shared
+        self.exports = ExportRecord(self._begin, sources)
 
     def create(self) -> None:
         """Create the tables, or bring those of an earlier version up to this one. Raises Misconfigured."""
@@ -238,6 +240,12 @@ class JobStore:
                 transfer=encoded(anew(transfer_of(row))),
             )
             return job_of(self._row(db, user_id, job_id))
+
+    def waiting_exports(self) -> int:
+        """Return how many exports of all users wait."""
+        of_kind = sa.select(sa.func.count()).where(_jobs.c.kind == "export", _jobs.c.state == "queued")
+        with self._begin() as db:
+            return int(db.execute(of_kind).scalar_one())
 
     def count(self) -> JobsByState:
         """Return how many jobs there are in each state."""
