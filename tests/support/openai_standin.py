@@ -1,4 +1,4 @@
-"""A server that answers as OpenAI's API does, for products that ask a model: vectors of words, and memories as mem0 wants.
+"""A server that answers as OpenAI's API does, for products that ask a model: vectors of words, memories for mem0.
 
 Nothing of it understands a text: a vector counts words, and the memory of a message is the message.
 """
