@@ -31,6 +31,7 @@ SECRETS = frozenset(
         "jobs_url",
         "service_token",
         "webhook_secret",
+        "targets",
     }
 )
 ENV_PREFIX = "VECTORPOOL_"

@@ -34,6 +34,8 @@ CLOSE_S: Final = 2.0
 _BATCH: Final = 256
 _DELAY_MS: Final = 1000
 _TRACE_IDS: Final = 1 << 64
+# Below one span: a job has stages for each of its documents, and they may be many.
+MOST_BELOW: Final = 512
 
 
 def open_tracer(settings: Settings, figures: Figures, sources: Sources = SYSTEM) -> OtlpTracer | None:
@@ -100,14 +102,25 @@ class OtlpTracer:
             context = self._api.set_span_in_context(self._api.NonRecordingSpan(remote))
         # What measures time here has another zero than what tells it.
         zero_ns = self._sources.now_ms() * 1_000_000 - int(self._sources.monotonic_s() * 1e9)
-        kinds = {"server": self._api.SpanKind.SERVER, "job": self._api.SpanKind.CONSUMER}
-        span = self._tracer.start_span(kind, context=context, kind=kinds[kind], start_time=zero_ns + int(start_s * 1e9))
-        return OtlpSpan(self, span, zero_ns)
+        span = self._tracer.start_span(
+            kind, context=context, kind=self._kind(kind), start_time=zero_ns + int(start_s * 1e9)
+        )
+        return OtlpSpan(self, span, zero_ns, _Room(MOST_BELOW))
 
-    def child(self, name: str, of: Any, start_ns: int, attributes: Attributes) -> Any:
+    def _kind(self, kind: str) -> Any:
+        kinds = self._api.SpanKind
+        return {"server": kinds.SERVER, "job": kinds.CONSUMER, "client": kinds.CLIENT}.get(kind, kinds.INTERNAL)
+
+    def child(self, name: str, of: Any, start_ns: int, attributes: Attributes, kind: str = "internal") -> Any:
         """Begin a span below another one."""
         context = self._api.set_span_in_context(of)
-        return self._tracer.start_span(name, context=context, start_time=start_ns, attributes=dict(attributes))
+        return self._tracer.start_span(
+            name, context=context, kind=self._kind(kind), start_time=start_ns, attributes=dict(attributes)
+        )
+
+    def now_s(self) -> float:
+        """Return the monotonic seconds of the tracer's clock."""
+        return self._sources.monotonic_s()
 
     def finish(self, span: Any, end_ns: int) -> None:
         """End a span; drop it if too many wait for the collector."""
@@ -153,13 +166,23 @@ def _sampled(api: Any) -> Any:
     return api.TraceFlags(api.TraceFlags.SAMPLED)
 
 
-class OtlpSpan:
-    """A span of a request or a job; its steps become spans when it ends."""
+class _Room:
+    """How many spans there may still be below the topmost span of a process."""
 
-    def __init__(self, tracer: OtlpTracer, span: Any, zero_ns: int) -> None:
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+class OtlpSpan:
+    """A span of a request, a job or a stage of one; its steps become spans when it ends."""
+
+    def __init__(self, tracer: OtlpTracer, span: Any, zero_ns: int, room: _Room) -> None:
         self._tracer = tracer
         self._span = span
         self._zero_ns = zero_ns
+        self._room = room
 
     @property
     def traceparent(self) -> str:
@@ -179,6 +202,20 @@ class OtlpSpan:
         if steps:
             self._add_steps(steps)
         self._tracer.finish(self._span, self._ns(end_s))
+
+    def below(self, name: str, *, kind: str = "internal") -> OtlpSpan | None:
+        """Begin a span below it, if there is room for one."""
+        if not self._room.left:
+            return None
+        self._room.left -= 1
+        span = self._tracer.child(name, self._span, self._ns(self._tracer.now_s()), {}, kind)
+        return OtlpSpan(self._tracer, span, self._zero_ns, self._room)
+
+    def close(self, *, is_error: bool = False) -> None:
+        """End it now."""
+        if is_error:
+            self._tracer.fail(self._span)
+        self._tracer.finish(self._span, self._ns(self._tracer.now_s()))
 
     def _add_steps(self, steps: Sequence[Step]) -> None:
         first_s, last_s = steps[0].start_s, max(step.start_s + step.seconds for step in steps)

@@ -34,6 +34,7 @@ def collector() -> Iterator[Collector]:
 def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
     env = {
         "VECTORPOOL_LOG_KEY": "a key of this test",
+        "VECTORPOOL_SYNC_ON_WRITE": "true",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url.removesuffix("/v1/traces"),
     }
     served = Service(
@@ -310,6 +311,55 @@ def test_a_trace_goes_from_the_request_through_the_shard_to_the_store(
         service, collector, "5bf92f3577b34da6a3ce929d0e0e4736", "POST", path, json={"embeddings": [[1.0, 1.0]]}
     )
     assert {"shard", "freshness", "engine", "store head"} <= {span.name for span in spans}
+
+
+def test_a_trace_goes_through_the_queue_to_the_worker_and_back(
+    service: Service, collector: Collector, user: str
+) -> None:
+    """A job is a span below the request that asked for it; below it are its stages, and in them service and store."""
+    trace = "7bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": PARENT.format(trace=trace)}
+    files = {"file": ("secret-name.md", b"# Oranges\n\nThey keep a week.\n")}
+    job = service.ok("POST", f"/users/{user}/avatars/7/embed", headers=headers, files=files).json()
+    done = service.ok("GET", f"/users/{user}/jobs/{job['job_id']}?wait_s=60").json()
+    assert done["state"] == "done", done
+
+    def ways() -> set[str]:
+        """Return the names of each span and of those above it."""
+        by_id = {span.span_id: span for span in collector.trace(trace)}
+        found = set()
+        for span in by_id.values():
+            names = [span.name]
+            while span.parent_id in by_id:
+                span = by_id[span.parent_id]
+                names.append(span.name)
+            found.add("/".join(reversed(names)))
+        return found
+
+    job_way = "POST /users/{user_id}/avatars/{avatar_id}/embed/job ingest"
+    command = "POST /users/{user_id}/avatars/{avatar_id}/commands"
+    stages = ("queue", "prepare/store get", "prepare/extract", "prepare/cut", "prepare/embed", "commit/store head")
+    wanted = {job_way, f"{job_way}/commit/IngestDocument/{command}/shard/commit/store create"}
+    wanted |= {f"{job_way}/{stage}" for stage in stages}
+    # Front and worker send their spans when they like.
+    eventually(lambda: wanted <= ways())
+    spans = collector.trace(trace)
+    (run,) = [span for span in spans if span.name == "job ingest"]
+    assert run.attributes == {"vectorpool.job_id": job["job_id"], "vectorpool.job_state": "done", "vectorpool.run": 1}
+    assert not run.failed and not any(user in f"{each.name}{each.attributes}" for each in spans)
+    assert not any("secret-name" in f"{each.name}{each.attributes}" for each in spans)
+
+
+def test_a_sync_that_a_put_schedules_is_in_its_trace(service: Service, collector: Collector, user: str) -> None:
+    """The request is answered before its sync is asked for, and the sync belongs to its trace all the same."""
+    trace = "8bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"traceparent": PARENT.format(trace=trace)}
+    service.ok("PUT", f"/users/{user}/avatars/7/documents/a.md", headers=headers, content=b"# Pears\n")
+    put = "PUT /users/{user_id}/avatars/{avatar_id}/documents/{path}"
+    eventually(lambda: {put, "job sync"} <= {span.name for span in collector.trace(trace)})
+    spans = {span.name: span for span in collector.trace(trace)}
+    assert spans["job sync"].parent_id == spans[put].span_id
+    assert spans[put].end_ns <= spans["job sync"].end_ns
 
 
 def test_a_hostile_traceparent_is_passed_over(service: Service, collector: Collector, user: str) -> None:

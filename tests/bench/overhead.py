@@ -1,9 +1,10 @@
-"""What a warm query costs in this version and in another: ``python -m tests.bench.overhead OTHER/src [--turns N]``.
+"""What a warm request costs in this version and in another: ``python -m tests.bench.overhead OTHER/src [--turns N]``.
 
 Two services run at once, each with one shard over a directory, this version's and that of another checkout. Blocks of
-the same strong top-10 queries go to them by turns, over one connection each. The figure of a block is processor time of
-front and shard for a request, from the kernel's counts, so that what else runs on the machine matters little; the
-result is the median over blocks, and the median of the ratios of neighbouring blocks.
+the same strong top-10 queries (or, with ``--work upsert``, upserts of one record) go to them by turns, over one
+connection each. The figure of a block is processor time of front and shard for a request, from the kernel's counts, so
+that what else runs on the machine matters little; the result is the median over blocks, and the median of the ratios of
+neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 RECORDS, DIMENSION = 200, 384
 BLOCK = 2000
@@ -32,20 +33,19 @@ class Side:
     def __init__(self, name: str, source: Path, root: Path) -> None:
         self.name = name
         root.mkdir()
-        address = root / "address"
-        flags = {"STORE": root / "store", "REPLICA_DIR": root / "replicas", "PORT": 0, "ADDRESS_FILE": address}
+        flags = {"STORE": root / "store", "REPLICA_DIR": root / "replicas", "PORT": 0}
         own = {key: value for key, value in os.environ.items() if not key.startswith(("VECTORPOOL_", "OTEL_"))}
         env = {**own, **{f"VECTORPOOL_{key}": str(value) for key, value in flags.items()}, "PYTHONPATH": str(source)}
         command = [str(Path(sys.executable).with_name("vectorpool")), "serve", "--shards", "1"]
         with (root / "log").open("wb") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
         deadline_s = time.monotonic() + 60
-        while not address.exists():
+        # Older versions write no file with their address.
+        while (found := re.search(r"http://127\.0\.0\.1:(\d+)", (root / "log").read_text())) is None:
             assert time.monotonic() < deadline_s and self.process.poll() is None, (root / "log").read_text()
             time.sleep(0.05)
-        url = urlsplit(address.read_text().strip())
-        self.connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=60)
-        # The file is there a little before the service listens.
+        self.connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+        # The line may be there a little before the service listens.
         while self.connection.sock is None:
             assert time.monotonic() < deadline_s, (root / "log").read_text()
             with contextlib.suppress(ConnectionRefusedError):
@@ -57,9 +57,14 @@ class Side:
         ]
         self.post("/users/42/collections", {"name": "notes"})
         self.post("/users/42/collections/notes/records", {"records": records})
-        self.query = json.dumps({"embeddings": [records[3]["embedding"]], "n_results": 10}).encode()
+        self.requests = {
+            "query": {"embeddings": [records[3]["embedding"]], "n_results": 10},
+            "records": {"records": records[3:4]},
+        }
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        self.pids = [self.process.pid, *map(int, children)]
+        # The shard alone: the worker of jobs is another child of newer versions.
+        shards = [child for child in children if b"vectorpool.shard" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        self.pids = [self.process.pid, *map(int, shards)]
 
     def post(self, path: str, body: object) -> bytes:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -77,13 +82,14 @@ class Side:
             found.append((int(fields[11]) + int(fields[12])) * _TICK_S)
         return found
 
-    def block(self) -> tuple[float, float]:
+    def block(self, work: str) -> tuple[float, float]:
         """Return the microseconds of processor time of front and shard for a request of one block."""
         # An idle connection is closed after a while.
         self.connection.close()
+        body = json.dumps(self.requests[work]).encode()
         before = self.cpu_s()
         for _ in range(BLOCK):
-            self.post("/users/42/collections/notes/query", self.query)
+            self.post(f"/users/42/collections/notes/{work}", body)
         front, shard = (b - a for a, b in zip(before, self.cpu_s(), strict=True))
         return front / BLOCK * 1e6, shard / BLOCK * 1e6
 
@@ -93,7 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("other", type=Path)
     parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--work", choices=("query", "upsert"), default="query")
     options = parser.parse_args()
+    work = "records" if options.work == "upsert" else "query"
     with tempfile.TemporaryDirectory() as directory:
         here = Path(__file__).parents[2] / "src"
         sides = [
@@ -102,11 +110,11 @@ def main() -> None:
         ]
         try:
             for side in sides:
-                side.block()
+                side.block(work)
             rows: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}
             for turn in range(options.turns):
                 for side in sides if turn % 2 else reversed(sides):
-                    rows[side.name].append(side.block())
+                    rows[side.name].append(side.block(work))
             for name, blocks in rows.items():
                 front, shard = (statistics.median(each) for each in zip(*blocks, strict=True))
                 print(f"{name:6} front {front:7.1f} us, shard {shard:7.1f} us, together {front + shard:7.1f} us")

@@ -40,7 +40,7 @@ async def test_a_dead_job_is_told_until_its_retry_is_done(tmp_path: Path) -> Non
     async def shown() -> list[Notification]:
         return (await told.page(limit=10)).notifications
 
-    runner = Runner(store, ingestor, Hooks(None, settings, SYSTEM), told, SYSTEM)  # type: ignore[arg-type]
+    runner = Runner(store, ingestor, Hooks(None, settings, SYSTEM), told, SYSTEM, None)  # type: ignore[arg-type]
     job, _ = store.add("42", "7", "ingest", ["a"], False)
     await runner.give_up(job.job_id, 1, WorkerDied("five workers died"))
     (dead,) = await shown()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.disks import MIB, SmallDisk, small_disk
 from tests.support.instances import NOTES, Instance, upsert, vectors
 from vectorpool.commands import (
     Command,
@@ -25,42 +24,13 @@ from vectorpool.objects.bucket import BucketFull
 from vectorpool.objects.directory import DirectoryBucket
 from vectorpool.objects.memory import MemoryBucket
 
-MIB = 1024**2
 SEEN = {f"r{number}" for number in range(20)}
-
-
-class SmallDisk:
-    """A file system of a few MiB at ``path``."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._ballast = path / "ballast"
-
-    def fill(self, *, leave: int) -> None:
-        """Use up all but so many bytes."""
-        room = os.statvfs(self.path)
-        with self._ballast.open("ab") as file:
-            file.write(b"x" * max(0, room.f_bavail * room.f_frsize - leave))
-
-    def free(self) -> None:
-        """Give the bytes back."""
-        self._ballast.unlink()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    path = tmp_path / "small"
-    path.mkdir()
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={24 * MIB}", "tmpfs", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mount.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
-    yield SmallDisk(path)
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    with small_disk(tmp_path / "small") as made:
+        yield made
 
 
 def _commands(number: int) -> list[Command]:

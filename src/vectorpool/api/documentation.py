@@ -46,7 +46,7 @@ from vectorpool.errors import (
 )
 from vectorpool.identity.grants import Minted
 from vectorpool.identity.revocations import Revocation
-from vectorpool.jobs.views import EXAMPLE_JOB, Job, JobPage
+from vectorpool.jobs.views import EXAMPLE_JOB, EXAMPLE_TRANSFER, Job, JobPage
 
 # --- Examples ----------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ ANSWER_EXAMPLES: Final[dict[type[msgspec.Struct], msgspec.Struct]] = {
     views.Readiness: views.Readiness(status="ready"),
     **ADMIN_EXAMPLES,
     Job: EXAMPLE_JOB,
-    JobPage: JobPage([EXAMPLE_JOB]),
+    JobPage: JobPage([EXAMPLE_JOB, EXAMPLE_TRANSFER]),
     answers.LostPage: answers.LostPage(
         lost=[
             answers.LostRecord(

@@ -20,6 +20,7 @@ from vectorpool.api.commits import History
 from vectorpool.api.direct import DirectIngest
 from vectorpool.api.documents import Documents
 from vectorpool.api.events import StoreEvents
+from vectorpool.api.exports import Exports
 from vectorpool.api.health import Health
 from vectorpool.api.jobs import Jobs
 from vectorpool.api.limits import Usage, UserLimits
@@ -34,7 +35,7 @@ from vectorpool.api.uploads import Uploads
 from vectorpool.api.users import Users
 from vectorpool.api.vectorflow import VectorFlow
 from vectorpool.api.vectors import Vectors
-from vectorpool.api.workers import Workers
+from vectorpool.api.workers import TransferWorkers, Workers
 from vectorpool.settings import Settings
 
 # The largest body that Chroma's server takes.
@@ -60,6 +61,7 @@ def native_routes() -> list[ControllerRouterHandler]:
     )
     operators: list[ControllerRouterHandler] = [Admin, OperatorsCare, StoreEvents, TransferRoutes, UserLimits, Tokens]
     of_user: list[ControllerRouterHandler] = [Users, UserCare, History, Avatars, Jobs, own, of_avatar, vectorflow]
+    of_user += [Exports, TransferWorkers]
     return [*of_user, Vectors, Usage, *operators, Health, Metrics]
 
 

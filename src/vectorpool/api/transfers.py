@@ -214,18 +214,24 @@ class TransferRoutes(Controller):
         """
         check_user_id(user_id)
         request.context.allow(IMPORT_S)
-        async with request.app.state.transfers.place() as path, audited(request, "import", user_id) as told:
-            reader = TarReader(path, max_files=MAX_FILES, max_bytes=MAX_IMPORT_BYTES, check=check_path)
-            try:
-                await _unpack(request, reader)
-            finally:
-                reader.close()
-            sizes = reader.finish()
-            answer = await request.execute(user_id, commands.ImportFrom(directory=str(path)))
-            imported = msgspec.json.decode(answer.body, type=Imported)
-            imported.files, imported.bytes = len(sizes), sum(sizes.values())
-            told |= {"commit": imported.commit, "files": imported.files, "bytes": imported.bytes}
+        imported = await take_import(request, user_id)
         return respond(imported, commit=imported.commit, status=201)
+
+
+async def take_import(request: Call, user_id: str) -> Imported:
+    """Commit the directory that a request's body is a tar of, once it is whole. Raises VectorstoreExists, QueueFull."""
+    async with request.app.state.transfers.place() as path, audited(request, "import", user_id) as told:
+        reader = TarReader(path, max_files=MAX_FILES, max_bytes=MAX_IMPORT_BYTES, check=check_path)
+        try:
+            await _unpack(request, reader)
+        finally:
+            reader.close()
+        sizes = reader.finish()
+        answer = await request.execute(user_id, commands.ImportFrom(directory=str(path)))
+        imported = msgspec.json.decode(answer.body, type=Imported)
+        imported.files, imported.bytes = len(sizes), sum(sizes.values())
+        told |= {"commit": imported.commit, "files": imported.files, "bytes": imported.bytes}
+    return imported
 
 
 async def _unpack(request: Call, reader: TarReader) -> None:

@@ -1,8 +1,8 @@
-"""The route of workers: a sync's commands, so that the instance that owns the user commits what a worker made.
+"""The routes of workers: what a sync or a transfer sends, so that the instance that owns the user commits it.
 
-It takes what a sync sends and nothing else, for the avatar in its path, from a caller that may touch every user: the
-worker of this instance, by the key of this start, or `vectorpool worker`, by a token. A command carries a document's
-records and its row of the registry, hence one commit.
+They take that and nothing else, from a caller that may touch every user: the worker of this instance, by the key of
+this start, or `vectorpool worker`, by a token. A command of a sync carries a document's records and its row of the
+registry, hence one commit. An import is a directory, as a tar.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import asyncio
 from typing import Any, Final
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Controller, Response, post, put
 
 from vectorpool.api.bodies import body_of
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
-from vectorpool.api.durations import COMMAND_S
-from vectorpool.api.namespaces import Ns
+from vectorpool.api.durations import COMMAND_S, IMPORT_S
+from vectorpool.api.namespaces import Ns, UserId
 from vectorpool.api.problems import COMMIT_HEADER
+from vectorpool.api.responses import respond
+from vectorpool.api.transfers import TAR, take_import
 from vectorpool.commands import (
     DiscardParts,
     FindChunks,
+    Flush,
     ForgetDocument,
     GetPipeline,
     GetRecords,
@@ -30,8 +33,17 @@ from vectorpool.commands import (
     SettleDocuments,
     StageChunks,
 )
-from vectorpool.errors import Forbidden, InvalidRequest, MalformedJson, VectorpoolError
+from vectorpool.errors import (
+    Forbidden,
+    InvalidRequest,
+    LimitExceeded,
+    MalformedJson,
+    VectorpoolError,
+    VectorstoreExists,
+)
 from vectorpool.jobs.service import MSGPACK
+from vectorpool.names import check_user_id
+from vectorpool.operating import Imported
 
 _Taken = (
     ListIngested
@@ -45,6 +57,7 @@ _Taken = (
     | DiscardParts
 )
 _decoder: Final = msgspec.msgpack.Decoder(_Taken)
+_transfer_decoder: Final = msgspec.msgpack.Decoder(Flush)
 _INLINE_BYTES: Final = 64 * 1024
 
 
@@ -65,9 +78,7 @@ class Workers(Controller):
 
         The commands may change with any version. An error is msgpack too.
         """
-        caller = request.caller
-        if caller.users is not None or caller.avatars is not None or not caller.may_write:
-            raise Forbidden("Only workers send commands. Send a token that may touch every user and write.")
+        _check_worker(request)
         raw = await body_of(request)
         try:
             command = (
@@ -81,5 +92,70 @@ class Workers(Controller):
         try:
             answer = await request.execute(namespace.user_id, command)
         except VectorpoolError as error:
-            return Response(msgspec.msgpack.encode(error.to_wire()), status_code=error.status, media_type=MSGPACK)
+            return _refusal(error)
         return Response(answer.body, media_type="application/json", headers={COMMIT_HEADER: str(answer.commit)})
+
+
+class TransferWorkers(Controller):
+    """What workers send of exports and imports."""
+
+    path = "/users/{user_id:str}"
+    tags = ("jobs",)
+
+    @post(
+        "/commands",
+        status_code=200,
+        summary="Execute a command of a worker for a user",
+        operation_class=documented(takes=MSGPACK, problems=(Forbidden, MalformedJson)),
+    )
+    async def execute_for_user(self, request: Call, user_id: UserId) -> Response[Any]:
+        """Execute one command of an export, as msgpack. For workers: the token must reach every user.
+
+        The commands may change with any version. An error is msgpack too.
+        """
+        check_user_id(user_id)
+        _check_worker(request)
+        raw = await body_of(request)
+        try:
+            command = _transfer_decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MalformedJson(f"The body is no command of a worker of this version: {error}.") from None
+        request.context.allow(COMMAND_S)
+        try:
+            answer = await request.execute(user_id, command)
+        except VectorpoolError as error:
+            return _refusal(error)
+        return Response(answer.body, media_type="application/json", headers={COMMIT_HEADER: str(answer.commit)})
+
+    @put(
+        "/directory",
+        status_code=201,
+        summary="Commit the directory of an import",
+        request_max_body_size=None,
+        operation_class=documented(
+            takes=TAR, gives=Imported, problems=(Forbidden, VectorstoreExists, InvalidRequest, LimitExceeded)
+        ),
+    )
+    async def adopt_directory(self, request: Call, user_id: UserId) -> Response[Any]:
+        """Make a tar of a plain Chroma directory the vectorstore of a user who has none. For workers.
+
+        The directory is checked before it is opened. An error is msgpack.
+        """
+        check_user_id(user_id)
+        _check_worker(request)
+        request.context.allow(IMPORT_S)
+        try:
+            imported = await take_import(request, user_id)
+        except VectorpoolError as error:
+            return _refusal(error)
+        return respond(imported, commit=imported.commit, status=201)
+
+
+def _check_worker(request: Call) -> None:
+    caller = request.caller
+    if caller.users is not None or caller.avatars is not None or not caller.may_write:
+        raise Forbidden("Only workers send this. Send a token that may touch every user and write.")
+
+
+def _refusal(error: VectorpoolError) -> Response[Any]:
+    return Response(msgspec.msgpack.encode(error.to_wire()), status_code=error.status, media_type=MSGPACK)

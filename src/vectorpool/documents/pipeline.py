@@ -17,6 +17,7 @@ from vectorpool.extraction.extracts import Extract, Skipped
 from vectorpool.extraction.formats import version_of
 from vectorpool.extraction.workshop import Workshop
 from vectorpool.settings import Settings
+from vectorpool.telemetry.spans import stage
 
 ChunkCheck = Callable[[list[Chunk]], Awaitable[list[Chunk]]]
 
@@ -65,10 +66,13 @@ class Pipeline:
 
     async def passages(self, path: str, data: bytes, content_type: str | None = None) -> Passages:
         """Return the passages of a document. Raises an InvalidRequest that says why there are none, QueueFull."""
-        extract = await self._workshop.read(path, data, content_type)
-        chunks = await asyncio.to_thread(self.cut, extract)
+        with stage("extract"):
+            extract = await self._workshop.read(path, data, content_type)
+        with stage("cut"):
+            chunks = await asyncio.to_thread(self.cut, extract)
         if self._check is not None:
-            chunks = await self._check(chunks)
+            with stage("validate"):
+                chunks = await self._check(chunks)
         return Passages(chunks, extract.skipped)
 
     def cut(self, extract: Extract) -> list[Chunk]:

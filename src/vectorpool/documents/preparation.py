@@ -34,6 +34,7 @@ from vectorpool.embedding import Embedder
 from vectorpool.errors import LimitExceeded, NotFound
 from vectorpool.extraction.extracts import Skipped
 from vectorpool.settings import Settings
+from vectorpool.telemetry.spans import stage
 
 _MOST_SKIPPED: Final = 20
 COMMAND_BYTES: Final = 8 * 1024**2
@@ -251,7 +252,8 @@ class Preparation:
         parts = [np.empty((0, self._embedder.dimension), dtype=np.float32)]
         for start in range(0, len(texts), window):
             batch = texts[start : start + window]
-            parts.append(await self._persist(partial(self._embedder.embed, batch, self._user_id)))
+            with stage("embed"):
+                parts.append(await self._persist(partial(self._embedder.embed, batch, self._user_id)))
             self._tokens += sum(await asyncio.to_thread(self._embedder.tokenizer.count, batch))
             self._embedded(path, len(batch))
         return np.concatenate(parts)

@@ -60,6 +60,7 @@ from vectorpool.errors import (
 from vectorpool.kept_documents import digest_of
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
+from vectorpool.telemetry.spans import stage
 
 _AHEAD: Final = 2
 _PAGE: Final = 1000
@@ -193,7 +194,8 @@ class Sync:
 
     async def _find(self, path: str, known: Ingested | None = None) -> Document | DocumentOutcome:
         try:
-            return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
+            with stage("store head"):
+                return await self._persist(partial(self._of.library.head, self._user_id, self._avatar_id, path))
         except (InvalidRequest, NotFound) as error:
             if isinstance(error, DocumentNotFound) and known is not None:
                 if known.restored:
@@ -235,7 +237,8 @@ class Sync:
             if pair.document is None:
                 prepared = self._absent(pair)
             else:
-                prepared = await self._take(pair.document, pair.known)
+                with stage("prepare"):
+                    prepared = await self._take(pair.document, pair.known)
         except (InvalidRequest, NotFound) as error:
             if isinstance(error, NotFound) and not isinstance(error, DocumentNotFound):
                 # The vectorstore or the collection was deleted: that is no fault of the document.
@@ -261,7 +264,8 @@ class Sync:
             assert known is not None, "what is unchanged is known"
             return self._unchanged(known, document.etag)
         async with self._of.turns.take(self._user_id, document.size):
-            body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
+            with stage("store get"):
+                body = await self._persist(partial(self._of.library.get, self._user_id, self._avatar_id, path))
             digest = await asyncio.to_thread(digest_of, body.data)
             is_same = known is not None and (known.recipe, known.collection, known.digest) == (
                 recipe,
@@ -308,7 +312,8 @@ class Sync:
             return
         outcome: DocumentOutcome | None = None
         for _ in range(_TAKES):
-            outcome, replaced = await self._commit_one(prepared)
+            with stage("commit"):
+                outcome, replaced = await self._commit_one(prepared)
             if replaced is None:
                 break
             again = await self._prepare(Pair(ready.path, replaced, None))

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Final, Protocol
 
+from vectorpool.telemetry.spans import stage
+
 LARGE_BYTES: Final = 1024**2
 
 
@@ -42,7 +44,8 @@ class FairTurns:
     async def take(self, user_id: str, size: int) -> AsyncIterator[None]:
         """Wait until it is the user's turn."""
         places = self._small if size <= LARGE_BYTES else self._large
-        await places.acquire(user_id)
+        with stage("wait for a turn"):
+            await places.acquire(user_id)
         try:
             yield
         finally:

@@ -226,13 +226,14 @@ class Calls:
     # --- For the fast path ---------------------------------------------------------------------------
 
     @contextmanager
-    def exclusive(self, timeout_s: float) -> Iterator[bool]:
+    def exclusive(self, timeout_s: float, *, is_needed: bool = False) -> Iterator[bool]:
         """Yield whether the directory's files may be written: no call is in progress, and later ones are delayed.
 
-        The answer is no after ``timeout_s`` of waiting for calls, and while writes should go through Chroma.
+        The answer is no after ``timeout_s`` of waiting for calls, and while writes should go through Chroma, unless
+        ``is_needed``.
         """
         with self._changed:
-            is_granted = self._pause == 0
+            is_granted = self._pause == 0 or is_needed
             if is_granted:
                 is_granted = self._changed.wait_for(lambda: not self._is_exclusive and self._calls == 0, timeout_s)
             else:
@@ -246,6 +247,13 @@ class Calls:
                 with self._changed:
                     self._is_exclusive = False
                     self._changed.notify_all()
+
+    def close_client(self) -> None:
+        """Close Chroma while exclusive: what it knows is about to be wrong. The next call opens it again."""
+        self._client = self._use = None
+        self._loaded.clear()
+        self._behind.clear()
+        self._repair.forget_client()
 
     def note_fast_write(self, collection_id: str) -> None:
         """Note, while exclusive, that the queue of a collection was written."""

@@ -7,34 +7,53 @@ along one history: after a restore, operations get numbers that were used before
 
 from __future__ import annotations
 
-from pathlib import Path
+import sqlite3
 
-from vectorpool.engine.tables import METADATA_SCOPE, has_waiting, position_of, segments_of
-from vectorpool.platform.trees import open_database
+from vectorpool.engine.tables import (
+    METADATA_SCOPE,
+    OF_COLLECTION,
+    VECTOR_SCOPE,
+    has_waiting,
+    position_of,
+    segments_of,
+)
 
 
 class Changes:
     """Positions of the collections of a directory at rest, and what changed since earlier ones.
 
-    ``database`` is Chroma's SQLite file. Every method blocks. Raises sqlite3.Error, InvalidRequest.
+    ``db`` is Chroma's database. Every method blocks. Raises sqlite3.Error.
     """
 
-    def __init__(self, database: Path) -> None:
-        self._database = database
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._has_waiting: bool | None = None
 
     def position(self, collection_id: str) -> int:
         """Return the position of a collection; 0 if it cannot be said, because operations wait to be taken in."""
-        with open_database(self._database) as db:
-            if has_waiting(db):
-                return 0
-            segment = segments_of(db, collection_id).get(METADATA_SCOPE)
-            return 0 if segment is None else position_of(db, segment)
+        if self._has_waiting is None:
+            self._has_waiting = has_waiting(self._db)
+        segment = segments_of(self._db, collection_id).get(METADATA_SCOPE)
+        return 0 if segment is None or self._has_waiting else position_of(self._db, segment)
+
+    def count(self, collection_id: str) -> int:
+        """Return the number of records."""
+        segment = segments_of(self._db, collection_id).get(METADATA_SCOPE)
+        sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
+        return int(self._db.execute(sql, (segment,)).fetchone()[0])
 
     def ids(self, collection_id: str, since: int = 0) -> list[str]:
         """Return the ids of the records that were added or changed after a position, in the order of insertion."""
-        with open_database(self._database) as db:
-            segment = segments_of(db, collection_id).get(METADATA_SCOPE)
-            # Versions before 0.5.1 stored eight bytes, which SQLite orders behind every integer: those rows count as
-            # changed.
-            sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ? AND seq_id > ? ORDER BY id"
-            return [row[0] for row in db.execute(sql, (segment, since))]
+        segments = segments_of(self._db, collection_id)
+        segment, vectors = segments.get(METADATA_SCOPE), segments.get(VECTOR_SCOPE)
+        if since and vectors is not None and position_of(self._db, vectors) <= since:
+            # Chroma keeps operations in the queue until the index files have them, so it names all that changed.
+            sql = (
+                "SELECT embedding_id FROM embeddings WHERE segment_id = ? AND seq_id > ? AND embedding_id IN "
+                f"(SELECT id FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}) ORDER BY id"
+            )
+            return [row[0] for row in self._db.execute(sql, (segment, since, since, collection_id))]
+        # Versions before 0.5.1 stored eight bytes, which SQLite orders behind every integer: those rows count as
+        # changed.
+        sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ? AND seq_id > ? ORDER BY id"
+        return [row[0] for row in self._db.execute(sql, (segment, since))]

@@ -21,6 +21,7 @@ from vectorpool.engine.deletions import mark_empty
 from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.engine.failures import translate
 from vectorpool.engine.fast_catalogue import FastCatalogue
+from vectorpool.engine.fast_drops import FastDropper
 from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
@@ -51,6 +52,7 @@ class Engine:
             source = DatabaseFile(directory, threading.RLock())
             self.catalogue = Catalogue(self._client, FastCatalogue(source) if options.fast_reads else None)
             self.records = Records(source, self._client, self.catalogue, options)
+            self._dropper = FastDropper(source, self._client) if options.fast_writes else None
         except BaseException:
             self._client.close()
             raise
@@ -106,8 +108,15 @@ class Engine:
     def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         """Delete a collection with its records; return how many there were.
 
-        ``applied`` is called before the first effect and after each slice.
+        ``applied`` is called before the first effect, and perhaps again.
         """
+        if self._dropper is not None:
+            dropped = self._dropper.drop(info, applied)
+            if dropped is not None:
+                return dropped
+        return self._leave_drop(info, applied)
+
+    def _leave_drop(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         count = 0
         if self._client.refuses(info.id):
             # Its index is never loaded, and nothing else needs to be.

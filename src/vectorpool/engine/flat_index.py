@@ -20,6 +20,8 @@ from vectorpool.engine.tables import Operation
 
 # How far the quick form of a squared distance may be off, in units of the squared lengths that it subtracts.
 _ROUNDING: Final = 4e-6
+# While half the squared lengths of rows and query are below it, no product and no distance of theirs overflows float32.
+_SURELY_SMALL: Final = 1e37
 _SMALLEST: Final = 16
 # A text, and its places in a list and a dictionary.
 _BYTES_OF_AN_ID: Final = 200
@@ -35,8 +37,9 @@ class FlatIndex:
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
         self._rows: Float32 = np.empty((_SMALLEST, dimension), np.float32)
-        # Half of each row's squared length; only l2 needs it.
+        # Half of each row's squared length, and a number that none of them exceeds.
         self._halves: Float32 = np.empty(_SMALLEST, np.float32)
+        self._longest = 0.0
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -60,6 +63,7 @@ class FlatIndex:
         self._places = {record_id: place for place, record_id in enumerate(ids)}
         self._rows = rows
         self._halves = np.einsum("ij,ij->i", rows, rows) / np.float32(2)
+        self._longest = float(self._halves.max(initial=0))
 
     def put(self, record_id: str, vector: Float32) -> None:
         """Add or replace one vector, float32[dimension], of any length."""
@@ -73,8 +77,9 @@ class FlatIndex:
             self._ids.append(record_id)
             self._places[record_id] = place
         self._rows[place] = vector
-        with np.errstate(over="ignore"):
-            self._halves[place] = np.dot(vector, vector) / np.float32(2)
+        half = _half(vector)
+        self._halves[place] = half
+        self._longest = max(self._longest, half)
 
     def remove(self, record_id: str) -> None:
         """Forget one vector, if it is there; the last row moves into its place."""
@@ -119,30 +124,45 @@ class FlatIndex:
         if among is not None:
             rows, halves = rows[among], halves[among]
         if self.space == "cosine":
-            query = unit(query)
-        with np.errstate(over="ignore", invalid="ignore"):
-            places, distances = self._measured(rows, halves, query, limit)
-        if not np.isfinite(distances).all():
-            places, distances = np.arange(len(rows)), self._long_distances(rows, query)
+            query, longest = unit(query), self._longest
+        else:
+            longest = max(self._longest, _half(query))
+        if longest < _SURELY_SMALL:
+            places, distances = self._measured(rows, halves, query, limit, longest)
+        else:
+            places, distances = self._measured_with_care(rows, halves, query, limit, longest)
         order = np.argsort(distances, kind="stable")[:limit]
         chosen = places[order] if among is None else among[places[order]]
         return list(map(self._ids.__getitem__, chosen.tolist())), distances[order].tolist()
 
     def _measured(
-        self, rows: Float32, halves: Float32, query: Float32, limit: int
+        self, rows: Float32, halves: Float32, query: Float32, limit: int, longest: float
     ) -> tuple[NDArray[np.intp], NDArray[Any]]:
-        """Return the rows that may be among the nearest and their distances; one that is not finite if any overflow."""
+        """Return the rows that may be among the nearest, and their distances.
+
+        ``longest`` is at least half the squared length of the query and of every row.
+        """
         scores = rows @ query
         if self.space == "l2":
             scores -= halves
-        if not np.isfinite(scores).all():
-            return np.arange(1), np.array([np.nan])
-        if self.space == "l2":
-            places = self._candidates(scores, halves, query, limit)
+            places = _candidates(scores, limit, _ROUNDING * longest)
             apart = rows[places] - query
             return places, np.einsum("ij,ij->i", apart, apart)
         places = _highest(scores, limit)
         return places, np.float32(1) - scores[places]
+
+    def _measured_with_care(
+        self, rows: Float32, halves: Float32, query: Float32, limit: int, longest: float
+    ) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        """Do the same where numbers may overflow: if one does, in float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = rows @ query
+            is_finite = np.isfinite(scores).all() and (self.space != "l2" or np.isfinite(scores - halves).all())
+            if is_finite and np.isfinite(longest):
+                places, distances = self._measured(rows, halves, query, limit, longest)
+                if np.isfinite(distances).all():
+                    return places, distances
+        return np.arange(len(rows)), self._long_distances(rows, query)
 
     def _long_distances(self, rows: Float32, query: Float32) -> NDArray[np.float64]:
         """Return the distances in float64[n], which the squares of float32 numbers do not overflow."""
@@ -157,17 +177,23 @@ class FlatIndex:
                 found[start : start + len(part)] = 1 - part @ long_query
         return found
 
-    def _candidates(self, scores: Float32, halves: Float32, query: Float32, limit: int) -> NDArray[np.intp]:
-        """Return the places of all rows that may be among the nearest, given that ``scores`` are rounded.
 
-        |x - q|^2 = |q|^2 - 2 (x.q - |x|^2 / 2) loses digits where x and q are close, so the difference itself is taken
-        for whatever the loss could hide.
-        """
-        if limit >= len(scores):
-            return np.arange(len(scores))
-        least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-        longest = max(float(halves.max()), float(np.dot(query, query)) / 2)
-        return np.flatnonzero(scores >= least - _ROUNDING * longest)
+def _half(vector: Float32) -> float:
+    """Return half the squared length, which is infinite beyond float32."""
+    with np.errstate(over="ignore"):
+        return float(np.dot(vector, vector)) / 2
+
+
+def _candidates(scores: Float32, limit: int, rounding: float) -> NDArray[np.intp]:
+    """Return the places of all rows that may be among the nearest, given scores that may be off by ``rounding``.
+
+    |x - q|^2 = |q|^2 - 2 (x.q - |x|^2 / 2) loses digits where x and q are close, so the difference itself is taken
+    for whatever the loss could hide.
+    """
+    if limit >= len(scores):
+        return np.arange(len(scores))
+    least = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+    return np.flatnonzero(scores >= least - rounding)
 
 
 def _highest(scores: Float32, limit: int) -> NDArray[np.intp]:

@@ -102,6 +102,21 @@ def _load(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.empty(0, dtype)
 
 
+def map_elements(directory: Path, dimension: int, max_neighbors: int) -> NDArray[Any]:
+    """Return the elements of an index, mapped: fields flags, links, vector, label; none if the file is missing."""
+    return _load(directory / "data_level0.bin", _element(directory, dimension, max_neighbors))
+
+
+def map_norms(directory: Path) -> NDArray[np.float32]:
+    """Return the lengths that vectors of a cosine collection had, element by element; none if the file is missing."""
+    return _load(directory / "length.bin", np.dtype("<f4"))
+
+
+def are_deleted(elements: NDArray[Any]) -> bool:
+    """Return whether one of the elements is marked deleted."""
+    return bool((elements["flags"][:, 2] & _DELETED).any())
+
+
 def read_vectors(
     directory: Path,
     *,

@@ -1,7 +1,7 @@
 """Rows that Chroma leaves behind in a directory that is adopted: lists of records whose collection was deleted.
 
 Chroma does not delete them with their collection. The next record that gets the row of one shows its list as its own,
-in whatever collection or database that is. Our own deletions leave none (see ``Records.with_lists``), so only an
+in whatever collection or database that is. Our own deletions leave none (see ``fast_drops``), so only an
 adopted directory has any. They are deleted when its first commit is opened, and are gone from the commit that follows.
 Looking for them takes 14 ms for 44,000 values, which every later opening saves.
 """

@@ -97,7 +97,7 @@ from vectorpool.errors.retries import (
     TryAgain,
     WorkerDied,
 )
-from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable
+from vectorpool.errors.targets import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UnknownTarget
 
 __all__ = [
     "UNDECODABLE",
@@ -186,6 +186,7 @@ __all__ = [
     "TooManyConnections",
     "TryAgain",
     "Unauthenticated",
+    "UnknownTarget",
     "UnsupportedFormat",
     "UploadUrlUnavailable",
     "UserNotFound",

@@ -45,3 +45,13 @@ class TargetUnavailable(TryAgain):
     code = "target-unavailable"
     title = "The target does not answer"
     retry_after_s = 30.0
+
+
+class UnknownTarget(InvalidRequest):
+    """The target is none that the operator named. Users name targets; they never send a URL.
+
+    To do: name one of the targets that the message lists, or ask the operator to add yours to ``VECTORPOOL_TARGETS``.
+    """
+
+    code = "unknown-target"
+    title = "The operator named no such target"

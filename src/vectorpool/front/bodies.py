@@ -40,7 +40,7 @@ class BodyBound(NamedTuple):
 def _is_kept_on_disk(scope: HTTPScope) -> bool:
     """Whether the body is an archive to import, which is written to disk as it comes, with a bound of its own."""
     match segments_of(scope):
-        case ["admin", "users", _, "import"]:
+        case ["admin", "users", _, "import"] | ["users", _, "directory"]:
             return scope["method"] == "PUT"
     return False
 

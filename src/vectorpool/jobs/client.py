@@ -40,6 +40,7 @@ from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
 from vectorpool.telemetry.families import JOBS
 from vectorpool.telemetry.figures import Sample
+from vectorpool.telemetry.spans import CURRENT
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,13 @@ _HANGS_AFTER_S: Final = 60.0
 _MOST_SCHEDULED: Final = 10_000
 _MOST_PATHS: Final = 500
 _GATHER_S: Final = 0.2
+
+
+class _Scheduled(msgspec.Struct):
+    """Documents to sync, None for the whole avatar, and the span of the first request that wanted it."""
+
+    paths: set[str] | None
+    traceparent: str
 
 
 class Jobs:
@@ -73,7 +81,7 @@ class Jobs:
         self.are_installed = are_jobs_installed()
         self._refusal: VectorpoolError | None = None if self.are_installed else JobsNotInstalled(NOT_INSTALLED)
         self._stopping = False
-        self._scheduled: dict[tuple[str, str], set[str] | None] = {}
+        self._scheduled: dict[tuple[str, str], _Scheduled] = {}
         self._has_scheduled = asyncio.Event()
 
     def url(self) -> str:
@@ -139,11 +147,11 @@ class Jobs:
         key = (user_id, avatar_id)
         if key not in self._scheduled and len(self._scheduled) >= _MOST_SCHEDULED:
             return
-        paths = self._scheduled.setdefault(key, set())
-        if path is None or (paths is not None and len(paths) >= _MOST_PATHS):
-            self._scheduled[key] = None
-        elif paths is not None:
-            paths.add(path)
+        wanted = self._scheduled.setdefault(key, _Scheduled(set(), CURRENT.get()))
+        if path is None or (wanted.paths is not None and len(wanted.paths) >= _MOST_PATHS):
+            wanted.paths = None
+        elif wanted.paths is not None:
+            wanted.paths.add(path)
         self._has_scheduled.set()
 
     async def count(self) -> JobsByState:
@@ -172,10 +180,11 @@ class Jobs:
             await self._sources.sleep(_GATHER_S)
             self._has_scheduled.clear()
             gathered, self._scheduled = self._scheduled, {}
-            for (user_id, avatar_id), paths in gathered.items():
-                named = None if paths is None else sorted(paths)
+            for (user_id, avatar_id), wanted in gathered.items():
+                named = None if wanted.paths is None else sorted(wanted.paths)
+                asked = Enqueue(self.number(), user_id, avatar_id, "sync", named, traceparent=wanted.traceparent)
                 try:
-                    await self.sync(user_id, avatar_id, named)
+                    await self.request(asked)
                 except VectorpoolError as error:
                     logger.warning(
                         "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail
@@ -228,6 +237,8 @@ class Jobs:
             return reader
         writer.close()
         await self._end_process()
+        if self._stopping:
+            return None
         error = (
             VectorpoolError.from_wire(message.error)
             if isinstance(message, Refused)

@@ -29,8 +29,11 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
 
 from vectorpool.errors import CommitConflict, JobsUnavailable, Misconfigured, TryAgain, VectorpoolError
+from vectorpool.jobs.failures import unanswered
+from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.store import JobStore
+from vectorpool.jobs.views import TRANSFERS, JobKind
 from vectorpool.local_paths import jobs_dir
 from vectorpool.platform.privacy import make_private
 from vectorpool.settings import Settings
@@ -41,9 +44,16 @@ logger = logging.getLogger(__name__)
 # Raise it only if workflows that are under way could not be run by the new code.
 APPLICATION_VERSION: Final = "vectorpool-jobs-1"
 QUEUE: Final = "vectorpool-jobs"
+# Of their own, so that a target that is slow or away holds up no ingest.
+TRANSFER_QUEUE: Final = "vectorpool-transfers"
+# Rounds of exports, one at a time of all workers.
+ROUND_QUEUE: Final = "vectorpool-export-rounds"
 _EXECUTOR: Final = "instance"
+_QUEUES: Final = (QUEUE, TRANSFER_QUEUE, ROUND_QUEUE)
+_ROUND_POLL_S: Final = 1.0
 _POLL_S: Final = 0.25
 _ATTEMPTS: Final = 8
+_ROUND_ATTEMPTS: Final = 4
 _FIRST_BACKOFF_S: Final = 2.0
 # Deaths of workers are counted by the store, which knows whether a run got further.
 _MOST_RECOVERIES: Final = 100_000
@@ -57,6 +67,7 @@ class _Current:
     """What the workflow runs with: DBOS knows functions, not objects, and there is one engine a process."""
 
     runner: Runner | None = None
+    rounds: ExportRounds | None = None
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -88,6 +99,30 @@ async def _run_workflow(job_id: str, attempt: int) -> None:
         known = next((each for each in reversed(causes) if isinstance(each, VectorpoolError)), None)
         reason = known or JobsUnavailable(f"The job failed {_ATTEMPTS} times ({type(error).__name__}). Retry it later.")
         await _Current.runner.give_up(job_id, attempt, reason)
+
+
+@DBOS.step(
+    name="vectorpool-round-step",
+    retries_allowed=True,
+    max_attempts=_ROUND_ATTEMPTS,
+    interval_seconds=_FIRST_BACKOFF_S,
+    backoff_rate=2.0,
+    should_retry=_is_temporary,
+)
+async def _round_step() -> None:
+    assert _Current.rounds is not None
+    done = await _Current.rounds.run()
+    logger.info("a round of exports looked at %d users, and asked for %d exports", done.users, done.asked)
+
+
+@DBOS.workflow(name="vectorpool-export-round", max_recovery_attempts=_MOST_RECOVERIES)
+async def _round_workflow(slot: int) -> None:
+    try:
+        await _round_step()
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        logger.warning("round %d of exports failed, the next one makes up for it: %s", slot, type(error).__name__)
 
 
 class Database:
@@ -165,7 +200,13 @@ class Engine:
     """DBOS, launched on the running event loop. One a process."""
 
     def __init__(
-        self, database: Database, store: JobStore, runner: Runner, settings: Settings, sources: Sources
+        self,
+        database: Database,
+        store: JobStore,
+        runner: Runner,
+        settings: Settings,
+        sources: Sources,
+        rounds: ExportRounds,
     ) -> None:
         self._database = database
         self._store = store
@@ -174,6 +215,8 @@ class Engine:
         self._executor = sources.uuid() if database.is_shared else _EXECUTOR
         self._session: psycopg.Connection[Any] | None = None
         _Current.runner = runner
+        _Current.rounds = rounds
+        self._slot = -1
 
     async def launch(self) -> None:
         """Start; what this executor left running is started again. Raises JobsUnavailable."""
@@ -193,24 +236,32 @@ class Engine:
         try:
             # In the loop's own coroutine: then workflows run on this loop.
             DBOS.launch()
-        except (sa.exc.DBAPIError, OSError) as error:
+        except sa.exc.DBAPIError as error:
+            raise unanswered(error) from error
+        except OSError as error:
             raise JobsUnavailable(f"The database of jobs cannot be used: {error}.") from error
         if self._settings.jobs_at_once:
+            at_once = {QUEUE: self._settings.jobs_at_once, TRANSFER_QUEUE: self._settings.transfers_at_once}
             await DBOS.register_queue_async(
-                QUEUE,
-                partition_concurrency=1,
-                worker_concurrency=self._settings.jobs_at_once,
-                polling_interval_sec=_POLL_S,
-                on_conflict="always_update",
+                ROUND_QUEUE, global_concurrency=1, polling_interval_sec=_ROUND_POLL_S, on_conflict="always_update"
             )
+            for name, most in at_once.items():
+                await DBOS.register_queue_async(
+                    name,
+                    partition_concurrency=1,
+                    worker_concurrency=most,
+                    polling_interval_sec=_POLL_S,
+                    on_conflict="always_update",
+                )
 
-    async def enqueue(self, user_id: str, job_id: str, attempt: int) -> None:
-        """Put a job into its user's part of the queue; a second time for the same attempt does nothing."""
+    async def enqueue(self, user_id: str, job_id: str, attempt: int, kind: JobKind) -> None:
+        """Put a job into its user's part of its queue; a second time for the same attempt does nothing."""
+        queue = TRANSFER_QUEUE if kind in TRANSFERS else QUEUE
         with SetWorkflowID(f"{job_id}.{attempt}"), SetEnqueueOptions(queue_partition_key=user_id):
             try:
-                await DBOS.enqueue_workflow_async(QUEUE, _run_workflow, job_id, attempt)
+                await DBOS.enqueue_workflow_async(queue, _run_workflow, job_id, attempt)
             except sa.exc.DBAPIError as error:
-                raise JobsUnavailable(f"The database of jobs does not answer: {type(error).__name__}.") from error
+                raise unanswered(error) from error
 
     async def cancel(self, job_id: str, attempt: int) -> None:
         """Take a job out of the queue; one that runs sees in the store that it was cancelled."""
@@ -224,10 +275,26 @@ class Engine:
             try:
                 if self._database.is_shared:
                     await asyncio.to_thread(self._take_over)
+                await self._begin_round()
                 await self._look()
                 await self._collect()
             except (VectorpoolError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 logger.warning("the database of jobs did not answer: %s", type(error).__name__)
+
+    async def _begin_round(self) -> None:
+        """Have this interval's round of exports run, by one worker, unless the one before it still waits."""
+        assert _Current.rounds is not None
+        slot = int(self._sources.now_ms() / (self._settings.export_interval_s * 1000))
+        if not _Current.rounds.is_on or slot == self._slot:
+            return
+        self._slot = slot
+        waiting = await DBOS.list_workflows_async(
+            queue_name=ROUND_QUEUE, status="ENQUEUED", limit=1, load_input=False, load_output=False
+        )
+        if not waiting:
+            # All workers give it the same id, and DBOS takes the first.
+            with SetWorkflowID(f"export-round.{self._settings.export_interval_s:g}.{slot}"):
+                await DBOS.enqueue_workflow_async(ROUND_QUEUE, _round_workflow, slot)
 
     # --- Take-over -----------------------------------------------------------------------------------
 
@@ -261,7 +328,11 @@ class Engine:
             session = self._session
         assert session is not None
         # Private, and the only way; the version of DBOS is bounded in pyproject.
-        pending = DBOS.list_workflows(status="PENDING", queue_name=QUEUE, load_input=False, load_output=False)
+        pending = [
+            each
+            for queue in _QUEUES
+            for each in DBOS.list_workflows(status="PENDING", queue_name=queue, load_input=False, load_output=False)
+        ]
         others = {each.executor_id for each in pending if each.executor_id and each.executor_id != self._executor}
         for executor in sorted(others):
             if _try_lock(session, executor):
@@ -274,10 +345,12 @@ class Engine:
     async def _look(self) -> None:
         """Enqueue jobs again that the engine does not know, or knows as ended: it was cut off between two notes."""
         before_ms = self._sources.now_ms() - _UNTOUCHED_MS
-        for job_id, attempt, user_id in await asyncio.to_thread(self._store.waiting_since, before_ms, _LOOKED_AT_ONCE):
+        for job_id, attempt, user_id, kind in await asyncio.to_thread(
+            self._store.waiting_since, before_ms, _LOOKED_AT_ONCE
+        ):
             status = await DBOS.get_workflow_status_async(f"{job_id}.{attempt}")
             if status is None:
-                await self.enqueue(user_id, job_id, attempt)
+                await self.enqueue(user_id, job_id, attempt, kind)
             elif status.status not in ("ENQUEUED", "PENDING", "DELAYED"):
                 assert _Current.runner is not None
                 await _Current.runner.give_up(

@@ -48,10 +48,12 @@ from vectorpool.jobs.protocol import (
     read_frame,
     to_worker_decoder,
 )
+from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
-from vectorpool.jobs.views import FINISHED, Job, JobPage
+from vectorpool.jobs.transfers import Transfers
+from vectorpool.jobs.views import FINISHED, Job, JobPage, Transfer
 from vectorpool.notifications import Notifications
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
@@ -59,6 +61,8 @@ from vectorpool.platform.privacy import keep_private
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
+from vectorpool.telemetry.figures import Figures
+from vectorpool.traces import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +93,14 @@ class Worker:
         self._opening: asyncio.Task[Ingestor] | None = None
         hooks = Hooks(self._router, settings, SYSTEM)
         notifications = Notifications(self._bucket, settings)
-        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM)
-        self.engine = Engine(self._database, self.store, runner, settings, SYSTEM)
+        # The figures of a worker are not scraped.
+        self._tracer = open_tracer(settings, Figures())
+        transfers = Transfers(self._bucket, self._router, settings)
+        runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
+        rounds = ExportRounds(
+            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_export, self._waiting_exports
+        )
+        self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)
         self._supervisor = Supervisor(SYSTEM)
 
     async def start(self) -> None:
@@ -112,6 +122,22 @@ class Worker:
         library = DocumentLibrary(self._bucket, self._settings)
         turns = FairTurns(self._settings.documents_at_once, _LARGE_AT_ONCE)
         return Ingestor(library, embedder, self._router, self._settings, SYSTEM, turns, self._workshop)
+
+    async def close(self) -> None:
+        """Send what is left of traces, within their bounded time; jobs that run are left to another process."""
+        if self._tracer is not None:
+            await self._tracer.close()
+
+    async def _ask_export(self, user_id: str, target: str) -> bool:
+        job, is_new = await asyncio.to_thread(
+            self.store.add, user_id, "", "export", None, False, transfer=Transfer(target)
+        )
+        if is_new:
+            await self.engine.enqueue(user_id, job.job_id, job.attempt, job.kind)
+        return is_new
+
+    async def _waiting_exports(self) -> int:
+        return await asyncio.to_thread(self.store.waiting_exports)
 
     # --- Requests ------------------------------------------------------------------------------------
 
@@ -140,8 +166,8 @@ class Worker:
                     await self.engine.cancel(job.job_id, job.attempt)
                 return msgspec.json.encode(job)
             case RetryJob():
-                job = await asyncio.to_thread(self.store.retry, request.user_id, request.job_id)
-                await self.engine.enqueue(request.user_id, job.job_id, job.attempt)
+                job = await asyncio.to_thread(self.store.retry, request.user_id, request.job_id, request.traceparent)
+                await self.engine.enqueue(request.user_id, job.job_id, job.attempt, job.kind)
                 return msgspec.json.encode(job)
 
     async def _enqueue(self, request: Enqueue) -> bytes:
@@ -155,9 +181,11 @@ class Worker:
             request.choice,
             request.options,
             is_numbered=request.is_numbered,
+            traceparent=request.traceparent,
+            transfer=request.transfer,
         )
         if is_new:
-            await self.engine.enqueue(request.user_id, job.job_id, job.attempt)
+            await self.engine.enqueue(request.user_id, job.job_id, job.attempt, job.kind)
         return msgspec.json.encode(job)
 
     async def _show(self, request: ShowJob) -> bytes:
@@ -233,6 +261,7 @@ async def _supervised(descriptor: int) -> None:
     os.nice(_NICENESS)
     await send(writer, WorkerReady())
     await _Gateway(worker, writer).serve(reader)
+    await worker.close()
 
 
 def log(settings: Settings) -> None:
@@ -251,6 +280,7 @@ async def _alone(settings: Settings, ready: Callable[[], Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, leaving.set)
     await leaving.wait()
+    await worker.close()
     _end()
 
 

@@ -13,8 +13,9 @@ import msgspec
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.errors import ErrorWire
-from vectorpool.jobs.views import JobKind, JobOptions, JobState
+from vectorpool.jobs.views import JobKind, JobOptions, JobState, Transfer
 from vectorpool.settings import Settings
+from vectorpool.telemetry.spans import CURRENT
 
 _LENGTH: Final = struct.Struct("<I")
 MAX_FRAME_BYTES: Final = 64 * 1024**2
@@ -33,7 +34,10 @@ class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
-    """A new job; one of kind ``sync`` joins another that waits. Answers views.Job."""
+    """A new job; a ``sync`` and an ``export`` join another that waits. Answers views.Job.
+
+    ``traceparent`` names the span that asks for it, by default that of the running request.
+    """
 
     number: int
     user_id: str
@@ -44,6 +48,8 @@ class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
     choice: PipelineChoice | None = None
     options: JobOptions | None = None
     is_numbered: bool = False
+    transfer: Transfer | None = None
+    traceparent: str = msgspec.field(default_factory=CURRENT.get)
 
 
 class FindJobs(msgspec.Struct, frozen=True, tag="find"):
@@ -91,11 +97,12 @@ class CancelJob(msgspec.Struct, frozen=True, tag="cancel"):
 
 
 class RetryJob(msgspec.Struct, frozen=True, tag="retry"):
-    """Takes what failed again. Answers views.Job."""
+    """Takes what failed again, in the trace of the request that asks for it. Answers views.Job."""
 
     number: int
     user_id: str
     job_id: str
+    traceparent: str = msgspec.field(default_factory=CURRENT.get)
 
 
 class CountJobs(msgspec.Struct, frozen=True, tag="count"):

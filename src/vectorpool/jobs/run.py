@@ -1,4 +1,4 @@
-"""One run of a job: a sync whose outcomes are noted while it goes on.
+"""One run of a job: a sync, an export or an import, whose outcomes are noted while it goes on.
 
 A run may be cut off anywhere. The next one compares bucket and registry again, finds what was committed unchanged, and
 keeps what the run before it noted. So nothing is done twice but the look.
@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from vectorpool.documents.ingest import Ingestor
 from vectorpool.documents.reports import DocumentOutcome, IngestProgress
@@ -23,14 +23,18 @@ from vectorpool.errors import (
     JobStalled,
     JobsUnavailable,
     TryAgain,
+    UserNotFound,
     VectorpoolError,
     WorkerDied,
 )
 from vectorpool.jobs.hooks import Hooks
-from vectorpool.jobs.store import MOST_DOCUMENTS, JobStore, Work
+from vectorpool.jobs.rows import Work
+from vectorpool.jobs.store import MOST_DOCUMENTS, JobStore
+from vectorpool.jobs.transfers import Transfers
 from vectorpool.jobs.views import JobCounts, JobState
 from vectorpool.notifications import Notifications
 from vectorpool.sources import Sources
+from vectorpool.telemetry.spans import Attributes, Tracer, stage, working_below
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -57,43 +61,86 @@ class Runner:
         hooks: Hooks,
         notifications: Notifications,
         sources: Sources,
+        transfers: Transfers,
+        tracer: Tracer | None = None,
     ) -> None:
         self._store = store
+        self._transfers = transfers
         self._hooks = hooks
         self._notifications = notifications
         self._ingestor = ingestor
         self._sources = sources
+        self._tracer = tracer
 
     async def run(self, job_id: str, attempt: int) -> None:
         """Run a job to its end. Raises what may pass later: the engine starts another run then, after a while."""
         work = await self._persist(lambda: self._store.begin(job_id, attempt))
         if work is None:
             return
-        if work.deaths >= MOST_DEATHS:
-            died = WorkerDied(
-                f"{work.deaths} workers died while they worked on the job, the last one at {work.path!r}. Look at that "
-                "document, then retry the job."
-            )
-            await self._finish(work, _Notes(work), "failed", died)
+        if self._tracer is None:
+            await self._run(work)
             return
+        began_s = self._sources.monotonic_s()
+        is_first = work.run == 1
+        since_s = self._queued_s(work, began_s) if is_first else began_s
+        span = self._tracer.start(since_s, work.traceparent, kind="job")
+        if span is None:
+            await self._run(work)
+            return
+        if is_first and (queue := self._tracer.start(since_s, span.traceparent, kind="queue")) is not None:
+            queue.end("queue", began_s, {})
+        state = "paused"
+        try:
+            with working_below(span):
+                state = await self._run(work)
+        finally:
+            attributes: Attributes = {
+                "vectorpool.job_id": job_id,
+                "vectorpool.job_state": state,
+                "vectorpool.run": work.run,
+            }
+            is_error = state in ("paused", "failed")
+            span.end(f"job {work.kind}", self._sources.monotonic_s(), attributes, is_error=is_error)
+
+    def _queued_s(self, work: Work, now_s: float) -> float:
+        """Return when a job came into the queue, in monotonic seconds: no later than now, whatever clocks say."""
+        return now_s - max(self._sources.now_ms() - work.created_ms, 0) / 1000
+
+    async def _run(self, work: Work) -> str:
+        """Return how the run ended."""
+        if work.deaths >= MOST_DEATHS:
+            at = (
+                f"the last one at {work.path!r}. Look at that document"
+                if work.transfer is None
+                else f"of the target {work.transfer.target}. Look at their logs and memory"
+            )
+            died = WorkerDied(f"{work.deaths} workers died while they worked on the job, {at}, then retry the job.")
+            await self._finish(work, _Notes(work), "failed", died)
+            return "failed"
         notes = _Notes(work)
         try:
-            commit = await self._sync(work, notes)
-            await self._tell(work, notes)
+            if work.transfer is None:
+                commit = await self._watched(work, notes, self._sync(work, notes, await self._ingestor()))
+                await self._tell(work, notes)
+            else:
+                moving = self._transfers.run(work, work.transfer, notes.moved)
+                commit = await self._watched(work, notes, moving)
         except Superseded:
-            return
+            return "superseded"
         except (TryAgain, CommitConflict):
             await self._note(work, notes, is_pausing=True)
             raise
         except VectorpoolError as error:
             await self._finish(work, notes, "failed", error)
+            return "failed"
         except Exception:
             logger.exception("a job failed unexpectedly")
             await self._finish(
                 work, notes, "failed", InternalError("The job failed for a reason of ours; see the log.")
             )
-        else:
-            await self._finish(work, notes, "done", commit=commit)
+            return "failed"
+        await self._finish(work, notes, "done", commit=commit)
+        return "done"
 
     async def give_up(self, job_id: str, attempt: int, error: VectorpoolError) -> None:
         """End a job that failed as often as it may."""
@@ -101,35 +148,36 @@ class Runner:
         if work is not None:
             await self._finish(work, _Notes(work), "failed", error)
 
-    async def _sync(self, work: Work, notes: _Notes) -> int:
-        ingestor = await self._ingestor()
-        sync = asyncio.create_task(
-            ingestor.sync(
-                work.user_id,
-                work.avatar_id,
-                work.paths,
-                notes.done,
-                force=work.force,
-                choice=work.choice,
-                fresh=frozenset(path for path, outcome in work.done.items() if outcome.status == "ingested"),
-                progress=notes.progress,
-                check=self._hooks.check_of(work.job_id, work.options),
-            )
+    async def _sync(self, work: Work, notes: _Notes, ingestor: Ingestor) -> int:
+        return await ingestor.sync(
+            work.user_id,
+            work.avatar_id,
+            work.paths,
+            notes.done,
+            force=work.force,
+            choice=work.choice,
+            fresh=frozenset(path for path, outcome in work.done.items() if outcome.status == "ingested"),
+            progress=notes.progress,
+            check=self._hooks.check_of(work.job_id, work.options),
         )
+
+    async def _watched(self, work: Work, notes: _Notes, running: Coroutine[Any, Any, int]) -> int:
+        """Return the commit of what runs, and store its notes meanwhile. Raises Superseded, JobStalled."""
+        task = asyncio.create_task(running)
         try:
             changed, changed_s = notes.changes, self._sources.monotonic_s()
-            while not sync.done():
-                await asyncio.wait([sync], timeout=_NOTE_EVERY_S)
+            while not task.done():
+                await asyncio.wait([task], timeout=_NOTE_EVERY_S)
                 if notes.changes != changed:
                     changed, changed_s = notes.changes, self._sources.monotonic_s()
                 elif self._sources.monotonic_s() - changed_s > STALLED_S:
                     raise JobStalled(f"Nothing was done for {STALLED_S:.0f} seconds, the last at {notes.path!r}.")
-                if not sync.done():
+                if not task.done():
                     await self._note(work, notes)
-            return sync.result()
+            return task.result()
         finally:
-            sync.cancel()
-            await asyncio.gather(sync, return_exceptions=True)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _tell(self, work: Work, notes: _Notes) -> None:
         """Tell others of the documents that have records. Raises WebhookUndelivered."""
@@ -138,7 +186,8 @@ class Runner:
         await self._note(work, notes)
         paths = [path for path in work.paths if path not in notes.without_records]
         of = (work.user_id, work.avatar_id)
-        await self._hooks.tell(work.job_id, work.attempt, work.number, of, paths, work.options)
+        with stage("webhook"):
+            await self._hooks.tell(work.job_id, work.attempt, work.number, of, paths, work.options)
 
     async def _note(self, work: Work, notes: _Notes, *, is_pausing: bool = False) -> None:
         """Store what was done since. A database that does not answer is asked again with the next note."""
@@ -153,6 +202,7 @@ class Runner:
                     notes.counts,
                     notes.path,
                     is_pausing=is_pausing,
+                    transfer=work.transfer,
                 )
             except JobsUnavailable:
                 notes.waiting = (outcomes + notes.waiting)[:_MOST_NOTES]
@@ -164,14 +214,19 @@ class Runner:
         self, work: Work, notes: _Notes, state: JobState, error: VectorpoolError | None = None, *, commit: int = 0
     ) -> None:
         def finish() -> bool:
-            if notes.waiting or notes.changes:
-                self._store.note(work.job_id, work.run, notes.waiting, notes.counts, None)
+            if notes.waiting or notes.changes or work.transfer is not None:
+                self._store.note(work.job_id, work.run, notes.waiting, notes.counts, None, transfer=work.transfer)
                 notes.waiting = []
+            if state == "done" and work.kind == "export" and work.transfer is not None:
+                self._store.exports.note(work.transfer.target, work.user_id, commit)
             code, reason = (None, None) if error is None else (error.code, error.detail)
             return self._store.finish(work.job_id, work.run, state, commit=commit, code=code, reason=reason)
 
         is_ours = await self._persist(finish)
         if is_ours and error is not None:
+            if work.kind == "export" and work.transfer is not None:
+                await self._tell_failed_export(work.user_id, work.transfer.target, error)
+                return
             await self._notifications.tell(
                 "job-dead",
                 user_id=work.user_id,
@@ -180,9 +235,25 @@ class Runner:
                 remedy="Look at GET /users/{user_id}/jobs/{job_id}; retry the job when the reason is gone.",
                 detail={"job_id": work.job_id, "avatar_id": work.avatar_id, "code": error.code},
             )
+        elif is_ours and work.kind == "export" and work.transfer is not None:
+            await self._notifications.settle("export-failed", user_id=work.user_id, subject=work.transfer.target)
         elif is_ours and work.run > 1:
             # An earlier run may have failed for good, and the job was retried.
             await self._notifications.settle("job-dead", user_id=work.user_id, subject=work.job_id)
+
+    async def _tell_failed_export(self, user_id: str, target: str, error: VectorpoolError) -> None:
+        """Tell that a target does not get a user's vectors, unless there are none to export."""
+        if isinstance(error, UserNotFound):
+            await self._notifications.settle("export-failed", user_id=user_id, subject=target)
+            return
+        await self._notifications.tell(
+            "export-failed",
+            user_id=user_id,
+            subject=target,
+            reason=error.detail,
+            remedy="Do what the reason asks for; POST /users/{user_id}/exports tries again at once.",
+            detail={"target": target, "code": error.code},
+        )
 
     async def _persist(self, attempt: Callable[[], T]) -> T:
         """Return what a blocking call of the store returns; repeat it while the database does not answer, for long."""
@@ -237,6 +308,10 @@ class _Notes:
         elif failed and self._stored_failed < MOST_DOCUMENTS:
             self._stored_failed += 1
             self.waiting.append(outcome)
+
+    def moved(self) -> None:
+        """Note that an export or import got further; from any thread."""
+        self.changes += 1
 
     def progress(self, progress: IngestProgress) -> None:
         """Take the progress of the sync."""

@@ -19,35 +19,30 @@ import sqlalchemy as sa
 
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
-from vectorpool.errors import JobNotFound, JobsUnavailable, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.exported import ExportRecord
+from vectorpool.jobs.failures import unanswered
+from vectorpool.jobs.rows import Work, anew, encoded, job_of, transfer_of, work_of
 from vectorpool.jobs.tables import documents as _documents
 from vectorpool.jobs.tables import jobs as _jobs
 from vectorpool.jobs.tables import migrate
-from vectorpool.jobs.views import FINISHED, Job, JobCounts, JobKind, JobOptions, JobPage, JobsByState, JobState
+from vectorpool.jobs.views import (
+    FINISHED,
+    Job,
+    JobCounts,
+    JobKind,
+    JobOptions,
+    JobPage,
+    JobsByState,
+    JobState,
+    Transfer,
+)
 from vectorpool.sources import Sources
 
 MOST_DOCUMENTS: Final = 10_000
 # Paths of one job; a sync of more is one of the whole avatar.
 _MOST_PATHS: Final = 500
 _DELETED_AT_ONCE: Final = 200
-
-
-class Work(msgspec.Struct, frozen=True):
-    """A job that begins to run: what it is to do, and what an earlier run of it did."""
-
-    job_id: str
-    user_id: str
-    avatar_id: str
-    paths: list[str] | None
-    force: bool
-    choice: PipelineChoice | None
-    run: int
-    deaths: int
-    path: str | None
-    attempt: int
-    options: JobOptions | None
-    number: int | None
-    done: dict[str, DocumentOutcome]
 
 
 class JobStore:
@@ -58,6 +53,7 @@ class JobStore:
         self._sources = sources
         self._user_jobs = user_jobs
         self._is_shared = is_shared
+        self.exports = ExportRecord(self._begin, sources)
 
     def create(self) -> None:
         """Create the tables, or bring those of an earlier version up to this one. Raises Misconfigured."""
@@ -76,7 +72,7 @@ class JobStore:
                     db.exec_driver_sql("BEGIN IMMEDIATE")
                 yield db
         except sa.exc.DBAPIError as error:
-            raise JobsUnavailable(f"The database of jobs does not answer: {type(error.orig).__name__}.") from error
+            raise unanswered(error) from error
 
     # --- Callers -------------------------------------------------------------------------------------
 
@@ -91,16 +87,20 @@ class JobStore:
         options: JobOptions | None = None,
         *,
         is_numbered: bool = False,
+        traceparent: str = "",
+        transfer: Transfer | None = None,
     ) -> tuple[Job, bool]:
-        """Return a new job, or the waiting one that a sync joins, and whether it is new. Raises QueueFull."""
+        """Return a new job, or the waiting one that a sync or export joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
+            if kind == "export" and (row := self._waiting_export(db, user_id, transfer)) is not None:
+                return job_of(row), False
             if kind == "sync" and (row := self._waiting(db, user_id, avatar_id)) is not None:
                 known = msgspec.json.decode(row.paths, type=list[str] | None)
                 joined = None if known is None or paths is None else sorted({*known, *paths})
                 if joined is not None and len(joined) > _MOST_PATHS:
                     joined = None
-                self._update(db, row.id, paths=_json(joined))
-                return self._job(self._row(db, user_id, row.id)), False
+                self._update(db, row.id, paths=encoded(joined), traceparent=row.traceparent or traceparent)
+                return job_of(self._row(db, user_id, row.id)), False
             of_user = sa.select(sa.func.count()).where(_jobs.c.user_id == user_id, _jobs.c.state == "queued")
             if db.execute(of_user).scalar_one() >= self._user_jobs:
                 raise QueueFull(
@@ -115,22 +115,24 @@ class JobStore:
                     avatar_id=avatar_id,
                     kind=kind,
                     state="queued",
-                    paths=_json(None if paths is None else list(paths)),
+                    paths=encoded(None if paths is None else list(paths)),
                     force=force,
-                    choice=_json(choice),
+                    choice=encoded(choice),
                     attempt=1,
                     run=0,
                     deaths=0,
                     created_ms=now_ms,
                     touched_ms=now_ms,
-                    counts=_json(JobCounts()),
+                    counts=encoded(JobCounts()),
                     commit=0,
                     version=1,
-                    options=_json(options),
+                    options=encoded(options),
                     number=self._number(db, user_id, now_ms) if is_numbered else None,
+                    traceparent=traceparent,
+                    transfer=encoded(transfer),
                 )
             )
-            return self._job(self._row(db, user_id, job_id)), True
+            return job_of(self._row(db, user_id, job_id)), True
 
     @staticmethod
     def _number(db: sa.Connection, user_id: str, now_ms: int) -> int:
@@ -144,7 +146,7 @@ class JobStore:
             _jobs.c.user_id == user_id, _jobs.c.avatar_id == avatar_id, _jobs.c.number.in_(list(numbers))
         )
         with self._begin() as db:
-            return [self._job(row) for row in db.execute(wanted).all()]
+            return [job_of(row) for row in db.execute(wanted).all()]
 
     def _waiting(self, db: sa.Connection, user_id: str, avatar_id: str) -> Any:
         found = sa.select(_jobs).where(
@@ -156,10 +158,19 @@ class JobStore:
         # With SQLite every transaction here is alone.
         return db.execute(found.order_by(_jobs.c.id.desc()).limit(1).with_for_update()).first()
 
+    @staticmethod
+    def _waiting_export(db: sa.Connection, user_id: str, transfer: Transfer | None) -> Any:
+        found = sa.select(_jobs).where(_jobs.c.user_id == user_id, _jobs.c.kind == "export", _jobs.c.state == "queued")
+        for row in db.execute(found.order_by(_jobs.c.id)).all():
+            there = transfer_of(row)
+            if there is not None and transfer is not None and there.asks_for(transfer):
+                return row
+        return None
+
     def show(self, user_id: str, job_id: str, limit: int, after: str) -> Job:
         """Return a job with at most ``limit`` of its documents. Raises JobNotFound."""
         with self._begin() as db:
-            job = self._job(self._row(db, user_id, job_id))
+            job = job_of(self._row(db, user_id, job_id))
             if not limit:
                 return job
             rows = db.execute(
@@ -185,18 +196,18 @@ class JobStore:
             wanted = wanted.where(_jobs.c.id < after)
         with self._begin() as db:
             rows = db.execute(wanted.order_by(_jobs.c.id.desc()).limit(limit + 1)).all()
-        return JobPage([self._job(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
+        return JobPage([job_of(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None)
 
     def cancel(self, user_id: str, job_id: str) -> tuple[Job, bool]:
         """End a job that is not finished; return it, and whether it was so."""
         with self._begin() as db:
             row = self._row(db, user_id, job_id, lock=True)
             if row.state in FINISHED:
-                return self._job(row), False
+                return job_of(row), False
             self._update(db, job_id, state="cancelled", finished_ms=self._sources.now_ms())
-            return self._job(self._row(db, user_id, job_id)), True
+            return job_of(self._row(db, user_id, job_id)), True
 
-    def retry(self, user_id: str, job_id: str) -> Job:
+    def retry(self, user_id: str, job_id: str, traceparent: str = "") -> Job:
         """Take what failed of a finished job again: the failed documents, or all if the job itself ended early.
 
         Raises JobUnfinished, LimitExceeded if nothing failed.
@@ -211,7 +222,7 @@ class JobStore:
                 named = [r.path for r in db.execute(sa.select(_documents.c.path).where(failed)).all()]
                 if not named:
                     raise LimitExceeded("No document of the job failed, so there is nothing to take again.")
-                paths = _json(sorted(named))
+                paths = encoded(sorted(named))
             db.execute(sa.delete(_documents).where(_documents.c.job_id == job_id))
             self._update(
                 db,
@@ -224,9 +235,17 @@ class JobStore:
                 code=None,
                 reason=None,
                 path=None,
-                counts=_json(JobCounts()),
+                counts=encoded(JobCounts()),
+                traceparent=traceparent,
+                transfer=encoded(anew(transfer_of(row))),
             )
-            return self._job(self._row(db, user_id, job_id))
+            return job_of(self._row(db, user_id, job_id))
+
+    def waiting_exports(self) -> int:
+        """Return how many exports of all users wait."""
+        of_kind = sa.select(sa.func.count()).where(_jobs.c.kind == "export", _jobs.c.state == "queued")
+        with self._begin() as db:
+            return int(db.execute(of_kind).scalar_one())
 
     def count(self) -> JobsByState:
         """Return how many jobs there are in each state."""
@@ -248,21 +267,7 @@ class JobStore:
             deaths = row.deaths + (row.state == "running")
             started_ms = row.started_ms if row.state == "running" else self._sources.now_ms()
             self._update(db, job_id, state="running", run=row.run + 1, deaths=deaths, started_ms=started_ms)
-        return Work(
-            job_id=job_id,
-            user_id=row.user_id,
-            avatar_id=row.avatar_id,
-            paths=msgspec.json.decode(row.paths, type=list[str] | None),
-            force=row.force,
-            choice=msgspec.json.decode(row.choice, type=PipelineChoice | None),
-            run=row.run + 1,
-            deaths=deaths,
-            path=row.path,
-            attempt=row.attempt,
-            options=msgspec.json.decode(row.options, type=JobOptions | None),
-            number=row.number,
-            done={r.path: msgspec.json.decode(r.outcome, type=DocumentOutcome) for r in stored},
-        )
+        return work_of(row, row.run + 1, deaths, started_ms or 0, stored)
 
     def note(
         self,
@@ -273,13 +278,17 @@ class JobStore:
         path: str | None,
         *,
         is_pausing: bool = False,
+        transfer: Transfer | None = None,
     ) -> bool:
         """Note what was done; return whether the job is still this run's.
 
-        ``is_pausing``: the run ends, to be followed by another one, and its end is no death.
+        ``is_pausing``: the run ends, to be followed by another one, and its end is no death. ``transfer``: how far an
+        export or import is.
         """
         with self._begin() as db:
-            values: dict[str, Any] = {"counts": _json(counts), "path": path}
+            values: dict[str, Any] = {"counts": encoded(counts), "path": path}
+            if transfer is not None:
+                values["transfer"] = encoded(transfer)
             if is_pausing:
                 values["deaths"] = _jobs.c.deaths - 1
             elif outcomes:
@@ -308,16 +317,16 @@ class JobStore:
                 ended["commit"] = commit
             return self._update(db, job_id, run=run, **ended)
 
-    def waiting_since(self, before_ms: int, limit: int) -> list[tuple[str, int, str]]:
-        """Return (id, attempt, user) of queued and running jobs that nothing touched since."""
+    def waiting_since(self, before_ms: int, limit: int) -> list[tuple[str, int, str, JobKind]]:
+        """Return (id, attempt, user, kind) of queued and running jobs that nothing touched since."""
         with self._begin() as db:
             rows = db.execute(
-                sa.select(_jobs.c.id, _jobs.c.attempt, _jobs.c.user_id)
+                sa.select(_jobs.c.id, _jobs.c.attempt, _jobs.c.user_id, _jobs.c.kind)
                 .where(_jobs.c.state.in_(("queued", "running")), _jobs.c.touched_ms < before_ms)
                 .order_by(_jobs.c.touched_ms)
                 .limit(limit)
             ).all()
-        return [(row.id, row.attempt, row.user_id) for row in rows]
+        return [(row.id, row.attempt, row.user_id, row.kind) for row in rows]
 
     def touch(self, job_id: str) -> None:
         """Note that a job was looked at."""
@@ -364,27 +373,3 @@ class JobStore:
             changed = changed.where(_jobs.c.run == run, _jobs.c.state == "running")
         values |= {"touched_ms": self._sources.now_ms(), "version": _jobs.c.version + 1}
         return db.execute(changed.values(**values)).rowcount > 0
-
-    @staticmethod
-    def _job(row: Any) -> Job:
-        return Job(
-            job_id=row.id,
-            state=row.state,
-            avatar_id=row.avatar_id,
-            kind=row.kind,
-            created_ms=row.created_ms,
-            attempt=row.attempt,
-            started_ms=row.started_ms,
-            finished_ms=row.finished_ms,
-            counts=msgspec.json.decode(row.counts, type=JobCounts),
-            commit=row.commit,
-            path=row.path,
-            code=row.code,
-            reason=row.reason,
-            version=row.version,
-            number=row.number,
-        )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()

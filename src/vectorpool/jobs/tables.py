@@ -44,6 +44,10 @@ jobs = sa.Table(
     sa.Column("options", sa.Text, nullable=False, server_default="null"),
     # A name of the job for clients that know only numbers; below 2**53.
     sa.Column("number", sa.BigInteger),
+    # The span of the request that asked for the job, in W3C's form; empty without one.
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
+    # JSON: what an export or import moves (views.Transfer), or null.
+    sa.Column("transfer", sa.Text, nullable=False, server_default="null"),
     sa.Index("vectorpool_jobs_of_user", "user_id", "id"),
     sa.Index("vectorpool_jobs_by_state", "state", "touched_ms"),
     sa.Index("vectorpool_jobs_by_number", "user_id", "number", unique=True),
@@ -55,6 +59,16 @@ documents = sa.Table(
     sa.Column("path", sa.Text, primary_key=True),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("outcome", sa.LargeBinary, nullable=False),
+)
+
+# What targets hold, as far as it is known: it saves questions.
+exports = sa.Table(
+    "vectorpool_exports",
+    metadata,
+    sa.Column("target", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("commit", sa.BigInteger, nullable=False),
+    sa.Column("exported_ms", sa.BigInteger, nullable=False),
 )
 
 # Statements, each for SQLite and PostgreSQL alike.
@@ -84,6 +98,18 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE vectorpool_jobs ADD COLUMN options TEXT NOT NULL DEFAULT 'null'",
         "ALTER TABLE vectorpool_jobs ADD COLUMN number BIGINT",
         "CREATE UNIQUE INDEX vectorpool_jobs_by_number ON vectorpool_jobs (user_id, number)",
+    ),
+    # The trace that a job belongs to.
+    ("ALTER TABLE vectorpool_jobs ADD COLUMN traceparent VARCHAR(64) NOT NULL DEFAULT ''",),
+    # Exports and imports.
+    (
+        "ALTER TABLE vectorpool_jobs ADD COLUMN transfer TEXT NOT NULL DEFAULT 'null'",
+        """
+        CREATE TABLE vectorpool_exports (
+          target VARCHAR(64) NOT NULL, user_id TEXT NOT NULL, "commit" BIGINT NOT NULL, exported_ms BIGINT NOT NULL,
+          PRIMARY KEY (target, user_id)
+        )
+        """,
     ),
 )
 

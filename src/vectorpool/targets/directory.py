@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,12 +15,17 @@ from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.engine import Engine, create_empty
 from vectorpool.engine.failures import translate
 from vectorpool.engine.records import EngineOptions
+from vectorpool.engine.resting_vectors import RestingVectors
 from vectorpool.engine.rows import Batch, Rows
 from vectorpool.engine.tables import Operation
 from vectorpool.errors import BrokenReplica, InvalidRequest, VectorpoolError
 from vectorpool.names import CHROMA_DATABASE_FILE
-from vectorpool.targets.records import BATCH, Collection, Records
+from vectorpool.platform.trees import open_database
+from vectorpool.targets.records import BATCH, Collection, Float32, Records
+from vectorpool.targets.source_documents import SourceDocument, documents_of
 
+# All statements over the source of one export, and what the target takes between them.
+_EXPORT_S: Final = 24 * 3600.0
 # What a collection can be created with; the rest of a configuration is derived.
 _OF_INDEX = ("space", "ef_construction", "max_neighbors", "ef_search", "num_threads", "batch_size", "sync_threshold")
 
@@ -29,16 +35,32 @@ class DirectorySource:
 
     def __init__(self, directory: Path) -> None:
         self._engine = Engine(directory, EngineOptions())
-        self._changes = Changes(directory / CHROMA_DATABASE_FILE)
+        self._directory = directory
+        self._vectors: dict[str, RestingVectors] = {}
+        self._open = ExitStack()
+        try:
+            self._connect()
+        except BaseException:
+            self._engine.close()
+            raise
+
+    def _connect(self) -> None:
+        """Open the database, which is taken to change no more."""
+        self._open.close()
+        self._db = self._open.enter_context(open_database(self._directory / CHROMA_DATABASE_FILE, limit_s=_EXPORT_S))
+        self._changes = Changes(self._db)
 
     def close(self) -> None:
         """Close the directory. Idempotent."""
+        self._open.close()
         self._engine.close()
 
     def collections(self) -> list[Collection]:
         """Return the collections of all databases."""
         catalogue = self._engine.catalogue
-        return [_collection(info) for name in catalogue.database_names() for info in catalogue.collections(name)]
+        found = [info for name in catalogue.database_names() for info in catalogue.collections(name)]
+        self._vectors = {info.id: RestingVectors(self._directory, info) for info in found}
+        return [_collection(info) for info in found]
 
     def position(self, collection: Collection) -> int:
         """Return the position of a collection's last change; 0 if it is not known."""
@@ -46,7 +68,7 @@ class DirectorySource:
 
     def count(self, collection: Collection) -> int:
         """Return the number of records."""
-        return self._engine.records.count(collection.id, collection.database) or 0
+        return self._changes.count(collection.id)
 
     def ids(self, collection: Collection, since: int = 0) -> list[str]:
         """Return the ids of the records that changed after a position, all for 0, in an order that does not change."""
@@ -54,16 +76,28 @@ class DirectorySource:
 
     def read(self, collection: Collection, ids: Sequence[str]) -> Records:
         """Return records by id, at most a thousand."""
+        resting = self._vectors.get(collection.id)
+        rows = self._rows(collection, ids, ())
+        vectors = None if resting is None else resting.of(self._db, rows.ids)
+        if vectors is None:
+            rows = self._rows(collection, ids, ("embeddings",))
+            vectors = np.asarray(rows.embeddings, np.float32).reshape(len(rows.ids), -1)
+            # Chroma may have been opened, and then it wrote.
+            self._connect()
+        return _records(rows, vectors)
+
+    def _rows(self, collection: Collection, ids: Sequence[str], include: tuple[str, ...]) -> Rows:
         rows = self._engine.records.get(
-            collection.id,
-            collection.database,
-            ids=ids,
-            include=("embeddings", "documents", "metadatas", "uris"),
+            collection.id, collection.database, ids=ids, include=(*include, "documents", "metadatas", "uris")
         )
         assert rows is not None, "only a read at once may be put off"
         if len(rows.ids) != len(ids):
             raise BrokenReplica(f"The collection {collection.shown} names {len(ids)} records and has {len(rows.ids)}.")
-        return _records(rows)
+        return rows
+
+    def documents(self) -> Iterator[SourceDocument]:
+        """Yield the documents that became records, by avatar and path."""
+        return documents_of(self._directory)
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield all records but the first ``cursor``."""
@@ -145,10 +179,8 @@ def _configuration(given: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _records(rows: Rows) -> Records:
-    assert rows.embeddings is not None
+def _records(rows: Rows, vectors: Float32) -> Records:
     assert rows.documents is not None
     assert rows.metadatas is not None
     assert rows.uris is not None
-    vectors = np.asarray(rows.embeddings, np.float32).reshape(len(rows.ids), -1)
     return Records(rows.ids, vectors, rows.documents, rows.metadatas, rows.uris)

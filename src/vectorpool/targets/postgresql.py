@@ -9,10 +9,10 @@ no such text, and so are dimensions above 16,000 with pgvector.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlunsplit
 
 import msgspec
 import numpy as np
@@ -20,8 +20,10 @@ import psycopg
 
 from vectorpool.errors import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.names import avatar_of_database
-from vectorpool.targets import postgresql_schema
-from vectorpool.targets.records import BATCH, Collection, Float32, Held, Records, State
+from vectorpool.targets import postgresql_extras, postgresql_schema
+from vectorpool.targets.postgresql_rows import COLUMNS, check_text, packed
+from vectorpool.targets.records import BATCH, Collection, Held, Records, State
+from vectorpool.targets.source_documents import SourceDocument
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import from_json, to_json
 
@@ -30,12 +32,6 @@ _CONNECT_S: Final = 15
 _STATEMENT_MS: Final = 600_000
 _LOCK_MS: Final = 60_000
 _MAX_DIMENSION: Final = 16_000
-_COLUMNS: Final = "user_id, collection_id, id, embedding, document, uri, metadata, commit"
-_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
-_END: Final = struct.pack(">h", -1)
-_LENGTH: Final = struct.Struct(">i")
-_NULL: Final = _LENGTH.pack(-1)
-_FLOAT4: Final = 700
 
 
 def open_sink(target: Target) -> PostgresSink:
@@ -70,11 +66,18 @@ def _told(target: Target) -> Iterator[None]:
         raise TargetRefused(f"{target.shown} refuses: {target.clean(str(error))}.") from None
 
 
+def _url(target: Target) -> str:
+    """Return the URL as libpq takes it: without the parameters that are ours."""
+    parts = target.parts
+    kept = [each for each in parts.query.split("&") if each.partition("=")[0] != postgresql_extras.PARAMETER]
+    return urlunsplit(parts._replace(query="&".join(kept)))
+
+
 def _connect(target: Target) -> psycopg.Connection[Any]:
     options = f"-c statement_timeout={_STATEMENT_MS} -c lock_timeout={_LOCK_MS}"
     try:
         return psycopg.connect(
-            target.url, connect_timeout=_CONNECT_S, options=options, application_name="vectorpool", autocommit=False
+            _url(target), connect_timeout=_CONNECT_S, options=options, application_name="vectorpool", autocommit=False
         )
     except psycopg.ProgrammingError:
         # The text quotes the URL.
@@ -89,11 +92,21 @@ class PostgresSink:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._user_id = ""
-        self._commit = 0
+        self._commit, self._hash = 0, ""
+        # Records of each collection, as the transaction has them.
+        self._counts: dict[str, int] = {}
+        self._are_avatars_stale = False
+        wants_index = postgresql_extras.wants_index(target)
         with _told(target):
             self._db = _connect(target)
             try:
                 self._is_vector = postgresql_schema.prepare(self._db) == "vector"
+                self._indexes = postgresql_extras.Indexes(self._db, target) if wants_index else None
+                if wants_index and not self._is_vector:
+                    raise TargetRefused(
+                        f"{target.shown} has vectors as real[], which nothing indexes. Leave index=hnsw out, or "
+                        "export into another database, where pgvector is."
+                    )
                 self._db.commit()
             except BaseException:
                 self._db.close()
@@ -104,46 +117,96 @@ class PostgresSink:
         self._db.close()
 
     def state(self, user_id: str) -> State | None:
-        """Return what is there, and lock the user's row."""
+        """Return what is there, and lock the user's row; what was not finished before is taken back."""
+        self._user_id, self._counts, self._are_avatars_stale = user_id, {}, False
         with _told(self._target):
-            self._db.execute(
-                "INSERT INTO vectorpool.users (user_id, commit, commit_hash) VALUES (%s, 0, '') ON CONFLICT DO NOTHING",
-                (user_id,),
-            )
-            sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
-            row = self._db.execute(sql, (user_id,)).fetchone()
-            assert row is not None
+            self._db.rollback()
+            row = self._locked(user_id)
+            if row is None:
+                self._db.execute(
+                    "INSERT INTO vectorpool.users (user_id, commit, commit_hash) VALUES (%s, 0, '') "
+                    "ON CONFLICT DO NOTHING",
+                    (user_id,),
+                )
+                row = self._locked(user_id)
+                assert row is not None
             if not row[0]:
                 return None
-            sql = "SELECT collection_id, commit, commit_hash, mark FROM vectorpool.collections WHERE user_id = %s"
-            held = {found[0]: Held(*found[1:]) for found in self._db.execute(sql, (user_id,))}
-            return State(row[0], row[1], held)
+            columns = "collection_id, commit, commit_hash, mark, records"
+            sql = f"SELECT {columns} FROM vectorpool.collections WHERE user_id = %s".encode()
+            found = self._db.execute(sql, (user_id,)).fetchall()
+            self._counts = {each[0]: each[4] for each in found}
+            # An export of the same commit makes the indexes that were not asked for before.
+            is_done = self._indexes is None or not self._indexes.missing(user_id)
+            return State(row[0], row[1] if is_done else "", {each[0]: Held(*each[1:4]) for each in found})
+
+    def _locked(self, user_id: str) -> tuple[int, str] | None:
+        sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
+        return self._db.execute(sql, (user_id,)).fetchone()
 
     def begin(self, user_id: str, commit: int, commit_hash: str) -> None:
         """Note the commit that the transaction brings."""
-        self._user_id, self._commit = user_id, commit
-        with _told(self._target):
-            self._db.execute(
-                "UPDATE vectorpool.users SET commit = %s, commit_hash = %s, deleted = false, exported_at = now() "
-                "WHERE user_id = %s",
-                (commit, commit_hash, user_id),
-            )
+        self._user_id, self._commit, self._hash = user_id, commit, commit_hash
 
     def put_collection(self, collection: Collection, held: Held) -> None:
-        """Insert or update a collection's row."""
+        """Look whether the collection can be held; its row is written when it is whole."""
         if self._is_vector and (collection.dimension or 0) > _MAX_DIMENSION:
             raise NotExportable(
                 f"{collection.shown} has {collection.dimension} dimensions, and pgvector takes {_MAX_DIMENSION}. "
                 "Export to a database without pgvector, where vectors are real[]."
             )
-        _check_text(collection.shown, "metadata", collection.metadata)
+        check_text(collection.shown, "metadata", collection.metadata)
+        self._are_avatars_stale |= collection.id not in self._counts
+        self._counts.setdefault(collection.id, 0)
+
+    def put(self, collection: Collection, records: Records, *, is_new: bool) -> None:
+        """Copy records into the table; where some may be there, their rows go first."""
+        data = packed(self._user_id, collection, self._commit, records, is_vector=self._is_vector)
+        with _told(self._target), self._db.cursor() as cursor:
+            if not is_new:
+                self.delete(collection, records.ids)
+            with cursor.copy(f"COPY vectorpool.records ({COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+                copy.write(data)
+        self._counts[collection.id] += len(records.ids)
+
+    def count(self, collection: Collection) -> int:
+        """Return how many records a collection has."""
+        return self._counts[collection.id]
+
+    def ids(self, collection: Collection) -> set[str]:
+        """Return the ids of a collection's records."""
+        sql = "SELECT id FROM vectorpool.records WHERE user_id = %s AND collection_id = %s"
+        with _told(self._target):
+            return {row[0] for row in self._db.execute(sql, (self._user_id, collection.id))}
+
+    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
+        """Delete records."""
+        sql = "DELETE FROM vectorpool.records WHERE user_id = %s AND collection_id = %s AND id = ANY(%s)"
+        with _told(self._target):
+            self._counts[collection.id] -= self._db.execute(sql, (self._user_id, collection.id, list(ids))).rowcount
+
+    def drop_collection(self, collection_id: str) -> None:
+        """Delete a collection with its records."""
+        with _told(self._target):
+            for table in ("records", "collections"):
+                sql = f"DELETE FROM vectorpool.{table} WHERE user_id = %s AND collection_id = %s"
+                self._db.execute(sql.encode(), (self._user_id, collection_id))
+            if self._is_vector:
+                postgresql_extras.drop_index(self._db, self._user_id, collection_id)
+        self._are_avatars_stale = True
+
+    def note(self, collection: Collection, held: Held) -> None:
+        """Write the row of a collection that is whole; a part of one is not seen by anybody."""
+        if held.next_commit:
+            return
         sql = (
             "INSERT INTO vectorpool.collections (user_id, collection_id, database, avatar_id, name, metadata, "
-            "dimension, configuration, commit, commit_hash, mark) "
-            "VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb, %s, %s, %s) "
+            "dimension, configuration, commit, commit_hash, mark, records) "
+            "VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb, %s, %s, %s, %s) "
             "ON CONFLICT (user_id, collection_id) DO UPDATE SET database = excluded.database, "
             "avatar_id = excluded.avatar_id, name = excluded.name, metadata = excluded.metadata, "
-            "dimension = excluded.dimension, configuration = excluded.configuration"
+            "dimension = excluded.dimension, configuration = excluded.configuration, commit = excluded.commit, "
+            "commit_hash = excluded.commit_hash, mark = excluded.mark, records = excluded.records"
         )
         values = (
             self._user_id,
@@ -157,93 +220,34 @@ class PostgresSink:
             held.commit,
             held.commit_hash,
             held.mark,
+            self._counts[collection.id],
         )
         with _told(self._target):
             self._db.execute(sql, values)
 
-    def put(self, collection: Collection, records: Records, *, is_new: bool) -> None:
-        """Copy records into the table, or first into a temporary one where some may be there."""
-        data = self._packed(collection, records)
-        with _told(self._target), self._db.cursor() as cursor:
-            table = "vectorpool.records"
-            if not is_new:
-                table = "pg_temp.incoming"
-                cursor.execute(
-                    "CREATE TEMP TABLE IF NOT EXISTS incoming (LIKE vectorpool.records) ON COMMIT DROP; "
-                    "TRUNCATE pg_temp.incoming"
-                )
-            with cursor.copy(f"COPY {table} ({_COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
-                copy.write(data)
-            if not is_new:
-                cursor.execute(
-                    f"INSERT INTO vectorpool.records ({_COLUMNS}) SELECT {_COLUMNS} FROM pg_temp.incoming "
-                    "ON CONFLICT (user_id, collection_id, id) DO UPDATE SET embedding = excluded.embedding, document = "
-                    "excluded.document, uri = excluded.uri, metadata = excluded.metadata, "
-                    "commit = excluded.commit".encode()
-                )
-
-    def _packed(self, collection: Collection, records: Records) -> bytes:
-        """Return records as PostgreSQL's binary COPY format."""
-        vectors = _packed_vectors(records.vectors, self._is_vector)
-        start = struct.pack(">h", 8) + _field(self._user_id.encode()) + _field(collection.id.encode())
-        end = _field(struct.pack(">q", self._commit))
-        parts = [_HEADER]
-        columns = zip(records.ids, vectors, records.documents, records.uris, records.metadatas, strict=True)
-        for record_id, vector, document, uri, metadata in columns:
-            text = to_json(metadata)
-            for name, value in (("id", record_id), ("document", document), ("uri", uri), ("metadata", metadata)):
-                _check_text(f"{record_id!r} of {collection.shown}", name, value)
-            parts += (start, _text(record_id), _field(vector), _text(document), _text(uri))
-            parts += (_NULL if text is None else _field(b"\x01" + text.encode()), end)
-        parts.append(_END)
-        return b"".join(parts)
-
-    def count(self, collection: Collection) -> int:
-        """Return how many records a collection has."""
-        sql = "SELECT count(*) FROM vectorpool.records WHERE user_id = %s AND collection_id = %s"
+    def put_documents(self, documents: Iterator[SourceDocument]) -> None:
+        """Make the documents of the user those that are given."""
         with _told(self._target):
-            row = self._db.execute(sql, (self._user_id, collection.id)).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    def ids(self, collection: Collection) -> set[str]:
-        """Return the ids of a collection's records."""
-        sql = "SELECT id FROM vectorpool.records WHERE user_id = %s AND collection_id = %s"
-        with _told(self._target):
-            return {row[0] for row in self._db.execute(sql, (self._user_id, collection.id))}
-
-    def delete(self, collection: Collection, ids: Sequence[str]) -> None:
-        """Delete records."""
-        sql = "DELETE FROM vectorpool.records WHERE user_id = %s AND collection_id = %s AND id = ANY(%s)"
-        with _told(self._target):
-            self._db.execute(sql, (self._user_id, collection.id, list(ids)))
-
-    def drop_collection(self, collection_id: str) -> None:
-        """Delete a collection with its records."""
-        sql = "DELETE FROM vectorpool.collections WHERE user_id = %s AND collection_id = %s"
-        with _told(self._target):
-            self._db.execute(sql, (self._user_id, collection_id))
-
-    def note(self, collection: Collection, held: Held) -> None:
-        """Note a collection that is whole; a part of one is not seen by anybody."""
-        if held.next_commit:
-            return
-        sql = (
-            "UPDATE vectorpool.collections SET commit = %s, commit_hash = %s, mark = %s "
-            "WHERE user_id = %s AND collection_id = %s"
-        )
-        with _told(self._target):
-            self._db.execute(sql, (held.commit, held.commit_hash, held.mark, self._user_id, collection.id))
+            postgresql_extras.put_documents(self._db, self._user_id, documents)
 
     def finish(self) -> None:
-        """Write the avatars, and commit the transaction."""
+        """Write the commit and the avatars, and commit the transaction."""
         with _told(self._target):
-            self._db.execute("DELETE FROM vectorpool.avatars WHERE user_id = %s", (self._user_id,))
             self._db.execute(
-                "INSERT INTO vectorpool.avatars SELECT DISTINCT user_id, avatar_id FROM vectorpool.collections "
-                "WHERE user_id = %s AND avatar_id IS NOT NULL",
-                (self._user_id,),
+                "UPDATE vectorpool.users SET commit = %s, commit_hash = %s, deleted = false, exported_at = now() "
+                "WHERE user_id = %s",
+                (self._commit, self._hash, self._user_id),
             )
+            if self._are_avatars_stale:
+                self._db.execute("DELETE FROM vectorpool.avatars WHERE user_id = %s", (self._user_id,))
+                self._db.execute(
+                    "INSERT INTO vectorpool.avatars SELECT DISTINCT user_id, avatar_id FROM vectorpool.collections "
+                    "WHERE user_id = %s AND avatar_id IS NOT NULL",
+                    (self._user_id,),
+                )
+            if self._indexes is not None:
+                for collection in self._indexes.missing(self._user_id):
+                    self._indexes.make(self._user_id, collection)
             self._db.commit()
 
     def forget(self, user_id: str, commit: int) -> int:
@@ -251,8 +255,11 @@ class PostgresSink:
         with _told(self._target):
             sql = "SELECT count(*) FROM vectorpool.records WHERE user_id = %s"
             row = self._db.execute(sql, (user_id,)).fetchone()
-            self._db.execute("DELETE FROM vectorpool.collections WHERE user_id = %s", (user_id,))
-            self._db.execute("DELETE FROM vectorpool.avatars WHERE user_id = %s", (user_id,))
+            if self._is_vector:
+                for collection_id in self._counts:
+                    postgresql_extras.drop_index(self._db, user_id, collection_id)
+            for table in ("records", "collections", "avatars", "documents"):
+                self._db.execute(f"DELETE FROM vectorpool.{table} WHERE user_id = %s".encode(), (user_id,))
             self._db.execute(
                 "UPDATE vectorpool.users SET commit = %s, commit_hash = '', deleted = true, exported_at = now() "
                 "WHERE user_id = %s",
@@ -311,43 +318,3 @@ class PostgresSource:
                 yield Records(
                     ids, np.asarray(vectors, np.float32), documents, [from_json(each) for each in metadatas], uris
                 )
-
-
-def _check_text(what: str, name: str, value: Any) -> None:
-    """Raise NotExportable if a text, or one within metadata, holds U+0000."""
-    if _has_nul(value):
-        raise NotExportable(
-            f"The {name} of {what} holds the character U+0000, which PostgreSQL cannot store. Remove it, or name "
-            "another kind of target."
-        )
-
-
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any(_has_nul(key) or _has_nul(each) for key, each in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))
-
-
-def _field(data: bytes) -> bytes:
-    return _LENGTH.pack(len(data)) + data
-
-
-def _text(text: str | None) -> bytes:
-    return _NULL if text is None else _field(text.encode())
-
-
-def _packed_vectors(vectors: Float32, is_vector: bool) -> list[bytes]:
-    """Return each vector in the binary form of ``vector`` or ``real[]``."""
-    count, dimension = vectors.shape
-    big = np.ascontiguousarray(vectors, ">f4")
-    if is_vector:
-        head, body = struct.pack(">hh", dimension, 0), big.view(np.uint8).reshape(count, dimension * 4)
-    else:
-        head = struct.pack(">iiIii", 1, 0, _FLOAT4, dimension, 1)
-        pairs = np.empty((count, dimension, 2), ">i4")
-        pairs[:, :, 0] = 4
-        pairs[:, :, 1] = big.view(">i4")
-        body = pairs.view(np.uint8).reshape(count, dimension * 8)
-    return [head + row.tobytes() for row in body]

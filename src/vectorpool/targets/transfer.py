@@ -16,6 +16,7 @@ import numpy as np
 from vectorpool.errors import NotExportable, TargetRefused
 from vectorpool.targets.directory import DirectorySource, DirectoryWriter
 from vectorpool.targets.records import BATCH, Collection, Held, Records, Sink, Source, State
+from vectorpool.targets.source_documents import DocumentSink
 
 # Whether nothing but writes led from a commit, by number and hash, to the one that is exported.
 Lineage: TypeAlias = Callable[[int, str], bool]
@@ -91,6 +92,8 @@ def export(
     for collection, before, is_whole, ids in plans:
         _collection(source, sink, collection, before, ids, is_whole, commit, commit_hash, done, total, progress)
         done.collections += 1
+    if isinstance(sink, DocumentSink):
+        sink.put_documents(source.documents())
     sink.finish()
     return done
 

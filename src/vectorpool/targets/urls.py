@@ -23,7 +23,9 @@ SCHEMES: Final = {
     "qdrant+https": "qdrant",
 }
 # Parameters whose values may be shown; those of any other are not.
-_PLAIN: Final = frozenset({"tenant", "sslmode", "region", "scheme", "endpoint_override", "connect_timeout", "hostaddr"})
+_PLAIN: Final = frozenset(
+    {"tenant", "sslmode", "region", "scheme", "endpoint_override", "connect_timeout", "hostaddr", "index"}
+)
 _HIDDEN: Final = "***"
 _MAX_URL: Final = 4096
 

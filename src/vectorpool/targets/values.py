@@ -11,6 +11,9 @@ import json
 import math
 from typing import Any, Final
 
+import msgspec
+
+_ENCODER: Final = msgspec.json.Encoder()
 _FLOAT: Final = "$float"
 # Up to here a float without a fraction keeps its point.
 _PLAIN_BELOW: Final = 1e15
@@ -29,7 +32,7 @@ def decode(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def to_json(metadata: dict[str, Any] | None) -> str | None:
     """Return metadata as JSON text, None for none."""
-    return None if metadata is None else json.dumps(encode(metadata), ensure_ascii=False, allow_nan=False)
+    return None if metadata is None else _ENCODER.encode(encode(metadata)).decode()
 
 
 def from_json(text: str | None) -> dict[str, Any] | None:

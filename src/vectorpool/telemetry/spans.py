@@ -1,13 +1,15 @@
 """Spans of a trace, as the parts of an instance see them; who exports them is not known here.
 
-The front alone makes spans: what a shard did comes back with its answer, as steps. A span's name in W3C's form
-(``traceparent``) goes along with everything that is done for it: to the shard, to the embedding endpoint, into a job.
+The front and the workers make spans: what a shard did comes back with its answer, as steps. A span's name in W3C's
+form (``traceparent``) goes along with everything that is done for it: to the shard, to the embedding endpoint, into a
+job, and from the job's worker back to the service.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final, Protocol, TypeAlias
 
@@ -35,6 +37,56 @@ class Span(Protocol):
         """End it at ``end_s`` (monotonic seconds), with the steps that it took."""
         ...
 
+    def below(self, name: str, *, kind: str = "internal") -> Span | None:
+        """Return a span below it that begins now, or None if there are as many below the topmost as may be."""
+        ...
+
+    def close(self, *, is_error: bool = False) -> None:
+        """End it now, with the name that it has."""
+        ...
+
+
+# The span below which ``stage`` makes others. Empty in the front, whose requests have steps instead.
+_RUNNING: Final[ContextVar[Span | None]] = ContextVar("span", default=None)
+
+
+@contextmanager
+def working_below(span: Span) -> Iterator[None]:
+    """Have the stages of the running task, and of those that it starts, be spans below this one."""
+    running, current = _RUNNING.set(span), CURRENT.set(span.traceparent)
+    try:
+        yield
+    finally:
+        CURRENT.reset(current)
+        _RUNNING.reset(running)
+
+
+@contextmanager
+def stage(name: str, *, kind: str = "internal") -> Iterator[None]:
+    """Have what happens inside be a span of the running trace; without one this does nothing.
+
+    Beyond the bound of spans the work inside, and the service that it calls, is not traced.
+    """
+    above = _RUNNING.get()
+    if above is None:
+        yield
+        return
+    span = above.below(name, kind=kind)
+    if span is None:
+        current = CURRENT.set(f"{above.traceparent[:-2]}00")
+        try:
+            yield
+        finally:
+            CURRENT.reset(current)
+        return
+    is_error = True
+    try:
+        with working_below(span):
+            yield
+        is_error = False
+    finally:
+        span.close(is_error=is_error)
+
 
 class Tracer(Protocol):
     """Begins spans. A job keeps the ``traceparent`` of the request that asked for it, and begins its own with that."""
@@ -42,7 +94,7 @@ class Tracer(Protocol):
     def start(self, start_s: float, traceparent: str = "", *, kind: str = "server") -> Span | None:
         """Return a span that began at ``start_s`` (monotonic seconds), or None if it is not one of the traced ones.
 
-        ``traceparent`` names its parent; one that is none is passed over. ``kind`` is ``server`` or ``job``.
+        ``traceparent`` names its parent; one that is none is passed over. ``kind`` is ``server``, ``job`` or ``queue``.
         """
         ...
 

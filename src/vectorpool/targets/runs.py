@@ -1,0 +1,148 @@
+"""One user's export, import or deletion at a target, from and to the bucket: each opens the target and closes it.
+
+A target that has the newest commit is left before anything is read from the log. An export that a deletion overtook
+takes back what it wrote. What blocks runs in a thread; it ends with the next batch if ``progress`` raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from vectorpool.commitlog.ending import newest_header
+from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.scratch import scratch_below
+from vectorpool.errors import UserNotFound
+from vectorpool.objects.bucket import Bucket
+from vectorpool.settings import Settings
+from vectorpool.targets import registry, transfer
+from vectorpool.targets.directory import DirectorySource, DirectoryWriter
+from vectorpool.targets.lineage import Lineage
+from vectorpool.targets.transfer import Exported, Progress, no_progress
+from vectorpool.targets.urls import Target
+from vectorpool.vectorstore.compatibility import ENGINE
+
+_STATE: Final = "state"
+
+
+async def export_user(
+    bucket: Bucket,
+    settings: Settings,
+    user_id: str,
+    target: Target,
+    *,
+    at: int | None = None,
+    progress: Progress = no_progress,
+) -> Exported:
+    """Bring a target to a commit of a user, the newest or ``at``.
+
+    Raises UserNotFound for a user who has no vectorstore, or was deleted, also meanwhile: then nothing of the user is
+    at the target. Raises CommitNotFound, NotExportable, TargetRefused, TargetUnavailable, StoreUnavailable.
+    """
+    newest = await newest_header(bucket, user_id)
+    if newest is None:
+        raise UserNotFound(f"User {user_id} has no vectorstore, so there is nothing to export.")
+    if newest.header.tombstone:
+        await forget_user(user_id, target, newest.header.seq)
+        raise _deleted(user_id)
+    if at is None and await asyncio.to_thread(_has, target, user_id, newest.header.seq, newest.commit_hash.hex()):
+        return Exported(newest.header.seq, is_current=True)
+    async with scratch_below(settings.replica_dir) as path:
+        directory = path / _STATE
+        directory.mkdir()
+        # A state of a later engine is refused, because it is opened.
+        log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
+        position = (await log.export(directory, at=at)).position
+        lineage = Lineage(bucket, user_id, position.seq, asyncio.get_running_loop())
+        done = await asyncio.to_thread(
+            _export, directory, target, user_id, position.seq, position.commit_hash.hex(), lineage, progress
+        )
+    newest = await newest_header(bucket, user_id)
+    if newest is not None and newest.header.tombstone:
+        await forget_user(user_id, target, newest.header.seq)
+        raise _deleted(user_id)
+    return done
+
+
+def _deleted(user_id: str) -> UserNotFound:
+    return UserNotFound(f"User {user_id} was deleted, so nothing is exported, and nothing is left at the target.")
+
+
+def _has(target: Target, user_id: str, commit: int, commit_hash: str) -> bool:
+    sink = registry.open_sink(target)
+    try:
+        state = sink.state(user_id)
+        return state is not None and (state.commit, state.commit_hash) == (commit, commit_hash)
+    finally:
+        sink.close()
+
+
+def _export(
+    directory: Path,
+    target: Target,
+    user_id: str,
+    commit: int,
+    commit_hash: str,
+    lineage: Lineage,
+    progress: Progress,
+) -> Exported:
+    sink = registry.open_sink(target)
+    try:
+        source = DirectorySource(directory)
+        try:
+            return transfer.export(
+                source,
+                sink,
+                user_id=user_id,
+                commit=commit,
+                commit_hash=commit_hash,
+                lineage=lineage,
+                shown=target.shown,
+                progress=progress,
+            )
+        finally:
+            source.close()
+    finally:
+        sink.close()
+
+
+async def forget_user(user_id: str, target: Target, commit: int) -> int:
+    """Delete what a target has of a user whom ``commit`` deleted; return how many records that were.
+
+    A user who has vectors there of a later commit was made anew: that export deleted what was there before.
+    """
+    return await asyncio.to_thread(_forget, target, user_id, commit)
+
+
+def _forget(target: Target, user_id: str, commit: int) -> int:
+    sink = registry.open_sink(target)
+    try:
+        state = sink.state(user_id)
+        if state is None or state.commit > commit:
+            return 0
+        return sink.forget(user_id, commit)
+    finally:
+        sink.close()
+
+
+async def read_user(
+    target: Target, source_user: str, directory: Path, progress: Progress = no_progress
+) -> tuple[int, int]:
+    """Write what a target has of a user into a new directory, to be adopted; return (collections, records).
+
+    Raises UserNotFound, NotExportable, InvalidRequest, TargetRefused, TargetUnavailable.
+    """
+    return await asyncio.to_thread(_read, target, source_user, directory, progress)
+
+
+def _read(target: Target, source_user: str, directory: Path, progress: Progress) -> tuple[int, int]:
+    source = registry.open_source(target, source_user)
+    try:
+        writer = DirectoryWriter(directory)
+        try:
+            return transfer.read_all(source, writer, progress)
+        finally:
+            writer.close()
+    finally:
+        source.close()
