@@ -18,15 +18,19 @@ import pytest
 from chromadb.config import Settings
 from chromadb.utils.batch_utils import create_batches
 
+from tests.support.openai_standin import openai_standin
 from tests.support.service import Service, environment
 from tests.support.tokens import SECRET
 from tests.support.walks import ROOT, blocks
 
+MEM0 = "mem0ai>=2.2,<3"
 OPEN_WEBUI = "open-webui==0.12.4"
 GUIDES = ROOT / "docs" / "guides"
-# What a product does with mem0's store of the page's program; runs where nothing of this project is installed.
+# What a product does with mem0's store of the page's programs; runs where nothing of this project is installed.
 MEMORIES = """
 store = memory.vector_store
+store.delete_col()
+store.collection = store.create_col("mem0")
 payloads = [{"data": "ridge", "user_id": "42"}, {"data": "soup", "user_id": "42"}]
 store.insert([[1.0, 0.0], [0.0, 1.0]], payloads, ["m1", "m2"])
 store.update("m2", payload={"data": "bread", "user_id": "42"})
@@ -43,24 +47,34 @@ def port_of(service: Service) -> int:
 @pytest.mark.versions
 @pytest.mark.timeout(600)
 def test_mem0_keeps_a_users_memories_in_the_users_vectorstore(service: Service, user: str, tmp_path: Path) -> None:
-    """The program of the page makes mem0's store over an avatar; what the store writes is there, and only there."""
+    """The page's programs keep memories over an avatar; what mem0's store writes is there, and only there."""
     uv = shutil.which("uv")
     assert uv is not None, "uv makes the environment of mem0"
-    ((_, program),) = blocks((GUIDES / "mem0.md").read_text())
-    program = program.replace('host="localhost"', 'host="127.0.0.1"').replace("port=8000", f"port={port_of(service)}")
+    made, used, shown = (content for _, content in blocks((GUIDES / "mem0.md").read_text()))
+    program = (
+        (made + used).replace('host="localhost"', 'host="127.0.0.1"').replace("port=8000", f"port={port_of(service)}")
+    )
     program = program.replace('tenant="42"', f'tenant="{user}"')
     own = ["--isolated", "--no-project", "--python", f"{sys.version_info.major}.{sys.version_info.minor}"]
-    ended = subprocess.run(
-        [uv, "run", "-q", *own, "--with", "mem0ai", "--with", "chromadb==1.5.9", "python", "-c", program + MEMORIES],
-        cwd=tmp_path,
-        # Its models are made and not asked: no test has a key.
-        env=environment(OPENAI_API_KEY="none", MEM0_TELEMETRY="False", MEM0_DIR=str(tmp_path), NO_PROXY="*"),
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    packages = ["--with", MEM0, "--with", "chromadb==1.5.9"]
+    with openai_standin() as url:
+        ended = subprocess.run(
+            [uv, "run", "-q", *own, *packages, "python", "-c", program + MEMORIES],
+            cwd=tmp_path,
+            env=environment(
+                OPENAI_API_KEY="none",
+                OPENAI_BASE_URL=url,
+                MEM0_TELEMETRY="False",
+                MEM0_DIR=str(tmp_path),
+                NO_PROXY="*",
+                no_proxy="*",
+            ),
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
     assert ended.returncode == 0, ended.stderr[-4000:]
-    assert ended.stdout.split("\n")[-3:-1] == ["['ridge']", "['bread']"], ended.stdout
+    assert ended.stdout == f"{shown}['ridge']\n['bread']\n"
     assert service.ok("GET", f"/users/{user}/avatars/7/collections/mem0/count").json()["count"] == 1
     assert not (tmp_path / "db").exists()
 
