@@ -161,7 +161,7 @@ def upkeep_usd(inputs: Inputs, settings: Settings, week: Week) -> dict[str, floa
 def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settings, week: Week) -> Outcome:
     """Return the figures of a simulation, extrapolated to the whole population and a month."""
     counts = figures.counts
-    tiers = {tier: counts[f"reads: {tier}"] for tier in ("open", "behind", "warm", "cold")}
+    tiers = {tier: counts[f"reads: {tier}"] for tier in ("open", "patched", "behind", "warm", "cold")}
     reads, writes = sum(tiers.values()), counts["writes"]
     assert reads and writes, "nothing was simulated"
     # Only answered requests are counted; refused ones are not part of a request's cost.
@@ -189,8 +189,7 @@ def outcome(inputs: Inputs, routing: Routing, figures: Figures, settings: Settin
 
 def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
     """Return the outcome of each routing. Fails if an answer was wrong or a write was lost."""
-    # Files that stand for Chroma's cannot be patched, so replicas are built anew, of the same objects.
-    settings = Settings(patch_replicas=False)
+    settings = Settings()
     writes = max(round(inputs.requests_a_day * (1 - inputs.reads) * WEEK_S / DAY_S), 1)
     pages = max(int(inputs.store_mib * 1024**2) // BYTE_SCALE // PAGE_BYTES, 1)
     week = live_weeks(settings, pages, writes, inputs.seed)
@@ -202,7 +201,13 @@ def simulate(inputs: Inputs, routings: list[Routing]) -> list[Outcome]:
 def report(inputs: Inputs, outcomes: list[Outcome]) -> str:
     """Return the outcomes as a Markdown table."""
     rows: list[tuple[str, list[str]]] = [("requests of users simulated", [f"{o.requests:,}" for o in outcomes])]
-    told = {"open": "open", "behind": "open, but behind another instance's commit", "warm": "warm", "cold": "cold"}
+    told = {
+        "open": "open",
+        "patched": "open, patched with other instances' commits",
+        "behind": "open, built anew for other instances' commits",
+        "warm": "warm",
+        "cold": "cold",
+    }
     for tier, name in told.items():
         shown = [
             f"{o.shares[tier]:.1%}" + (f" ({o.p50_ms[tier]:.0f} ms)" if tier in o.p50_ms else "") for o in outcomes

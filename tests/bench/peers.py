@@ -121,7 +121,12 @@ class _Zip:
         shutil.rmtree(self._root, ignore_errors=True)
 
 
-class _Lance:
+def has_lance() -> bool:
+    """Return whether LanceDB is installed (``--group bench``)."""
+    return importlib.util.find_spec("lancedb") is not None
+
+
+class Lance:
     """A user whose records are a LanceDB table in the same bucket."""
 
     def __init__(self, place: Place, user_id: str, count: int) -> None:
@@ -197,7 +202,7 @@ async def _take(kept: list[float], work: Callable[[], Awaitable[object]]) -> Non
 
 
 async def _cold(
-    place: Place, service: Service, user_id: str, count: int, zipped: _Zip, lance: _Lance | None
+    place: Place, service: Service, user_id: str, count: int, zipped: _Zip, lance: Lance | None
 ) -> list[Line]:
     ours, zips, lances = list[float](), list[float](), list[float]()
     for turn in range(4 if place.quick else TURNS):
@@ -211,7 +216,7 @@ async def _cold(
 
 
 async def _warm(
-    place: Place, bucket: Bucket, user_id: str, count: int, zipped: _Zip, lance: _Lance | None
+    place: Place, bucket: Bucket, user_id: str, count: int, zipped: _Zip, lance: Lance | None
 ) -> list[Line]:
     asked, lances_asked = list[float](), list[float]()
     saved, zips, lances = list[float](), list[float](), list[float]()
@@ -287,8 +292,8 @@ async def run(place: Place) -> list[Line]:
             await CommitLog(bucket, f"cold-{count}", settings=place.settings("peers-fork")).fork(user_id)
             zipped, lance = _Zip(place, bucket, user_id), None
             await zipped.prepare()
-            if importlib.util.find_spec("lancedb"):
-                lance = _Lance(place, user_id, count)
+            if has_lance():
+                lance = Lance(place, user_id, count)
                 await lance.prepare()
             lines += await _cold(place, service, user_id, count, zipped, lance)
             lines += await _warm(place, bucket, user_id, count, zipped, lance)

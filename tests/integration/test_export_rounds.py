@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from vectorpool import names
+from vectorpool.answers import TargetDeletion
+from vectorpool.commitlog.deletions import load_receipt, save_receipt
 from vectorpool.commitlog.ending import end
 from vectorpool.errors import Misconfigured, QueueFull, TargetUnavailable
 from vectorpool.jobs import rounds
@@ -18,6 +21,7 @@ from vectorpool.jobs.engine import Database
 from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.store import JobStore
 from vectorpool.jobs.tables import exports
+from vectorpool.jobs.views import JobKind
 from vectorpool.notifications import Notifications
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
@@ -64,6 +68,7 @@ class World:
         self.bucket = CountedBucket()
         self.clock = Clock()
         self.asked: list[tuple[str, str]] = []
+        self.forgotten: list[tuple[str, str]] = []
         self.opened: list[str] = []
         self.away: set[str] = set()
         self.full: set[str] = set()
@@ -80,10 +85,10 @@ class World:
             self.bucket, self.record, self.told, self.settings, self.clock, self._ask, self._waiting
         )
 
-    async def _ask(self, user_id: str, target: str) -> bool:
+    async def _ask(self, kind: JobKind, user_id: str, target: str) -> bool:
         if user_id in self.full:
             raise QueueFull("Three jobs of the user wait.")
-        self.asked.append((user_id, target))
+        (self.forgotten if kind == "forget" else self.asked).append((user_id, target))
         return True
 
     async def _waiting(self) -> int:
@@ -134,8 +139,8 @@ async def test_users_that_did_not_change_cost_a_listing_each(make: Callable[...,
     done = await world.rounds.run()
     assert (done.users, done.asked, world.asked) == (USERS, 0, [])
     assert world.opened == ["parquet:///a/lake"]
-    # Two pages of users, and the settled notification of the target.
-    assert world.bucket.requests["list_objects"] == USERS
+    # Two pages of users, one of receipts, and the settled notification of the target.
+    assert world.bucket.requests["list_objects"] == USERS + 1
     assert world.bucket.requests["list_prefixes"] == 2
     assert world.bucket.requests["get"] + world.bucket.requests["get_range"] + world.bucket.requests["head"] <= 1
     await world.commit("user-7", 4)
@@ -173,7 +178,33 @@ async def test_deleted_users_canaries_and_others_are_passed_over(make: Callable[
     world.full.add("team-c")
     await world.rounds.run()
     assert sorted(world.asked) == [("42", "lake"), ("team-a", "lake"), ("team-b", "lake")]
-    assert world.record.held("lake", ["team-gone"]) == {"team-gone": 1}
+
+
+async def test_deleted_users_are_deleted_at_every_target_until_it_is_done(make: Callable[..., World]) -> None:
+    """Also where nothing is exported by schedule; what the receipt or the record says is done is not asked again."""
+    world = make(export_to="")
+    assert world.rounds.is_on
+    await world.commit("here", 1)
+    for user in ("gone", "told"):
+        await end(world.bucket, user, world.clock, 10.0, seal=True)
+    receipt = await load_receipt(world.bucket, "told")
+    assert receipt is not None
+    done = [TargetDeletion(name, 1, 1_780_000_000_000) for name in ("lake", "other")]
+    await save_receipt(world.bucket, msgspec.structs.replace(receipt, targets=done))
+    both = [("gone", "lake"), ("gone", "other")]
+    for _ in range(2):
+        world.forgotten.clear()
+        assert (await world.rounds.run()).forgotten == 2
+        assert (sorted(world.forgotten), world.asked, world.opened) == (both, [], [])
+    assert world.record.forgotten("lake", ["gone", "told"]) == {"told"}
+    world.record.note("lake", "gone", -receipt.commit)
+    world.forgotten.clear()
+    await world.rounds.run()
+    assert world.forgotten == [("gone", "other")]
+    # Made anew and exported since: the note of the deletion is not put back.
+    world.record.note("lake", "told", 7)
+    await world.rounds.run()
+    assert world.record.held("lake", ["told"]) == {"told": 7}
 
 
 async def test_a_round_waits_for_room(make: Callable[..., World]) -> None:

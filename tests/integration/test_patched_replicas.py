@@ -19,6 +19,7 @@ from vectorpool.commands import (
     Command,
     CountRecords,
     CreateCollection,
+    DeleteCollection,
     DeleteRecords,
     Evict,
     GetRecords,
@@ -120,6 +121,9 @@ def _draw(dice: random.Random, collection_id: str) -> Command:
         AddRecords(collection="notes", vectors=_one(dice), **values),
         UpdateRecords(collection="notes", ids=[record], documents=[text]),
         GetRecords(collection="notes", where_document={"$regex": "t.xt"}),
+        CreateCollection(name="spare", get_or_create=True),
+        upsert(*(f"s{n}" for n in range(20)), collection="spare"),
+        DeleteCollection(name="spare"),
         upsert(record, vectors=_one(dice), metadatas=[{f"k{dice.randrange(50)}": 1}]),
         ModifyCollection(name="notes", new_metadata={"turn": dice.randrange(1000)}),
         IngestDocument(
@@ -143,7 +147,7 @@ async def _try(instance: Instance, command: Command) -> None:
     try:
         await instance.do(command)
     except VectorpoolError as error:
-        assert error.code in ("record-exists", "record-not-found", "pool-busy"), error
+        assert error.code in ("record-exists", "record-not-found", "collection-not-found", "pool-busy"), error
 
 
 def _assert_same(answer: Any, other: Any) -> None:

@@ -49,6 +49,7 @@ TRANSFER_QUEUE: Final = "vectorpool-transfers"
 # Rounds of exports, one at a time of all workers.
 ROUND_QUEUE: Final = "vectorpool-export-rounds"
 _EXECUTOR: Final = "instance"
+_WORKFLOW: Final = "vectorpool-job"
 _QUEUES: Final = (QUEUE, TRANSFER_QUEUE, ROUND_QUEUE)
 _ROUND_POLL_S: Final = 1.0
 _POLL_S: Final = 0.25
@@ -68,6 +69,8 @@ class _Current:
 
     runner: Runner | None = None
     rounds: ExportRounds | None = None
+    # Jobs' workflows whose function runs here.
+    running: Final = set[str]()
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -87,9 +90,10 @@ async def _run_step(job_id: str, attempt: int) -> None:
     await _Current.runner.run(job_id, attempt)
 
 
-@DBOS.workflow(name="vectorpool-job", max_recovery_attempts=_MOST_RECOVERIES)
+@DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_MOST_RECOVERIES)
 async def _run_workflow(job_id: str, attempt: int) -> None:
     assert _Current.runner is not None
+    _Current.running.add(f"{job_id}.{attempt}")
     try:
         await _run_step(job_id, attempt)
     except asyncio.CancelledError:
@@ -99,6 +103,8 @@ async def _run_workflow(job_id: str, attempt: int) -> None:
         known = next((each for each in reversed(causes) if isinstance(each, VectorpoolError)), None)
         reason = known or JobsUnavailable(f"The job failed {_ATTEMPTS} times ({type(error).__name__}). Retry it later.")
         await _Current.runner.give_up(job_id, attempt, reason)
+    finally:
+        _Current.running.discard(f"{job_id}.{attempt}")
 
 
 @DBOS.step(
@@ -214,6 +220,7 @@ class Engine:
         self._sources = sources
         self._executor = sources.uuid() if database.is_shared else _EXECUTOR
         self._session: psycopg.Connection[Any] | None = None
+        self._idle = set[str]()
         _Current.runner = runner
         _Current.rounds = rounds
         self._slot = -1
@@ -275,6 +282,7 @@ class Engine:
             try:
                 if self._database.is_shared:
                     await asyncio.to_thread(self._take_over)
+                await self._take_up_lost()
                 await self._begin_round()
                 await self._look()
                 await self._collect()
@@ -341,6 +349,22 @@ class Engine:
                     logger.warning("a worker is dead; %d of its jobs go on", len(recovered))
                 finally:
                     session.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (executor,))
+
+    async def _take_up_lost(self) -> None:
+        """Put workflows of jobs back into the queue that are this process's, and whose function does not run.
+
+        Seen twice in a row: their end could not be written, on a full disk for example, and holds their user's place.
+        """
+        queues = [QUEUE, TRANSFER_QUEUE]
+        pending = await DBOS.list_workflows_async(
+            status="PENDING", name=_WORKFLOW, queue_name=queues, load_input=False, load_output=False
+        )
+        of = {each.workflow_id: each.queue_name for each in pending if each.executor_id == self._executor}
+        idle = of.keys() - _Current.running
+        lost, self._idle = idle & self._idle, idle - self._idle
+        for workflow_id in sorted(lost):
+            logger.warning("the end of a job could not be noted; it is looked at again")
+            await DBOS.resume_workflow_async(workflow_id, queue_name=of[workflow_id])
 
     async def _look(self) -> None:
         """Enqueue jobs again that the engine does not know, or knows as ended: it was cut off between two notes."""

@@ -1,8 +1,9 @@
 """What targets hold, as far as the record of jobs knows: the commit of each user's last finished export.
 
-It saves questions, and decides nothing: an export asks the target itself, and what is noted here is doubted after
-``DOUBTED_S``, because a target may be put back or emptied. A database of jobs that was lost costs one such question a
-user and target. All functions block.
+A user who was deleted at a target has the number of the deleting commit, below zero. The record saves questions, and
+decides nothing: an export asks the target itself, and what is noted here is doubted after ``DOUBTED_S``, because a
+target may be put back or emptied. A database of jobs that was lost costs one such question a user and target. All
+functions block.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class ExportRecord:
         )
         with self._begin() as db:
             return {row.user_id: row.commit for row in db.execute(wanted).all()}
+
+    def forgotten(self, target: str, user_ids: Sequence[str]) -> set[str]:
+        """Return those of at most a thousand users of whom a target has nothing after their deletion."""
+        return {user_id for user_id, commit in self.held(target, user_ids).items() if commit < 0}
 
     def note(self, target: str, user_id: str, commit: int) -> None:
         """Note that a target holds a commit of a user."""

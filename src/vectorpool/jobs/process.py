@@ -53,7 +53,7 @@ from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
 from vectorpool.jobs.transfers import Transfers
-from vectorpool.jobs.views import FINISHED, Job, JobPage, Transfer
+from vectorpool.jobs.views import FINISHED, Job, JobKind, JobPage, Transfer
 from vectorpool.notifications import Notifications
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
@@ -98,7 +98,7 @@ class Worker:
         transfers = Transfers(self._bucket, self._router, settings)
         runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
         rounds = ExportRounds(
-            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_export, self._waiting_exports
+            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
         )
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)
         self._supervisor = Supervisor(SYSTEM)
@@ -128,10 +128,8 @@ class Worker:
         if self._tracer is not None:
             await self._tracer.close()
 
-    async def _ask_export(self, user_id: str, target: str) -> bool:
-        job, is_new = await asyncio.to_thread(
-            self.store.add, user_id, "", "export", None, False, transfer=Transfer(target)
-        )
+    async def _ask_transfer(self, kind: JobKind, user_id: str, target: str) -> bool:
+        job, is_new = await asyncio.to_thread(self.store.add, user_id, "", kind, None, False, transfer=Transfer(target))
         if is_new:
             await self.engine.enqueue(user_id, job.job_id, job.attempt, job.kind)
         return is_new

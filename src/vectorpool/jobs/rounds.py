@@ -1,5 +1,7 @@
 """Rounds of exports: each looks which users changed since their last export, and asks for exports of those.
 
+It also asks for the deletion, at every target, of users that were deleted and may be there still.
+
 A round costs a small listing a user, and opens neither a vectorstore nor a target for one that did not change. Each
 target is tried once before: one that is away is told once, and not for every user. Exports are jobs, which any worker
 runs; ``_MOST_WAITING`` of them wait at a time, and the round waits for room. A round that is cut off begins again, and
@@ -17,6 +19,7 @@ from typing import Final
 import msgspec
 
 from vectorpool import names
+from vectorpool.commitlog.deletions import load_receipt, users_with_receipts
 from vectorpool.commitlog.ending import newest_header, newest_object
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.errors import (
@@ -29,11 +32,12 @@ from vectorpool.errors import (
 )
 from vectorpool.ids import is_reserved
 from vectorpool.jobs.exported import ExportRecord
+from vectorpool.jobs.views import JobKind
 from vectorpool.notifications import Notifications
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
-from vectorpool.targets.named import scheduled_targets
+from vectorpool.targets.named import named_targets, scheduled_targets
 from vectorpool.targets.urls import Target
 
 logger = logging.getLogger(__name__)
@@ -47,15 +51,16 @@ _NO_ROOM_S: Final = 1800.0
 _TRIES: Final = 3
 _TRY_AGAIN_S: Final = 5.0
 
-# Asks for an export of a user to a target; returns whether it is a new job. Raises QueueFull, JobsUnavailable.
-Ask = Callable[[str, str], Awaitable[bool]]
+# Asks for a job of a kind, user and target; returns whether it is a new one. Raises QueueFull, JobsUnavailable.
+Ask = Callable[[JobKind, str, str], Awaitable[bool]]
 
 
 class Round(msgspec.Struct):
-    """What a round did. ``asked`` counts exports, ``away`` names targets that were left out."""
+    """What a round did. ``asked`` counts exports, ``forgotten`` deletions at targets; ``away`` were left out."""
 
     users: int = 0
     asked: int = 0
+    forgotten: int = 0
     away: list[str] = []
 
 
@@ -81,16 +86,18 @@ class ExportRounds:
         self._ask = ask
         self._waiting = waiting
         self._targets = scheduled_targets(settings)
+        self._all = sorted(named_targets(settings))
         self._patterns = settings.export_users.split()
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a target to keep current."""
-        return bool(self._targets)
+        """Whether there is a target, to keep current or to delete at."""
+        return bool(self._all)
 
     async def run(self) -> Round:
-        """Ask for an export of every user that changed. Raises StoreUnavailable, JobsUnavailable."""
+        """Ask for what is to be done at targets. Raises StoreUnavailable, JobsUnavailable."""
         done = Round()
+        await self._forget(done)
         reached = []
         for name, target in self._targets.items():
             if await self._is_reached(name, target):
@@ -110,11 +117,36 @@ class ExportRounds:
                     for name in behind:
                         if not await self._has_room():
                             return done
-                        done.asked += await self._asked(user_id, name)
+                        done.asked += await self._asked("export", user_id, name)
             if len(found) < _PAGE:
                 break
             after = found[-1]
         return done
+
+    async def _forget(self, done: Round) -> None:
+        """Ask for deletions at targets that may hold deleted users: one that was away, or that a lost job was for."""
+        users = await users_with_receipts(self._bucket)
+        for start in range(0, len(users), _PAGE):
+            page = users[start : start + _PAGE]
+            for name in self._all:
+                known = await asyncio.to_thread(self._record.forgotten, name, page)
+                for user_id in page:
+                    if user_id in known or is_reserved(user_id):
+                        continue
+                    receipt = await load_receipt(self._bucket, user_id)
+                    if receipt is None:
+                        continue
+                    if any(each.target == name and each.deleted_at_ms for each in receipt.targets):
+                        await asyncio.to_thread(self._note_forgotten, name, user_id, receipt.commit)
+                        continue
+                    if not await self._has_room():
+                        return
+                    done.forgotten += await self._asked("forget", user_id, name)
+
+    def _note_forgotten(self, name: str, user_id: str, commit: int) -> None:
+        """Note what a receipt says, unless the user was made anew and exported since."""
+        if self._record.held(name, [user_id]).get(user_id, 0) < commit:
+            self._record.note(name, user_id, -commit)
 
     def _is_meant(self, user_id: str) -> bool:
         if is_reserved(user_id):
@@ -126,7 +158,7 @@ class ExportRounds:
         newest = await newest_object(self._bucket, user_id)
         if newest is None:
             return []
-        behind = [name for name, commits in held.items() if commits.get(user_id) != newest.seq]
+        behind = [name for name, commits in held.items() if abs(commits.get(user_id, 0)) != newest.seq]
         if not behind:
             return []
         try:
@@ -136,8 +168,6 @@ class ExportRounds:
             return behind
         if header is not None and header.header.tombstone:
             # What targets have of a deleted user, the deletion deletes.
-            for name in behind:
-                await asyncio.to_thread(self._record.note, name, user_id, newest.seq)
             return []
         return behind
 
@@ -151,9 +181,9 @@ class ExportRounds:
             await self._sources.sleep(_LOOK_S)
         return True
 
-    async def _asked(self, user_id: str, name: str) -> bool:
+    async def _asked(self, kind: JobKind, user_id: str, name: str) -> bool:
         try:
-            return await self._ask(user_id, name)
+            return await self._ask(kind, user_id, name)
         except QueueFull:
             # As many jobs of the user wait; the next round asks again.
             return False

@@ -90,7 +90,7 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
         str,
         setting(
             "Other systems that a user may name in an export or import, as NAME=URL, separated by spaces; a URL may "
-            "hold credentials, and nobody is shown it"
+            "hold credentials, and is never shown"
         ),
     ] = ""
     transfers_at_once: Annotated[

@@ -255,11 +255,14 @@ class Life:
         least = self._past_writes(user) + self._written[user]
         was_open = pool.residency(key).state in ("ready", "committing")
         stores.hydrated.pop(key, None)
+        stores.patched.discard(key)
         answer = await pool.execute(key, _READ)
         seen = decode_seen(answer.body).writes
         assert least <= seen <= self._past_writes(user) + self._offered[user], (user, least, seen)
         was_warm = stores.hydrated.get(key)
-        tier = "open" if was_warm is None else "behind" if was_open else "warm" if was_warm else "cold"
+        tier = "behind" if was_open else "warm" if was_warm else "cold"
+        if was_warm is None:
+            tier = "patched" if key in stores.patched else "open"
         self._counts[f"reads: {tier}"] += 1
         self._read_ms.setdefault(tier, []).append((self._loop.time() - began_s) * 1000)
 

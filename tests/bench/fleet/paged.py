@@ -12,7 +12,7 @@ import itertools
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -26,10 +26,11 @@ from vectorpool.commands import Read, UpsertRecords, Vectors, Write
 from vectorpool.commitlog import compaction, plan
 from vectorpool.commitlog.image import Capture, Image, capture
 from vectorpool.commitlog.log import CommitLog
+from vectorpool.commitlog.next_commits import NextCommit, Patch, plan_patch
 from vectorpool.commitlog.outcomes import Compaction, Hydrated, LostRace, PendingCommit, Position
 from vectorpool.commitlog.warm import WarmTier
 from vectorpool.engine.deletions import Remains
-from vectorpool.engine.directory_state import DirectoryState
+from vectorpool.engine.directory_state import DirectoryState, NotPristine
 from vectorpool.limits import Quota
 from vectorpool.local_paths import warm_dir
 from vectorpool.objects.bucket import Bucket
@@ -37,6 +38,7 @@ from vectorpool.settings import Settings
 from vectorpool.telemetry.figures import Figures
 from vectorpool.vectorstore.builder import Builder
 from vectorpool.vectorstore.effect import Effect
+from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.replica import Replica
 from vectorpool.vectorstore.template import Template
 from vectorpool.vectorstore.vectorstore import Vectorstore
@@ -95,10 +97,14 @@ class PagedReplica:
         self.position = position
         self.image = image
         self._sources = sources
-        # Unknown, so that it is never patched: the simulation counts what building it anew costs.
         self.state = DirectoryState()
         self.may_lose = False
+        self._patcher = Patcher(directory, self.state)
+        self._captured: tuple[int | None, Image] | None = None
         self._file = directory / PAGES
+        self._load()
+
+    def _load(self) -> None:
         content = self._file.read_bytes()
         self._pages = len(content) // PAGE_BYTES
         starts = range(0, len(content), PAGE_BYTES)
@@ -117,7 +123,10 @@ class PagedReplica:
     def write(
         self, command: Write, collection_id: str | None = None, quota: Quota | None = None, is_again: bool = False
     ) -> tuple[bytes, Effect]:
+        if self.may_lose:
+            self._patcher.keep(self.image)
         self.writes += 1
+        self.state.tracked_write()
         page = int(self._sources.random() * self._pages)
         noise = random.Random(self.writes).randbytes(PAGE_BYTES - _COUNT_BYTES)
         with self._file.open("r+b") as file:
@@ -126,10 +135,34 @@ class PagedReplica:
         return _encode(Written(written=1)), Effect(touched=True, written=1, collections={"notes"})
 
     def capture(self) -> Capture:
-        return capture(self.directory, self.image)
+        mark = self.state.capturing()
+        captured = capture(self.directory, self.image)
+        self._captured = mark, captured.image
+        return captured
 
     def advance(self, position: Position, image: Image) -> None:
+        mark, captured = self._captured or (None, None)
+        self._captured = None
+        if captured is image:
+            self._patcher.follow(self.image, image)
+            self.state.committed(mark)
         self.position, self.image = position, image
+
+    def plan(self, commits: Sequence[NextCommit]) -> Patch:
+        return plan_patch(self.image, commits)
+
+    def patch(self, patch: Patch) -> None:
+        self._patcher.patch(self.image, patch)
+        self.position, self.image, self._captured = patch.position, patch.image, None
+        self._load()
+
+    def undo(self, lost: Image) -> None:
+        mark, captured = self._captured or (None, None)
+        if captured is not lost:
+            raise NotPristine
+        self._patcher.undo(self.image, lost, mark)
+        self._captured = None
+        self._load()
 
     def examine(self) -> None:
         """Do nothing: such a replica cannot be damaged."""
@@ -138,6 +171,7 @@ class PagedReplica:
         """Do nothing: no file stays open."""
 
     def discard(self) -> None:
+        self._patcher.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -154,6 +188,12 @@ class WatchedLog(CommitLog):
             self.watch.hydrated[self._user_id] = is_warm
             self.watch.counts["warm hydrates" if is_warm else "cold hydrates"] += 1
         return hydrated
+
+    async def following(self, position: Position) -> list[NextCommit] | None:
+        commits = await super().following(position)
+        if commits:
+            self.watch.patched.add(self._user_id)
+        return commits
 
     async def append(self, pending: PendingCommit, *, in_doubt: bool = False) -> Position:
         self.watch.counts["appends"] += 1
@@ -173,7 +213,8 @@ class WatchedLog(CommitLog):
 class PagedStores:
     """Makes vectorstores over paged replicas, with the interface of ``pool.stores.StoreFactory``.
 
-    ``hydrated`` has the users hydrated since it was last cleared, each with whether that was from the warm tier.
+    ``hydrated`` has the users hydrated since it was last cleared, each with whether that was from the warm tier, and
+    ``patched`` those whose open replica got commits of other instances to take in.
     """
 
     def __init__(self, bucket: Bucket, settings: Settings, sources: VirtualSources) -> None:
@@ -187,6 +228,7 @@ class PagedStores:
         self._generation = itertools.count(1)
         self.warm = WarmTier(warm_dir(Path(settings.replica_dir)), settings.warm_bytes)
         self.hydrated: dict[str, bool] = {}
+        self.patched: set[str] = set()
         self.counts: Counter[str] = Counter()
 
     def log(self, user_id: str) -> CommitLog:
