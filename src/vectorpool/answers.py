@@ -16,6 +16,7 @@ from vectorpool.log_answers import Commit as Commit
 from vectorpool.log_answers import CommitPage as CommitPage
 from vectorpool.log_answers import Damage as Damage
 from vectorpool.log_answers import Deletion as Deletion
+from vectorpool.log_answers import TargetDeletion as TargetDeletion
 from vectorpool.log_answers import Verification as Verification
 from vectorpool.platform.memory import MemoryView
 

@@ -49,7 +49,7 @@ from vectorpool.shard.pressure import MemoryWatch
 from vectorpool.shard.router import Router, open_router
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
-from vectorpool.targets.named import named_targets
+from vectorpool.targets.named import scheduled_targets
 from vectorpool.telemetry.figures import Figures
 from vectorpool.traces import OtlpTracer, open_tracer
 from vectorpool.version import __version__
@@ -85,7 +85,7 @@ async def open_service(
     Raises Misconfigured if the store is refused, the model cannot be loaded, or a key or target cannot be used.
     """
     figures = Figures() if figures is None else figures
-    named_targets(settings)
+    scheduled_targets(settings)
     async with AsyncExitStack() as stack:
         # First in, last out: shards that the caller started must end even if nothing else can be opened.
         if tracer is not None:

@@ -68,13 +68,27 @@ class Verification(msgspec.Struct):
     problems: list[Damage]
 
 
+class TargetDeletion(msgspec.Struct, frozen=True):
+    """What became of a deleted user at a target, by its name.
+
+    ``deleted_at_ms`` is when the target had nothing of the user any more, None as long as it may have; ``reason`` is
+    why the last attempt failed. ``records`` were deleted there.
+    """
+
+    target: str
+    records: int = 0
+    deleted_at_ms: int | None = None
+    reason: str | None = None
+
+
 class Deletion(msgspec.Struct, frozen=True):
     """The receipt of the last deletion of a user's vectorstore.
 
     ``commit`` is the tombstone's number, whose grave and those below it stay, 16 bytes each. ``documents`` is how many
     source documents were deleted with it, None if they stayed. ``verified_empty_at_ms`` is when a listing showed that
     nothing else of the log is left, ``complete_at_ms`` that no document is either, None as long as none did. ``left``
-    names what is other programs' and stays, at most 200; ``left_more`` that there is more. Times are ms since 1970.
+    names what is other programs' and stays, at most 200; ``left_more`` that there is more. ``targets`` are those that
+    the operator named, each with what became of the user there, after all else. Times are ms since 1970.
     """
 
     user_id: str
@@ -88,3 +102,4 @@ class Deletion(msgspec.Struct, frozen=True):
     complete_at_ms: int | None = None
     left: list[str] = []
     left_more: bool = False
+    targets: list[TargetDeletion] = []

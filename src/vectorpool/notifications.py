@@ -157,6 +157,10 @@ class Notifications:
         except VectorpoolError as error:
             _log.warning("a notification could not be settled: %s", error.code)
 
+    async def find(self, event: Event, *, user_id: str | None = None, subject: str = "") -> Notification | None:
+        """Return what was told of an event, None for nothing. Raises StoreUnavailable."""
+        return await self._read(names.notification_key(names.notification_id(event, user_id, subject)))
+
     async def acknowledge(self, notification: str, caller: str) -> Notification:
         """Note that an operator has seen a notification. Raises InvalidId, NotificationNotFound, StoreUnavailable."""
         there = await self.get(notification)

@@ -165,12 +165,13 @@ class InstanceHealth(msgspec.Struct):
 class RecoverySource(msgspec.Struct):
     """A source, and what it would lose: the commits after ``commit``, and what their headers say that they did.
 
-    ``kind`` is ``replica`` (this instance has the newest commit open), ``commit``, ``backup`` (a commit with a name)
-    or ``documents`` (an empty vectorstore, and every source document ingested again). ``records`` are those that it
-    holds, None if it is not known. ``unreadable`` lost commits do not say what they did.
+    ``kind`` is ``replica`` (this instance has the newest commit open), ``commit``, ``backup`` (a commit with a name),
+    ``copy`` (what the target ``name`` has of the user, by an export) or ``documents`` (an empty vectorstore, and every
+    source document ingested again). ``records`` are those that it holds, None if it is not known. ``unreadable`` lost
+    commits do not say what they did.
     """
 
-    kind: Literal["replica", "commit", "backup", "documents"]
+    kind: Literal["replica", "commit", "backup", "copy", "documents"]
     commit: int
     records: int | None
     name: str | None = None
@@ -195,7 +196,10 @@ class Sources(msgspec.Struct):
 
 
 class RecoveryPlan(msgspec.Struct):
-    """What a recovery would do. ``chosen`` is the first of the sources, None if there is none."""
+    """What a recovery would do. ``chosen`` is the first of the sources, None if there is none.
+
+    ``faults`` says of targets by name why what they have is no source.
+    """
 
     user_id: str
     is_damaged: bool
@@ -203,6 +207,7 @@ class RecoveryPlan(msgspec.Struct):
     reason: str
     chosen: RecoverySource | None
     sources: list[RecoverySource]
+    faults: dict[str, str] = {}
 
 
 class Recovered(msgspec.Struct):

@@ -91,9 +91,10 @@ def told(service: Service, user: str, events: list[str]) -> list[dict[str, Any]]
     """Return the open notifications of a user once they are of these events: they come after the end of a job."""
     until_s = time.monotonic() + 60
     while True:
-        page = service.ok("GET", f"/admin/notifications?state=open&user_id={user}").json()["notifications"]
+        page = service.ok("GET", "/admin/notifications?state=open").json()["notifications"]
+        page = [each for each in page if each.get("user_id") == user]
         if [each["event"] for each in page] == events:
-            return list(page)
+            return page
         assert time.monotonic() < until_s, page
         time.sleep(0.05)
 
@@ -189,3 +190,41 @@ def test_a_refusal_of_the_target_ends_the_job_and_is_told(service: Service, post
             if path.suffix.startswith(".sqlite3") and path.exists():
                 seen += path.read_bytes().decode("latin-1")
     assert SECRET not in seen
+
+
+def receipt_of(service: Service, user: str, target: str) -> dict[str, Any]:
+    """Return what the receipt of a deletion says of a target, once that is something."""
+    until_s = time.monotonic() + 120
+    while True:
+        told = service.ok("GET", f"/admin/users/{user}/deletion").json()
+        for each in told["targets"]:
+            if each["target"] == target and (each["deleted_at_ms"] or each["reason"]):
+                return dict(each)
+        assert time.monotonic() < until_s, told
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", ["/users/{}", "/admin/users/{}"])
+def test_a_deletion_goes_on_to_every_target(service: Service, postgres: Postgres, path: str) -> None:
+    """With the result in its receipt, of a target that is away too; and nothing of the user comes back."""
+    user = f"gone-{len(path)}"
+    fill(service, user, 4)
+    for target in ("warehouse", "lake"):
+        assert exported(service, user, target)["state"] == "done"
+    service.ok("DELETE", path.format(user))
+    for target in ("warehouse", "lake"):
+        told = receipt_of(service, user, target)
+        assert told["deleted_at_ms"] and told["records"] == 4, told
+    away = receipt_of(service, user, "away")
+    assert away["deleted_at_ms"] is None and "127.0.0.1:9" in away["reason"] and SECRET not in away["reason"]
+    with psycopg.connect(postgres.url) as db:
+        row = db.execute("SELECT count(*) FROM vectorpool.records WHERE user_id = %s", (user,)).fetchone()
+        assert row == (0,)
+    assert exported(service, user)["code"] == "user-not-found"
+    location = service.ok("POST", f"/users/{user}/imports", json={"source": "lake"}).headers["location"]
+    assert finished(service, location)["code"] == "user-not-found"
+    # Made anew, it is exported again.
+    fill(service, user, 1)
+    assert exported(service, user)["transfer"]["records"] == 1
+    done = service.ok("GET", f"/users/{user}/jobs?state=done").json()["jobs"]
+    assert [each["kind"] for each in done].count("forget") == 2

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from vectorflow_client.chunk_strategy import ChunkStrategy
 from vectorflow_client.embeddings import Embeddings
@@ -129,6 +130,35 @@ def test_errors_are_those_of_the_protocol(client: Any, tmp_path: Path) -> None:
     assert client.embed(str(file)).status_code == 401
     client.internal_api_key, client.base_url = TOKEN, client.base_url.replace("/42/", "/43/")
     assert client.embed(str(file)).status_code == 403
+
+
+def test_the_header_of_vectorflow_is_a_token_below_its_path_only(service: Service) -> None:
+    """``VectorFlowKey`` on each route: the right one is let in, a wrong one, one of another user, and two are not."""
+    form = {"SourceData": ("keyed.md", b"Text.")}, {"EmbeddingsMetadata": "{}"}
+    named = {"PreSignedURL": "users/42/avatars/7/vectorstore_data/keyed.md"} | form[1]
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "embed", {"files": form[0], "data": form[1]}),
+        ("POST", "jobs", {"files": {"file": ("keyed.md", b"Text.")}, "data": form[1]}),
+        ("GET", "jobs/1/status", {}),
+        ("POST", "jobs/status", {"json": {"JobIDs": [1]}}),
+        ("POST", "s3", {"files": {name: (None, value) for name, value in named.items()}}),
+    ]
+    right, wrong = {"VectorFlowKey": TOKEN}, {"VectorFlowKey": "another"}
+
+    def status(method: str, path: str, headers: dict[str, str], **arguments: Any) -> int:
+        url = f"{service.client.base_url}".rstrip("/") + path
+        return httpx.request(method, url, headers=headers, timeout=60, **arguments).status_code
+
+    for method, route, arguments in asked:
+        mine, foreign = f"/vectorflow{HOME}/{route}", f"/vectorflow{HOME.replace('42', '43')}/{route}"
+        assert status(method, mine, right, **arguments) == (404 if route.endswith("status") else 200), route
+        assert status(method, mine, wrong, **arguments) == 401, route
+        assert status(method, mine, {}, **arguments) == 401, route
+        assert status(method, foreign, right, **arguments) == 403, route
+        assert status(method, mine, right | {"Authorization": "another"}, **arguments) == 401, route
+        assert status(method, mine, right | {"Authorization": TOKEN}, **arguments) in (200, 404), route
+    # Elsewhere it is no token.
+    assert status("GET", f"{HOME}/documents", right) == 401
 
 
 def test_a_webhook_gets_the_chunks_with_vectors_and_a_validation_picks_them(

@@ -4,7 +4,8 @@
 the time is the job's own, from its start to its end, in a worker whose model is loaded. The embedder alone gets the
 same chunks, in the same windows, in a process that does nothing else. Turns alternate.
 
-*Memory.* The peak of the worker's memory after a job of 100 small documents, and after a further one of many.
+*Memory.* The peaks of the worker's and the front's memory after a job of 100 small documents, and after a further one
+of many.
 
 *Questions.* Another user asks a question in words, once in 200 ms, alone and during a job.
 
@@ -61,12 +62,17 @@ def _seconds(job: Any) -> float:
     return float(job["finished_ms"] - job["started_ms"]) / 1000
 
 
-def _peak_mb(service: Service) -> float:
+def _peaks_mb(service: Service) -> tuple[float, float]:
+    """Return the peaks of the worker's memory and of the front's."""
     listed = subprocess.run(
         ["pgrep", "-P", str(service.pid), "-f", "vectorpool.jobs.process"], capture_output=True, text=True, check=True
     )
-    status = Path(f"/proc/{listed.stdout.split()[0]}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    def peak(process_id: str) -> float:
+        status = Path(f"/proc/{process_id}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+    return peak(listed.stdout.split()[0]), peak(str(service.pid))
 
 
 def _chunks(service: Service, user_id: str) -> list[str]:
@@ -109,17 +115,26 @@ async def _pipeline(place: Place, service: Service) -> Line:
     )
 
 
-async def _memory(place: Place, service: Service) -> Line:
+async def _memory(place: Place, service: Service) -> list[Line]:
     many = 1000 if place.quick else 10_000
     peaks = []
     for user_id, count in (("few", 100), ("many", many)):
         texts = {f"{n:05d}.md": f"# Note {n}\n\nWhat was said on day {n}.\n".encode() for n in range(count)}
         await _put(place, user_id, texts)
         await asyncio.to_thread(_job, service, user_id)
-        peaks.append(_peak_mb(service))
-    few, much = peaks
-    what = f"peak memory of the worker after {many:,} documents"
-    return Line("ingest", what, f"{much:.0f} MB", f"{few:.0f} MB after 100", much / few, "<= 1.1", much <= 1.1 * few)
+        peaks.append(_peaks_mb(service))
+    return [
+        Line(
+            "ingest",
+            f"peak memory of the {process} after {many:,} documents",
+            f"{much:.0f} MB",
+            f"{few:.0f} MB after 100",
+            much / few,
+            "<= 1.1",
+            much <= 1.1 * few,
+        )
+        for process, few, much in zip(("worker", "front"), *peaks, strict=True)
+    ]
 
 
 async def _questions(place: Place, service: Service) -> Line:
@@ -161,7 +176,7 @@ async def _questions(place: Place, service: Service) -> Line:
 
 
 async def run(place: Place) -> list[Line]:
-    """Measure the three, over one service with one shard."""
+    """Measure all, over one service with one shard."""
     root = place.scratch / "ingest"
     root.mkdir()
     service = Service(root, "--shards", "1", store=place.store, env=place.server.environ(place.store))
@@ -170,6 +185,6 @@ async def run(place: Place) -> list[Line]:
         # The worker loads its model for the first job.
         await _put(place, "first", {"a.md": b"Some text."})
         await asyncio.to_thread(_job, service, "first")
-        return [await _pipeline(place, service), await _questions(place, service), await _memory(place, service)]
+        return [await _pipeline(place, service), await _questions(place, service), *await _memory(place, service)]
     finally:
         await asyncio.to_thread(service.close)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import threading
@@ -41,14 +42,20 @@ class Fleet:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         own = ("compose.yaml", "tests/containers/compose.override.yaml", *more_files)
-        files = [part for file in own for part in ("-f", file)]
+        files = [part for file in own for part in ("-f", str(ROOT / file))]
         self._command = [*compose_program(), "-p", self.project, *files]
-        self._env = {
-            **os.environ,
+        # What the files ask of the environment.
+        self.env = {
             "VECTORPOOL_TEST_IMAGE": image,
             "VECTORPOOL_TEST_STANDINS": standins,
             "VECTORPOOL_PUBLISH": str(self.port),
         }
+        self._env = {**os.environ, **self.env}
+
+    @property
+    def line(self) -> str:
+        """The command of compose for this project, for a shell; it needs ``env``."""
+        return shlex.join(self._command)
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """Run a command of compose's; return what it prints."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,5 +54,50 @@ def test_the_disk_of_the_jobs_is_full(tmp_path: Path, disk: SmallDisk, dies: boo
         assert_whole(service, texts)
         assert finished(service, begun(service, "43"), "43")["state"] == "done"
         assert_whole(service, others, "43")
+    finally:
+        service.close()
+
+
+def test_the_disk_of_working_copies_and_jobs_is_full(tmp_path: Path, disk: SmallDisk) -> None:
+    """By default the file of jobs is beside the working copies: commits are refused too, and a job waits for room."""
+    service = Service(disk.path, "--shards", "1", store=str(tmp_path / "store")).start()
+    try:
+        texts = place(service, 60, user="42")
+        job_id = begun(service)
+        ingested(service, job_id, 1)
+        disk.fill()
+        until_s = time.monotonic() + 60
+        record = {"records": [{"id": "a", "embedding": [1.0], "document": "x" * 100_000}]}
+        while (answer := service.client.post("/users/42/avatars/7/collections/other/records", json=record)) is not None:
+            if answer.status_code == 404:
+                answer = service.client.post("/users/42/avatars/7/collections", json={"name": "other"})
+            if answer.status_code == 503 or time.monotonic() > until_s:
+                break
+        assert answer.json()["code"] == "local-disk-failed" and "room" in answer.json()["detail"], answer.text
+        disk.free()
+        assert finished(service, job_id)["state"] == "done"
+        assert_whole(service, texts)
+    finally:
+        service.close()
+
+
+def test_a_job_whose_end_could_not_be_noted_blocks_no_other(tmp_path: Path) -> None:
+    """The engine of the jobs cannot write that one ended; the user's next one runs once it can."""
+    path = tmp_path / "jobs.sqlite3"
+    service = Service(tmp_path, "--shards", "1", env={"VECTORPOOL_JOBS_URL": f"sqlite:///{path}"}).start()
+    try:
+        texts = place(service, 2, user="42")
+        assert finished(service, begun(service))["state"] == "done"
+        with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
+            db.execute(
+                "CREATE TRIGGER full BEFORE UPDATE OF status ON workflow_status "
+                "WHEN NEW.status IN ('SUCCESS', 'ERROR') BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+            )
+            assert finished(service, begun(service))["state"] == "done"
+            next_one = begun(service)
+            assert service.ok("GET", f"/users/42/jobs/{next_one}").json()["state"] == "queued"
+            db.execute("DROP TRIGGER full")
+        assert finished(service, next_one)["state"] == "done"
+        assert_whole(service, texts)
     finally:
         service.close()

@@ -14,6 +14,7 @@ from vectorpool.api.auditing import audited, noted
 from vectorpool.api.call import Call
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import COMPACT_S, DELETE_S, RESTART_S, SCRUB_S
+from vectorpool.api.exports import forget_at_targets
 from vectorpool.api.health import operators_readiness
 from vectorpool.api.namespaces import UserId
 from vectorpool.api.requests import KeepOpenBody, decode
@@ -33,6 +34,7 @@ from vectorpool.errors import (
     VerificationNotFound,
 )
 from vectorpool.names import check_user_id
+from vectorpool.targets.named import named_targets
 
 UserLimit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most users of a page.")]
 AuditLimit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most entries of a page.")]
@@ -168,12 +170,15 @@ class Admin(Controller):
                 command = commands.DeleteVectorstore(documents=documents, seal=seal)
                 return msgspec.json.decode((await request.execute(user_id, command)).body, type=answers.Deleted).deleted
 
-            removing = remove_user(request.service.library, user_id, end)
+            removing = remove_user(
+                request.service.library, user_id, end, targets=sorted(named_targets(request.service.settings))
+            )
             receipt = await request.context.within(removing, changes=True)
             told |= {"objects": receipt.objects, "documents": receipt.documents, "commit": receipt.commit}
             if request.service.care is not None:
                 # They name the user, and tell of what is not there any more.
                 await request.context.within(request.service.care.notifications.forget(user_id))
+            forget_at_targets(request, user_id)
         return respond(receipt, commit=receipt.commit)
 
     @get(

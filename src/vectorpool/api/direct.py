@@ -46,10 +46,24 @@ async def put_and_enqueue(
 
     Raises UnsupportedFormat for one that is not read by its name, InvalidId, and what the store and the worker raise.
     """
-    service, jobs = request.service, runner_of(request, of[0])
+    runner_of(request, of[0])
     check_document_path(path)
-    service.ingestor.recipe(path, choice)
+    request.service.ingestor.recipe(path, choice)
     await _put(request, of, path, data)
+    return await enqueue(request, of, path, choice, options, is_numbered=is_numbered)
+
+
+async def enqueue(
+    request: Call,
+    of: tuple[str, str],
+    path: str,
+    choice: PipelineChoice | None,
+    options: JobOptions | None = None,
+    *,
+    is_numbered: bool = False,
+) -> Job:
+    """Return the job that ingests a document of (user, avatar) that is in the bucket."""
+    jobs = runner_of(request, of[0])
     asked = Enqueue(
         jobs.number(), *of, kind="ingest", paths=[path], choice=choice, options=options, is_numbered=is_numbered
     )

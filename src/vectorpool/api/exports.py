@@ -113,3 +113,10 @@ async def _enqueued(request: Call, user_id: str, kind: JobKind, transfer: Transf
         job = msgspec.json.decode(answer, type=Job)
         told["job_id"] = job.job_id
     return answered(answer, status=202, location=location_of(user_id, job))
+
+
+def forget_at_targets(request: Call, user_id: str) -> None:
+    """Have what targets hold of a deleted user deleted soon; what is lost, the next round of workers makes up for."""
+    jobs = request.service.jobs
+    if jobs is not None and request.service.settings.targets:
+        jobs.forget(user_id)

@@ -15,6 +15,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.collections import PageOffset
 from vectorpool.api.documentation import documented
 from vectorpool.api.durations import DELETE_S
+from vectorpool.api.exports import forget_at_targets
 from vectorpool.api.namespaces import UserId
 from vectorpool.api.responses import pass_on, respond
 from vectorpool.api.views import UserView
@@ -80,6 +81,7 @@ class Users(Controller):
         request.context.allow(DELETE_S)
         async with audited(request, "delete", user_id, documents=and_documents) as told:
             response, told["objects"] = await self._delete(request, user_id, and_documents)
+        forget_at_targets(request, user_id)
         return response
 
     @staticmethod

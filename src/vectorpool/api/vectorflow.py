@@ -17,10 +17,10 @@ from msgspec import Meta
 
 from vectorpool.api.bodies import body_of, decode_bounded
 from vectorpool.api.call import Call
-from vectorpool.api.direct import put_and_enqueue
+from vectorpool.api.direct import enqueue, put_and_enqueue
 from vectorpool.api.documentation import documented
 from vectorpool.api.forms import Form, form_of
-from vectorpool.api.jobs import jobs_of, runner_of
+from vectorpool.api.jobs import jobs_of
 from vectorpool.api.namespaces import Namespace, Ns
 from vectorpool.api.responses import respond
 from vectorpool.api.vectorflow_shapes import (
@@ -45,7 +45,7 @@ from vectorpool.errors import (
     UnsupportedFormat,
     WebhookRefused,
 )
-from vectorpool.jobs.protocol import Enqueue, FindJobs
+from vectorpool.jobs.protocol import FindJobs
 from vectorpool.jobs.views import Job, JobOptions, JobPage
 from vectorpool.names import parse_document_key
 from vectorpool.settings.words import ChunkStrategy
@@ -271,9 +271,4 @@ class VectorFlow(Controller):
         if found is None or found[:2] != of:
             raise Forbidden("The key is not that of a document of this avatar. Send one below its vectorstore_data/.")
         await request.context.within(request.service.library.head(*of, found[2]))
-        jobs = runner_of(request, namespace.user_id)
-        asked = Enqueue(
-            jobs.number(), *of, kind="ingest", paths=[found[2]], choice=choice, options=options, is_numbered=True
-        )
-        answer = await request.context.within(jobs.request(asked), changes=True)
-        return _taken(msgspec.json.decode(answer, type=Job))
+        return _taken(await enqueue(request, of, found[2], choice, options, is_numbered=True))

@@ -63,8 +63,8 @@ _NEAR: Final = 0.9
 _DAMAGE: Final = frozenset({"log", "opens", "counts", "samples"})
 _SYNC: Final = "POST /users/{user_id}/avatars/{avatar_id}/ingest makes records and documents agree."
 
-# Called with a user whose damage was believed.
-OnDamage: TypeAlias = Callable[[str], Awaitable[None]]
+# Called with a user whose damage was believed; returns whether that is over, else it is called in the next round too.
+OnDamage: TypeAlias = Callable[[str], Awaitable[bool]]
 QuotaOf: TypeAlias = Callable[[str], Quota | None]
 
 
@@ -141,13 +141,19 @@ class HealthChecks:
         if last is not None and 0 <= self._sources.now_ms() - last.health.checked_at_ms < fresh_ms:
             self._figures.counter(HEALTH_CHECKS, "skipped").add()
             self._remember(last.health)
+            if last.health.state == "damaged":
+                await self._damaged(user_id)
             return
         try:
             health = await self.check(user_id)
         except UserNotFound:
             return
-        if health.state == "damaged" and self._on_damage is not None:
-            await self._on_damage(user_id)
+        if health.state == "damaged":
+            await self._damaged(user_id)
+
+    async def _damaged(self, user_id: str) -> None:
+        if self._on_damage is not None and not await self._on_damage(user_id):
+            self._used.note(user_id)
 
     # --- One user ------------------------------------------------------------------------------------
 

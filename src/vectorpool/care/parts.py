@@ -60,7 +60,7 @@ def open_care(
     delivery = Delivery(notifications, settings, sources)
     used = UsedUsers()
     schedule: Callable[[str, str], None] = _nothing if jobs is None else partial(_schedule, jobs)
-    recoveries = Recoveries(router, library, audit, notifications, sources, figures, schedule)
+    recoveries = Recoveries(router, library, audit, notifications, sources, figures, schedule, settings)
     canary = None
     if jobs is not None:
         canary = Canary(jobs.url, jobs.key, notifications, settings, sources, figures)

@@ -1,11 +1,16 @@
 """Recovery: the best source of a damaged vectorstore becomes a new commit, and its documents are ingested again.
 
 The best source is the one with the newest commit: it loses the least. This instance's open replica comes before a
-commit of the log, and a commit before nothing but documents. Whatever the source, the documents' bytes are brought back
+commit of the log, a commit before the copy that an export left at a target, and that before nothing but documents.
+Whatever the source, the documents' bytes are brought back
 as after a restore, and a sync of every avatar with documents makes records of what the state does not have.
 
 The commit is made on the number that the plan saw, so that of two recoveries one wins and nothing that was committed
 meanwhile is replaced. The damaged objects stay. A deleted user is never recovered: the shard refuses it.
+
+*By itself* an instance recovers at once only what loses nothing that the log says was committed. Another instance may
+have a better source open, and finds the damage by its own check within the interval; so with a loss, an instance waits
+for two intervals after the damage was first told.
 
 *Crash.* Until the commit nothing has changed. After it, a lost sync is made up for by the next one of the avatar, and
 a lost report by the history, which says what the commit was made of.
@@ -13,6 +18,7 @@ a lost report by the history, which says what the commit was made of.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -23,8 +29,10 @@ from vectorpool import names
 from vectorpool.allowances.usage import documents_size
 from vectorpool.answers import CommitPage
 from vectorpool.audit import Audit, Who
+from vectorpool.care.copies import CopyReader
 from vectorpool.commands import FindSources, ListCommits, Recover, SourceKind
 from vectorpool.commitlog.json_objects import load_json, save_json
+from vectorpool.commitlog.scratch import scratch_below
 from vectorpool.context import RequestContext
 from vectorpool.cursors import from_cursor, to_cursor
 from vectorpool.documents.library import DocumentLibrary
@@ -50,7 +58,9 @@ from vectorpool.operating import (
     Sources,
 )
 from vectorpool.operating import Recovery as RecoveryDone
+from vectorpool.settings import Settings
 from vectorpool.sources import Sources as Ambient
+from vectorpool.targets.records import Copy
 from vectorpool.telemetry.families import RECOVERIES
 from vectorpool.telemetry.figures import Figures
 
@@ -76,6 +86,7 @@ class Recoveries:
         sources: Ambient,
         figures: Figures,
         schedule: Schedule,
+        settings: Settings,
     ) -> None:
         self._router = router
         self._library = library
@@ -84,6 +95,8 @@ class Recoveries:
         self._sources = sources
         self._figures = figures
         self._schedule = schedule
+        self._settings = settings
+        self._copies = CopyReader(library.bucket, settings)
 
     # --- The plan ------------------------------------------------------------------------------------
 
@@ -91,7 +104,11 @@ class Recoveries:
         """Return the sources and what each would lose. Raises UserNotFound for deleted users, StoreUnavailable."""
         answer = await self._router.execute(user_id, FindSources(), context)
         found = msgspec.json.decode(answer.body, type=Sources)
-        sources = list(found.sources)
+        sources, faults = list(found.sources), dict[str, str]()
+        if found.is_damaged:
+            copies, faults = await self._copies.find(user_id)
+            lost = await self._entries(user_id, context) if copies else []
+            sources += [_as_source(name, copy, lost) for name, copy in sorted(copies.items())]
         if found.is_damaged and (documents := await self._count_documents(user_id)):
             everything = await self._entries(user_id, context)
             sources.append(
@@ -108,7 +125,7 @@ class Recoveries:
             )
         sources.sort(key=lambda source: -source.commit)
         chosen = sources[0] if sources else None
-        return RecoveryPlan(user_id, found.is_damaged, found.over, found.reason, chosen, sources)
+        return RecoveryPlan(user_id, found.is_damaged, found.over, found.reason, chosen, sources, faults)
 
     async def _count_documents(self, user_id: str) -> int:
         return (await documents_size(self._library.bucket, user_id)).objects
@@ -179,9 +196,17 @@ class Recoveries:
         context: RequestContext,
         who: Who,
     ) -> RecoveryReport:
-        kinds: dict[str, SourceKind] = {"replica": "replica", "commit": "commit", "backup": "commit"}
+        kinds: dict[str, SourceKind] = {"replica": "replica", "commit": "commit", "backup": "commit", "copy": "copy"}
         command = Recover(kind=kinds.get(source.kind, "documents"), commit=source.commit, over=plan.commit)
-        answer = await self._router.execute(user_id, command, context)
+        if source.kind == "copy":
+            async with scratch_below(self._settings.replica_dir) as path:
+                directory = path / "state"
+                await asyncio.to_thread(directory.mkdir)
+                await self._copies.read(user_id, str(source.name), source.commit, directory)
+                command = msgspec.structs.replace(command, directory=str(directory))
+                answer = await self._router.execute(user_id, command, context)
+        else:
+            answer = await self._router.execute(user_id, command, context)
         done = msgspec.json.decode(answer.body, type=Recovered)
         report = RecoveryReport(
             user_id=user_id,
@@ -205,16 +230,34 @@ class Recoveries:
             logger.warning("the documents of a recovered vectorstore were not all brought back: %s", error.code)
         return report
 
-    async def recover_by_itself(self, user_id: str) -> None:
-        """Recover a user whose damage was believed. What fails is told, and tried again with the next check."""
+    async def recover_by_itself(self, user_id: str) -> bool:
+        """Recover a user whose damage was believed; return False if that waits for an instance with a better source.
+
+        What fails is told, and tried again with the next check.
+        """
         context = RequestContext(caller="recovery", timeout_s=_RECOVER_S, sources=self._sources)
         context.start()
         try:
+            plan = await self.plan(user_id, context)
+            is_lossless = plan.chosen is not None and plan.chosen.commit >= plan.commit
+            if plan.is_damaged and not is_lossless and await self._may_be_better_elsewhere(user_id):
+                logger.warning("a damaged vectorstore is not recovered yet: another instance may lose less")
+                return False
             await self.recover(user_id, context, _BY_ITSELF)
         except (NotDamaged, UserNotFound):
-            return
+            pass
         except VectorpoolError as error:
             logger.error("a damaged vectorstore was not recovered: %s", error.code)
+        return True
+
+    async def _may_be_better_elsewhere(self, user_id: str) -> bool:
+        """Whether other instances had no time yet to find the damage themselves. Raises StoreUnavailable."""
+        told = await self._notifications.find("damage-found", user_id=user_id)
+        if told is None:
+            # It could not be kept: nobody waits for what has no beginning.
+            return False
+        waited_ms = self._sources.now_ms() - told.first_ms
+        return waited_ms < 2000 * self._settings.health_interval_s
 
     # --- Reports -------------------------------------------------------------------------------------
 
@@ -239,3 +282,17 @@ class Recoveries:
         records = await load_json(self._library.bucket, key, list[RecoveredRecord])
         following = to_cursor(str(part + 1)) if part + 1 < report.parts else None
         return RecoveredPage(records or [], following)
+
+
+def _as_source(name: str, copy: Copy, entries: list[LostCommit]) -> RecoverySource:
+    lost = [each for each in entries if each.commit > copy.commit]
+    return RecoverySource(
+        "copy",
+        copy.commit,
+        copy.records,
+        name=name,
+        lost_commits=len(lost),
+        lost_added=sum(each.added or 0 for each in lost),
+        lost_deleted=sum(each.deleted or 0 for each in lost),
+        unreadable=sum(each.damage is not None for each in lost),
+    )

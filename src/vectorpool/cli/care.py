@@ -84,11 +84,14 @@ def _recovery(told: Any) -> str:
     lines = [f"commit {plan['commit']} is damaged: {printable(plan['reason'])}"]
     for source in plan["sources"]:
         name = f" {source['name']}" if source.get("name") else ""
-        held = f"{source['documents']} documents" if source["records"] is None else f"{source['records']} records"
+        held = f"{source['records']} records" if source["records"] is not None else "records not counted"
+        if source.get("documents") is not None:
+            held = f"{source['documents']} documents"
         lines.append(
             f"  {source['kind']}{name} of commit {source['commit']}: {held}; loses {source['lost_commits']} commits "
             f"(+{source['lost_added']}, -{source['lost_deleted']}, {source['unreadable']} not readable)"
         )
+    lines += [f"  no source: {name}: {printable(fault)}" for name, fault in plan.get("faults", {}).items()]
     return "\n".join(lines if plan["sources"] else [*lines, "  there is no source"])
 
 

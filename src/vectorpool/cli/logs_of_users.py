@@ -18,6 +18,7 @@ from vectorpool.errors import DeletionNotFound
 from vectorpool.names import check_user_id
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
+from vectorpool.targets.named import named_targets
 
 
 def compact(settings: Settings, user_id: str, **place: Any) -> int:
@@ -87,6 +88,10 @@ def _receipt(told: Any) -> str:
     if left := told.get("left"):
         more = ", and more" if told.get("left_more") else ""
         lines.append(f"  left, because it is other programs': {', '.join(left)}{more}")
+    for each in told.get("targets", []):
+        when = time_text(each["deleted_at_ms"])
+        state = f"{each['records']} records deleted {when} UTC" if when else f"not yet, {each['reason'] or 'it waits'}"
+        lines.append(f"  target {each['target']}: {state}")
     return "\n".join(lines)
 
 
@@ -123,7 +128,11 @@ def delete(settings: Settings, user_id: str, **place: Any) -> int:
                 async def end(documents: int, seal: bool) -> int:
                     return await log.end(seal=seal, documents=documents)
 
-                told = msgspec.to_builtins(await remove_user(DocumentLibrary(bucket, settings), user_id, end))
+                # The workers of a service delete there, once it runs.
+                names = sorted(named_targets(settings))
+                told = msgspec.to_builtins(
+                    await remove_user(DocumentLibrary(bucket, settings), user_id, end, targets=names)
+                )
         where.show(told, _receipt)
         return 0 if told["complete_at_ms"] else 1
 

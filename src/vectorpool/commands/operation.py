@@ -6,8 +6,9 @@ from typing import ClassVar, Literal, TypeAlias
 
 from vectorpool.commands.base import LogOperation, Operation
 
-# Where a recovered state comes from: this instance's open replica, a commit of the log, or nothing but documents.
-SourceKind: TypeAlias = Literal["replica", "commit", "documents"]
+# Where a recovered state comes from: this instance's open replica, a commit of the log, a directory with what a target
+# had, or nothing but documents.
+SourceKind: TypeAlias = Literal["replica", "commit", "copy", "documents"]
 
 
 class KeepOpen(Operation, frozen=True, kw_only=True, tag="keep-open"):
@@ -56,10 +57,14 @@ class FindSources(Operation, frozen=True, kw_only=True, tag="find-sources"):
 
 
 class Recover(Operation, frozen=True, kw_only=True, tag="recover"):
-    """Makes the state of a source the newest, as a new commit on number ``over``. Answers operating.Recovered."""
+    """Makes the state of a source the newest, as a new commit on number ``over``. Answers operating.Recovered.
+
+    ``directory`` has the state of a copy. Only the front sends it: a caller names no directory.
+    """
 
     is_change: ClassVar[bool] = True
 
     kind: SourceKind
     commit: int
     over: int
+    directory: str | None = None

@@ -10,13 +10,13 @@ that was cut short goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from vectorpool import names
-from vectorpool.answers import Deletion
+from vectorpool.answers import Deletion, TargetDeletion
 from vectorpool.commitlog.deletions import load_receipt, save_receipt
 from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.fetch import store_errors
@@ -38,11 +38,13 @@ async def remove_user(
     user_id: str,
     end: Callable[[int, bool], Awaitable[int]],
     sources: Sources = SYSTEM,
+    targets: Sequence[str] = (),
 ) -> Deletion:
     """Delete all that is ours of a user; return the receipt.
 
     ``end`` ends the log: it is told how many documents were deleted, and whether an empty log gets a tombstone; it
-    returns how many objects it deleted, and may raise UserNotFound. Raises UserNotFound if nothing is stored and there
+    returns how many objects it deleted, and may raise UserNotFound. ``targets`` are named in the receipt as those that
+    may hold the user still: workers delete there. Raises UserNotFound if nothing is stored and there
     is no receipt, StoreUnavailable, OutcomeUnknown: sent again it goes on.
     """
     bucket = library.bucket
@@ -74,12 +76,18 @@ async def remove_user(
         left=left,
         left_more=more,
         complete_at_ms=complete,
+        targets=_with_waiting(receipt.targets, targets),
     )
     with store_errors(bucket, "writing the receipt of a deletion"):
         # The limits that operators stored for the user go last: until then they hold for what is still there.
         await bucket.delete(names.limits_key(user_id))
         await save_receipt(bucket, receipt)
     return receipt
+
+
+def _with_waiting(there: list[TargetDeletion], targets: Sequence[str]) -> list[TargetDeletion]:
+    known = {each.target for each in there}
+    return [*there, *(TargetDeletion(name) for name in targets if name not in known)]
 
 
 async def _ended(end: Callable[[int, bool], Awaitable[int]], documents: int) -> None:

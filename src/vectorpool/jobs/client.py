@@ -34,10 +34,11 @@ from vectorpool.jobs.protocol import (
     from_worker_decoder,
     read_frame,
 )
-from vectorpool.jobs.views import JobsByState
+from vectorpool.jobs.views import JobsByState, Transfer
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.supervision import Supervisor
+from vectorpool.targets.named import named_targets
 from vectorpool.telemetry.families import JOBS
 from vectorpool.telemetry.figures import Sample
 from vectorpool.telemetry.spans import CURRENT
@@ -82,6 +83,7 @@ class Jobs:
         self._refusal: VectorpoolError | None = None if self.are_installed else JobsNotInstalled(NOT_INSTALLED)
         self._stopping = False
         self._scheduled: dict[tuple[str, str], _Scheduled] = {}
+        self._forgotten: dict[str, None] = {}
         self._has_scheduled = asyncio.Event()
 
     def url(self) -> str:
@@ -154,6 +156,12 @@ class Jobs:
             wanted.paths.add(path)
         self._has_scheduled.set()
 
+    def forget(self, user_id: str) -> None:
+        """Have what targets hold of a deleted user deleted soon; never waits and never fails."""
+        if len(self._forgotten) < _MOST_SCHEDULED:
+            self._forgotten[user_id] = None
+            self._has_scheduled.set()
+
     async def count(self) -> JobsByState:
         """Return how many jobs the worker's database has, by state. Raises VectorpoolError."""
         return msgspec.json.decode(await self.request(CountJobs(self.number())), type=JobsByState)
@@ -180,6 +188,9 @@ class Jobs:
             await self._sources.sleep(_GATHER_S)
             self._has_scheduled.clear()
             gathered, self._scheduled = self._scheduled, {}
+            forgotten, self._forgotten = self._forgotten, {}
+            for user_id in forgotten:
+                await self._send_forgotten(user_id)
             for (user_id, avatar_id), wanted in gathered.items():
                 named = None if wanted.paths is None else sorted(wanted.paths)
                 asked = Enqueue(self.number(), user_id, avatar_id, "sync", named, traceparent=wanted.traceparent)
@@ -189,6 +200,16 @@ class Jobs:
                     logger.warning(
                         "a sync could not be scheduled, the next one of the avatar makes up for it: %s", error.detail
                     )
+
+    async def _send_forgotten(self, user_id: str) -> None:
+        try:
+            for name in named_targets(self._settings):
+                asked = Enqueue(self.number(), user_id, "", "forget", transfer=Transfer(name))
+                await self.request(asked)
+        except VectorpoolError as error:
+            logger.warning(
+                "a deletion at the targets could not be scheduled, the next round makes up for it: %s", error.detail
+            )
 
     # --- The process ---------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from dbos import DBOS, DBOSConfig, SetEnqueueOptions, SetWorkflowID
 
 from vectorpool.errors import CommitConflict, JobsUnavailable, Misconfigured, TryAgain, VectorpoolError
 from vectorpool.jobs.failures import unanswered
+from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.store import JobStore
 from vectorpool.jobs.views import TRANSFERS, JobKind
@@ -45,10 +46,15 @@ APPLICATION_VERSION: Final = "vectorpool-jobs-1"
 QUEUE: Final = "vectorpool-jobs"
 # Of their own, so that a target that is slow or away holds up no ingest.
 TRANSFER_QUEUE: Final = "vectorpool-transfers"
-_QUEUES: Final = (QUEUE, TRANSFER_QUEUE)
+# Rounds of exports, one at a time of all workers.
+ROUND_QUEUE: Final = "vectorpool-export-rounds"
 _EXECUTOR: Final = "instance"
+_WORKFLOW: Final = "vectorpool-job"
+_QUEUES: Final = (QUEUE, TRANSFER_QUEUE, ROUND_QUEUE)
+_ROUND_POLL_S: Final = 1.0
 _POLL_S: Final = 0.25
 _ATTEMPTS: Final = 8
+_ROUND_ATTEMPTS: Final = 4
 _FIRST_BACKOFF_S: Final = 2.0
 # Deaths of workers are counted by the store, which knows whether a run got further.
 _MOST_RECOVERIES: Final = 100_000
@@ -62,6 +68,9 @@ class _Current:
     """What the workflow runs with: DBOS knows functions, not objects, and there is one engine a process."""
 
     runner: Runner | None = None
+    rounds: ExportRounds | None = None
+    # Jobs' workflows whose function runs here.
+    running: Final = set[str]()
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -81,9 +90,10 @@ async def _run_step(job_id: str, attempt: int) -> None:
     await _Current.runner.run(job_id, attempt)
 
 
-@DBOS.workflow(name="vectorpool-job", max_recovery_attempts=_MOST_RECOVERIES)
+@DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=_MOST_RECOVERIES)
 async def _run_workflow(job_id: str, attempt: int) -> None:
     assert _Current.runner is not None
+    _Current.running.add(f"{job_id}.{attempt}")
     try:
         await _run_step(job_id, attempt)
     except asyncio.CancelledError:
@@ -93,6 +103,32 @@ async def _run_workflow(job_id: str, attempt: int) -> None:
         known = next((each for each in reversed(causes) if isinstance(each, VectorpoolError)), None)
         reason = known or JobsUnavailable(f"The job failed {_ATTEMPTS} times ({type(error).__name__}). Retry it later.")
         await _Current.runner.give_up(job_id, attempt, reason)
+    finally:
+        _Current.running.discard(f"{job_id}.{attempt}")
+
+
+@DBOS.step(
+    name="vectorpool-round-step",
+    retries_allowed=True,
+    max_attempts=_ROUND_ATTEMPTS,
+    interval_seconds=_FIRST_BACKOFF_S,
+    backoff_rate=2.0,
+    should_retry=_is_temporary,
+)
+async def _round_step() -> None:
+    assert _Current.rounds is not None
+    done = await _Current.rounds.run()
+    logger.info("a round of exports looked at %d users, and asked for %d exports", done.users, done.asked)
+
+
+@DBOS.workflow(name="vectorpool-export-round", max_recovery_attempts=_MOST_RECOVERIES)
+async def _round_workflow(slot: int) -> None:
+    try:
+        await _round_step()
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        logger.warning("round %d of exports failed, the next one makes up for it: %s", slot, type(error).__name__)
 
 
 class Database:
@@ -170,7 +206,13 @@ class Engine:
     """DBOS, launched on the running event loop. One a process."""
 
     def __init__(
-        self, database: Database, store: JobStore, runner: Runner, settings: Settings, sources: Sources
+        self,
+        database: Database,
+        store: JobStore,
+        runner: Runner,
+        settings: Settings,
+        sources: Sources,
+        rounds: ExportRounds,
     ) -> None:
         self._database = database
         self._store = store
@@ -178,7 +220,10 @@ class Engine:
         self._sources = sources
         self._executor = sources.uuid() if database.is_shared else _EXECUTOR
         self._session: psycopg.Connection[Any] | None = None
+        self._idle = set[str]()
         _Current.runner = runner
+        _Current.rounds = rounds
+        self._slot = -1
 
     async def launch(self) -> None:
         """Start; what this executor left running is started again. Raises JobsUnavailable."""
@@ -204,6 +249,9 @@ class Engine:
             raise JobsUnavailable(f"The database of jobs cannot be used: {error}.") from error
         if self._settings.jobs_at_once:
             at_once = {QUEUE: self._settings.jobs_at_once, TRANSFER_QUEUE: self._settings.transfers_at_once}
+            await DBOS.register_queue_async(
+                ROUND_QUEUE, global_concurrency=1, polling_interval_sec=_ROUND_POLL_S, on_conflict="always_update"
+            )
             for name, most in at_once.items():
                 await DBOS.register_queue_async(
                     name,
@@ -234,10 +282,27 @@ class Engine:
             try:
                 if self._database.is_shared:
                     await asyncio.to_thread(self._take_over)
+                await self._take_up_lost()
+                await self._begin_round()
                 await self._look()
                 await self._collect()
             except (VectorpoolError, sa.exc.SQLAlchemyError, psycopg.Error) as error:
                 logger.warning("the database of jobs did not answer: %s", type(error).__name__)
+
+    async def _begin_round(self) -> None:
+        """Have this interval's round of exports run, by one worker, unless the one before it still waits."""
+        assert _Current.rounds is not None
+        slot = int(self._sources.now_ms() / (self._settings.export_interval_s * 1000))
+        if not _Current.rounds.is_on or slot == self._slot:
+            return
+        self._slot = slot
+        waiting = await DBOS.list_workflows_async(
+            queue_name=ROUND_QUEUE, status="ENQUEUED", limit=1, load_input=False, load_output=False
+        )
+        if not waiting:
+            # All workers give it the same id, and DBOS takes the first.
+            with SetWorkflowID(f"export-round.{self._settings.export_interval_s:g}.{slot}"):
+                await DBOS.enqueue_workflow_async(ROUND_QUEUE, _round_workflow, slot)
 
     # --- Take-over -----------------------------------------------------------------------------------
 
@@ -284,6 +349,22 @@ class Engine:
                     logger.warning("a worker is dead; %d of its jobs go on", len(recovered))
                 finally:
                     session.execute("SELECT pg_advisory_unlock(hashtextextended(%s, 0))", (executor,))
+
+    async def _take_up_lost(self) -> None:
+        """Put workflows of jobs back into the queue that are this process's, and whose function does not run.
+
+        Seen twice in a row: their end could not be written, on a full disk for example, and holds their user's place.
+        """
+        queues = [QUEUE, TRANSFER_QUEUE]
+        pending = await DBOS.list_workflows_async(
+            status="PENDING", name=_WORKFLOW, queue_name=queues, load_input=False, load_output=False
+        )
+        of = {each.workflow_id: each.queue_name for each in pending if each.executor_id == self._executor}
+        idle = of.keys() - _Current.running
+        lost, self._idle = idle & self._idle, idle - self._idle
+        for workflow_id in sorted(lost):
+            logger.warning("the end of a job could not be noted; it is looked at again")
+            await DBOS.resume_workflow_async(workflow_id, queue_name=of[workflow_id])
 
     async def _look(self) -> None:
         """Enqueue jobs again that the engine does not know, or knows as ended: it was cut off between two notes."""

@@ -48,11 +48,12 @@ from vectorpool.jobs.protocol import (
     read_frame,
     to_worker_decoder,
 )
+from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.run import Runner
 from vectorpool.jobs.service import ServiceRouter
 from vectorpool.jobs.store import JobStore
 from vectorpool.jobs.transfers import Transfers
-from vectorpool.jobs.views import FINISHED, Job, JobPage
+from vectorpool.jobs.views import FINISHED, Job, JobKind, JobPage, Transfer
 from vectorpool.notifications import Notifications
 from vectorpool.objects.stores import open_bucket
 from vectorpool.platform import allocator
@@ -96,7 +97,10 @@ class Worker:
         self._tracer = open_tracer(settings, Figures())
         transfers = Transfers(self._bucket, self._router, settings)
         runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
-        self.engine = Engine(self._database, self.store, runner, settings, SYSTEM)
+        rounds = ExportRounds(
+            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
+        )
+        self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)
         self._supervisor = Supervisor(SYSTEM)
 
     async def start(self) -> None:
@@ -123,6 +127,15 @@ class Worker:
         """Send what is left of traces, within their bounded time; jobs that run are left to another process."""
         if self._tracer is not None:
             await self._tracer.close()
+
+    async def _ask_transfer(self, kind: JobKind, user_id: str, target: str) -> bool:
+        job, is_new = await asyncio.to_thread(self.store.add, user_id, "", kind, None, False, transfer=Transfer(target))
+        if is_new:
+            await self.engine.enqueue(user_id, job.job_id, job.attempt, job.kind)
+        return is_new
+
+    async def _waiting_exports(self) -> int:
+        return await asyncio.to_thread(self.store.waiting_exports)
 
     # --- Requests ------------------------------------------------------------------------------------
 

@@ -34,7 +34,7 @@ class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Enqueue(msgspec.Struct, frozen=True, tag="enqueue"):
-    """A new job; a ``sync`` and an ``export`` join another that waits. Answers views.Job.
+    """A new job; a ``sync``, ``export`` and ``forget`` join another that waits. Answers views.Job.
 
     ``traceparent`` names the span that asks for it, by default that of the running request.
     """

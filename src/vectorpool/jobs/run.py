@@ -22,6 +22,7 @@ from vectorpool.errors import (
     InternalError,
     JobStalled,
     JobsUnavailable,
+    TargetUnavailable,
     TryAgain,
     UserNotFound,
     VectorpoolError,
@@ -127,7 +128,11 @@ class Runner:
                 commit = await self._watched(work, notes, moving)
         except Superseded:
             return "superseded"
-        except (TryAgain, CommitConflict):
+        except (TryAgain, CommitConflict) as error:
+            if work.kind == "forget" and isinstance(error, TargetUnavailable):
+                # Rounds ask again, as long as it takes; the user's other jobs do not wait.
+                await self._finish(work, notes, "failed", error)
+                return "failed"
             await self._note(work, notes, is_pausing=True)
             raise
         except VectorpoolError as error:
@@ -217,12 +222,15 @@ class Runner:
             if notes.waiting or notes.changes or work.transfer is not None:
                 self._store.note(work.job_id, work.run, notes.waiting, notes.counts, None, transfer=work.transfer)
                 notes.waiting = []
+            if state == "done" and work.kind in ("export", "forget") and work.transfer is not None:
+                held = -commit if work.kind == "forget" else commit
+                self._store.exports.note(work.transfer.target, work.user_id, held)
             code, reason = (None, None) if error is None else (error.code, error.detail)
             return self._store.finish(work.job_id, work.run, state, commit=commit, code=code, reason=reason)
 
         is_ours = await self._persist(finish)
         if is_ours and error is not None:
-            if work.kind == "export" and work.transfer is not None:
+            if work.kind in ("export", "forget") and work.transfer is not None:
                 await self._tell_failed_export(work.user_id, work.transfer.target, error)
                 return
             await self._notifications.tell(
@@ -233,7 +241,7 @@ class Runner:
                 remedy="Look at GET /users/{user_id}/jobs/{job_id}; retry the job when the reason is gone.",
                 detail={"job_id": work.job_id, "avatar_id": work.avatar_id, "code": error.code},
             )
-        elif is_ours and work.kind == "export" and work.transfer is not None:
+        elif is_ours and work.kind in ("export", "forget") and work.transfer is not None:
             await self._notifications.settle("export-failed", user_id=work.user_id, subject=work.transfer.target)
         elif is_ours and work.run > 1:
             # An earlier run may have failed for good, and the job was retried.
@@ -249,7 +257,7 @@ class Runner:
             user_id=user_id,
             subject=target,
             reason=error.detail,
-            remedy="Do what the reason asks for; POST /users/{user_id}/exports tries again at once.",
+            remedy="Do what the reason asks for; POST /users/{user_id}/jobs/{job_id}/retry tries again at once.",
             detail={"target": target, "code": error.code},
         )
 

@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from vectorpool.commands import PipelineChoice
 from vectorpool.documents.reports import DocumentOutcome
 from vectorpool.errors import JobNotFound, JobUnfinished, LimitExceeded, QueueFull
+from vectorpool.jobs.exported import ExportRecord
 from vectorpool.jobs.failures import unanswered
 from vectorpool.jobs.rows import Work, anew, encoded, job_of, transfer_of, work_of
 from vectorpool.jobs.tables import documents as _documents
@@ -52,6 +53,7 @@ class JobStore:
         self._sources = sources
         self._user_jobs = user_jobs
         self._is_shared = is_shared
+        self.exports = ExportRecord(self._begin, sources)
 
     def create(self) -> None:
         """Create the tables, or bring those of an earlier version up to this one. Raises Misconfigured."""
@@ -90,7 +92,10 @@ class JobStore:
     ) -> tuple[Job, bool]:
         """Return a new job, or the waiting one that a sync or export joins, and whether it is new. Raises QueueFull."""
         with self._begin() as db:
-            if kind == "export" and (row := self._waiting_export(db, user_id, transfer)) is not None:
+            if (
+                kind in ("export", "forget")
+                and (row := self._waiting_transfer(db, user_id, kind, transfer)) is not None
+            ):
                 return job_of(row), False
             if kind == "sync" and (row := self._waiting(db, user_id, avatar_id)) is not None:
                 known = msgspec.json.decode(row.paths, type=list[str] | None)
@@ -157,8 +162,8 @@ class JobStore:
         return db.execute(found.order_by(_jobs.c.id.desc()).limit(1).with_for_update()).first()
 
     @staticmethod
-    def _waiting_export(db: sa.Connection, user_id: str, transfer: Transfer | None) -> Any:
-        found = sa.select(_jobs).where(_jobs.c.user_id == user_id, _jobs.c.kind == "export", _jobs.c.state == "queued")
+    def _waiting_transfer(db: sa.Connection, user_id: str, kind: JobKind, transfer: Transfer | None) -> Any:
+        found = sa.select(_jobs).where(_jobs.c.user_id == user_id, _jobs.c.kind == kind, _jobs.c.state == "queued")
         for row in db.execute(found.order_by(_jobs.c.id)).all():
             there = transfer_of(row)
             if there is not None and transfer is not None and there.asks_for(transfer):
@@ -238,6 +243,13 @@ class JobStore:
                 transfer=encoded(anew(transfer_of(row))),
             )
             return job_of(self._row(db, user_id, job_id))
+
+    def waiting_exports(self) -> int:
+        """Return how many exports, and deletions at targets, of all users wait."""
+        kinds = _jobs.c.kind.in_(("export", "forget"))
+        of_kind = sa.select(sa.func.count()).where(kinds, _jobs.c.state == "queued")
+        with self._begin() as db:
+            return int(db.execute(of_kind).scalar_one())
 
     def count(self) -> JobsByState:
         """Return how many jobs there are in each state."""

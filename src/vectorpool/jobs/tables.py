@@ -61,6 +61,16 @@ documents = sa.Table(
     sa.Column("outcome", sa.LargeBinary, nullable=False),
 )
 
+# What targets hold, as far as it is known: it saves questions.
+exports = sa.Table(
+    "vectorpool_exports",
+    metadata,
+    sa.Column("target", sa.String(64), primary_key=True),
+    sa.Column("user_id", sa.Text, primary_key=True),
+    sa.Column("commit", sa.BigInteger, nullable=False),
+    sa.Column("exported_ms", sa.BigInteger, nullable=False),
+)
+
 # Statements, each for SQLite and PostgreSQL alike.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     # IF NOT EXISTS: databases from before the first release have the tables and no version.
@@ -92,7 +102,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
     # The trace that a job belongs to.
     ("ALTER TABLE vectorpool_jobs ADD COLUMN traceparent VARCHAR(64) NOT NULL DEFAULT ''",),
     # Exports and imports.
-    ("ALTER TABLE vectorpool_jobs ADD COLUMN transfer TEXT NOT NULL DEFAULT 'null'",),
+    (
+        "ALTER TABLE vectorpool_jobs ADD COLUMN transfer TEXT NOT NULL DEFAULT 'null'",
+        """
+        CREATE TABLE vectorpool_exports (
+          target VARCHAR(64) NOT NULL, user_id TEXT NOT NULL, "commit" BIGINT NOT NULL, exported_ms BIGINT NOT NULL,
+          PRIMARY KEY (target, user_id)
+        )
+        """,
+    ),
 )
 
 

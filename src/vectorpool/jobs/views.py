@@ -10,9 +10,9 @@ from vectorpool.documents.reports import DocumentOutcome
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 # ``ingest``: somebody asked for it; ``sync``: a document was put or deleted, or found out of step. ``export`` and
-# ``import`` move a whole vectorstore to a target and from one.
-JobKind = Literal["ingest", "sync", "export", "import"]
-TRANSFERS: Final = frozenset({"export", "import"})
+# ``import`` move a whole vectorstore to a target and from one; ``forget`` deletes a deleted user at a target.
+JobKind = Literal["ingest", "sync", "export", "import", "forget"]
+TRANSFERS: Final = frozenset({"export", "import", "forget"})
 FINISHED: Final = frozenset({"done", "failed", "cancelled"})
 
 

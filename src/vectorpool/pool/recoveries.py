@@ -258,6 +258,11 @@ class Recoveries:
         if command.kind == "documents":
             await self._stores.run(user_id, self._stores.empty, state)
             return 0
+        if command.kind == "copy":
+            if command.directory is None or command.commit <= log.deleted_at:
+                raise gone
+            await self._stores.run(user_id, _move, Path(command.directory), state)
+            return command.commit
         if command.kind == "replica":
             held = await self._copy_replica(user_id, state)
             if held != command.commit or held <= log.deleted_at:
@@ -330,6 +335,12 @@ class Recoveries:
             return replica.engine.check_up(0, self._sources.random).records
         finally:
             replica.close()
+
+
+def _move(source: Path, state: Path) -> None:
+    """Move the content of a directory of the front into an empty one."""
+    for each in source.iterdir():
+        shutil.move(each, state / each.name)
 
 
 def _copy(state: Path, copy: Path) -> None:

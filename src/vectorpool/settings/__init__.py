@@ -206,7 +206,10 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
     ] = 1200.0
     recover: Annotated[
         RecoverMode,
-        setting("A vectorstore whose newest commit is damaged: ask waits for an operator, auto recovers it at once"),
+        setting(
+            "A vectorstore whose newest commit is damaged: ask waits for an operator, auto recovers it, at once if "
+            "that loses nothing, else after two health intervals, in which an instance with a better source may"
+        ),
     ] = "ask"
     notifications_url: Annotated[
         str | None,

@@ -90,12 +90,23 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
         str,
         setting(
             "Other systems that a user may name in an export or import, as NAME=URL, separated by spaces; a URL may "
-            "hold credentials, and nobody is shown it"
+            "hold credentials, and is never shown"
         ),
     ] = ""
     transfers_at_once: Annotated[
         int, setting("Exports and imports that a worker runs at once, one for each user", ge=1, le=32)
     ] = 2
+
+    export_to: Annotated[
+        str, setting("Names of targets, separated by spaces, to which every user is exported, again and again")
+    ] = ""
+    export_interval_s: Annotated[
+        float, setting("Interval at which users that changed are exported to export_to", ge=1, le=31_536_000)
+    ] = 3600.0
+    export_users: Annotated[
+        str,
+        setting("Patterns of the ids of users that are exported to export_to, such as team-*, separated by spaces"),
+    ] = "*"
 
     # Webhooks
     webhook_secret: Annotated[

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 
 from vectorpool.errors import NotExportable, TargetRefused, TargetUnavailable, UserNotFound
-from vectorpool.targets.records import BATCH, Collection, Held, Records, State
+from vectorpool.targets.records import BATCH, Collection, Copy, Held, Records, State
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import unholdable
 
@@ -307,6 +307,20 @@ class ChromaSource:
     def collections(self) -> list[Collection]:
         """Return the collections of the tenant."""
         return self._found
+
+    def copy(self) -> Copy | None:
+        """Return the commit that is whole; None for collections of others too."""
+        commit, commit_hash = 0, ""
+        helds = list[Held]()
+        for database in self._server.databases():
+            for found in self._server.collections(database):
+                metadata = found.get("metadata") or {}
+                if database == _STATE_DATABASE and found["name"] == _STATE:
+                    commit, commit_hash = metadata.get(_USER_COMMIT, 0), metadata.get(_OWN + "user_hash", "")
+                elif database != _STATE_DATABASE:
+                    helds.append(_held(metadata))
+        is_whole = all(held.commit_hash == commit_hash and not held.next_commit for held in helds)
+        return Copy(commit, commit_hash) if commit_hash and is_whole else None
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield the records in the server's order."""

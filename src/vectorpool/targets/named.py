@@ -23,6 +23,19 @@ def named_targets(settings: Settings) -> dict[str, Target]:
     return parse_named(settings.targets, "targets")
 
 
+def scheduled_targets(settings: Settings) -> dict[str, Target]:
+    """Return the targets of the setting ``export_to``. Raises Misconfigured."""
+    known, found = named_targets(settings), dict[str, Target]()
+    for name in settings.export_to.split():
+        if name not in known:
+            raise Misconfigured(
+                "export_to names a target that targets does not have. Write names of VECTORPOOL_TARGETS, separated by "
+                "spaces; the URL belongs there."
+            )
+        found[name] = known[name]
+    return found
+
+
 def parse_named(text: str, setting: str) -> dict[str, Target]:
     """Return the targets of a text ``NAME=URL NAME=URL``, each of which keeps several users apart."""
     found: dict[str, Target] = {}

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vectorpool.errors import InvalidTarget, TargetRefused, TargetUnavailable, UserNotFound
-from vectorpool.targets.records import Collection, Float32, Held, Records, State
+from vectorpool.targets.records import Collection, Copy, Float32, Held, Records, State
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import from_json, to_json
 
@@ -261,6 +261,10 @@ class ParquetSource:
     def collections(self) -> list[Collection]:
         """Return the collections of the file."""
         return self._head.collections
+
+    def copy(self) -> Copy | None:
+        """Return the commit of the file."""
+        return Copy(self._head.commit, self._head.commit_hash, self._file.metadata.num_rows)
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield the records, a row group at a time: each has one collection's."""

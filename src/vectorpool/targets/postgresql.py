@@ -22,7 +22,7 @@ from vectorpool.errors import InvalidTarget, NotExportable, TargetRefused, Targe
 from vectorpool.names import avatar_of_database
 from vectorpool.targets import postgresql_extras, postgresql_schema
 from vectorpool.targets.postgresql_rows import COLUMNS, check_text, packed
-from vectorpool.targets.records import BATCH, Collection, Held, Records, State
+from vectorpool.targets.records import BATCH, Collection, Copy, Held, Records, State
 from vectorpool.targets.source_documents import SourceDocument
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import from_json, to_json
@@ -302,6 +302,16 @@ class PostgresSource:
         with _told(self._target):
             rows = self._db.execute(sql, (self._user_id,)).fetchall()
         return [Collection(row[0], row[1], row[2], from_json(row[3]), row[4], row[5]) for row in rows]
+
+    def copy(self) -> Copy | None:
+        """Return the commit of the last export."""
+        sql = (
+            "SELECT u.commit, u.commit_hash, coalesce(sum(c.records), 0)::bigint FROM vectorpool.users u "
+            "LEFT JOIN vectorpool.collections c USING (user_id) WHERE u.user_id = %s GROUP BY u.user_id"
+        )
+        with _told(self._target):
+            row = self._db.execute(sql, (self._user_id,)).fetchone()
+        return None if row is None else Copy(*row)
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield the records by id."""

@@ -21,7 +21,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from vectorpool.errors import NotExportable, TargetRefused, TargetUnavailable, UserNotFound
-from vectorpool.targets.records import Collection, Held, Records, State
+from vectorpool.targets.records import Collection, Copy, Held, Records, State
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import decode, encode
 
@@ -300,6 +300,14 @@ class QdrantSource:
     def collections(self) -> list[Collection]:
         """Return the collections."""
         return [entry.collection for entry in self._entries.values()]
+
+    def copy(self) -> Copy | None:
+        """Return the commit that is whole, as the state says it now."""
+        state = _State(self._target, self._client)
+        commit, commit_hash = state.user(self._user_id)
+        entries = state.entries(self._user_id).values()
+        is_whole = all(entry.held.commit_hash == commit_hash and not entry.held.next_commit for entry in entries)
+        return Copy(commit, commit_hash) if commit_hash and is_whole else None
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield the records in the order of their points."""

@@ -72,6 +72,14 @@ class State(msgspec.Struct, frozen=True):
     collections: dict[str, Held] = {}
 
 
+class Copy(msgspec.Struct, frozen=True):
+    """What a target holds of a user since the last finished export; ``records`` is None if nobody counted them."""
+
+    commit: int
+    commit_hash: str
+    records: int | None = None
+
+
 class Sink(Protocol):
     """A target that is written. Every method may be repeated; nothing is promised to readers before ``finish``."""
 
@@ -120,6 +128,9 @@ class Source(Protocol):
 
     def collections(self) -> list[Collection]:
         """Return the collections of the user."""
+
+    def copy(self) -> Copy | None:
+        """Return the commit that the target has whole; None if it has none, or a later export is unfinished."""
 
     def batches(self, collection: Collection, cursor: int = 0) -> Iterator[Records]:
         """Yield all records of a collection but the first ``cursor``, in an order that does not change."""

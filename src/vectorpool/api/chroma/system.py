@@ -17,6 +17,7 @@ from vectorpool.api.call import Call
 from vectorpool.api.chroma.documentation import operation
 from vectorpool.api.chroma.requests import reply
 from vectorpool.api.durations import RESET_S
+from vectorpool.api.exports import forget_at_targets
 from vectorpool.api.health import readiness
 from vectorpool.errors import ChromaRefusal, InvalidId, UserNotFound
 from vectorpool.names import DEFAULT_DATABASE, DEFAULT_TENANT, check_user_id, database_name, parse_slot_key
@@ -121,6 +122,7 @@ class System(Controller):
                 with contextlib.suppress(UserNotFound, InvalidId):
                     async with audited(request, "reset", check_user_id(user_id)):
                         await request.execute(user_id, commands.DeleteVectorstore())
+                    forget_at_targets(request, user_id)
 
         await asyncio.gather(*(delete(each) for each in {*stored, *open_now} if request.caller.may_touch(each)))
         return reply(True)
