@@ -128,6 +128,9 @@ class FleetWalk(ContainerWalk):
         self._is_up = True
         self._bash(start)
         self.wait()
+        # The last to start, and no check of compose's waits for it.
+        worker = self._fleet.name("worker")
+        wait_until(lambda: "runs jobs" in docker("logs", worker), lambda: docker("logs", worker))
         self._bash(self._examples.replace("tar -c", "tar -ch"))
         return ""
 

@@ -254,7 +254,7 @@ class Recoveries:
         """Whether other instances had no time yet to find the damage themselves. Raises StoreUnavailable."""
         told = await self._notifications.find("damage-found", user_id=user_id)
         if told is None:
-            # It could not be kept: nobody waits for what has no beginning.
+            # It could not be kept, and what has no beginning is not waited for.
             return False
         waited_ms = self._sources.now_ms() - told.first_ms
         return waited_ms < 2000 * self._settings.health_interval_s

@@ -73,7 +73,7 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What a target holds of a user since the last finished export; ``records`` is None if nobody counted them."""
+    """What a target holds of a user since the last finished export; ``records`` is None if they were not counted."""
 
     commit: int
     commit_hash: str
