@@ -20,7 +20,7 @@ SETTINGS = {row.env for row in describe_settings()}
 # Variables that are no settings: of the command line, of compose.yaml, of the pipeline.
 OTHERS = {
     *("VECTORPOOL_TOKEN", "VECTORPOOL_SERVICE", "VECTORPOOL_CONFIG"),
-    *("VECTORPOOL_PUBLISH", "VECTORPOOL_MINIO_IMAGE", "VECTORPOOL_SMOKE_TOKEN"),
+    *("VECTORPOOL_PUBLISH", "VECTORPOOL_MINIO_IMAGE", "VECTORPOOL_SMOKE_TOKEN", "VECTORPOOL_TEST_CONTAINERS"),
 }
 SERVICES = sorted((DEPLOY / "cloudrun").glob("service-*.yaml"))
 GIB = 1024**3
