@@ -39,6 +39,9 @@ def programs_with_pgvector(scratch: Path) -> Path | None:
     # With the libraries beside the package, which the programs look for.
     place = Path(package.submodule_search_locations[0])
     copied = scratch / place.name / installs[-1].parents[1].name
+    copied.parent.mkdir()
+    # Whatever the umask of this process.
+    copied.parent.chmod(0o755)
     shutil.copytree(installs[-1].parents[1], copied, ignore=shutil.ignore_patterns("include"))
     for libraries in place.parent.glob(f"{place.name}.libs"):
         shutil.copytree(libraries, scratch / libraries.name)
