@@ -17,6 +17,7 @@ from vectorpool.api.namespaces import UserId
 from vectorpool.errors import (
     CommitNotFound,
     Forbidden,
+    JobsNotInstalled,
     JobsUnavailable,
     MalformedJson,
     NotExportable,
@@ -55,6 +56,7 @@ class Exports(Controller):
                 TargetRefused,
                 TargetUnavailable,
                 QueueFull,
+                JobsNotInstalled,
                 JobsUnavailable,
             ),
             with_commit=False,
@@ -87,6 +89,7 @@ class Exports(Controller):
                 TargetRefused,
                 TargetUnavailable,
                 QueueFull,
+                JobsNotInstalled,
                 JobsUnavailable,
             ),
             with_commit=False,
