@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -14,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.postgres import Postgres, programs
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.service import Service
 
 SECRET = "the-secret-of-the-warehouse"
@@ -26,14 +24,8 @@ TOKENS = {
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A database server, where one is installed."""
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="vectorpool-postgres-", dir="/tmp"))
-    server = Postgres(directory)
-    yield server
-    server.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.postgres import Postgres, programs
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.service import COMMAND, Service, environment
 
 HOME = "/users/{user}/avatars/7"
@@ -32,15 +30,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    """A database server, where one is installed."""
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="vectorpool-postgres-", dir="/tmp"))
-    server = Postgres(directory)
-    yield server
-    with contextlib.suppress(subprocess.CalledProcessError):
-        server.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server() as server:
+        yield server
 
 
 def home(user: str) -> str:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.postgres import Postgres, programs
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.service import Service
 
 pytestmark = pytest.mark.long
@@ -26,15 +23,8 @@ END_S = 300
 
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    """A database server, where one is installed."""
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="vectorpool-postgres-", dir="/tmp"))
-    server = Postgres(directory)
-    yield server
-    with contextlib.suppress(subprocess.CalledProcessError):
-        server.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server() as server:
+        yield server
 
 
 def records_of(service: Service, user: str) -> dict[str, tuple[Any, Any]]:

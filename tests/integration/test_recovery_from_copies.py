@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.integration.test_recovery import LONG, _damage, _fill, _ids, _key, _of_report, _pair, _recover, care_of
-from tests.support.postgres import Postgres, programs
+from tests.support.postgres import Postgres, postgres_server
 from vectorpool.api.service import Service
 from vectorpool.commands import DeleteVectorstore
 from vectorpool.context import BACKGROUND, RequestContext
@@ -27,15 +25,8 @@ NEWEST = 5
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    # Its user must reach the directory.
-    directory = Path(tempfile.mkdtemp(prefix="vectorpool-copies-", dir="/tmp"))
-    directory.chmod(0o755)
-    server = Postgres(directory)
-    yield server
-    server.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from qdrant_client import QdrantClient
 from tests.support.chroma_server import ChromaServer
 from tests.support.instances import NOTES, Instance, upsert
 from tests.support.plain_chroma import PlainChroma
-from tests.support.postgres import Postgres, programs
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.store import S3Server
 from tests.support.texts import standard_docstrings
 from vectorpool.cli import main
@@ -43,15 +42,8 @@ ODD = [
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    # Its user must reach the directory.
-    directory = Path(tempfile.mkdtemp(prefix="vectorpool-targets-", dir="/tmp"))
-    directory.chmod(0o755)
-    server = Postgres(directory)
-    yield server
-    server.kill()
-    shutil.rmtree(directory, ignore_errors=True)
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

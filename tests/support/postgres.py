@@ -8,7 +8,12 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 
 def programs() -> Path | None:
@@ -92,3 +97,23 @@ class Postgres:
             stderr=subprocess.DEVNULL,
             timeout=120,
         )
+
+
+@contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Yield a server of the test's own, or skip the test where none is installed."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    # Its user must reach the directory: below none that only this account may enter.
+    directory = Path(tempfile.mkdtemp(prefix="vectorpool-postgres-", dir="/tmp"))
+    directory.chmod(0o755)
+    try:
+        server = Postgres(directory)
+        try:
+            yield server
+        finally:
+            # The test may have stopped it already.
+            with suppress(subprocess.CalledProcessError):
+                server.kill()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
