@@ -1,5 +1,8 @@
 """What a warm request costs in this version and in another: ``python -m tests.bench.overhead OTHER/src [--turns N]``.
 
+``--without-figures`` takes this version for the other one too, with counters, histograms and timed parts that do
+nothing.
+
 Two services run at once, each with one shard over a directory, this version's and that of another checkout. Blocks of
 the same strong top-10 queries (or, with ``--work upsert``, upserts of one record) go to them by turns, over one
 connection each. The figure of a block is processor time of front and shard for a request, from the kernel's counts, so
@@ -27,15 +30,32 @@ BLOCK = 2000
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-class Side:
-    """A service of one version."""
+# Python runs it at the start of every process that has it on its path.
+_WITHOUT_FIGURES = """
+from vectorpool.telemetry import figures, parts
 
-    def __init__(self, name: str, source: Path, root: Path) -> None:
+def nothing(*arguments, **named):
+    return None
+
+figures.Counter.add = figures.SharedCounter.add = figures.Histogram.observe = nothing
+parts.timed = lambda part: lambda method: method
+"""
+
+
+class Side:
+    """A service of one version. ``has_figures``: whether it counts and times."""
+
+    def __init__(self, name: str, source: Path, root: Path, *, has_figures: bool = True) -> None:
         self.name = name
         root.mkdir()
         flags = {"STORE": root / "store", "REPLICA_DIR": root / "replicas", "PORT": 0}
         own = {key: value for key, value in os.environ.items() if not key.startswith(("VECTORPOOL_", "OTEL_"))}
-        env = {**own, **{f"VECTORPOOL_{key}": str(value) for key, value in flags.items()}, "PYTHONPATH": str(source)}
+        path = [str(source)]
+        if not has_figures:
+            path.insert(0, str(root))
+            (root / "sitecustomize.py").write_text(_WITHOUT_FIGURES)
+        own |= {f"VECTORPOOL_{key}": str(value) for key, value in flags.items()}
+        env = {**own, "PYTHONPATH": os.pathsep.join(path)}
         command = [str(Path(sys.executable).with_name("vectorpool")), "serve", "--shards", "1"]
         with (root / "log").open("wb") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=root)
@@ -97,16 +117,24 @@ class Side:
 def main() -> None:
     """Run both versions by turns and print the figures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("other", type=Path)
+    parser.add_argument("other", type=Path, nargs="?")
+    parser.add_argument("--without-figures", action="store_true")
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--work", choices=("query", "upsert"), default="query")
     options = parser.parse_args()
+    if (options.other is None) != options.without_figures:
+        parser.error("give the src of another checkout, or --without-figures")
     work = "records" if options.work == "upsert" else "query"
     with tempfile.TemporaryDirectory() as directory:
         here = Path(__file__).parents[2] / "src"
         sides = [
             Side("this", here, Path(directory) / "this"),
-            Side("other", options.other.resolve(), Path(directory) / "other"),
+            Side(
+                "other",
+                (options.other or here).resolve(),
+                Path(directory) / "other",
+                has_figures=not options.without_figures,
+            ),
         ]
         try:
             for side in sides:
