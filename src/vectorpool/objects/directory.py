@@ -50,8 +50,9 @@ from vectorpool.objects.bucket import (
 )
 from vectorpool.objects.prefix_pages import folder_page
 from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.name_cache import NameCache
 from vectorpool.platform.privacy import shared_mode
-from vectorpool.platform.trees import fsync_directory, open_directory, open_file
+from vectorpool.platform.trees import fsync_directory, make_directories, open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
@@ -90,11 +91,12 @@ class DirectoryBucket(WithoutUploadUrls):
         self._unusable = UnusableLog(self._root.as_uri())
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="directory-bucket")
         try:
-            self._make_dirs(self._staging)
+            make_directories(self._staging, fsync=fsync)
             self._sweep()
         except OSError as error:
             self._threads.shutdown(wait=False)
             raise BucketDenied(f"the directory {self._root} cannot be used as store: {error.strerror}") from error
+        self._names = NameCache(self._root)
 
     @property
     def url(self) -> str:
@@ -147,6 +149,9 @@ class DirectoryBucket(WithoutUploadUrls):
         with self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
+
+    def is_surely_absent(self, key: str) -> bool:
+        return self._names.is_absent(self._check(key))
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._run(partial(self._head, self._check(key)))
@@ -342,18 +347,6 @@ class DirectoryBucket(WithoutUploadUrls):
     def _taken(self, path: Path) -> KeyTaken:
         return KeyTaken(f"{self.url}: {_SHARED_NAME} ({str(path.relative_to(self._root))!r})")
 
-    def _make_dirs(self, directory: Path) -> None:
-        """Make a directory and those above it; with fsync on, their names survive power loss as well."""
-        if directory.is_dir():
-            return
-        self._make_dirs(directory.parent)
-        directory.mkdir(exist_ok=True)
-        if (mode := shared_mode(0o777)) is not None:
-            with contextlib.suppress(PermissionError):
-                directory.chmod(mode)
-        if self._fsync:
-            fsync_directory(directory.parent)
-
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))
 
@@ -397,4 +390,5 @@ class DirectoryBucket(WithoutUploadUrls):
                     continue  # Its writer was alive, or another instance swept it.
 
     async def close(self) -> None:
+        self._names.close()
         await asyncio.to_thread(self._threads.shutdown)

@@ -134,6 +134,19 @@ def open_directory(root: Path, *segments: str, make: bool = False, fsync: bool =
         os.close(descriptor)
 
 
+def make_directories(directory: Path, *, fsync: bool) -> None:
+    """Make a directory and those above it; with ``fsync`` their names survive power loss as well. Blocking."""
+    if directory.is_dir():
+        return
+    make_directories(directory.parent, fsync=fsync)
+    directory.mkdir(exist_ok=True)
+    if (mode := shared_mode(0o777)) is not None:
+        with suppress(PermissionError):
+            directory.chmod(mode)
+    if fsync:
+        fsync_directory(directory.parent)
+
+
 def fsync_directory(path: Path) -> None:
     """Flush a directory, so that the names in it survive power loss. Blocking."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

@@ -15,10 +15,16 @@ from vectorpool.sources import Sources
 
 
 class Freshness:
-    """Calls ``ask`` (True: the replica is at the newest commit), and stores when the last True was asked for."""
+    """Calls ``ask`` (True: the replica is at the newest commit), and stores when the last True was asked for.
 
-    def __init__(self, ask: Callable[[], Awaitable[bool]], sources: Sources) -> None:
+    ``sees`` answers the same at once, and may be called on an event loop; its False says nothing.
+    """
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[bool]], sources: Sources, sees: Callable[[], bool] = lambda: False
+    ) -> None:
         self._ask = ask
+        self._sees = sees
         self._sources = sources
         self._current: asyncio.Task[bool] | None = None
         self._next: asyncio.Task[bool] | None = None
@@ -62,7 +68,14 @@ class Freshness:
             return False
         if consistency == "bounded" and self.age_ms() <= bound_ms:
             return True
-        return self.is_known_since(arrived_s) or await self.is_newest()
+        return self.is_known_since(arrived_s) or self._is_seen() or await self.is_newest()
+
+    def _is_seen(self) -> bool:
+        asked_s = self._sources.monotonic_s()
+        if not self._sees():
+            return False
+        self._note_fresh(asked_s)
+        return True
 
     def is_known_since(self, arrived_s: float) -> bool:
         """Return whether the replica was at the newest commit after ``arrived_s``, so that no request is needed."""

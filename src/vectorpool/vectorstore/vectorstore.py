@@ -81,7 +81,7 @@ class Vectorstore:
         self._replica: Replica | None = None
         # Tickets that are applied and not committed; the first of them may be in the pending commit of ``_offers``.
         self._uncommitted: list[Ticket] = []
-        self._freshness = Freshness(self._ask, sources)
+        self._freshness = Freshness(self._ask, sources, self._sees)
         self._absent = True
         # Whether uncommitted commands are applied again, because they were acknowledged.
         self._replays = settings.durability == "write-back"
@@ -271,6 +271,9 @@ class Vectorstore:
         if self._replica is None or self._builder.at is not None:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
+
+    def _sees(self) -> bool:
+        return self._replica is not None and self._log.is_surely_newest(self._replica.position)
 
     async def _open_to_write(self, *, asks: bool = False) -> None:
         """Build the replica, its migration as a commit of its own; ``asks``: take in newer commits if others commit."""
