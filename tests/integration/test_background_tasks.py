@@ -22,6 +22,7 @@ from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
+from vectorpool.shard.channel import Channel
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.router import ShardRouter
 
@@ -117,10 +118,10 @@ async def test_a_watch_of_a_shard_that_fails_starts_the_shard_again(
     router = ShardRouter(settings)
     plain, failures = ShardClient._receive, iter(range(1))
 
-    async def receive(self: ShardClient, reader: asyncio.StreamReader) -> None:
+    async def receive(self: ShardClient, channel: Channel) -> None:
         if next(failures, None) is not None:
             raise RuntimeError("injected")
-        await plain(self, reader)
+        await plain(self, channel)
 
     monkeypatch.setattr(ShardClient, "_receive", receive)
     await router.start()
