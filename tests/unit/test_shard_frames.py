@@ -52,7 +52,7 @@ async def connected() -> AsyncIterator[tuple[ShardClient, Channel]]:
     made = ShardClient(0, 1, Settings(), Supervisor(SYSTEM), lambda users: None)
     made._channel = channel
     made._ready.set()
-    receiving = asyncio.create_task(made._receive(channel))
+    receiving = asyncio.create_task(channel.deliver(made._take_reply))
     try:
         yield made, far
     finally:
@@ -133,6 +133,9 @@ class SlowPool:
     def __init__(self) -> None:
         self.contexts: list[RequestContext] = []
         self.cancelled = asyncio.Event()
+
+    def answer_at_once(self, user_id: str, command: Any, context: RequestContext) -> Answer | None:
+        return None
 
     async def execute(self, user_id: str, command: Any, context: RequestContext, quota: Any) -> Answer:
         self.contexts.append(context)

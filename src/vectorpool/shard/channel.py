@@ -25,7 +25,7 @@ class Channel(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        # The beginning of a frame that is not whole yet, and whole ones that nobody took yet.
+        # The beginning of a frame that is not whole yet, and whole ones that were not taken yet.
         self._part = bytearray()
         self._waiting: deque[bytes] = deque()
         self._take: Take | None = None

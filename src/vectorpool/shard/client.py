@@ -95,8 +95,7 @@ class ShardClient:
         self._under_way: dict[int, tuple[asyncio.Future[Reply], bool]] = {}
         self._number = 0
         self._passing_bytes = 0
-        # The channel whose replies nobody watches yet.
-        self._fresh: Channel | None = None
+        self._fresh: Channel | None = None  # of a new process, until its replies are watched
         self._supervisor = supervisor
         self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
         label = label_of(shard, is_isolated=is_isolated)
@@ -105,7 +104,7 @@ class ShardClient:
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
         self.is_stopping = False
-        self.is_draining = False  # for the next process to serve: no request is sent meanwhile
+        self.is_draining = False  # for the next process: no request is sent meanwhile
         self.starts = self.deaths = 0
         self.ready_since_ms: int | None = None
 
@@ -336,7 +335,7 @@ class ShardClient:
         while not self.is_stopping:
             channel = self._fresh or await self._relaunch()
             try:
-                await self._receive(channel)
+                await channel.deliver(self._take_reply)
             finally:
                 # Also after an unexpected error: nothing would read the replies until the watch runs again.
                 self._fresh = None
@@ -371,9 +370,6 @@ class ShardClient:
                 logger.error("%s cannot be started: %s", self._name, error)
             else:
                 return self._fresh
-
-    async def _receive(self, channel: Channel) -> None:
-        await channel.deliver(self._take_reply)
 
     def _take_reply(self, frame: bytes) -> bool:
         """Give a reply to the request that waits for it; return whether the shard speaks sense."""

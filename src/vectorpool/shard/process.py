@@ -17,6 +17,7 @@ from functools import partial
 import uvloop
 
 from vectorpool import logs
+from vectorpool.answers import Answer
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
@@ -136,6 +137,9 @@ class ShardServer:
             self._pool.press(is_short=message.is_short)
         elif not isinstance(message, Hello):
             number = message.number
+            if isinstance(message, Execute) and (reply := self._answer_at_once(message)) is not None:
+                self._channel.write(encode_frame(reply))
+                return True
             task = self._tasks[number] = asyncio.create_task(self._handle(message))
             task.add_done_callback(partial(self._forget, number))
         return True
@@ -176,26 +180,45 @@ class ShardServer:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
 
+    def _answer_at_once(self, message: Execute) -> FromShard | None:
+        """Return the reply to a read for which nothing has to be waited for; None: it takes a task."""
+        if self._pool is None or self._channel.is_full or self._channel.is_closing():
+            return None
+        context = RequestContext.arrived(message.context)
+        try:
+            answer = self._pool.answer_at_once(message.user_id, message.command, context)
+            return None if answer is None else _answered(message, answer, context)
+        except Exception as error:
+            return _failed(message, error, context)
+
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
         context = RequestContext.arrived(message.context)
         try:
             answer = await pool.execute(message.user_id, command, context, message.context.quota)
-            check_size(answer)
-        except VectorpoolError as error:
-            timing = context.timed()
-            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
-        except Exception:
-            logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
-            defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
-            return Failed(message.number, defect.to_wire())
-        timing = context.timed()
-        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
+            return _answered(message, answer, context)
+        except Exception as error:
+            return _failed(message, error, context)
 
     async def _send(self, message: FromShard) -> None:
         if not self._channel.is_closing():
             self._channel.write(encode_frame(message))
             if self._channel.is_full:
                 await self._channel.drain()
+
+
+def _answered(message: Execute | ExecuteBody, answer: Answer, context: RequestContext) -> FromShard:
+    check_size(answer)
+    timing = context.timed()
+    return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
+
+
+def _failed(message: Execute | ExecuteBody, error: Exception, context: RequestContext) -> FromShard:
+    if isinstance(error, VectorpoolError):
+        timing = context.timed()
+        return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
+    logger.error("a command failed unexpectedly id=%s", message.context.request_id, exc_info=error)
+    defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
+    return Failed(message.number, defect.to_wire())
 
 
 def _owns(hello: Hello, user_id: str) -> bool:

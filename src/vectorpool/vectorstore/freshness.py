@@ -59,16 +59,24 @@ class Freshness:
         ``arrived_s`` is when the read arrived; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
         Raises the errors of ``ask``.
         """
-        bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+        known = self.is_known_enough(reading, settings, arrived_s, is_in_doubt=is_in_doubt)
+        return await self.is_newest() if known is None else known
+
+    def is_known_enough(
+        self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool
+    ) -> bool | None:
+        """Return the same without waiting; None if the store has to be asked."""
         consistency = reading.consistency or settings.consistency
         if consistency == "local":
             return True
         if is_in_doubt:
             # Another writer may have won the number of these writes: the outcome must be known first.
             return False
-        if consistency == "bounded" and self.age_ms() <= bound_ms:
-            return True
-        return self.is_known_since(arrived_s) or self._is_seen() or await self.is_newest()
+        if consistency == "bounded":
+            bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+            if self.age_ms() <= bound_ms:
+                return True
+        return True if self.is_known_since(arrived_s) or self._is_seen() else None
 
     def _is_seen(self) -> bool:
         asked_s = self._sources.monotonic_s()
