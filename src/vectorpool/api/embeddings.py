@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +33,13 @@ def to_row(embedding: Sequence[float], settings: Settings, *, of: str) -> Row:
             "(max_dimension). Use a smaller model.",
             extra={"limit": settings.max_dimension, "limit_name": "max_dimension", "count": len(embedding)},
         )
-    with np.errstate(over="ignore"):
-        row = np.array(embedding, dtype=np.float32)
+    try:
+        # A third of the time that numpy takes for a list of numbers.
+        row = np.frombuffer(struct.pack(f"={len(embedding)}f", *embedding), np.float32)
+    except OverflowError:
+        # Numpy says where.
+        with np.errstate(over="ignore"):
+            row = np.array(embedding, dtype=np.float32)
     if not np.isfinite(row).all():
         place = int(np.flatnonzero(~np.isfinite(row))[0])
         raise InvalidEmbedding(

@@ -31,6 +31,8 @@ Header = tuple[bytes, bytes]
 _LENGTH: Final = b"content-length"
 # Headers that decide how the answer is framed, or how its connection goes on.
 _FRAMING: Final = frozenset({_LENGTH, b"transfer-encoding", b"connection"})
+# Each answer has another one.
+_PASSING: Final = frozenset({b"x-request-id", b"chroma-trace-id"})
 _TYPES: Final = ((b"content-type", b"application/json"), (b"content-type", PROBLEM_MEDIA_TYPE.encode()))
 
 
@@ -54,7 +56,34 @@ def line_of(header: Header) -> bytes:
     return b"%b: %b\r\n" % (name.lower(), value)
 
 
-_LINES: Final = {header: line_of(header) for header in (*_TYPES, *SAFE_HEADERS, *PAGE_HEADERS)}
+# Lines that are remembered, and the longest of them. One too many makes the memory begin anew.
+_MAX_LINES: Final = 512
+_MAX_REMEMBERED: Final = 64
+
+
+class _OwnFraming(Exception):
+    """The answer says itself how it is framed, or how its connection goes on."""
+
+
+class _Lines(dict[Header, bytes]):
+    """The lines of headers, each checked and made once while it is remembered."""
+
+    def __missing__(self, header: Header) -> bytes:
+        line = line_of(header)
+        name = header[0].lower()
+        if name in _FRAMING and header[0] != _LENGTH:
+            raise _OwnFraming
+        if len(line) <= _MAX_REMEMBERED and name not in _PASSING:
+            if len(self) >= _MAX_LINES:
+                self.clear()
+                self.update(_CONSTANT_LINES)
+            self[header] = line
+        return line
+
+
+# Constants of this service.
+_CONSTANT_LINES: Final = {header: line_of(header) for header in (*_TYPES, *SAFE_HEADERS, *PAGE_HEADERS)}
+_line: Final = _Lines(_CONSTANT_LINES).__getitem__
 
 
 class _Defaults:
@@ -102,22 +131,20 @@ class Cycle(RequestResponseCycle):
 
     def _head(self, status: int, headers: Iterable[Header]) -> bytes | None:
         """Return the head of an answer whose length is announced; None leaves it to the server."""
-        headers, length = list(headers), None
-        lines: list[bytes] = list(map(_LINES.get, headers))  # type: ignore[arg-type]
-        while None in lines:
-            at = lines.index(None)  # type: ignore[arg-type]
-            name, value = headers[at]
-            if name == _LENGTH and length is None and value.isdigit():
-                length = int(value)
-            elif name.lower() in _FRAMING:
-                return None
-            lines[at] = line_of(headers[at])
-        if length is None:
+        headers = list(headers)
+        fields = dict(headers)
+        length = fields.get(_LENGTH)
+        # Of two headers with one name, either may be about the framing.
+        if length is None or not length.isdigit() or len(fields) != len(headers):
             return None
-        self.expected_content_length = length
+        try:
+            lines = b"".join(map(_line, headers))
+        except _OwnFraming:
+            return None
+        self.expected_content_length = int(length)
         self.chunked_encoding = False
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        return b"".join((STATUS_LINE[status], _DEFAULTS.of(self.default_headers), *lines, end))
+        return b"".join((STATUS_LINE[status], _DEFAULTS.of(self.default_headers), lines, end))
 
 
 def begin_cycle(connection: HttpToolsProtocol) -> None:
