@@ -115,6 +115,10 @@ async def for_query(
     """
     asked = len(texts or embeddings or ())
     check_count("queries", asked, limit=settings.max_queries, limit_name="max_queries")
+    if embeddings is not None and asked == 1:
+        [embedding] = embeddings
+        row = embedding if isinstance(embedding, np.ndarray) else to_row(embedding, settings, of="query 0")
+        return Vectors(len(row), row.astype("<f4", copy=False).tobytes())
     names = [f"query {at}" for at in range(asked)]
     if embeddings is not None:
         rows = [

@@ -34,6 +34,9 @@ Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awa
 # Converts an exception to the response that the application gives for it.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
 
+# The template of a path, the status of success, and the function.
+Found: TypeAlias = tuple[str, int, Answering]
+
 _COMMIT: Final = COMMIT_HEADER.lower().encode()
 _JSON: Final = "application/json"
 
@@ -57,6 +60,11 @@ _LAST: Final = frozenset({"query", "get", "count", *_CHROMAS})
 # native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
 
+# Paths that are remembered, and the longest of them. One too many makes the memory begin anew.
+_MAX_FOUND: Final = 1024
+_MAX_REMEMBERED: Final = 512
+_found: dict[tuple[str, bytes], Found | None] = {}
+
 
 class ShortPathStage:
     """Answers the requests that it recognises; ``service`` is called for each, because it may be opened later."""
@@ -73,7 +81,7 @@ class ShortPathStage:
         head = head_of(scope)
         if not scope["query_string"] and not head.has_repeated and not scope.get("root_path"):
             length = self._body_bytes(head, scope["method"])
-            found = None if length is None else _find(scope["method"], scope["raw_path"], length)
+            found = None if length is None else _recognised(scope["method"], scope["raw_path"])
         if found is None:
             await self._inner(scope, receive, send)
             return
@@ -100,7 +108,21 @@ class ShortPathStage:
         return length if method == "GET" or b"content-length" in fields else None
 
 
-def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answering] | None:
+def _recognised(method: str, raw_path: bytes) -> Found | None:
+    """Return what ``_find`` does, which is remembered."""
+    key = method, raw_path
+    try:
+        return _found[key]
+    except KeyError:
+        found = _find(method, raw_path)
+    if len(raw_path) <= _MAX_REMEMBERED:
+        if len(_found) >= _MAX_FOUND:
+            _found.clear()
+        _found[key] = found
+    return found
+
+
+def _find(method: str, raw_path: bytes) -> Found | None:
     """Return (template, status, function) of a request that is answered here."""
     if b"%" in raw_path or not raw_path.isascii():
         return None
