@@ -30,7 +30,7 @@ class Stage(Protocol):
 
 
 class Place:
-    """What a path says, whoever asks with which method.
+    """What a path says, with any method and of any caller.
 
     ``segments`` are those of the path as the application's router reads them: decoded, without empty ones; they are
     shared, and not to be changed. ``family`` is the first of them. ``user`` is the user that the path is about, None if
