@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vectorpool.objects.directory import DirectoryBucket
-from vectorpool.platform import name_cache
+from vectorpool.platform import name_cache, openat2
 from vectorpool.platform.name_cache import NameCache
 
 
@@ -97,10 +97,10 @@ def test_a_kernel_that_does_not_know_the_question_is_asked_once(
 
     def refuse(*_: object) -> int:
         calls.append(1)
-        name_cache.ctypes.set_errno(reason)
+        openat2.ctypes.set_errno(reason)
         return -1
 
-    monkeypatch.setattr(names, "_call", refuse)
+    monkeypatch.setattr(names._opener, "_call", refuse)
     for _ in range(3):
         assert not names.is_absent("user/log/none")
     assert len(calls) == 1

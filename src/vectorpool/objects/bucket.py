@@ -82,8 +82,9 @@ class KeyTaken(BucketDenied):
     """On a directory as store, the key is a folder of other objects, or lies below an object."""
 
 
-_NO_SEGMENT: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)")
+# What a key may not hold anywhere; most other characters that cannot be printed are allowed.
 _NO_CHARACTER: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_NO_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
 def check_key(key: str) -> str:
@@ -95,9 +96,9 @@ def check_key(key: str) -> str:
     """
     if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise ValueError(f"an object key has 1 to 1,024 bytes, not {len(key)} characters")
-    if _NO_SEGMENT.search(key):
+    if not _NO_SEGMENTS.isdisjoint(key.split("/")):
         raise ValueError(f"the object key {key!r} has a segment that is empty, '.' or '..'")
-    if _NO_CHARACTER.search(key):
+    if not key.isprintable() and _NO_CHARACTER.search(key):
         raise ValueError(f"the object key {key!r} holds a control character")
     return key
 

@@ -176,7 +176,7 @@ class DirectoryBucket(WithoutUploadUrls):
         if limit > 0:
             for key, path in self._walk(prefix, after):
                 try:
-                    found.append(self._info(key, path.lstat()))
+                    found.append(self._info(key, os.lstat(path)))
                 except FileNotFoundError:
                     continue  # Deleted since the directory was read, or no regular file.
                 if len(found) >= limit:
@@ -184,9 +184,10 @@ class DirectoryBucket(WithoutUploadUrls):
         self._unusable.note(info.key for info in found)
         return found
 
-    def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, Path]]:
+    def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (key, path) in key order. A directory sorts as its name and a slash, as in a flat key space."""
-        directory = self._root / prefix
+        # A path object for each entry would take longer than the look at the file.
+        directory = f"{self._root}/{prefix}"
         entries = sorted(name + "/" if is_directory else name for name, is_directory in self._scan(prefix))
         for name in entries:
             key = prefix + name
@@ -197,7 +198,7 @@ class DirectoryBucket(WithoutUploadUrls):
                 if after is None or key > after or after.startswith(key):
                     yield from self._walk(key, after)
             elif after is None or key > after:
-                yield key, directory / name
+                yield key, directory + name
 
     async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
