@@ -8,9 +8,9 @@ nothing.
 
 Two services run at once, each with one shard over a directory, this version's and that of another checkout. Blocks of
 the same strong top-10 queries (or, with ``--work``, gets of three records or upserts of one) go to them by turns, over
-one connection each. The figure of a block is processor time of front and shard for a request, from the counts of the kernel,
-so that what else runs on the machine matters little; the result is the median over blocks, and that of the ratios of
-neighbouring blocks.
+one connection each. The figure of a block is processor time of front and shard for a request, from the counts of the
+kernel, so that what else runs on the machine matters little; the result is the median over blocks, and that of the
+ratios of neighbouring blocks.
 """
 
 from __future__ import annotations
