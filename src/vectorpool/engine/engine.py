@@ -18,10 +18,11 @@ from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.deletions import mark_empty
-from vectorpool.engine.directory_state import DirectoryState
+from vectorpool.engine.directory_state import DirectoryState, Kind
 from vectorpool.engine.failures import translate
 from vectorpool.engine.fast_catalogue import FastCatalogue
 from vectorpool.engine.fast_drops import FastDropper
+from vectorpool.engine.free_pages import zero_free_pages
 from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
@@ -104,6 +105,16 @@ class Engine:
         No read or write may run meanwhile. Raises sqlite3.Error and OSError.
         """
         self._client.deletions.settle(now_ms)
+
+    def zero_free_pages(self) -> None:
+        """Overwrite the free pages that Chroma left, once it is closed; before a capture that reads everything.
+
+        No read or write may run meanwhile. Raises OSError.
+        """
+        state = self._client.state
+        if state.kind is Kind.UNKNOWN and not state.is_chroma_open:
+            state.untracked_write()
+            zero_free_pages(self._directory)
 
     def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         """Delete a collection with its records; return how many there were.
