@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 CHECKED_BLOCKS: Final = 16
 # More known blocks than this part of a file are not worth reading one by one.
 _WORTH: Final = 2
+# Blocks that may hold zeros or not, which are read before it pays to have them overwritten.
+_MAX_UNSURE: Final = 64
 _EXTENT_BLOCKS: Final = 256
 _ZEROS: Final = block_digests(bytes(BLOCK_BYTES))
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -76,6 +78,8 @@ class Captures:
         self._trusts = True
         # How many captures read what was known, and how many read everything.
         self.recorded, self.whole = 0, 0
+        # Whether many blocks had to be read that are not used, because the image has something else in them than zeros.
+        self.is_worth_zeroing = False
 
     def take(self, before: Image, known: Known | None) -> Capture:
         """Return what the directory holds now and how it differs from ``before``. Raises UncleanDirectory."""
@@ -94,6 +98,7 @@ class Captures:
                     known.path,
                 )
         self.whole += 1
+        self.is_worth_zeroing = False
         return capture(self._directory, before, self._times)
 
     def _recorded(self, before: Image, known: Known) -> Capture:
@@ -140,7 +145,9 @@ class Captures:
         wanted = {number for number in known.numbers if number < count}
         wanted.update(range(count_before, count))
         before, step = old.blocks, DIGEST_BYTES
-        wanted.update([n for n in known.zeroed if before[n * step : (n + 1) * step] != _ZEROS])
+        unsure = [n for n in known.zeroed if before[n * step : (n + 1) * step] != _ZEROS]
+        wanted.update(unsure)
+        self.is_worth_zeroing = len(unsure) > _MAX_UNSURE
         start = self._next if self._next < count_before else 0
         checked = range(start, min(start + CHECKED_BLOCKS, count_before))
         digests = bytearray(old.blocks)

@@ -294,7 +294,7 @@ class Replica:
         try:
             self.engine.settle_deletions(self._sources.now_ms())
             self._release_chroma()
-            self.engine.zero_free_pages()
+            self.engine.zero_free_pages(is_worth_it=self._captures.is_worth_zeroing)
             mark = self.state.capturing()
             captured = self._captures.take(self.image, known_changes(self.state))
             self._captured = mark, captured.image
