@@ -1,7 +1,7 @@
 """The CPU time of a one-record upsert in a shard, by part and by size: the write, the capture, the commit's bytes.
 
-Captures that read what SQLite's journal named, and captures of everything, in turns on the same replica. The store is
-memory, and its time is not counted.
+Writes with a journal that is read and captures of what it named, and without and of everything, in turns on the same
+replica. A small file has no such journal either way. The store is memory, and its time is not counted.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.bench.ground import Line, Place, fill, router, upsert, vectors
-from vectorpool.commitlog.format import Summary
-from vectorpool.commitlog.image import Capture, Image
+from vectorpool.commitlog.format import MAX_STATE_BYTES, Summary
+from vectorpool.commitlog.image import Capture
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.recorded_capture import Captures, Known
+from vectorpool.engine import fast_writes
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.replica import Replica
@@ -25,13 +25,6 @@ T = TypeVar("T")
 SIZES = (200, 5000, 20_000)
 TURNS, UPSERTS = 12, 25
 PARTS = ("write", "capture", "packing")
-
-
-class _Everything(Captures):
-    """Captures that read everything."""
-
-    def take(self, before: Image, known: Known | None) -> Capture:
-        return super().take(before, None)
 
 
 class _Watch:
@@ -61,11 +54,11 @@ async def _measure(place: Place, count: int) -> tuple[_Watch, int, float]:
     assert hydrated is not None
     replica = Replica("capture", directory, hydrated.position, hydrated.image, settings)
     replica.state.hydrated()
-    kinds = {"recorded": replica._captures, "whole": _Everything(directory)}
+    kinds = {"recorded": fast_writes.RECORDED_FROM_BYTES, "whole": MAX_STATE_BYTES}
     watch, number, blocks = _Watch(), count, []
     for turn in range(TURNS + 1):
-        for kind, captures in kinds.items():
-            replica._captures = captures
+        for kind, from_bytes in kinds.items():
+            fast_writes.RECORDED_FROM_BYTES = from_bytes
             for _ in range(UPSERTS):
                 command = upsert(number, vectors(1, number, 1))
                 number += 1
@@ -79,8 +72,9 @@ async def _measure(place: Place, count: int) -> tuple[_Watch, int, float]:
                 pending = watch.time(of, "packing", pack)
                 replica.advance(await log.append(pending), pending.image)
                 blocks.append(sum(len(extent.data) for extent in captured.extents) // 4096)
-    assert kinds["recorded"].whole <= 2, "captures did not read what was named"
+    fast_writes.RECORDED_FROM_BYTES = kinds["recorded"]
     size = (directory / "chroma.sqlite3").stat().st_size
+    assert bool(replica._captures.recorded) == (size >= kinds["recorded"])
     replica.discard()
     return watch, size, statistics.median(blocks)
 
