@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import (
+    capture,
     cold,
     commit,
     cost,
@@ -45,6 +46,7 @@ from tests.bench.ground import Line, Place, machine
 from tests.support.radosgw import Radosgw
 
 BENCHES = {
+    "capture": capture.run,
     "cold": cold.run,
     "commit": commit.run,
     "cost": cost.run,

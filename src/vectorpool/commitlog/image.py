@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -47,11 +48,16 @@ class UncleanDirectory(Exception):
     """The directory cannot be captured as it is. The message says why."""
 
 
-class FileState(msgspec.Struct, frozen=True):
+class FileState(msgspec.Struct, frozen=True, dict=True):
     """A file's size in bytes and the xxh3_128 of each of its blocks, 16 bytes a block, one after the other."""
 
     size: int
     blocks: bytes
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The digest of the block digests. Most files stay the same from commit to commit."""
+        return digest(self.blocks)
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -66,7 +72,7 @@ class Image(msgspec.Struct, frozen=True):
 
     def table(self) -> list[FileEntry]:
         """Return the file table of this image, sorted by path."""
-        return [FileEntry(path, state.size, digest(state.blocks)) for path, state in sorted(self.files.items())]
+        return [FileEntry(path, state.size, state.digest) for path, state in sorted(self.files.items())]
 
     def checksum(self) -> bytes:
         """Return the state checksum: over every path, size and block digest. 16 bytes."""
@@ -90,15 +96,18 @@ class FileTimes:
     def state(self, path: str, stat: os.stat_result) -> FileState | None:
         """Return what a file holds, or None if it has to be read."""
         identity, state = self._seen.get(path, (None, None))
-        return state if identity == _identity(stat) and stat.st_mtime_ns < self._newest_ns - _TICKS_NS else None
+        return state if identity == identity_of(stat) and stat.st_mtime_ns < self._newest_ns - _TICKS_NS else None
 
-    def take(self, stats: dict[str, os.stat_result], files: dict[str, FileState]) -> None:
-        """Note what a capture saw; ``stats`` are of before it read the files."""
-        self._seen = {path: (_identity(stat), files[path]) for path, stat in stats.items()}
+    def take(
+        self, stats: dict[str, os.stat_result], files: dict[str, FileState], *, read: Container[str] | None = None
+    ) -> None:
+        """Note what a capture saw; ``stats`` are of before it read the files. Only those in ``read`` are remembered."""
+        self._seen = {p: (identity_of(stat), files[p]) for p, stat in stats.items() if read is None or p in read}
         self._newest_ns = max((stat.st_mtime_ns for stat in stats.values()), default=0)
 
 
-def _identity(stat: os.stat_result) -> tuple[int, ...]:
+def identity_of(stat: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Return what tells one state of a file from another: device, inode, bytes, and both times in nanoseconds."""
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
@@ -183,7 +192,7 @@ def list_files(directory: Path) -> dict[str, os.stat_result]:
 
 def scan(directory: Path) -> Image:
     """Return the image of a directory, about 0.15 ms a MB from the page cache."""
-    return Image({path: _read_stable(directory / path, None, None) for path in list_files(directory)})
+    return Image({path: read_file(directory / path, None, None) for path in list_files(directory)})
 
 
 def capture(directory: Path, before: Image, stamps: FileTimes | None = None) -> Capture:
@@ -213,7 +222,7 @@ def capture_into(
             files[path] = old
             continue
         found: list[Extent] = []
-        files[path] = _read_stable(directory / path, old.blocks if old else b"", (path, found))
+        files[path] = read_file(directory / path, old.blocks if old else b"", (path, found))
         resized |= old is None or old.size != files[path].size
         take(found)
     if stamps is not None:
@@ -222,8 +231,12 @@ def capture_into(
     return Image(files), removed, resized
 
 
-def _read_stable(file: Path, before: bytes | None, keep: tuple[str, list[Extent]] | None) -> FileState:
-    """Read a file until it did not change while it was read."""
+def read_file(file: Path, before: bytes | None, keep: tuple[str, list[Extent]] | None) -> FileState:
+    """Read a file until it did not change while it was read.
+
+    With ``keep``, a path and a list, the blocks whose digests are not those of ``before`` are added to the list, under
+    that path. Raises UncleanDirectory.
+    """
     for _ in range(_LOOKS):
         # Where others made the directory, a link may have come in the place of a file.
         with open(os.open(file, _READ), "rb", buffering=0) as handle:  # noqa: PTH123 - a descriptor
@@ -236,7 +249,7 @@ def _read_stable(file: Path, before: bytes | None, keep: tuple[str, list[Extent]
                 digests.append(blocks)
                 size = offset + len(data)
                 if keep and before is not None:
-                    _keep_changed(keep[0], offset, data, blocks, before, keep[1])
+                    keep_changed(keep[0], offset, data, blocks, before, keep[1])
             end = os.fstat(handle.fileno())
         if start.st_size == end.st_size == size and start.st_mtime_ns == end.st_mtime_ns:
             return FileState(size, b"".join(digests))
@@ -270,9 +283,11 @@ def _chunks(readinto: Callable[[memoryview], int]) -> Iterator[tuple[int, memory
             return
 
 
-def _keep_changed(
-    path: str, offset: int, data: memoryview, blocks: bytes, before: bytes, extents: list[Extent]
-) -> None:
+def keep_changed(path: str, offset: int, data: memoryview, blocks: bytes, before: bytes, extents: list[Extent]) -> None:
+    """Add the blocks of ``data``, at ``offset`` of a file, whose digests ``blocks`` are not those of ``before``.
+
+    ``before`` has the digests of the whole file.
+    """
     first = offset // BLOCK_BYTES * DIGEST_BYTES
     old = before[first : first + len(blocks)]
     if old == blocks:

@@ -18,14 +18,17 @@ from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import DatabaseFile
 from vectorpool.engine.deletions import mark_empty
-from vectorpool.engine.directory_state import DirectoryState
+from vectorpool.engine.directory_state import DirectoryState, Kind
 from vectorpool.engine.failures import translate
 from vectorpool.engine.fast_catalogue import FastCatalogue
 from vectorpool.engine.fast_drops import FastDropper
+from vectorpool.engine.fast_writes import RECORDED_FROM_BYTES
+from vectorpool.engine.free_pages import zero_free_pages
 from vectorpool.engine.index_files import is_unsound
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.errors import BrokenReplica, InternalError, NotFound
+from vectorpool.names import CHROMA_DATABASE_FILE
 
 # Records of one page of an examination, which bounds the memory that it takes.
 _EXAMINED_AT_ONCE: Final = 500
@@ -104,6 +107,21 @@ class Engine:
         No read or write may run meanwhile. Raises sqlite3.Error and OSError.
         """
         self._client.deletions.settle(now_ms)
+
+    def zero_free_pages(self, *, is_worth_it: bool) -> None:
+        """Overwrite the free pages that Chroma and deletions left, if Chroma is closed; before a capture of everything.
+
+        That is while it is not known what changed, and of a small file only after Chroma, because each capture of such
+        a file is one of everything. Where it is known, it is forgotten if ``is_worth_it``. No read or write may run
+        meanwhile. Raises OSError.
+        """
+        state = self._client.state
+        if state.is_chroma_open or not (is_worth_it or state.changed is None):
+            return
+        size = (self._directory / CHROMA_DATABASE_FILE).stat().st_size
+        if state.kind is Kind.UNKNOWN or size >= RECORDED_FROM_BYTES:
+            state.tracked_write()
+            zero_free_pages(self._directory)
 
     def drop_collection(self, info: CollectionInfo, applied: Callable[[], None]) -> int:
         """Delete a collection with its records; return how many there were.

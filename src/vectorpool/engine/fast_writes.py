@@ -20,6 +20,7 @@ nothing was changed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -40,11 +41,17 @@ from vectorpool.engine.fast_rows import (
     remove_record,
     types_of,
 )
+from vectorpool.engine.journal import ChangedPages, FileMark, changed_pages, mark_of
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, Operation, stored_position
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE
 
+logger = logging.getLogger(__name__)
+
+# From this size of the file on, the journal is a file that is read after each commit. That costs a quarter of a
+# millisecond, as much as a capture takes to compare a megabyte.
+RECORDED_FROM_BYTES: Final = 4 * 1024**2
 # How long a write waits for readers before it goes through Chroma, which need not wait for them.
 _READERS_S: Final = 0.05
 _MAX_SCHEMAS: Final = 64
@@ -88,6 +95,9 @@ class FastWriter:
         self._path = directory / CHROMA_DATABASE_FILE
         self._journal = f"{self._path}-journal"
         self._file: int | None = None
+        # The file after the last transaction that was recorded.
+        self._last: FileMark | None = None
+        self._journal_mode, self._overwrites = "", False
         self._client = client
         self._files = files
         self._db: sqlite3.Connection | None = None
@@ -106,7 +116,7 @@ class FastWriter:
         self._queues.clear()
         if self._file is not None:
             os.close(self._file)
-            self._file = None
+            self._file = self._last = None
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -152,13 +162,14 @@ class FastWriter:
         """Make the changes in one transaction; return the vectors' dimension if the index is to be written now."""
         try:
             db = self._open()
-            self._client.state.tracked_write()
+            number = self._client.state.tracked_write()
+            before = self._before()
             db.execute("BEGIN IMMEDIATE")
         except (OSError, sqlite3.Error) as error:
             raise NotPlain from error
         try:
             due = self._write(db, operation, key, dimension, steps)
-            db.execute("COMMIT")
+            self._client.state.recorded(number, self._commit(db, before))
             return due
         except BaseException as error:
             self._queues.clear()
@@ -170,6 +181,43 @@ class FastWriter:
                 raise NotPlain from error
             raise
 
+    def _before(self) -> FileMark | None:
+        """Return the file's mark; None if the transaction that begins now will not say what it changed.
+
+        That is so for a small file, and if something else wrote since the last transaction here. Raises sqlite3.Error.
+        """
+        assert self._file is not None and self._db is not None
+        last, self._last = self._last, None
+        mark = mark_of(os.fstat(self._file))
+        mode = "DELETE" if mark.size >= RECORDED_FROM_BYTES and self._overwrites else "MEMORY"
+        if mode != self._journal_mode:
+            self._db.execute(f"PRAGMA journal_mode = {mode}")
+            self._journal_mode = mode
+        return mark if mode == "DELETE" and (last is None or last == mark) else None
+
+    def _commit(self, db: sqlite3.Connection, before: FileMark | None) -> ChangedPages | None:
+        """Commit; return the pages that the transaction changed, if they are known."""
+        assert self._file is not None
+        journal: int | None = None
+        try:
+            # The commit deletes the file; a descriptor still reads it. The full-text index writes within the commit.
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    journal = os.open(self._journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            db.execute("COMMIT")
+            pages = None
+            if journal is not None and before is not None:
+                try:
+                    pages = changed_pages(journal, self._file, before)
+                except Exception:
+                    # The transaction is committed: whatever is wrong here must not make it count as failed.
+                    logger.exception("a journal of SQLite could not be read; everything is compared instead")
+            self._last = None if pages is None else pages.mark
+            return pages
+        finally:
+            if journal is not None:
+                os.close(journal)
+
     def _open(self) -> sqlite3.Connection:
         if self._file is None:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -179,9 +227,12 @@ class FastWriter:
         if self._db is None:
             uri = f"{self._path.absolute().as_uri()}?mode=rw&nolock=1"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-            # A replica that a crash left behind is never opened, so nothing in it must survive one.
-            for pragma in ("journal_mode = MEMORY", "synchronous = OFF", "secure_delete = OFF", "cache_size = 256"):
+            # A replica that a crash left behind is never opened, so nothing in it must survive one. Freed pages are
+            # overwritten, so that it is known what they hold.
+            for pragma in ("synchronous = OFF", "cache_size = 256"):
                 self._db.execute(f"PRAGMA {pragma}")
+            self._overwrites = self._db.execute("PRAGMA secure_delete = ON").fetchone() == (1,)
+            self._journal_mode = ""
         return self._db
 
     def _write(

@@ -24,6 +24,8 @@ from vectorpool.engine.directory_state import DirectoryState, NotPristine
 
 # Blocks of one commit that are undone; more is built anew.
 _MAX_BLOCKS: Final = 4096
+# Digests that are compared in one go: few of a large file differ.
+_AT_ONCE: Final = 64
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOTHING: Final = FileState(0, b"")
@@ -150,11 +152,13 @@ def _top(image: Image) -> list[str]:
 
 def _differing(wanted: FileState, other: FileState) -> list[int]:
     """Return the numbers of the blocks of ``wanted`` that ``other`` does not have."""
-    step = DIGEST_BYTES
+    step, ours, theirs = DIGEST_BYTES, wanted.blocks, other.blocks
     return [
         at // step
-        for at in range(0, len(wanted.blocks), step)
-        if wanted.blocks[at : at + step] != other.blocks[at : at + step]
+        for some in range(0, len(ours), _AT_ONCE * step)
+        if ours[some : some + _AT_ONCE * step] != theirs[some : some + _AT_ONCE * step]
+        for at in range(some, min(some + _AT_ONCE * step, len(ours)), step)
+        if ours[at : at + step] != theirs[at : at + step]
     ]
 
 

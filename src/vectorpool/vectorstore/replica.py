@@ -17,9 +17,10 @@ import msgspec
 
 from vectorpool.answers import ChromaUse, SchemaState
 from vectorpool.commands import ChromaRead, Read, RecordWrite, Write
-from vectorpool.commitlog.image import Capture, FileTimes, Image, capture
+from vectorpool.commitlog.image import Capture, Image
 from vectorpool.commitlog.next_commits import NextCommit, Patch, Unpatchable, plan_patch
 from vectorpool.commitlog.outcomes import Position
+from vectorpool.commitlog.recorded_capture import Captures
 from vectorpool.commitlog.stamp import EngineStamp
 from vectorpool.engine.deletions import read_remains
 from vectorpool.engine.directory_state import DirectoryState, NotPristine
@@ -37,6 +38,7 @@ from vectorpool.vectorstore import compatibility
 from vectorpool.vectorstore.collection_ids import give_id, made_by, resolve_alias
 from vectorpool.vectorstore.effect import Effect, HalfApplied
 from vectorpool.vectorstore.engine_options import engine_options
+from vectorpool.vectorstore.known_changes import known_changes
 from vectorpool.vectorstore.native_reads import NativeReader
 from vectorpool.vectorstore.patcher import Patcher
 from vectorpool.vectorstore.protocol_reads import ProtocolReader
@@ -62,8 +64,8 @@ class ReplicaLost(Exception):
 class Replica:
     """One open working directory. Opening it raises BrokenReplica if Chroma fails, and NewerEngine before any change.
 
-    ``is_migrated`` says that opening it changed the schema or mended texts, and that no commit holds the change yet.
-    ``index_rows`` keeps the vectors that are searched exactly, for all replicas of a shard.
+    ``is_migrated``: opening it changed the schema or mended texts, and no commit holds that yet. ``index_rows`` keeps
+    the vectors that are searched exactly, for all replicas of a shard.
     """
 
     def __init__(
@@ -83,8 +85,7 @@ class Replica:
         self.may_lose = False
         self._patcher = Patcher(directory, self.state)
         self._captured: tuple[int | None, Image] | None = None
-        # Captures since Chroma was called last, and how often it was until then.
-        self._quiet, self._calls = 0, 0
+        self._quiet, self._calls = 0, 0  # Captures since Chroma was called last, and how often it was until then.
         self._index_rows = index_rows
         self.position = position
         self.image = image
@@ -92,9 +93,8 @@ class Replica:
         self._settings = settings
         self._sources = sources
         self._is_written = False
-        # Of writes within a quota since the last commit.
-        self._added_bytes = 0
-        self._stamps = FileTimes()
+        self._added_bytes = 0  # Of writes within a quota since the last commit.
+        self._captures = Captures(directory)
         with on_local_disk(directory):
             self._schema = read_schema(directory)
             if self._schema is not None and self._schema.strangers:
@@ -133,7 +133,7 @@ class Replica:
         settings = self._settings
         options = engine_options(settings, self._schema, self._index_rows)
         self.engine = Engine(self.directory, options, self.state)
-        self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.tracked_write)
+        self._sidecar = Sidecar(self.directory / SIDECAR_FILE, self.state.sidecar_write)
         self._native_reader = NativeReader(self._user_id, self.engine, self._sidecar, self.size_bytes, self.live_bytes)
         self._protocol_reader = ProtocolReader(self._user_id, self.engine, settings.max_results)
         self._writer = Writer(
@@ -289,14 +289,14 @@ class Replica:
     def capture(self) -> Capture:
         """Return the changes since the last commit. No read or write may run meanwhile.
 
-        Raises ReplicaLost if the directory is not the one that was opened: a commit of another
-        directory would commit the loss.
+        Raises ReplicaLost if the directory is not the one that was opened: its commit would commit the loss.
         """
         try:
             self.engine.settle_deletions(self._sources.now_ms())
             self._release_chroma()
+            self.engine.zero_free_pages(is_worth_it=self._captures.is_worth_zeroing)
             mark = self.state.capturing()
-            captured = capture(self.directory, self.image, self._stamps)
+            captured = self._captures.take(self.image, known_changes(self.state))
             self._captured = mark, captured.image
             self.remains = read_remains(self.directory)
         except (OSError, sqlite3.Error) as error:

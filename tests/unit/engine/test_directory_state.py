@@ -1,5 +1,7 @@
 """What is called pristine is the image, in any order of events; and each rule of that, broken on purpose, is noticed.
 
+What is called known holds every change of the database.
+
 The directory here is a set of changes, and so is the image of its commit. The real ones are in
 ``tests/integration/test_patched_replicas.py``, and the protocol around them in the simulation.
 """
@@ -12,14 +14,16 @@ from collections.abc import Callable
 
 import pytest
 
-from vectorpool.engine.directory_state import DirectoryState, Kind, NotPristine
+from vectorpool.engine.directory_state import ChangedBlocks, DirectoryState, Kind, NotPristine
+from vectorpool.engine.journal import ChangedPages, FileMark
 
+MARK = FileMark(0, 0, 0, 0, 0)
 SEEDS = 3_000
 EVENTS = 40
 
 
 class Violation(Exception):
-    """A directory is called pristine, or was changed in place, and is not its image."""
+    """A directory is called pristine, or was changed in place, and is not its image; or a change counts as known."""
 
 
 class Directory:
@@ -37,15 +41,19 @@ class Directory:
         self.content: set[int] = set()
         self.image: set[int] = set()
         self.tracked: set[int] = set()
+        self.of_sidecar: set[int] = set()
         self.captured: tuple[int | None, set[int]] | None = None
         self.is_chroma_open = False
         if self._dice.random() < 0.2:
-            self._dice.choice([self.write, self.write_unseen, self.open_chroma])()
+            self._dice.choice([self.write, self.write_sidecar, self.write_unseen, self.open_chroma])()
         self.state.hydrated()
 
     def check(self) -> None:
         """Raise Violation unless the invariant holds."""
         if self.state.is_pristine and self.content != self.image:
+            raise Violation
+        changed = self.state.changed
+        if changed is not None and not (self.content ^ self.image) - self.of_sidecar <= changed.numbers:
             raise Violation
 
     def _change(self) -> int:
@@ -59,6 +67,31 @@ class Directory:
         """A tracked writer."""
         self.state.tracked_write()
         self.tracked.add(self._change())
+
+    def write_recorded(self) -> None:
+        """A tracked writer that can say what it changed, unless it failed; others may write at the same time."""
+        state = self.state
+        number = state.tracked_write()
+        self.check()
+        made = self._change()
+        self.tracked.add(made)
+        if self._dice.random() < 0.2:
+            others = [self.write, self.write_sidecar, self.write_unseen, self.open_chroma, self._commit_and_write]
+            self._dice.choice(others)()
+        pages = ChangedPages(frozenset({made}), MARK)
+        state.recorded(number, self._dice.choice([pages, pages, pages, None]))
+
+    def _commit_and_write(self) -> None:
+        self.capture()
+        self.acknowledge()
+        self.write()
+
+    def write_sidecar(self) -> None:
+        """A tracked writer of another file than the database."""
+        self.state.sidecar_write()
+        made = self._change()
+        self.tracked.add(made)
+        self.of_sidecar.add(made)
 
     def write_unseen(self) -> None:
         """Another writer."""
@@ -140,7 +173,8 @@ class Directory:
 def _live(state: Callable[[], DirectoryState], seed: int) -> None:
     directory = Directory(state, dice := random.Random(seed))
     events = [
-        *(directory.write, directory.write, directory.write_unseen),
+        *(directory.write, directory.write_recorded, directory.write_recorded, directory.write_sidecar),
+        directory.write_unseen,
         *(directory.open_chroma, directory.chroma_works, directory.close_chroma, directory.close_chroma),
         *(directory.capture, directory.capture, directory.acknowledge, directory.acknowledge),
         *(directory.lose, directory.patch),
@@ -167,7 +201,7 @@ class OpensBriefly(DirectoryState):
 class TracksTheUnknown(DirectoryState):
     """A tracked write makes an unknown directory ours."""
 
-    def tracked_write(self) -> None:
+    def _write_tracked(self) -> None:
         self._write(Kind.OURS)
 
 
@@ -189,7 +223,7 @@ class HydratesAnything(DirectoryState):
     """A directory that was written since it was built counts as built."""
 
     def hydrated(self) -> None:
-        self._kind = Kind.PRISTINE
+        self._become_pristine()
 
 
 class CapturesBesideChroma(DirectoryState):
@@ -255,10 +289,69 @@ class EndsAnything(DirectoryState):
         self._kind = Kind.PRISTINE
 
 
+class RecordsTheUnknown(DirectoryState):
+    """What a transaction changed counts as all that changed, whatever was before it."""
+
+    def recorded(self, number: int, pages: ChangedPages | None) -> None:
+        self._changed_before = self._changed_before or ChangedBlocks()
+        super().recorded(number, pages)
+
+
+class RecordsBesideOthers(DirectoryState):
+    """A transaction counts as recorded although something wrote since it began."""
+
+    def recorded(self, number: int, pages: ChangedPages | None) -> None:
+        super().recorded(self._writes, pages)
+
+
+class RecordsFailures(DirectoryState):
+    """A transaction without a journal counts as one that changed nothing."""
+
+    def recorded(self, number: int, pages: ChangedPages | None) -> None:
+        super().recorded(number, pages or ChangedPages(frozenset(), MARK))
+
+
+class RecordsTheLastOnly(DirectoryState):
+    """What earlier transactions changed is forgotten at the next."""
+
+    def recorded(self, number: int, pages: ChangedPages | None) -> None:
+        if self._changed_before is not None:
+            self._changed_before = ChangedBlocks()
+        super().recorded(number, pages)
+
+
+class TrustsWritersOfAnything(DirectoryState):
+    """Every tracked writer counts as one of the sidecar only."""
+
+    def tracked_write(self) -> int:
+        self.sidecar_write()
+        return self._writes
+
+
+class KnowsWhatOthersWrote(DirectoryState):
+    """What changed stays known when an untracked writer comes."""
+
+    def untracked_write(self) -> None:
+        changed = self._changed
+        super().untracked_write()
+        self._changed = changed
+
+
+class KnowsWhatChromaWrites(DirectoryState):
+    """What changed stays known when Chroma opens."""
+
+    def chroma_opens(self) -> None:
+        changed = self._changed
+        super().chroma_opens()
+        self._changed = changed
+
+
 MUTATIONS: list[type[DirectoryState]] = [
     *(OpensUnnoticed, OpensBriefly, TracksTheUnknown, TracksNoOther, WritesWithoutNumber, HydratesAnything),
     *(CapturesBesideChroma, CommitsAnything, PatchesOurs, PatchesTheUnknown, PatchesWhilePristine),
     *(UndoesTheUnknown, UndoesLaterWrites, EndsAnything),
+    *(RecordsTheUnknown, RecordsBesideOthers, RecordsFailures, RecordsTheLastOnly),
+    *(TrustsWritersOfAnything, KnowsWhatOthersWrote, KnowsWhatChromaWrites),
 ]
 
 
