@@ -213,6 +213,7 @@ class FastWriter:
                 remove_record(db, row)
                 continue
             self._put(db, target.segment, queue.seq, row, step, has_lists=has_lists)
+            has_lists = has_lists or any(type(value) is list for value in step.fields.values())
             named.update(types_of(step.fields))
         moved = db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (queue.seq, target.segment))
         if moved.rowcount != 1:
