@@ -60,8 +60,8 @@ def tables(directory: Path) -> dict[str, list[Any]]:
 class Twins:
     """Two directories with the same content and ids: one is written directly where that is possible, one by Chroma."""
 
-    def __init__(self, root: Path, space: str = "l2", threshold: int = 1000, exact_bytes: int = 0) -> None:
-        self.space, self.threshold, self.exact_bytes = space, threshold, exact_bytes
+    def __init__(self, root: Path, space: str = "l2", threshold: int = 1000) -> None:
+        self.space, self.threshold = space, threshold
         self.ours, self.theirs = root / "ours", root / "theirs"
         self.ours.mkdir()
         chroma = PlainChroma(self.ours)
@@ -77,7 +77,7 @@ class Twins:
     def open(self) -> None:
         """Open both."""
         self.chroma, self.twin = PlainChroma(self.ours), PlainChroma(self.theirs)
-        self.writer = FastWriter(self.ours, self.chroma.client, self.files, self.exact_bytes)
+        self.writer = FastWriter(self.ours, self.chroma.client, self.files)
         self.reader = FastReader(DatabaseFile(self.ours, self.files), self.chroma.catalogue.known_by_id, 1024**2)
 
     def close(self) -> None:

@@ -24,7 +24,6 @@ from vectorpool.objects.stores import open_bucket
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.compatibility import ENGINE
-from vectorpool.vectorstore.exporting import export_directory
 
 # Users looked at at the same time.
 _AT_ONCE: Final = 16
@@ -175,8 +174,7 @@ async def _export(settings: Settings, user_id: str, directory: Path, at: int | N
     directory.mkdir(parents=True, exist_ok=True)
     async with open_store(settings) as bucket:
         with spinner(f"Exporting {user_id}"):
-            log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
-            hydrated = await export_directory(log, directory, at=at)
+            hydrated = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).export(directory, at=at)
     out.print(
         f"{directory}: commit {hydrated.position.seq} of user {user_id}, {decimal(hydrated.image.size)}", markup=False
     )

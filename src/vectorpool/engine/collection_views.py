@@ -18,15 +18,11 @@ from vectorpool.engine.database_file import Doubt, Later
 from vectorpool.engine.filter_rows import Segment, rows_named
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
-from vectorpool.engine.index_growth import USUAL_THRESHOLD
 from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 
-# Operations of the queue that are read at a time.
+# Operations of the queue that are read at a time; as many wait as the sync threshold says, 1,000 by default.
 _TAIL: Final = 2000
-# How many times as many bytes of vectors are searched while much waits for an index, and the part of all that are kept
-# that these may be.
-_WHILE_BEHIND: Final = 4
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
 # Rows that are remembered of a collection; one too many makes the memory begin anew.
@@ -76,19 +72,15 @@ class Views:
         self._rows = rows
         self._owner = rows.owner()
         self._views: dict[Key, View] = {}
-        # The newest operation of the queue, of whatever collection, when a collection's tables were last not behind.
-        self._looked: dict[Key, int] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self._views.clear()
-        self._looked.clear()
         self._rows.drop_all(self._owner)
 
     def files_changed(self) -> None:
         """Forget all but the vectors, which are compared with the files at their next use."""
         self._views.clear()
-        self._looked.clear()
         self._rows.doubt(self._owner)
 
     def forget_beyond(self, seq: int) -> None:
@@ -106,7 +98,6 @@ class Views:
     def forget(self, key: Key, seq: int | None) -> None:
         """Forget what was read while the file changed; an index that is still at ``seq`` took in nothing of it."""
         self._views.pop(key, None)
-        self._looked.pop(key, None)
         held = self._rows.get(self._place(key))
         if held is not None and held.seq == seq:
             held.stamp = NEVER
@@ -127,16 +118,9 @@ class Views:
         if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE}:
             raise Doubt
         metadata_segment = segments[METADATA_SCOPE]
-        # Of other collections' operations, each is looked at once.
-        last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0] or 0
-        looked = self._looked.get(key, 0)
-        start = max(position_of(db, metadata_segment), looked if looked <= last else 0)
         late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
-        if db.execute(late, (start, key[0])).fetchone():
+        if db.execute(late, (position_of(db, metadata_segment), key[0])).fetchone():
             raise Behind
-        if len(self._looked) >= _MAX_VIEWS:
-            self._looked.clear()
-        self._looked[key] = last
         lists = db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
         fresh = View(stamp, found[0][0], metadata_segment, segments[VECTOR_SCOPE], bool(lists))
         if len(self._views) >= _MAX_VIEWS and key not in self._views:
@@ -178,20 +162,15 @@ class Views:
         self._rows.drop(place)
         if held is None or is_loaded:
             # Counted first: to read all vectors only to leave them would be half of a cold answer.
-            self._check_size(db, view, persisted)
+            self._check_size(db, view)
             # The queue may have lost what the HNSW files have taken in.
-            held = Held(self._load(db, view, key, persisted), view.vector_segment, persisted, view.stamp)
+            held = Held(self._load(db, view, key), view.vector_segment, persisted, view.stamp)
             if key[0] in self._unsettled:
                 raise Later
             held.index.reserve(self.count(db, view))
         if _take_in(db, key[0], held) or is_loaded or is_doubted:
             view.count = None
-            self._check_size(db, view, persisted)
-            if len(held.index) != view.count and not is_loaded:
-                # The queue was squeezed: it does not name what was deleted since.
-                if at_once:
-                    raise Doubt
-                return self.index(db, view, key, at_once=False)
+            self._check_size(db, view)
             if len(held.index) != view.count:
                 raise Doubt
         held.stamp = view.stamp
@@ -204,16 +183,6 @@ class Views:
             sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
             view.count = int(db.execute(sql, (view.metadata_segment,)).fetchone()[0])
         return view.count
-
-    def _most(self, db: sqlite3.Connection, persisted: int) -> int:
-        """Return the bytes of vectors that are searched without Chroma: more while much waits for its index.
-
-        To take that in would cost Chroma a second or two, and the search a few milliseconds.
-        """
-        last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0] or 0
-        if last - persisted < USUAL_THRESHOLD:
-            return self._max_bytes
-        return max(self._max_bytes, min(_WHILE_BEHIND * self._max_bytes, self._rows.max_bytes // _WHILE_BEHIND))
 
     def rows(self, db: sqlite3.Connection, view: View, record_ids: Sequence[str]) -> list[tuple[int, str]]:
         """Return (row, record id) of records in this order. Raises Doubt if one is not there."""
@@ -228,13 +197,13 @@ class Views:
                 raise Doubt
         return [(rows[record_id], record_id) for record_id in record_ids]
 
-    def _check_size(self, db: sqlite3.Connection, view: View, persisted: int) -> None:
+    def _check_size(self, db: sqlite3.Connection, view: View) -> None:
         assert view.dimension is not None
-        view.is_too_large = self.count(db, view) * view.dimension * 4 > self._most(db, persisted)
+        view.is_too_large = self.count(db, view) * view.dimension * 4 > self._max_bytes
         if view.is_too_large:
             raise Doubt
 
-    def _load(self, db: sqlite3.Connection, view: View, key: Key, persisted: int) -> FlatIndex:
+    def _load(self, db: sqlite3.Connection, view: View, key: Key) -> FlatIndex:
         assert view.dimension is not None
         info = self._known(key[1], key[0])
         if info is None:
@@ -250,7 +219,7 @@ class Views:
             self._directory / view.vector_segment,
             dimension=view.dimension,
             max_neighbors=info.max_neighbors,
-            max_bytes=2 * self._most(db, persisted),
+            max_bytes=2 * self._max_bytes,
             there=there,
         )
         if read is None:

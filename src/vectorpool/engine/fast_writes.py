@@ -8,7 +8,7 @@ open is replaced before it is asked for what it does not know (``Client.note_fas
 A row of the queue has no text and no metadata here. Chroma takes those from the queue only for records that its tables
 do not have yet, and these rows are in the tables already. So what is deleted or overwritten later is not in the queue.
 
-Chroma alone writes the index files. Once as many operations wait in the queue as ``index_growth`` says, it is asked a
+Chroma alone writes the index files. Once as many operations wait in the queue as the sync threshold says, it is asked a
 query, for which it applies the queue and writes its files; during a query, unlike a write, other threads may run.
 
 A collection's first record is Chroma's, and so is all that it may refuse, and every doubt: ``write`` returns False, and
@@ -40,8 +40,6 @@ from vectorpool.engine.fast_rows import (
     remove_record,
     types_of,
 )
-from vectorpool.engine.index_files import read_labels
-from vectorpool.engine.index_growth import growth, squeeze
 from vectorpool.engine.rows import Batch, Float32
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, Operation, stored_position
 from vectorpool.errors import BrokenReplica
@@ -65,43 +63,33 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class _Target(msgspec.Struct, frozen=True):
-    """The collection that is written: its segments, the dimension of its vectors, its schema."""
+    """The collection that is written: its metadata segment, the dimension of its vectors, its schema."""
 
     segment: str
-    vector_segment: str
     dimension: int
     schema: Schema
 
 
 class _Queue(msgspec.Struct):
-    """What is known of the operations of a collection that wait for its index: those after ``persisted``.
-
-    Up to ``seq`` its tables have taken in all of them. ``count`` of them were counted, up to ``counted``. Nothing is
-    due while fewer than ``calm_until`` wait, and what was due last, was at ``due``.
-    """
+    """How many operations of a collection wait for its index: those after ``persisted``, counted up to ``seq``."""
 
     persisted: int
     seq: int
-    counted: int
-    count: int = 0
-    calm_until: int = 0
-    due: int | None = None
+    count: int
 
 
 class FastWriter:
     """Writes into one open Chroma directory. One thread at a time.
 
-    Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those. Up to
-    ``exact_bytes`` bytes of vectors a collection are searched without Chroma's index.
+    Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those.
     """
 
-    def __init__(self, directory: Path, client: Client, files: FilesLock, exact_bytes: int = 0) -> None:
+    def __init__(self, directory: Path, client: Client, files: FilesLock) -> None:
         self._path = directory / CHROMA_DATABASE_FILE
         self._journal = f"{self._path}-journal"
         self._file: int | None = None
         self._client = client
         self._files = files
-        self._exact_bytes = exact_bytes
         self._db: sqlite3.Connection | None = None
         self._schemas: dict[str, Schema | None] = {}
         self._queues: dict[str, _Queue] = {}
@@ -212,7 +200,7 @@ class FastWriter:
         for step in steps:
             encoding = None if step.vector is None else "FLOAT32"
             cursor = db.execute(_QUEUE, (int(operation), topic, step.record_id, step.vector, encoding))
-            queue.seq = int(cursor.lastrowid or 0)
+            queue.seq, queue.count = int(cursor.lastrowid or 0), queue.count + 1
             found = db.execute(_FIND, (target.segment, step.record_id)).fetchone()
             row = None if found is None else int(found[0])
             if row is None and operation in (Operation.UPDATE, Operation.DELETE):
@@ -234,7 +222,7 @@ class FastWriter:
             # An open client remembers the schema, and would write it again without what it learned here.
             self._client.close_client()
             db.execute("UPDATE collections SET schema_str = ? WHERE id = ?", (text, key[0]))
-        return target.dimension if self._is_due(db, key, target, queue) else None
+        return target.dimension if queue.count >= target.schema.sync_threshold else None
 
     def _put(
         self, db: sqlite3.Connection, segment: str, seq: int, row: int | None, step: _Step, *, has_lists: bool
@@ -272,52 +260,14 @@ class FastWriter:
         if queue is None or queue.persisted != persisted:
             if len(self._queues) >= _MAX_SCHEMAS:
                 self._queues.clear()
-            queue = self._queues[key[0]] = _Queue(persisted, persisted, persisted)
-        # Of other collections' operations, each is looked at once.
-        late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
-        if db.execute(late, (max(queue.seq, applied), key[0])).fetchone():
-            # Chroma has something to catch up with.
+            queue = self._queues[key[0]] = _Queue(persisted, persisted, 0)
+        late = f"SELECT COUNT(*), MAX(seq_id) FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}"
+        more, newest = db.execute(late, (queue.seq, key[0])).fetchone()
+        queue.count, queue.seq = queue.count + more, max(queue.seq, newest or 0)
+        if queue.seq > applied or queue.count >= 2 * schema.sync_threshold:
+            # Chroma has something to catch up with, or did not when it was asked to.
             raise NotPlain
-        queue.seq = last
-        if queue.due is not None and self._count(db, queue, key[0]) >= 2 * queue.due:
-            # It did not take in what waits when it was asked to.
-            raise NotPlain
-        return _Target(segments[METADATA_SCOPE], segments[VECTOR_SCOPE], int(found[0][0]), schema)
-
-    @staticmethod
-    def _count(db: sqlite3.Connection, queue: _Queue, collection_id: str) -> int:
-        """Return how many operations wait; those that are counted are not looked at again."""
-        sql = f"SELECT COUNT(*) FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}"
-        queue.count += int(db.execute(sql, (queue.counted, collection_id)).fetchone()[0])
-        queue.counted = queue.seq
-        return queue.count
-
-    def _is_due(self, db: sqlite3.Connection, key: tuple[str, str], target: _Target, queue: _Queue) -> bool:
-        """Return whether the index is to be written now; squeeze the queue if that is due."""
-        threshold = target.schema.sync_threshold
-        # No fewer than wait: numbers are shared with other collections.
-        if queue.seq - queue.persisted < max(queue.calm_until, threshold):
-            return False
-        waiting = self._count(db, queue, key[0])
-        sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
-        records = int(db.execute(sql, (target.segment,)).fetchone()[0])
-        plan = growth(threshold, records, waiting, 4 * target.dimension, self._exact_bytes)
-        if waiting >= plan.due and not plan.is_indexed:
-            left = self._squeeze(db, key[0], target, queue)
-            queue.count = waiting = waiting if left is None else left
-            plan = growth(threshold, records, waiting, 4 * target.dimension, self._exact_bytes)
-        # As many operations as are between what waits and what would be due come first.
-        queue.calm_until = queue.seq - queue.persisted + max(plan.valid_until - waiting, 0)
-        queue.due = plan.due if waiting >= plan.due else None
-        return queue.due is not None
-
-    def _squeeze(self, db: sqlite3.Connection, collection_id: str, target: _Target, queue: _Queue) -> int | None:
-        # An open client may have taken in what the queue is about to forget; the next one begins with the files.
-        self._client.close_client()
-        sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ?"
-        there = {record_id for (record_id,) in db.execute(sql, (target.segment,))}
-        indexed = read_labels(self._path.parent / target.vector_segment) if queue.persisted else {}
-        return squeeze(db, collection_id, queue.persisted, there, indexed)
+        return _Target(segments[METADATA_SCOPE], int(found[0][0]), schema)
 
     def _schema(self, text: str | None) -> Schema:
         if text is None:

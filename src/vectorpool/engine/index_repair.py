@@ -123,16 +123,6 @@ class IndexRepair:
                 finally:
                     self.unsettled.discard(collection_id)
 
-    def overdue(self, collection_id: str) -> int | None:
-        """Return the dimension of a collection of which more operations wait than Chroma lets wait, else None.
-
-        Raises BrokenReplica.
-        """
-        waiting = self._look(collection_id)
-        if waiting is None or not waiting.count >= waiting.parameters.sync_threshold > 1:
-            return None
-        return waiting.dimension
-
     def forget_client(self) -> None:
         """Note, while no call is in progress, that the next client applies every queue anew."""
         self._applied.clear()

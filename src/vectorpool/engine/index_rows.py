@@ -39,7 +39,7 @@ class IndexRows:
     """Indexes by place. Many threads may call."""
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
         self._owners = itertools.count()
         self._lock = threading.Lock()
         # The least recently used first.
@@ -69,9 +69,9 @@ class IndexRows:
         size = held.index.nbytes
         with self._lock:
             self._drop(place)
-            if size > self.max_bytes:
+            if size > self._max_bytes:
                 return
-            while self._held and self._bytes + size > self.max_bytes:
+            while self._held and self._bytes + size > self._max_bytes:
                 self._drop(next(iter(self._held)))
             self._held[place] = held, size
             self._bytes += size

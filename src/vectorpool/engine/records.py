@@ -77,8 +77,7 @@ class Records:
             if options.fast_reads
             else None
         )
-        exact_bytes = options.exact_bytes if options.fast_reads else 0
-        self._writer = FastWriter(source.directory, client, source.lock, exact_bytes) if options.fast_writes else None
+        self._writer = FastWriter(source.directory, client, source.lock) if options.fast_writes else None
 
     def close(self) -> None:
         """Close the files of the fast path. Idempotent."""
@@ -306,7 +305,7 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if not self._write(operation, collection_id, database, records):
-                self._prepare(collection_id, database)
+                self._client.open(self._use_when_off if self._writer is None else None)
                 if operation is Operation.UPSERT:
                     self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
@@ -317,11 +316,6 @@ class Records:
     def _write(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
         """Change records by the fast path; return False if Chroma is to be called."""
         return self._writer is not None and self._writer.write(operation, collection_id, database, batch)
-
-    def _prepare(self, collection_id: str, database: str) -> None:
-        """Open Chroma for a write that is left to it, and have it take in what waits."""
-        self._client.open(self._use_when_off if self._writer is None else None)
-        self._client.take_in(collection_id=collection_id, database=database)
 
     def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
         deletions = self._client.deletions
@@ -334,7 +328,7 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if not self._write(Operation.UPDATE, collection_id, database, records):
-                self._prepare(collection_id, database)
+                self._client.open(self._use_when_off if self._writer is None else None)
                 for inner in self._pace.slices(len(records.ids)):
                     self._client.update(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
@@ -346,7 +340,7 @@ class Records:
         for part in fixed_slices(len(ids), FAST_SLICE):
             named = ids[part]
             if not self._write(Operation.DELETE, collection_id, database, Batch(named, None)):
-                self._prepare(collection_id, database)
+                self._client.open(self._use_when_off if self._writer is None else None)
                 for inner in self._pace.slices(len(named)):
                     self._client.delete(collection_id=collection_id, database=database, ids=named[inner])
                     applied()

@@ -121,8 +121,7 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
     hnsw_sync_threshold: Annotated[
         int,
         setting(
-            "Additions that a new collection queues in SQLite before they are written to the HNSW files; at 1000, "
-            "Chroma's default, a collection that is searched exactly keeps them in the queue",
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
             ge=2,
             le=int(bounds.SYNC_THRESHOLD.most),
         ),
