@@ -73,11 +73,15 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What a target holds of a user since the last finished export; ``records`` is None if they were not counted."""
+    """What a target holds of a user since the last finished export; ``records`` is None if they were not counted.
+
+    ``collections`` are the databases and names of at most a thousand collections, where they were asked for.
+    """
 
     commit: int
     commit_hash: str
     records: int | None = None
+    collections: list[tuple[str, str]] = []
 
 
 class Sink(Protocol):
