@@ -68,6 +68,10 @@ class DirectorySource:
         """Return the number of records."""
         return self._changes.count(collection.id)
 
+    def may_have_deleted(self, collection: Collection, since: int) -> bool:
+        """Return whether a record may have been deleted after a position, which counts would tell at more cost."""
+        return self._changes.may_have_deleted(collection.id, since)
+
     def ids(self, collection: Collection, since: int = 0) -> list[str]:
         """Return the ids of the records that changed after a position, all for 0, in an order that does not change."""
         return self._changes.ids(collection.id, since)
