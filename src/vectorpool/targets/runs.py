@@ -10,10 +10,11 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
+from vectorpool.commitlog.deletions import load_receipt
 from vectorpool.commitlog.ending import newest_header
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.scratch import scratch_below
-from vectorpool.errors import UserNotFound
+from vectorpool.errors import TargetRefused, UserNotFound
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.targets import registry, transfer
@@ -55,14 +56,32 @@ async def export_user(
         log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
         position = (await log.export(directory, at=at)).position
         lineage = Lineage(bucket, user_id, position.seq, asyncio.get_running_loop())
-        done = await asyncio.to_thread(
-            _export, directory, target, user_id, position.seq, position.commit_hash.hex(), lineage, progress
-        )
+        try:
+            done = await asyncio.to_thread(
+                _export, directory, target, user_id, position.seq, position.commit_hash.hex(), lineage, progress
+            )
+        except TargetRefused:
+            # The target may have the deletion, which is above the commit.
+            await _check_not_deleted(bucket, user_id, position.seq, target)
+            raise
+    await _check_not_deleted(bucket, user_id, position.seq, target)
+    return done
+
+
+async def _check_not_deleted(bucket: Bucket, user_id: str, commit: int, target: Target) -> None:
+    """Raise UserNotFound if the user was deleted after a commit, and take back what was exported of it.
+
+    The user may have been made anew since; the receipt tells of the deletion then.
+    """
     newest = await newest_header(bucket, user_id)
     if newest is not None and newest.header.tombstone:
-        await forget_user(user_id, target, newest.header.seq)
+        ended = newest.header.seq
+    else:
+        receipt = await load_receipt(bucket, user_id)
+        ended = 0 if receipt is None else receipt.commit
+    if ended > commit:
+        await forget_user(user_id, target, ended)
         raise _deleted(user_id)
-    return done
 
 
 def _deleted(user_id: str) -> UserNotFound:
