@@ -100,6 +100,7 @@ class Worker:
         rounds = ExportRounds(
             self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
         )
+        self._deleted = rounds.deleted
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)
         self._supervisor = Supervisor(SYSTEM)
 
@@ -108,6 +109,7 @@ class Worker:
         await asyncio.to_thread(self.store.create)
         await self.engine.launch()
         self._supervisor.start("job upkeep", self.engine.keep)
+        self._supervisor.start("deletions at targets", self._deleted.keep)
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
 
     async def _ingestor(self) -> Ingestor:
