@@ -200,8 +200,14 @@ class RequestContext:
         self.shard = shard
         if commit is not None:
             self.commit = commit
-        if parts:
-            self.timed().include(parts, steps)
+        if not parts:
+            return
+        if self.timing is None:
+            self.timing = Timing(is_traced=bool(self.traceparent), parts=parts)
+            if steps:
+                self.timing.include((), steps)
+        else:
+            self.timing.include(parts, steps)
 
     # --- Between processes ---------------------------------------------------------------------------
 

@@ -26,7 +26,8 @@ import time
 from pathlib import Path
 
 RECORDS, DIMENSION = 200, 384
-BLOCK = 2000
+# Requests of a block: an upsert makes a commit, and takes some times as long.
+BLOCKS = {"query": 2000, "upsert": 300}
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -75,20 +76,20 @@ class Side:
             {"id": f"r{at}", "embedding": [((at * 7 + place * 13) % 101) / 101 for place in range(DIMENSION)]}
             for at in range(RECORDS)
         ]
-        self.post("/users/42/collections", {"name": "notes"})
-        self.post("/users/42/collections/notes/records", {"records": records})
+        self.send("POST", "/users/42/collections", {"name": "notes"})
+        self.send("POST", "/users/42/collections/notes/records", {"records": records})
         self.requests = {
-            "query": {"embeddings": [records[3]["embedding"]], "n_results": 10},
-            "records": {"records": records[3:4]},
+            "query": ("POST", "query", {"embeddings": [records[3]["embedding"]], "n_results": 10}),
+            "upsert": ("PUT", "records", {"records": records[3:4]}),
         }
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         # The shard alone: the worker of jobs is another child of newer versions.
         shards = [child for child in children if b"vectorpool.shard" in Path(f"/proc/{child}/cmdline").read_bytes()]
         self.pids = [self.process.pid, *map(int, shards)]
 
-    def post(self, path: str, body: object) -> bytes:
+    def send(self, method: str, path: str, body: object) -> bytes:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.connection.request("POST", path, data, {"content-type": "application/json", "user-agent": "bench"})
+        self.connection.request(method, path, data, {"content-type": "application/json", "user-agent": "bench"})
         answer = self.connection.getresponse()
         said = answer.read()
         assert answer.status < 300, said
@@ -106,12 +107,13 @@ class Side:
         """Return the microseconds of processor time of front and shard for a request of one block."""
         # An idle connection is closed after a while.
         self.connection.close()
-        body = json.dumps(self.requests[work]).encode()
+        method, name, asked = self.requests[work]
+        body, count = json.dumps(asked).encode(), BLOCKS[work]
         before = self.cpu_s()
-        for _ in range(BLOCK):
-            self.post(f"/users/42/collections/notes/{work}", body)
+        for _ in range(count):
+            self.send(method, f"/users/42/collections/notes/{name}", body)
         front, shard = (b - a for a, b in zip(before, self.cpu_s(), strict=True))
-        return front / BLOCK * 1e6, shard / BLOCK * 1e6
+        return front / count * 1e6, shard / count * 1e6
 
 
 def main() -> None:
@@ -124,7 +126,6 @@ def main() -> None:
     options = parser.parse_args()
     if (options.other is None) != options.without_figures:
         parser.error("give the src of another checkout, or --without-figures")
-    work = "records" if options.work == "upsert" else "query"
     with tempfile.TemporaryDirectory() as directory:
         here = Path(__file__).parents[2] / "src"
         sides = [
@@ -138,11 +139,11 @@ def main() -> None:
         ]
         try:
             for side in sides:
-                side.block(work)
+                side.block(options.work)
             rows: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}
             for turn in range(options.turns):
                 for side in sides if turn % 2 else reversed(sides):
-                    rows[side.name].append(side.block(work))
+                    rows[side.name].append(side.block(options.work))
             for name, blocks in rows.items():
                 front, shard = (statistics.median(each) for each in zip(*blocks, strict=True))
                 print(f"{name:6} front {front:7.1f} us, shard {shard:7.1f} us, together {front + shard:7.1f} us")

@@ -1,8 +1,8 @@
-"""Warm top-10 queries and gets of ten records over HTTP: ``vectorpool serve`` beside ``chroma run``.
+"""Warm top-10 queries, filtered and not, and gets of ten records over HTTP: ``vectorpool serve`` beside ``chroma run``.
 
-Both have the same 5,000 records and take turns. The load comes from this process over raw streams with requests built
-beforehand. The CPU time of a request is in the notes, for every process that takes part, since on a small
-machine the client's share counts.
+Both have the same 5,000 records and take turns. A filter finds one record in ten. The load comes from this process over
+raw streams with requests built beforehand. The CPU time of a request is in the notes, for every process that takes
+part, since on a small machine the client's share counts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from vectorpool.commitlog.hydrate import hydrate
 COUNT = 5000
 PROBES = 64
 CHROMA = "chroma run"
-QUERY, GET = "top-10 queries", "gets of ten records"
+QUERY, FILTERED, GET = "top-10 queries", "filtered top-10 queries", "gets of ten records"
+# A filter asks for this many of a year's days.
+DAYS = 36
 
 
 class Target(msgspec.Struct):
@@ -43,13 +45,16 @@ class Target(msgspec.Struct):
 
 def _target(server: Server, query: str, get: str, field: str) -> Target:
     """``query`` and ``get`` are paths; ``field`` is the name of a query's embeddings."""
-    requests: dict[str, list[Request]] = {QUERY: [], GET: []}
+    requests: dict[str, list[Request]] = {QUERY: [], FILTERED: [], GET: []}
     for probe in range(PROBES):
         number = probe * 71 % (COUNT - 10)
-        body = msgspec.json.encode(
-            {field: near(1, number).tolist(), "n_results": 10, "include": ["documents", "metadatas", "distances"]}
-        )
+        asked = {"n_results": 10, "include": ["documents", "metadatas", "distances"]}
+        body = msgspec.json.encode({field: near(1, number).tolist(), **asked})
         requests[QUERY].append(Request(post(server, query, body), f'"record-{number}"'.encode()))
+        day = number % 365 // DAYS * DAYS
+        where = {"$and": [{"day": {"$gte": day}}, {"day": {"$lt": day + DAYS}}]}
+        body = msgspec.json.encode({field: near(1, number).tolist(), "where": where, **asked})
+        requests[FILTERED].append(Request(post(server, query, body), f'"record-{number}"'.encode()))
         ids = [f"record-{n}" for n in range(number, number + 10)]
         body = msgspec.json.encode({"ids": ids, "include": ["documents", "metadatas"]})
         requests[GET].append(Request(post(server, get, body), f'"record-{number}"'.encode()))
@@ -92,7 +97,7 @@ async def run(place: Place) -> list[Line]:
         await asyncio.to_thread(chroma.start)
         targets[CHROMA] = await asyncio.to_thread(_chroma, chroma)
         lines = []
-        for kind in (QUERY, GET):
+        for kind in (QUERY, FILTERED, GET):
             for connections in (1, 16) if place.quick else (1, 4, 16, 64):
                 lines += await _compare(targets, kind, connections, 0.7)
     finally:
@@ -123,9 +128,23 @@ def _lines(name: str, kind: str, connections: int, ours: list[Turn], theirs: lis
     mine, other = (statistics.median(each.per_s for each in turns) for turns in (ours, theirs))
     ratio = mine / other
     note = f"CPU ms a request: {bill(ours)}; {bill(theirs)}"
-    lines = [Line("query", f"{what}: throughput", f"{mine:.0f}/s", f"{other:.0f}/s", ratio, ">= 1.0", ratio >= 1, note)]
+    # A filtered query takes at most 0.35 of Chroma's time.
+    least = 1 / 0.35 if kind == FILTERED else 1.0
+    lines = [
+        Line(
+            "query",
+            f"{what}: throughput",
+            f"{mine:.0f}/s",
+            f"{other:.0f}/s",
+            ratio,
+            f">= {least:.1f}",
+            ratio >= least,
+            note,
+        )
+    ]
     mine, other = (statistics.median(each.ms(50) for each in turns) for turns in (ours, theirs))
     ratio = mine / other
-    target, met = ("<= 1.3", ratio <= 1.3) if connections == 1 else ("", None)
+    most = 0.35 if kind == FILTERED else 1.3
+    target, met = (f"<= {most}", ratio <= most) if connections == 1 else ("", None)
     lines.append(Line("query", f"{what}: p50", f"{mine:.2f} ms", f"{other:.2f} ms", ratio, target, met))
     return lines

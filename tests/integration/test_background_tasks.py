@@ -22,7 +22,7 @@ from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
-from vectorpool.shard.client import ShardClient
+from vectorpool.shard.channel import Channel, Take
 from vectorpool.shard.router import ShardRouter
 
 TICK = "pool tick"
@@ -115,14 +115,14 @@ async def test_a_watch_of_a_shard_that_fails_starts_the_shard_again(
     """After an unexpected error in the watch, callers are answered, the shard serves again, and both are counted."""
     settings = Settings(store=str(tmp_path / "store"), replica_dir=str(tmp_path / "replicas"), shards=1)
     router = ShardRouter(settings)
-    plain, failures = ShardClient._receive, iter(range(1))
+    plain, failures = Channel.deliver, iter(range(1))
 
-    async def receive(self: ShardClient, reader: asyncio.StreamReader) -> None:
+    async def deliver(self: Channel, take: Take) -> None:
         if next(failures, None) is not None:
             raise RuntimeError("injected")
-        await plain(self, reader)
+        await plain(self, take)
 
-    monkeypatch.setattr(ShardClient, "_receive", receive)
+    monkeypatch.setattr(Channel, "deliver", deliver)
     await router.start()
     try:
 

@@ -72,6 +72,19 @@ async def test_what_is_missing_is_said_to_be(bucket: Bucket) -> None:
             await bucket.get_range(key, 0, 4)
 
 
+async def test_only_what_is_missing_is_surely_absent(bucket: Bucket) -> None:
+    """A store may say at once that a key is free, and never says it of one that is taken, whoever took it when."""
+    await bucket.put("here/below", b"x")
+    for key in ("here/none", "here/none/deeper", "here/below/deeper", "here"):
+        bucket.is_surely_absent(key)
+        with pytest.raises(ObjectMissing):
+            await bucket.head(key)
+    bucket.is_surely_absent("here/none")
+    await bucket.create("here/none", b"y")
+    assert not bucket.is_surely_absent("here/none")
+    assert not bucket.is_surely_absent("here/below")
+
+
 async def test_delete_is_idempotent(bucket: Bucket) -> None:
     """Deleting what is not there is no error, and a deleted key is free again."""
     await bucket.delete("never/was")

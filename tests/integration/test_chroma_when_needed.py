@@ -15,12 +15,14 @@ from vectorpool.commands import (
     ChromaCountRecords,
     ChromaCreateCollection,
     ChromaCreateDatabase,
+    ChromaDeleteRecords,
     ChromaGetCollection,
     ChromaGetDatabase,
     ChromaGetRecords,
     ChromaListCollections,
     ChromaListDatabases,
     ChromaQueryRecords,
+    ChromaUpdateRecords,
     ChromaUpsertRecords,
     Command,
     CountRecords,
@@ -32,6 +34,8 @@ from vectorpool.commands import (
     Hnsw,
     ListCollections,
     QueryRecords,
+    UpdateRecords,
+    Vectors,
 )
 from vectorpool.names import DEFAULT_DATABASE
 from vectorpool.objects.memory import MemoryBucket
@@ -55,6 +59,11 @@ def _native() -> list[Command]:
         QueryRecords(collection="notes", vectors=vectors(1), n_results=2),
         QueryRecords(collection="notes", vectors=vectors(1), where={"number": {"$gte": 1}}),
         upsert("a", "c", **_columns(2)),
+        upsert("d", vectors=vectors(1, embedder="known"), metadatas=[{"new key": ["a", "list"]}]),
+        UpdateRecords(collection="notes", ids=["c"], documents=["changed"], metadatas=[{"kind": None}]),
+        DeleteRecords(collection="notes", where={"number": 1}),
+        DeleteRecords(collection="notes", ids=["d"]),
+        upsert("a", "b", "c", **_columns(3)),
         QueryRecords(collection="notes", vectors=vectors(1), n_results=3),
     ]
 
@@ -62,6 +71,7 @@ def _native() -> list[Command]:
 def _chroma(collection_id: str) -> list[Command]:
     of: dict[str, Any] = {"database": DEFAULT_DATABASE, "collection_id": collection_id}
     records: dict[str, Any] = {"documents": ["new"], "metadatas": [METADATA], **of}
+    records_of_two: dict[str, Any] = {"documents": ["text", None], "metadatas": [None, {"kind": None}], **of}
     return [
         ChromaListDatabases(),
         ChromaGetDatabase(database=DEFAULT_DATABASE),
@@ -78,6 +88,14 @@ def _chroma(collection_id: str) -> list[Command]:
         ChromaQueryRecords(vectors=vectors(1), n_results=2, where='{"flag": true}', **of),
         ChromaUpsertRecords(ids=["a"], vectors=vectors(1), **records),
         ChromaAddRecords(ids=["d"], vectors=vectors(1), **records),
+        ChromaUpsertRecords(
+            ids=["e", "e"], vectors=vectors(2), documents=["x", "y"], metadatas=[{"new": 1}, {"new": [True]}], **of
+        ),
+        ChromaUpdateRecords(
+            ids=["d", "e"], vectors=Vectors(data=bytes(16), dimension=4, rows=[1]), embeddings=2, **records_of_two
+        ),
+        ChromaDeleteRecords(ids=["d", "not there"], **of),
+        ChromaDeleteRecords(where='{"new": 1}', **of),
         ChromaQueryRecords(vectors=vectors(1), n_results=2, **of),
     ]
 
@@ -127,7 +145,7 @@ USES: dict[str, tuple[dict[str, Any], Callable[[Instance], Any]]] = {
     ),
     # The commit of such a write closes Chroma again; here it comes later.
     "threshold": ({"durability": "write-back"}, _many),
-    "operation": ({}, lambda instance: instance.do(DeleteRecords(collection="notes", ids=["a"]))),
+    "operation": ({}, lambda instance: instance.do(CreateCollection(name="others"))),
 }
 
 

@@ -35,7 +35,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
     for method in ("count", "get", "query"):
         monkeypatch.setattr(FastReader, method, counted("reads", getattr(FastReader, method)))
-    monkeypatch.setattr(FastWriter, "put", counted("writes", FastWriter.put))
+    monkeypatch.setattr(FastWriter, "write", counted("writes", FastWriter.write))
     return asked
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,8 @@ def tables(directory: Path) -> dict[str, list[Any]]:
     with closing(sqlite3.connect(directory / CHROMA_DATABASE_FILE)) as db:
         db.execute("CREATE VIRTUAL TABLE temp.words USING fts5vocab('main', 'embedding_fulltext_search', 'instance')")
         found = {name: sorted(map(repr, db.execute(sql))) for name, sql in TABLES.items()}
+        schemas = db.execute("SELECT id, schema_str FROM collections ORDER BY id")
+        found["schemas"] = [(each, json.loads(schema)) for each, schema in schemas]
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         db.execute("INSERT INTO embedding_fulltext_search(embedding_fulltext_search) VALUES ('integrity-check')")
         return found
@@ -66,7 +70,7 @@ class Twins:
         self.other = chroma.create("other", hnsw)
         chroma.close()
         shutil.copytree(self.ours, self.theirs)
-        self.fast = 0
+        self.fast = Counter[Operation]()
         self.files = threading.Lock()
         self.open()
 
@@ -87,19 +91,21 @@ class Twins:
         """Write to both, to one by the fast path if that may be; return whether it was."""
 
         def call(chroma: PlainChroma) -> None:
-            write = chroma.add if operation is Operation.ADD else chroma.upsert
-            write(info, ids, array, *columns)
+            if operation is Operation.DELETE:
+                chroma.delete(info, ids)
+            else:
+                getattr(chroma, operation.name.lower())(info, ids, array, *columns)
 
         batch = Batch(ids, array, *columns)
         try:
             call(self.twin)
         except TypeError:
             # An addition of None, for one.
-            assert not self.writer.put(operation, info.id, DATABASE, batch)
+            assert not self.writer.write(operation, info.id, DATABASE, batch)
             return False
-        done = self.writer.put(operation, info.id, DATABASE, batch)
+        done = self.writer.write(operation, info.id, DATABASE, batch)
         if done:
-            self.fast += 1
+            self.fast[operation] += 1
         else:
             call(self.chroma)
         return done
@@ -148,19 +154,28 @@ VECTORS = st.lists(NUMBERS, min_size=DIMENSION, max_size=DIMENSION)
 IDS = st.sampled_from([f"id-{n}" for n in range(8)] + ["ключ", "a'b", " "])
 PLAIN = st.one_of(st.integers(-(2**63), 2**63 - 1), st.booleans(), st.text("xyé%'\"", max_size=5), NUMBERS)
 ODD = st.one_of(PLAIN, st.lists(st.integers(0, 9), min_size=1, max_size=3), st.none())
-METADATA = st.none() | st.dictionaries(st.sampled_from(["a", "b"]), st.one_of(PLAIN, PLAIN, PLAIN, ODD), min_size=1)
+METADATA = st.none() | st.dictionaries(
+    st.sampled_from(["a", "b", "a", "b", "new"]), st.one_of(PLAIN, PLAIN, PLAIN, ODD), min_size=1
+)
 TEXTS = st.none() | st.text("abc déß漢\U0001f600İ", max_size=12)
 RECORDS = st.lists(
     st.tuples(IDS, VECTORS, METADATA, TEXTS, st.none() | st.just("file:///x")),
     min_size=1,
     max_size=4,
-    unique_by=lambda record: record[0],
 )
+CHANGED = st.lists(
+    st.tuples(IDS, st.none() | VECTORS, METADATA, TEXTS, st.none() | st.just("file:///y")),
+    min_size=1,
+    max_size=4,
+)
+# Each with whether Chroma is closed before it.
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["upsert", "upsert", "add", "other"]), RECORDS),
-        st.tuples(st.just("delete"), st.lists(IDS, min_size=1, max_size=3, unique=True)),
-        st.tuples(st.just("reopen"), st.none()),
+        st.tuples(st.sampled_from(["upsert", "upsert", "add", "other"]), RECORDS, st.booleans()),
+        st.tuples(st.just("update"), CHANGED, st.booleans()),
+        # Twice the same id too.
+        st.tuples(st.just("delete"), st.lists(IDS, min_size=1, max_size=4), st.booleans()),
+        st.tuples(st.just("reopen"), st.none(), st.booleans()),
     ),
     min_size=5,
     max_size=14,
@@ -169,26 +184,30 @@ STEPS = st.lists(
 FIRST = [(f"id-{n}", {"a": value, "b": value}) for n, value in enumerate([1, 1.5, True, "x"])]
 
 
-def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list[float]) -> int:
+def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list[float]) -> Counter[Operation]:
     """Compare the twins after every step; return how many writes were fast."""
     twins = Twins(root, space, threshold)
     for record_id, metadata in FIRST:
         for info in (twins.info, twins.other):
             twins.put(Operation.UPSERT, info, [record_id], np.ones((1, DIMENSION), "<f4"), [metadata], None, None)
-    for step, value in steps:
+    for step, value, closes in steps:
+        # As if the last comparison, which asked Chroma, had been long ago.
+        twins.chroma.client._pause = 0
+        if closes:
+            twins.chroma.client.release()
         if step == "reopen":
             twins.close()
             twins.open()
         elif step == "delete":
-            for chroma in (twins.chroma, twins.twin):
-                chroma.delete(twins.info, value)
+            twins.put(Operation.DELETE, twins.info, value, None)
         else:
             ids, vectors, metadatas, documents, uris = map(list, zip(*value, strict=True))
             info = twins.other if step == "other" else twins.info
-            kind = Operation.ADD if step == "add" else Operation.UPSERT
-            # As if the last comparison, which asked Chroma, had been long ago.
-            twins.chroma.client._pause = 0
-            twins.put(kind, info, ids, np.array(vectors, "<f4"), metadatas, documents, uris)
+            kind = Operation["UPSERT" if step == "other" else step.upper()]
+            rows: Any = np.array(vectors, "<f4") if step != "update" else None
+            if step == "update" and any(vectors):
+                rows = [None if vector is None else np.array(vector, "<f4") for vector in vectors]
+            twins.put(kind, info, ids, rows, metadatas, documents, uris)
         twins.assert_same(probe)
     twins.close()
     return twins.fast
@@ -196,16 +215,16 @@ def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list
 
 def test_the_tables_are_chromas(tmp_path_factory: pytest.TempPathFactory) -> None:
     """After every step of random histories, all tables and Chroma's own answers are what Chroma alone makes of them."""
-    direct: list[int] = []
+    direct = Counter[Operation]()
 
     @given(st.sampled_from(["l2", "cosine", "ip"]), st.sampled_from([12, 1000]), STEPS, VECTORS)
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     def history(space: str, threshold: int, steps: Any, probe: list[float]) -> None:
-        direct.append(live_through(tmp_path_factory.mktemp("twins"), space, threshold, steps, probe))
+        direct.update(live_through(tmp_path_factory.mktemp("twins"), space, threshold, steps, probe))
 
     history()
     # Otherwise it would have been Chroma compared with itself.
-    assert sum(direct) > len(direct)
+    assert direct.keys() == set(Operation) and direct.total() > 80
 
 
 @pytest.fixture
@@ -237,8 +256,8 @@ def test_the_index_is_written_all_the_same(twins: Twins) -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        ([{"n": None}], None, None),
-        ([{"n": [1, 2]}], None, None),
+        ([{"n": []}], None, None),
+        ([{"n": [1, "a"]}], None, None),
         ([{"n": "a type that n never had"}], None, None),
         ([{"m": 1}], None, None),
         ([{"n": 2**63}], None, None),
@@ -248,22 +267,23 @@ def test_the_index_is_written_all_the_same(twins: Twins) -> None:
     ],
 )
 def test_what_is_not_plain_is_left_to_chroma(twins: Twins, columns: Any) -> None:
-    """Lists, None, unknown keys and types, and what has no place in the file: nothing is written."""
+    """Keys and types that are new to an open Chroma, and what has no place in the file: nothing is written."""
+    twins.chroma.count(twins.info)
     before = tables(twins.ours)
-    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4), *columns))
+    assert not twins.writer.write(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4), *columns))
     assert tables(twins.ours) == before
 
 
 def test_nothing_is_written_where_chroma_would_refuse(twins: Twins) -> None:
-    """Another dimension, an id that comes twice, NaN, an empty id, an unknown collection or database."""
+    """Another dimension, NaN, an empty id, an unknown collection or database."""
     before = tables(twins.ours)
     two = np.ones((2, DIMENSION), "<f4")
 
     def put(ids: list[str], array: Any, collection_id: str = twins.info.id, database: str = DATABASE) -> bool:
-        return twins.writer.put(Operation.UPSERT, collection_id, database, Batch(ids, array))
+        return twins.writer.write(Operation.UPSERT, collection_id, database, Batch(ids, array))
 
     assert not put(["x"], row(1, 2))
-    assert not put(["x", "x"], two)
+    assert not put(["x", "y", "z"], two)
     assert not put(["x"], row(1, 2, float("nan"), 4))
     assert not put([""], row(1, 2, 3, 4))
     assert not put(["x"], row(1, 2, 3, 4), database="elsewhere")
@@ -274,9 +294,9 @@ def test_nothing_is_written_where_chroma_would_refuse(twins: Twins) -> None:
 def test_a_slice_that_stops_half_way_leaves_nothing(twins: Twins) -> None:
     """If the last record of a call is not plain, the first ones are not written either."""
     before = tables(twins.ours)
-    metadatas = [{"n": 1}, {"n": 2}, {"unknown": 3}]
+    metadatas = [{"n": 1}, {"n": 2}, {"n": 2**63}]
     batch = Batch(["x", "y", "z"], np.ones((3, DIMENSION), "<f4"), metadatas)
-    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, batch) and tables(twins.ours) == before
+    assert not twins.writer.write(Operation.UPSERT, twins.info.id, DATABASE, batch) and tables(twins.ours) == before
     assert twins.put(Operation.UPSERT, twins.info, ["x"], row(1, 2, 3, 4), [{"n": 1}], None, None)
     twins.assert_same([1, 2, 3, 4])
 
@@ -334,5 +354,35 @@ def test_a_closed_writer_writes_nothing(twins: Twins) -> None:
     """After it was closed it leaves every write to Chroma, and opens no file again."""
     before = tables(twins.ours)
     twins.writer.close()
-    assert not twins.writer.put(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4)))
+    assert not twins.writer.write(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4)))
     assert tables(twins.ours) == before and twins.writer._file is None
+
+
+def test_no_text_is_in_the_queue(twins: Twins) -> None:
+    """What fast writes leave there are ids and vectors, so nothing that is deleted or replaced later stays in it."""
+    for text in ("first", "second"):
+        assert twins.put(Operation.UPSERT, twins.info, ["b"], row(1, 2, 3, 4), [{"n": 7}], [text], None)
+    assert twins.put(Operation.UPDATE, twins.info, ["b"], None, [{"n": 8}], ["third"], None)
+    assert twins.put(Operation.DELETE, twins.info, ["b"], None)
+    with closing(sqlite3.connect(twins.ours / CHROMA_DATABASE_FILE)) as db:
+        assert set(db.execute("SELECT metadata FROM embeddings_queue WHERE id = 'b'")) == {("{}",)}
+
+
+def test_a_key_that_a_closed_chroma_did_not_know_is_there_for_it(twins: Twins) -> None:
+    """A new key and a new type of a known one are written without Chroma, which then filters by them."""
+    twins.chroma.client.release()
+    metadatas = [{"n": 1, "k": "v"}, {"n": "text", "l": [1.5, 2.5]}]
+    assert twins.put(Operation.UPSERT, twins.info, ["b", "c"], np.ones((2, DIMENSION), "<f4"), metadatas, None, None)
+    assert twins.chroma.client.use is None
+    twins.assert_same([1, 2, 3, 4])
+    assert twins.chroma.get(twins.info, where='{"k": "v"}').ids == ["b"]
+    assert twins.chroma.get(twins.info, where='{"n": "text"}').ids == ["c"]
+    twins.put(Operation.UPSERT, twins.info, ["d"], row(1, 2, 3, 4), [{"other": 1}], None, None)
+    twins.assert_same([1, 2, 3, 4])
+
+
+def test_a_collection_without_a_record_is_left_to_chroma(twins: Twins) -> None:
+    """Its first record, and a deletion and an update in it."""
+    for operation, vectors in ((Operation.UPSERT, row(1, 2, 3, 4)), (Operation.UPDATE, None), (Operation.DELETE, None)):
+        assert not twins.writer.write(operation, twins.other.id, DATABASE, Batch(["x"], vectors))
+    assert not twins.writer.write(Operation.DELETE, twins.info.id, DATABASE, Batch([], None))

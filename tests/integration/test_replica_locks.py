@@ -197,7 +197,7 @@ class Replica:
         collection = self.world.collections[0]
         batch = Batch([f"r{number}"], np.array([[number, 1, 2]], "<f4"))
         self.world.begun += 1
-        if not self.writer.put(Operation.UPSERT, collection.id, DEFAULT_DATABASE, batch):
+        if not self.writer.write(Operation.UPSERT, collection.id, DEFAULT_DATABASE, batch):
             # The recorder stores nothing.
             self.world.begun -= 1
             self.client.add(collection_id=collection.id, database=DEFAULT_DATABASE, batch=batch)

@@ -108,6 +108,9 @@ class Wire:
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         return await self._send(lambda: self._far.get_range(key, start, end))
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._send(lambda: self._far.head(key))
 

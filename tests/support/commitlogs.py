@@ -88,6 +88,9 @@ class FaultyBucket:
         self._enter("get_range", key)
         return await self.inner.get_range(key, start, end)
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         self._enter("head", key)
         return await self.inner.head(key)

@@ -22,6 +22,7 @@ from vectorpool.commands import (
 )
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo
+from vectorpool.context import BACKGROUND
 from vectorpool.errors import VectorpoolError
 from vectorpool.local_paths import open_dir
 from vectorpool.names import users_prefix
@@ -107,8 +108,9 @@ class Instance:
         return await self.pool.drain(budget_s)
 
     async def answer(self, command: Command, user: str = USER) -> Answer:
-        """Return the pool's answer."""
-        return await self.pool.execute(user, command)
+        """Return the pool's answer, as a shard does: without a task where that can be."""
+        at_once = self.pool.answer_at_once(user, command, BACKGROUND)
+        return await self.pool.execute(user, command) if at_once is None else at_once
 
     async def do(self, command: Command, user: str = USER) -> Any:
         """Return the answer's body as Python values."""

@@ -62,6 +62,9 @@ class TurnBucket:
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         return await self._call(lambda: self._inner.get_range(key, start, end))
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._call(lambda: self._inner.head(key))
 

@@ -126,3 +126,21 @@ async def test_age_counts_from_when_the_question_was_asked() -> None:
     store.answers[0].set_result(True)
     await read
     assert freshness.age_ms() == pytest.approx(5000)
+
+
+async def test_what_is_seen_at_once_is_not_asked() -> None:
+    """A look that shows the newest commit answers a strong read, and counts as knowledge; its no says nothing."""
+    store, seen = Store(), [True]
+    freshness = Freshness(store, SYSTEM, lambda: seen[0])
+    now_s = SYSTEM.monotonic_s()
+    assert await freshness.is_enough(ReadOptions("strong"), Settings(), now_s, is_in_doubt=False)
+    assert store.asked == 0
+    assert freshness.age_ms() < 60_000
+    assert not await freshness.is_enough(ReadOptions("strong"), Settings(), now_s, is_in_doubt=True)
+    seen[0] = False
+    read = asyncio.create_task(
+        freshness.is_enough(ReadOptions("strong"), Settings(), SYSTEM.monotonic_s(), is_in_doubt=False)
+    )
+    await _schedule()
+    store.answers[-1].set_result(False)
+    assert await read is False

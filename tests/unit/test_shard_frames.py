@@ -18,6 +18,7 @@ from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, OutcomeUnknown
 from vectorpool.settings import Settings
 from vectorpool.shard import client as client_module
+from vectorpool.shard.channel import Channel, connect
 from vectorpool.shard.client import ShardClient
 from vectorpool.shard.process import ShardServer
 from vectorpool.shard.protocol import (
@@ -27,7 +28,6 @@ from vectorpool.shard.protocol import (
     ExecuteBody,
     Part,
     encode_frame,
-    read_frame,
     to_shard_decoder,
 )
 from vectorpool.sources import SYSTEM
@@ -45,40 +45,39 @@ def context_of(timeout_s: float = 30.0) -> RequestContext:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[ShardClient, asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connected() -> AsyncIterator[tuple[ShardClient, Channel]]:
     """Yield a client that believes in a shard, and the shard's end of its connection."""
     ours, theirs = socket.socketpair()
-    reader, writer = await asyncio.open_connection(sock=ours)
-    far_reader, far_writer = await asyncio.open_connection(sock=theirs)
+    channel, far = await connect(ours), await connect(theirs)
     made = ShardClient(0, 1, Settings(), Supervisor(SYSTEM), lambda users: None)
-    made._writer = writer
+    made._channel = channel
     made._ready.set()
-    receiving = asyncio.create_task(made._receive(reader))
+    receiving = asyncio.create_task(channel.deliver(made._take_reply))
     try:
-        yield made, far_reader, far_writer
+        yield made, far
     finally:
-        far_writer.close()
+        far.close()
         await receiving
-        writer.close()
+        channel.close()
 
 
-async def received(reader: asyncio.StreamReader) -> Any:
+async def received(far: Channel) -> Any:
     """Return the next message that the shard gets."""
-    frame = await read_frame(reader)
+    frame = await far.read()
     assert frame is not None
     return to_shard_decoder.decode(frame)
 
 
 async def test_the_context_crosses_with_the_command() -> None:
     """Id, caller, read options and the time that remains are in the frame; the answer comes back."""
-    async with connected() as (client, reader, writer):
+    async with connected() as (client, far):
         asked = asyncio.create_task(client.execute("42", COUNT, context_of(), None))
-        message = await received(reader)
+        message = await received(far)
         assert isinstance(message, Execute)
         assert (message.context.request_id, message.context.caller) == ("an-id", "alice")
         assert message.context.read == ReadOptions("local")
         assert message.context.remaining_s == pytest.approx(30.0, abs=5.0)
-        writer.write(encode_frame(Answered(message.number, b"{}", 3)))
+        far.write(encode_frame(Answered(message.number, b"{}", 3)))
         assert await asked == Answer(b"{}", 3)
 
 
@@ -88,22 +87,22 @@ async def test_a_silent_shard_is_left_at_the_deadline(
 ) -> None:
     """A read ends without a change, a change with an unknown outcome; the shard is told to stop."""
     monkeypatch.setattr(client_module, "_VERDICT_S", 0.05)
-    async with connected() as (client, reader, _):
+    async with connected() as (client, far):
         with pytest.raises(error):
             await client.execute("42", command, context_of(0.05), None)
-        message = await received(reader)
-        assert await received(reader) == Cancel(message.number)
+        message = await received(far)
+        assert await received(far) == Cancel(message.number)
         assert client._under_way == {}
 
 
 async def test_the_shards_verdict_about_a_change_counts() -> None:
     """A change waits a little longer than its deadline for the shard, which alone knows whether it had begun."""
-    async with connected() as (client, reader, writer):
+    async with connected() as (client, far):
         asked = asyncio.create_task(client.execute("42", BACKUP, context_of(0.05), None))
-        message = await received(reader)
+        message = await received(far)
         await asyncio.sleep(0.1)
         assert not asked.done()
-        writer.write(encode_frame(Answered(message.number, b"{}", 3)))
+        far.write(encode_frame(Answered(message.number, b"{}", 3)))
         assert await asked == Answer(b"{}", 3)
 
 
@@ -114,16 +113,16 @@ async def test_a_cancelled_request_sends_a_cancel_frame() -> None:
         yield b"x" * client_module._PART_BYTES
         await asyncio.Event().wait()
 
-    async with connected() as (client, reader, _):
+    async with connected() as (client, far):
         asked = asyncio.create_task(client.execute("42", COUNT, context_of(), None))
-        message = await received(reader)
+        message = await received(far)
         asked.cancel()
-        assert await received(reader) == Cancel(message.number)
+        assert await received(far) == Cancel(message.number)
         sending = asyncio.create_task(client.execute_body("42", TARGET, endless(), context_of(), None))
-        part = await received(reader)
+        part = await received(far)
         assert isinstance(part, Part)
         sending.cancel()
-        assert await received(reader) == Cancel(part.number)
+        assert await received(far) == Cancel(part.number)
         await asyncio.wait([asked, sending])
         assert client._passing_bytes == 0
 
@@ -134,6 +133,9 @@ class SlowPool:
     def __init__(self) -> None:
         self.contexts: list[RequestContext] = []
         self.cancelled = asyncio.Event()
+
+    def answer_at_once(self, user_id: str, command: Any, context: RequestContext) -> Answer | None:
+        return None
 
     async def execute(self, user_id: str, command: Any, context: RequestContext, quota: Any) -> Answer:
         self.contexts.append(context)
@@ -148,24 +150,23 @@ class SlowPool:
 async def test_a_shard_stops_what_is_cancelled() -> None:
     """A cancel frame ends the task of its number, and forgets the parts of a body that came alone."""
     ours, theirs = socket.socketpair()
-    _, front_writer = await asyncio.open_connection(sock=ours)
-    reader, writer = await asyncio.open_connection(sock=theirs)
-    server, pool = ShardServer(reader, writer), SlowPool()
+    front, channel = await connect(ours), await connect(theirs)
+    server, pool = ShardServer(channel), SlowPool()
     server._pool, server._bucket = pool, object()  # type: ignore[assignment]
     serving = asyncio.create_task(server._receive_all())
     body = json.dumps({"ids": ["a"], "embeddings": [[1.0]]}).encode()
-    front_writer.write(encode_frame(Part(1, b"abandoned")))
-    front_writer.write(encode_frame(ExecuteBody(2, "42", TARGET, body, context_of().carried())))
+    front.write(encode_frame(Part(1, b"abandoned")))
+    front.write(encode_frame(ExecuteBody(2, "42", TARGET, body, context_of().carried())))
     async with asyncio.timeout(30):
         while not pool.contexts:
             await asyncio.sleep(0.001)
         assert pool.contexts[0].request_id == "an-id"
         assert set(server._tasks) == {2} and set(server._bodies) == {1}
         for number in (1, 2, 3):
-            front_writer.write(encode_frame(Cancel(number)))
+            front.write(encode_frame(Cancel(number)))
         await pool.cancelled.wait()
         while server._tasks or server._bodies:
             await asyncio.sleep(0.001)
-    front_writer.close()
+    front.close()
     await serving
-    writer.close()
+    channel.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +33,13 @@ def to_row(embedding: Sequence[float], settings: Settings, *, of: str) -> Row:
             "(max_dimension). Use a smaller model.",
             extra={"limit": settings.max_dimension, "limit_name": "max_dimension", "count": len(embedding)},
         )
-    with np.errstate(over="ignore"):
-        row = np.array(embedding, dtype=np.float32)
+    try:
+        # A third of the time that numpy takes for a list of numbers.
+        row = np.frombuffer(struct.pack(f"={len(embedding)}f", *embedding), np.float32)
+    except OverflowError:
+        # Numpy says where.
+        with np.errstate(over="ignore"):
+            row = np.array(embedding, dtype=np.float32)
     if not np.isfinite(row).all():
         place = int(np.flatnonzero(~np.isfinite(row))[0])
         raise InvalidEmbedding(
@@ -109,6 +115,10 @@ async def for_query(
     """
     asked = len(texts or embeddings or ())
     check_count("queries", asked, limit=settings.max_queries, limit_name="max_queries")
+    if embeddings is not None and asked == 1:
+        [embedding] = embeddings
+        row = embedding if isinstance(embedding, np.ndarray) else to_row(embedding, settings, of="query 0")
+        return Vectors(len(row), row.astype("<f4", copy=False).tobytes())
     names = [f"query {at}" for at in range(asked)]
     if embeddings is not None:
         rows = [

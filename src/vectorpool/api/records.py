@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from functools import partial
-from typing import Any, Final, cast
+from collections.abc import Generator
+from typing import Any, Final
 
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post, put
 
 from vectorpool import answers, commands
 from vectorpool.answers import Answer
-from vectorpool.api.bodies import INLINE_BYTES, body_of, check_question, values_of_a_question, values_of_a_record
+from vectorpool.api.bodies import INLINE_BYTES, body_of, check_question, values_of_a_question
 from vectorpool.api.call import Call
 from vectorpool.api.collections import ABSENT
 from vectorpool.api.documentation import documented
-from vectorpool.api.embeddings import Row, embed_missing, for_query, to_row
+from vectorpool.api.embeddings import Row, for_query, to_row
 from vectorpool.api.namespaces import CollectionName, Namespace, Ns
+from vectorpool.api.record_bodies import read_records, records_of
 from vectorpool.api.requests import (
     DeleteRecordsBody,
     GetRecordsBody,
     QueryBody,
-    RawWriteRecordsBody,
-    RecordBody,
     WriteRecordsBody,
     decode,
 )
@@ -30,8 +28,6 @@ from vectorpool.api.responses import pass_on
 from vectorpool.api.service import Service
 from vectorpool.checks import (
     check_count,
-    check_document,
-    check_metadata,
     check_record_ids,
     check_text,
     check_where,
@@ -49,13 +45,10 @@ from vectorpool.errors import (
     RecordExists,
     RecordNotFound,
 )
-from vectorpool.names import check_collection_name, excerpt
-from vectorpool.outline import check_beginning, cut_members, cut_records
+from vectorpool.names import check_collection_name
+from vectorpool.outline import cut_members
 from vectorpool.settings import Settings
 from vectorpool.turns import at_once
-
-# Bytes of records that are decoded in one step: about a millisecond.
-_SLICE_BYTES: Final = 256 * 1024
 
 _WRITE_PROBLEMS: Final = (
     MalformedJson,
@@ -65,80 +58,6 @@ _WRITE_PROBLEMS: Final = (
     EmbedderMismatch,
     EmbedderUnavailable,
 )
-
-
-class _Records(msgspec.Struct):
-    """The columns of one write, checked. ``vectors`` is None if no record has an embedding."""
-
-    ids: list[str]
-    documents: list[str | None] | None
-    metadatas: list[dict[str, Any] | None] | None
-    uris: list[str | None] | None
-    vectors: commands.Vectors | None
-
-
-async def _read_records(request: Call, user_id: str, *, update: bool) -> _Records:
-    """Return the records of a body, embedded where they bring text only; ``update`` allows parts of records."""
-    settings = request.service.settings
-    body = await body_of(request, partial(check_beginning, most=settings.max_records))
-    reading = _reading(body, settings, update=update)
-    read = at_once(reading) if len(body) <= INLINE_BYTES else await request.service.turns.run(user_id, reading)
-    ids = [body.id for body in read.bodies]
-    check_record_ids(ids, limit=settings.max_records)
-    documents = [body.document for body in read.bodies]
-    uris = [body.uri for body in read.bodies]
-    names = [f"record {excerpt(an_id)}" for an_id in ids]
-    vectors = await embed_missing(
-        read.rows, documents, names, request.service.embedder, request.context, user_id=user_id
-    )
-    return _Records(ids, _column(documents), _column(read.metadatas), _column(uris), vectors)
-
-
-class _Read(msgspec.Struct):
-    """Records as they were read: their texts, their embeddings, their metadata."""
-
-    bodies: list[RecordBody] = []
-    rows: list[Row | None] = []
-    metadatas: list[dict[str, Any] | None] = []
-
-
-def _reading(body: bytes | memoryview, settings: Settings, *, update: bool) -> Generator[None, None, _Read]:
-    """Read the records of a body, some at a time."""
-    pieces: list[msgspec.Raw] | list[memoryview]
-    if len(body) <= INLINE_BYTES:
-        pieces = decode(body, RawWriteRecordsBody).records
-    else:
-        pieces = yield from cut_records(body, settings, values_of_a_record(settings))
-    if not pieces:
-        raise InvalidRequest("The call carries no records. Send at least one.")
-    check_count("records", len(pieces), limit=settings.max_records, limit_name="max_records")
-    read, since = _Read(), 0
-    for at, piece in enumerate(cast(list[Any], pieces)):
-        _read_record(piece, at, read, settings, update=update)
-        since += len(memoryview(piece))
-        if since >= _SLICE_BYTES:
-            since = 0
-            yield
-    return read
-
-
-def _read_record(piece: msgspec.Raw | memoryview, at: int, read: _Read, settings: Settings, *, update: bool) -> None:
-    body = decode(piece, RecordBody, place=f"records[{at}]")
-    name = f"record {excerpt(body.id)}"
-    read.metadatas.append(check_metadata(body.metadata, of=name, nulls=update))
-    read.rows.append(None if body.embedding is None else to_row(body.embedding, settings, of=name))
-    if body.document is not None:
-        check_document(f"The document of {name}", body.document)
-    elif body.embedding is None and not update:
-        raise InvalidRequest(f"{name[0].upper()}{name[1:]} has neither a document nor an embedding. Send one.")
-    if body.uri is not None:
-        check_text(f"The uri of {name}", body.uri)
-    # Keep the columns, not the lists of Python floats.
-    read.bodies.append(RecordBody(id=body.id, document=body.document, uri=body.uri))
-
-
-def _column(values: Sequence[Any]) -> list[Any] | None:
-    return list(values) if any(value is not None for value in values) else None
 
 
 class _Question(msgspec.Struct):
@@ -251,6 +170,35 @@ async def count_in(raw: bytes, namespace: Namespace, service: Service, context: 
     return await service.router.execute(namespace.user_id, command, context)
 
 
+async def add_to(
+    raw: bytes | memoryview, namespace: Namespace, service: Service, context: RequestContext, name: str
+) -> Answer:
+    """Answer a WriteRecordsBody, as JSON, once its new records are in a collection."""
+    return await _write(commands.AddRecords, raw, namespace, service, context, name)
+
+
+async def upsert_into(
+    raw: bytes | memoryview, namespace: Namespace, service: Service, context: RequestContext, name: str
+) -> Answer:
+    """Answer a WriteRecordsBody, as JSON, once its records are in a collection."""
+    return await _write(commands.UpsertRecords, raw, namespace, service, context, name)
+
+
+async def _write(
+    kind: type[commands.AddRecords | commands.UpsertRecords],
+    raw: bytes | memoryview,
+    namespace: Namespace,
+    service: Service,
+    context: RequestContext,
+    name: str,
+) -> Answer:
+    check_collection_name(name)
+    records = await read_records(raw, service, context, namespace.user_id)
+    command = kind(avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records))
+    service.note_use(namespace.user_id)
+    return await service.router.execute(namespace.user_id, command, context)
+
+
 class Records(Controller):
     """The records of a collection."""
 
@@ -267,9 +215,8 @@ class Records(Controller):
     async def add_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, in one commit; an id that is there already refuses the whole call."""
         check_collection_name(name)
-        records = await _read_records(request, namespace.user_id, update=False)
-        command = commands.AddRecords(avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records))
-        return pass_on(await request.execute(namespace.user_id, command), 201)
+        raw = await records_of(request)
+        return pass_on(await add_to(raw, namespace, request.service, request.context, name), 201)
 
     @put(
         "/records",
@@ -279,11 +226,8 @@ class Records(Controller):
     async def upsert_records(self, request: Call, namespace: Ns, name: CollectionName) -> Response[Any]:
         """Add records, or replace those that are there, in one commit; metadata is merged."""
         check_collection_name(name)
-        records = await _read_records(request, namespace.user_id, update=False)
-        command = commands.UpsertRecords(
-            avatar_id=namespace.avatar_id, collection=name, **msgspec.structs.asdict(records)
-        )
-        return pass_on(await request.execute(namespace.user_id, command))
+        raw = await records_of(request)
+        return pass_on(await upsert_into(raw, namespace, request.service, request.context, name))
 
     @patch(
         "/records",
@@ -298,7 +242,8 @@ class Records(Controller):
         A new document is embedded anew; a metadata key of null is deleted.
         """
         check_collection_name(name)
-        records = await _read_records(request, namespace.user_id, update=True)
+        raw = await records_of(request)
+        records = await read_records(raw, request.service, request.context, namespace.user_id, update=True)
         if not any((records.documents, records.metadatas, records.uris, records.vectors)):
             raise InvalidRequest("The records change nothing. Give a document, an embedding, metadata or a uri.")
         command = commands.UpdateRecords(

@@ -116,6 +116,10 @@ class CommitLog:
         """Whether no commit follows on ``position``. One HEAD; raises StoreUnavailable."""
         return await lookup.is_newest(self._bucket, self._user_id, position)
 
+    def is_surely_newest(self, position: Position) -> bool:
+        """Whether the store shows at once that no commit follows on ``position``; False says nothing."""
+        return lookup.is_surely_newest(self._bucket, self._user_id, position)
+
     async def following(self, position: Position) -> list[NextCommit] | None:
         """Return every commit after ``position``, oldest first, as far as a patch can take them in; else None.
 

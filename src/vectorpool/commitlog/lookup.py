@@ -29,6 +29,11 @@ async def is_newest(bucket: Bucket, user_id: str, position: Position) -> bool:
     return False
 
 
+def is_surely_newest(bucket: Bucket, user_id: str, position: Position) -> bool:
+    """Whether the store shows at once that no commit follows on ``position``; False says nothing."""
+    return bucket.is_surely_absent(names.log_prefix(user_id) + names.commit_name(position.seq + 1))
+
+
 async def prove(bucket: Bucket, user_id: str, position: Position) -> None:
     """Return if the commit of ``position``, or its grave, is in the log. Raises BrokenLog, StoreUnavailable.
 

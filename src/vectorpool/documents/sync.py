@@ -4,8 +4,9 @@ The comparison is a function of both (``comparison``). New and changed documents
 committed; those at the same content elsewhere, or again, are not embedded; what is gone is forgotten, last, so that a
 document that was moved finds its vectors. Registry row and records are in one commit, which decides whatever crashes:
 the next sync begins with what it finds. A document is unchanged if the registry has its recipe (embedder, pipeline and
-their numbers) and its ETag, or the SHA-256 of its bytes; then it costs nothing. While one document commits, at most
-``_AHEAD`` next ones are prepared.
+their numbers) and its ETag, or the SHA-256 of its bytes; then it costs nothing. At most ``_AT_ONCE`` documents are sent
+at once, which the vectorstore takes in one commit where they meet in its queue, while at most ``_AHEAD`` next ones are
+prepared.
 
 A fault of one document (its format, its size, an id) fails only that document; records that were made of it before
 stay. After a failure of the store, the embedder or the shard, the step is repeated for a bounded time, which is safe
@@ -20,7 +21,6 @@ of the two sees the other. Rows that a restore or fork brought, and whose bytes 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from functools import partial
@@ -41,6 +41,7 @@ from vectorpool.commands import (
 from vectorpool.context import RequestContext
 from vectorpool.documents.comparison import Pair, difference, paired
 from vectorpool.documents.library import Document, DocumentLibrary
+from vectorpool.documents.overlap import finish_at_once, prepared_ahead
 from vectorpool.documents.persistence import Persistence
 from vectorpool.documents.pipeline import Pipeline
 from vectorpool.documents.preparation import Preparation, Prepared, Source
@@ -62,7 +63,8 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.spans import stage
 
-_AHEAD: Final = 2
+_AHEAD: Final = 4
+_AT_ONCE: Final = 4
 _PAGE: Final = 1000
 # How often a document is taken that others replace, or whose parts others discard, meanwhile.
 _TAKES: Final = 3
@@ -134,9 +136,9 @@ class Sync:
         first = await self._list_ingested(None, named)
         pairs = self._whole(first) if named is None else self._named(named, first)
         # Closed here and not by the garbage collector, so that every preparation ends before its sync.
-        async with aclosing(self._ready(pairs)) as ready:
-            async for each in ready:
-                await self._finish(each)
+        async with aclosing(prepared_ahead(pairs, self._begin, _AHEAD)) as ready:
+            # The first document goes alone: it creates the collection, which the commands after it name.
+            await finish_at_once(ready, self._finish, _AT_ONCE, lambda: self._collection_id is None)
         await self._settle()
         await self._forget_gone()
         if paths is None and self._left:
@@ -206,27 +208,9 @@ class Sync:
 
     # --- Preparing -----------------------------------------------------------------------------------
 
-    async def _ready(self, pairs: AsyncGenerator[Pair | DocumentOutcome, None]) -> AsyncGenerator[_Ready, None]:
-        """Yield documents in order, ready to send, while at most ``_AHEAD`` of those after them are prepared."""
-        tasks: deque[asyncio.Task[_Ready]] = deque()
-        more = True
-        try:
-            while True:
-                while more and len(tasks) <= _AHEAD:
-                    pair = await anext(pairs, None)
-                    more = pair is not None
-                    if pair is not None:
-                        self._total += 1
-                        tasks.append(asyncio.create_task(self._prepare(pair)))
-                if not tasks:
-                    return
-                yield await tasks[0]
-                tasks.popleft()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await pairs.aclose()
+    async def _begin(self, pair: Pair | DocumentOutcome) -> _Ready:
+        self._total += 1
+        return await self._prepare(pair)
 
     async def _prepare(self, pair: Pair | DocumentOutcome) -> _Ready:
         began_s = self._of.sources.monotonic_s()

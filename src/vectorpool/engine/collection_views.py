@@ -7,7 +7,7 @@ got since, or is read from the index files again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import Doubt, Later
+from vectorpool.engine.filter_rows import Segment, rows_named
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
 from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp
@@ -24,6 +25,8 @@ from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE
 _TAIL: Final = 20_000
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
+# Rows that are remembered of a collection; one too many makes the memory begin anew.
+_MAX_ROWS: Final = 1024
 # A collection's id and its database.
 Key = tuple[str, str]
 
@@ -41,6 +44,8 @@ class View(msgspec.Struct):
     vector_segment: str
     has_lists: bool
     count: int | None = None
+    # The rows of records by id, as far as queries found them.
+    rows: dict[str, int] = {}
     # Whether the vectors take more than they may, or the files are not as Chroma writes them.
     is_too_large: bool = False
 
@@ -177,6 +182,19 @@ class Views:
             sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
             view.count = int(db.execute(sql, (view.metadata_segment,)).fetchone()[0])
         return view.count
+
+    def rows(self, db: sqlite3.Connection, view: View, record_ids: Sequence[str]) -> list[tuple[int, str]]:
+        """Return (row, record id) of records in this order. Raises Doubt if one is not there."""
+        rows = view.rows
+        if unknown := [record_id for record_id in record_ids if record_id not in rows]:
+            if len(rows) + len(unknown) > _MAX_ROWS:
+                rows = view.rows = {}
+                unknown = list(record_ids)
+            named = rows_named(Segment(db, view.metadata_segment, view.has_lists), unknown)
+            rows |= {record_id: row for row, record_id in named.items()}
+            if len(named) != len(unknown):
+                raise Doubt
+        return [(rows[record_id], record_id) for record_id in record_ids]
 
     def _check_size(self, db: sqlite3.Connection, view: View) -> None:
         assert view.dimension is not None

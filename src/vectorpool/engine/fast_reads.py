@@ -296,11 +296,7 @@ class FastReader:
         found, distances = list[str](), list[float]()
         if len(index) and (asked.places is None or len(asked.places)):
             found, distances = index.nearest(query, limit, asked.places)
-        named = _Reading(reading.view, None, None).found(self._source.db, found)
-        places = {record_id: row for row, record_id in named}
-        if len(places) != len(found):
-            raise Doubt
-        rows = self._rows(reading, [(places[record_id], record_id) for record_id in found], asked.include)
+        rows = self._rows(reading, self._views.rows(self._source.db, reading.view, found), asked.include)
         return msgspec.structs.replace(rows, distances=distances if "distances" in asked.include else None)
 
     def _rows(self, reading: _Reading, found: list[tuple[int, str]], include: Sequence[str]) -> Rows:

@@ -1,16 +1,18 @@
-"""Fast writes: plain records into a collection that has records, straight into Chroma's SQLite file.
+"""Fast writes: records that are added, changed and deleted straight in Chroma's SQLite file.
 
 A one-record upsert costs Chroma 3 to 7 ms of CPU time, which grows with its queue: Chroma reads all of the queue, and
 passes the work through half a dozen threads. The result is a row in the queue and the rows of one record. This module
 writes those in one transaction. A client of Chroma that is opened later takes the queue for the truth; a client that is
 open is replaced before it is asked for what it does not know (``Client.note_fast_write``).
 
+A row of the queue has no text and no metadata here. Chroma takes those from the queue only for records that its tables
+do not have yet, and these rows are in the tables already. So what is deleted or overwritten later is not in the queue.
+
 Chroma alone writes the index files. Once as many operations wait in the queue as the sync threshold says, it is asked a
 query, for which it applies the queue and writes its files; during a query, unlike a write, other threads may run.
 
-Only plain writes are made here: no deletions, no lists, no values of None, no metadata key or type that is new to the
-collection's schema, no first record. Chroma makes those, and it does in every doubt: ``put`` returns False, and nothing
-was changed.
+A collection's first record is Chroma's, and so is all that it may refuse, and every doubt: ``write`` returns False, and
+nothing was changed.
 
 ``tests/integration/test_fast_writes.py`` compares every table with what Chroma would have left.
 """
@@ -18,9 +20,9 @@ was changed.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,43 +31,43 @@ import numpy as np
 
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.database_file import FilesLock
-from vectorpool.engine.rows import Batch, Metadatas, Texts
-from vectorpool.engine.tables import (
-    DOCUMENT_KEY,
-    METADATA_SCOPE,
-    OF_COLLECTION,
-    OWN_KEYS,
-    URI_KEY,
-    VALUE_COLUMNS,
-    VECTOR_SCOPE,
-    Operation,
-    stored_position,
+from vectorpool.engine.fast_rows import (
+    NotPlain,
+    Schema,
+    fields_of,
+    put_fields,
+    read_schema,
+    remove_record,
+    types_of,
 )
+from vectorpool.engine.rows import Batch, Float32
+from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, Operation, stored_position
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE
 
 # How long a write waits for readers before it goes through Chroma, which need not wait for them.
 _READERS_S: Final = 0.05
 _MAX_SCHEMAS: Final = 64
-_TYPES: Final = {str: "string", int: "int", float: "float", bool: "bool"}
-_I64: Final = 2**63
-_PUT_FIELD: Final = (
-    f"INSERT INTO embedding_metadata (id, key, {VALUE_COLUMNS}) VALUES (?,?,?,?,?,?) "
-    "ON CONFLICT (id, key) DO UPDATE SET string_value = excluded.string_value, int_value = excluded.int_value, "
-    "float_value = excluded.float_value, bool_value = excluded.bool_value"
+_QUEUE: Final = (
+    "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) VALUES (?, ?, ?, ?, ?, '{}')"
 )
-_encode = msgspec.json.Encoder().encode
+_FIND: Final = "SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
 
 
-class _NotPlain(Exception):
-    """Chroma is to be called."""
+class _Step(msgspec.Struct, frozen=True):
+    """One operation on one record: its vector, if it has one, and what the record is given by key."""
+
+    record_id: str
+    vector: bytes | None
+    fields: dict[str, Any]
 
 
-class _Schema(msgspec.Struct, frozen=True):
-    """What a collection's schema says: the types that are known by metadata key, and when the index is written."""
+class _Target(msgspec.Struct, frozen=True):
+    """The collection that is written: its metadata segment, the dimension of its vectors, its schema."""
 
-    types: dict[str, frozenset[str]]
-    sync_threshold: int
+    segment: str
+    dimension: int
+    schema: Schema
 
 
 class _Queue(msgspec.Struct):
@@ -89,12 +91,12 @@ class FastWriter:
         self._client = client
         self._files = files
         self._db: sqlite3.Connection | None = None
-        self._schemas: dict[str, _Schema | None] = {}
+        self._schemas: dict[str, Schema | None] = {}
         self._queues: dict[str, _Queue] = {}
         self._is_closed = False
 
     def close(self) -> None:
-        """Close the file; ``put`` returns False from now on. Idempotent."""
+        """Close the file; ``write`` returns False from now on. Idempotent."""
         self._is_closed = True
         self.release()
 
@@ -111,24 +113,18 @@ class FastWriter:
             self._db.close()
             self._db = None
 
-    def put(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
+    def write(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
         """Write records as Chroma would, or return False. Raises BrokenReplica if the index cannot take them in.
 
-        ``operation`` is UPSERT, or ADD, which skips records that are there. ``batch.embeddings`` is float32[n, d].
+        ADD skips records that are there, UPDATE and DELETE skip those that are not. ``batch.embeddings`` is
+        float32[n, d], and for an update None, or None for each record whose embedding stays; a deletion has ids only.
         """
-        ids, embeddings = batch.ids, batch.embeddings
-        if self._is_closed or not isinstance(embeddings, np.ndarray):
+        if self._is_closed or not batch.ids:
             return False
         try:
-            records = [
-                (record_id, row.tobytes(), _fields(batch.metadatas, batch.documents, batch.uris, at))
-                for at, (record_id, row) in enumerate(zip(ids, embeddings, strict=True))
-            ]
-            if len(set(ids)) != len(ids) or not all(ids) or not np.isfinite(embeddings).all():
-                return False
-        except (_NotPlain, ValueError, TypeError):
+            dimension, steps = _steps(operation, batch)
+        except (NotPlain, ValueError, TypeError):
             return False
-        dimension = int(embeddings.shape[1])
         # This lock comes first: a fast read that holds it may be calling Chroma.
         if not self._files.acquire(timeout=_READERS_S):
             return False
@@ -136,38 +132,34 @@ class FastWriter:
             with self._client.exclusive(_READERS_S) as is_granted:
                 if not is_granted:
                     return False
-                is_due = self._put(operation, (collection_id, database), dimension, records)
+                due = self._apply(operation, (collection_id, database), dimension, steps)
                 self._client.note_fast_write(collection_id)
-        except _NotPlain:
+        except NotPlain:
             return False
         finally:
             self._files.release()
-        if is_due:
+        if due is not None:
             try:
-                self._client.apply_queue(collection_id=collection_id, database=database, dimension=dimension)
+                self._client.apply_queue(collection_id=collection_id, database=database, dimension=due)
             except Exception as error:
                 # The records are written: this error is not a refusal of them.
                 raise BrokenReplica(f"Chroma cannot take what was written into its index: {error}.") from error
         return True
 
-    def _put(
-        self,
-        operation: Operation,
-        key: tuple[str, str],
-        dimension: int,
-        records: list[tuple[str, bytes, dict[str, Any]]],
-    ) -> bool:
-        """Write the records in one transaction; return whether the index is to be written now."""
+    def _apply(
+        self, operation: Operation, key: tuple[str, str], dimension: int | None, steps: list[_Step]
+    ) -> int | None:
+        """Make the changes in one transaction; return the vectors' dimension if the index is to be written now."""
         try:
             db = self._open()
             self._client.state.tracked_write()
             db.execute("BEGIN IMMEDIATE")
         except (OSError, sqlite3.Error) as error:
-            raise _NotPlain from error
+            raise NotPlain from error
         try:
-            is_due = self._write(db, operation, key, dimension, records)
+            due = self._write(db, operation, key, dimension, steps)
             db.execute("COMMIT")
-            return is_due
+            return due
         except BaseException as error:
             self._queues.clear()
             with contextlib.suppress(sqlite3.Error):
@@ -175,7 +167,7 @@ class FastWriter:
             # Its pages may be of a transaction that never was.
             self._disconnect()
             if isinstance(error, (ValueError, OverflowError, sqlite3.Error)):
-                raise _NotPlain from error
+                raise NotPlain from error
             raise
 
     def _open(self) -> sqlite3.Connection:
@@ -183,7 +175,7 @@ class FastWriter:
             self._file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         if os.pread(self._file, 2, 18) != b"\1\1" or os.access(self._journal, os.F_OK):
             # It has a WAL, or a transaction of Chroma was cut off.
-            raise _NotPlain
+            raise NotPlain
         if self._db is None:
             uri = f"{self._path.absolute().as_uri()}?mode=rw&nolock=1"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -197,57 +189,73 @@ class FastWriter:
         db: sqlite3.Connection,
         operation: Operation,
         key: tuple[str, str],
-        dimension: int,
-        records: list[tuple[str, bytes, dict[str, Any]]],
-    ) -> bool:
-        metadata_segment, schema = self._check(db, key, dimension)
+        dimension: int | None,
+        steps: list[_Step],
+    ) -> int | None:
+        target = self._check(db, key, dimension)
         has_lists = bool(db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone())
         topic = f"persistent://default/default/{key[0]}"
         queue = self._queues[key[0]]
-        for record_id, vector, fields in records:
-            _check_types(schema.types, fields)
-            cursor = db.execute(
-                "INSERT INTO embeddings_queue (operation, topic, id, vector, encoding, metadata) "
-                "VALUES (?, ?, ?, ?, 'FLOAT32', ?)",
-                (int(operation), topic, record_id, vector, _encode(fields).decode()),
-            )
+        named: set[tuple[str, str]] = set()
+        for step in steps:
+            encoding = None if step.vector is None else "FLOAT32"
+            cursor = db.execute(_QUEUE, (int(operation), topic, step.record_id, step.vector, encoding))
             queue.seq, queue.count = int(cursor.lastrowid or 0), queue.count + 1
-            sql = "SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
-            found = db.execute(sql, (metadata_segment, record_id)).fetchone()
-            if found and operation is Operation.ADD:
+            found = db.execute(_FIND, (target.segment, step.record_id)).fetchone()
+            row = None if found is None else int(found[0])
+            if row is None and operation in (Operation.UPDATE, Operation.DELETE):
                 continue
-            if found:
-                row = int(found[0])
+            if row is not None and operation is Operation.ADD:
+                continue
+            if row is not None:
                 self._client.deletions.note()
-                db.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (queue.seq, row))
-            else:
-                sql = "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)"
-                row = int(db.execute(sql, (metadata_segment, record_id, queue.seq)).lastrowid or 0)
-            if has_lists and db.execute("SELECT 1 FROM embedding_metadata_array WHERE id = ?", (row,)).fetchone():
-                # A list of this record's, or one that a deleted collection left to its row.
-                raise _NotPlain
-            _put_fields(db, row, fields, is_new=not found)
-        moved = db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (queue.seq, metadata_segment))
+            if row is not None and operation is Operation.DELETE:
+                remove_record(db, row)
+                continue
+            self._put(db, target.segment, queue.seq, row, step, has_lists=has_lists)
+            named.update(types_of(step.fields))
+        moved = db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (queue.seq, target.segment))
         if moved.rowcount != 1:
-            raise _NotPlain
-        return queue.count >= schema.sync_threshold
+            raise NotPlain
+        if (text := target.schema.grown(named)) is not None:
+            if self._client.use is not None:
+                # It remembers the schema, and would write it again without what it learned here.
+                raise NotPlain
+            db.execute("UPDATE collections SET schema_str = ? WHERE id = ?", (text, key[0]))
+        return target.dimension if queue.count >= target.schema.sync_threshold else None
 
-    def _check(self, db: sqlite3.Connection, key: tuple[str, str], dimension: int) -> tuple[str, _Schema]:
-        """Return the metadata segment and the schema; raise _NotPlain unless Chroma would just write its rows."""
+    def _put(
+        self, db: sqlite3.Connection, segment: str, seq: int, row: int | None, step: _Step, *, has_lists: bool
+    ) -> None:
+        if row is not None:
+            db.execute("UPDATE embeddings SET seq_id = ? WHERE id = ?", (seq, row))
+            put_fields(db, row, step.fields, is_new=False, has_lists=has_lists)
+            return
+        sql = "INSERT INTO embeddings (segment_id, embedding_id, seq_id) VALUES (?, ?, ?)"
+        row = int(db.execute(sql, (segment, step.record_id, seq)).lastrowid or 0)
+        if has_lists and db.execute("SELECT 1 FROM embedding_metadata_array WHERE id = ?", (row,)).fetchone():
+            # A list that a deleted collection left to this row.
+            raise NotPlain
+        put_fields(db, row, step.fields, is_new=True, has_lists=has_lists)
+
+    def _check(self, db: sqlite3.Connection, key: tuple[str, str], dimension: int | None) -> _Target:
+        """Return the collection; raise NotPlain unless Chroma would just write its rows."""
         sql = (
             "SELECT c.dimension, c.schema_str, s.scope, s.id FROM collections c JOIN databases d ON d.id = "
             "c.database_id JOIN segments s ON s.collection = c.id WHERE c.id = ? AND d.name = ?"
         )
         found = db.execute(sql, key).fetchall()
         segments = {scope: segment for _, _, scope, segment in found}
-        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE} or found[0][0] != dimension:
-            raise _NotPlain
+        if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE} or found[0][0] is None:
+            raise NotPlain
+        if dimension is not None and found[0][0] != dimension:
+            raise NotPlain
         schema = self._schema(found[0][1])
         applied, persisted = _position(db, segments[METADATA_SCOPE]), _position(db, segments[VECTOR_SCOPE])
         last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0]
         if last is None or last < applied:
             # The next number would be one that was used.
-            raise _NotPlain
+            raise NotPlain
         queue = self._queues.get(key[0])
         if queue is None or queue.persisted != persisted:
             if len(self._queues) >= _MAX_SCHEMAS:
@@ -258,84 +266,66 @@ class FastWriter:
         queue.count, queue.seq = queue.count + more, max(queue.seq, newest or 0)
         if queue.seq > applied or queue.count >= 2 * schema.sync_threshold:
             # Chroma has something to catch up with, or did not when it was asked to.
-            raise _NotPlain
-        return segments[METADATA_SCOPE], schema
+            raise NotPlain
+        return _Target(segments[METADATA_SCOPE], int(found[0][0]), schema)
 
-    def _schema(self, text: str | None) -> _Schema:
+    def _schema(self, text: str | None) -> Schema:
         if text is None:
-            raise _NotPlain
+            raise NotPlain
         if text not in self._schemas:
             if len(self._schemas) >= _MAX_SCHEMAS:
                 self._schemas.clear()
-            self._schemas[text] = _read_schema(text)
+            self._schemas[text] = read_schema(text)
         schema = self._schemas[text]
         if schema is None:
-            raise _NotPlain
+            raise NotPlain
         return schema
-
-
-def _read_schema(text: str) -> _Schema | None:
-    try:
-        keys = msgspec.json.decode(text)["keys"]
-        threshold = keys["#embedding"]["float_list"]["vector_index"]["config"]["hnsw"]["sync_threshold"]
-        types = {key: frozenset(parts) for key, parts in keys.items()}
-    except (msgspec.MsgspecError, KeyError, TypeError, AttributeError):
-        return None
-    return _Schema(types, threshold) if isinstance(threshold, int) else None
 
 
 def _position(db: sqlite3.Connection, segment: str) -> int:
     stored = stored_position(db, segment)
     if isinstance(stored, bytes):
         # As older versions of Chroma wrote it. The newer one rewrites it as a number.
-        raise _NotPlain
+        raise NotPlain
     return stored or 0
 
 
-def _fields(metadatas: Metadatas, documents: Texts, uris: Texts, at: int) -> dict[str, Any]:
-    """Return what is stored of one record by key. Raises _NotPlain for what only Chroma stores."""
-    fields = dict(metadatas[at] or {}) if metadatas is not None else {}
-    for key, value in fields.items():
-        kind = type(value)
-        if kind not in _TYPES or key.startswith((OWN_KEYS, "#", "$")) or not key:
-            raise _NotPlain
-        if (kind is int and not -_I64 <= value < _I64) or (kind is float and not math.isfinite(value)):
-            raise _NotPlain
-    for key, texts in ((DOCUMENT_KEY, documents), (URI_KEY, uris)):
-        text = texts[at] if texts is not None else None
-        if text is not None:
-            fields[key] = text
-    return fields
+def _steps(operation: Operation, batch: Batch) -> tuple[int | None, list[_Step]]:
+    """Return the vectors' dimension, None without any, and a step for each id.
 
-
-def _check_types(known: dict[str, frozenset[str]], fields: dict[str, Any]) -> None:
-    for key, value in fields.items():
-        if not key.startswith(OWN_KEYS) and _TYPES[type(value)] not in known.get(key, ()):
-            raise _NotPlain
-
-
-def _put_fields(db: sqlite3.Connection, row: int, fields: dict[str, Any], *, is_new: bool) -> None:
-    text = fields.get(DOCUMENT_KEY)
-    if text is not None:
-        had = (
-            not is_new
-            and db.execute("SELECT 1 FROM embedding_metadata WHERE id = ? AND key = ?", (row, DOCUMENT_KEY)).fetchone()
+    Raises NotPlain, ValueError and TypeError for what Chroma is to judge.
+    """
+    if not all(batch.ids):
+        raise NotPlain
+    if operation is Operation.DELETE:
+        return None, [_Step(record_id, None, {}) for record_id in batch.ids]
+    vectors = list(_vectors(operation, batch.embeddings, len(batch.ids)))
+    lengths = {len(vector) for vector in vectors if vector is not None}
+    if len(lengths) > 1:
+        raise NotPlain
+    may_remove = operation is not Operation.ADD
+    steps = [
+        _Step(
+            record_id,
+            None if vector is None else vector.tobytes(),
+            fields_of(batch.metadatas, batch.documents, batch.uris, at, may_remove=may_remove),
         )
-        if had:
-            db.execute("UPDATE embedding_fulltext_search SET string_value = ? WHERE rowid = ?", (text, row))
-        else:
-            db.execute("INSERT INTO embedding_fulltext_search (rowid, string_value) VALUES (?, ?)", (row, text))
-    columns = []
-    for key, value in fields.items():
-        kind = type(value)
-        columns.append(
-            (
-                row,
-                key,
-                value if kind is str else None,
-                value if kind is int else None,
-                value if kind is float else None,
-                int(value) if kind is bool else None,
-            )
-        )
-    db.executemany(_PUT_FIELD, columns)
+        for at, (record_id, vector) in enumerate(zip(batch.ids, vectors, strict=True))
+    ]
+    return lengths.pop() if lengths else None, steps
+
+
+def _vectors(operation: Operation, embeddings: Float32 | Sequence[Any] | None, count: int) -> Iterator[Float32 | None]:
+    if isinstance(embeddings, np.ndarray):
+        if embeddings.ndim != 2 or embeddings.dtype != np.float32 or not np.isfinite(embeddings).all():
+            raise NotPlain
+        yield from embeddings
+        return
+    if operation is not Operation.UPDATE:
+        raise NotPlain
+    for vector in [None] * count if embeddings is None else embeddings:
+        if vector is not None and not (
+            isinstance(vector, np.ndarray) and vector.dtype == np.float32 and np.isfinite(vector).all()
+        ):
+            raise NotPlain
+        yield vector

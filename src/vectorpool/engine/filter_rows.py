@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from vectorpool.engine.filters import Condition, Equal, Joined, Member, Named, Ordered, Scalar, Text, stored_float
-from vectorpool.engine.tables import DOCUMENT_KEY, marks
+from vectorpool.engine.tables import DOCUMENT_KEY, listed, marks
 
 # Values or ids that one statement takes.
 _AT_ONCE: Final = 500
@@ -52,21 +52,25 @@ def matching(segment: Segment, condition: Condition | None, ids: Sequence[str] |
     ``ids`` restricts them, in any number; an id that is not there is passed over. Raises sqlite3.Error.
     """
     if condition is None and ids is not None:
-        return sorted(_named(segment, ids).items())
+        return sorted(rows_named(segment, ids).items())
     found = _Found({}, True) if condition is None else _evaluate(segment, condition)
     if ids is not None:
-        found = _all([found, _Found(_named(segment, ids), False)])
+        found = _all([found, _Found(rows_named(segment, ids), False)])
     if not found.is_rest:
         return sorted(found.rows.items())
     sql = "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? ORDER BY id"
     return [each for each in segment.db.execute(sql, (segment.id,)) if each[0] not in found.rows]
 
 
-def _named(segment: Segment, ids: Sequence[str]) -> dict[int, str]:
+def rows_named(segment: Segment, ids: Sequence[str]) -> dict[int, str]:
+    """Return the record ids that are there, by row. Raises sqlite3.Error."""
     found: dict[int, str] = {}
     for part in _parts(list(dict.fromkeys(ids))):
-        sql = f"SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND embedding_id IN ({marks(len(part))})"
-        found.update(segment.db.execute(sql, (segment.id, *part)))
+        sql = (
+            f"SELECT e.id, e.embedding_id FROM {listed(len(part))} w "
+            "CROSS JOIN embeddings e ON e.segment_id = ? AND e.embedding_id = w.column1"
+        )
+        found.update(segment.db.execute(sql, (*part, segment.id)))
     return found
 
 
@@ -81,7 +85,7 @@ def _evaluate(segment: Segment, condition: Condition) -> _Found:
     if isinstance(condition, Text):
         return _Found(_containing(segment, condition.text), condition.is_negated)
     if isinstance(condition, Named):
-        return _Found(_named(segment, condition.ids), False)
+        return _Found(rows_named(segment, condition.ids), False)
     assert isinstance(condition, Member), "what is left to Chroma is resolved before"
     return _Found(_member(segment, condition), condition.is_negated)
 

@@ -131,7 +131,7 @@ class FlatIndex:
             places, distances = self._measured(rows, halves, query, limit, longest)
         else:
             places, distances = self._measured_with_care(rows, halves, query, limit, longest)
-        order = np.argsort(distances, kind="stable")[:limit]
+        order = distances.argsort(kind="stable")[:limit]
         chosen = places[order] if among is None else among[places[order]]
         return list(map(self._ids.__getitem__, chosen.tolist())), distances[order].tolist()
 
@@ -199,7 +199,7 @@ def _candidates(scores: Float32, limit: int, rounding: float) -> NDArray[np.intp
 def _highest(scores: Float32, limit: int) -> NDArray[np.intp]:
     if limit >= len(scores):
         return np.arange(len(scores))
-    return np.argpartition(scores, len(scores) - limit)[len(scores) - limit :]
+    return scores.argpartition(len(scores) - limit)[len(scores) - limit :]
 
 
 def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from vectorpool.engine.rows import Rows
-from vectorpool.engine.tables import DOCUMENT_KEY, URI_KEY, VALUE_COLUMNS, marks, value_of
+from vectorpool.engine.tables import DOCUMENT_KEY, URI_KEY, VALUE_COLUMNS, listed, marks, value_of
 
 # Rows that one statement names.
 _AT_ONCE: Final = 1000
@@ -45,8 +45,8 @@ def read_columns(
 
 def _read(db: sqlite3.Connection, rows: list[int], fields: dict[int, dict[str, Any]], *, has_lists: bool) -> bool:
     """Put the values of some rows into ``fields``; return False if one is no value."""
-    of_rows = f"WHERE id IN ({marks(len(rows))})"
-    sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata {of_rows}"
+    columns = f"m.id, m.key, {VALUE_COLUMNS}"
+    sql = f"SELECT {columns} FROM {listed(len(rows))} w CROSS JOIN embedding_metadata m ON m.id = w.column1"
     for row, key, text, integer, real, flag in db.execute(sql, rows):
         # Most values are texts.
         value = text if text is not None else value_of(text, integer, real, flag)
@@ -54,9 +54,10 @@ def _read(db: sqlite3.Connection, rows: list[int], fields: dict[int, dict[str, A
             return False
         fields[row][key] = value
     if has_lists:
-        sql = f"SELECT id, key, {VALUE_COLUMNS} FROM embedding_metadata_array {of_rows} ORDER BY rowid"
-        for row, key, *columns in db.execute(sql, rows):
-            value = value_of(*columns)
+        of_rows = f"WHERE m.id IN ({marks(len(rows))}) ORDER BY m.rowid"
+        sql = f"SELECT {columns} FROM embedding_metadata_array m {of_rows}"
+        for row, key, *parts in db.execute(sql, rows):
+            value = value_of(*parts)
             if value is None:
                 return False
             fields[row].setdefault(key, []).append(value)

@@ -304,7 +304,7 @@ class Records:
         call = self._client.add if operation is Operation.ADD else self._client.upsert
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
-            if self._writer is None or not self._writer.put(operation, collection_id, database, records):
+            if not self._write(operation, collection_id, database, records):
                 self._client.open(self._use_when_off if self._writer is None else None)
                 if operation is Operation.UPSERT:
                     self._note_replaced(collection_id, database, records.ids)
@@ -313,6 +313,10 @@ class Records:
                     applied()
             applied()
 
+    def _write(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
+        """Change records by the fast path; return False if Chroma is to be called."""
+        return self._writer is not None and self._writer.write(operation, collection_id, database, batch)
+
     def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
         deletions = self._client.deletions
         if not deletions.is_known and self.existing(collection_id, database, ids):
@@ -320,17 +324,28 @@ class Records:
 
     def update(self, collection_id: str, database: str, batch: Batch, applied: Callable[[], None]) -> None:
         """Change parts of records in slices; ids that are not there are skipped."""
-        for part in self._pace.slices(len(batch.ids)):
-            self._client.update(collection_id=collection_id, database=database, batch=batch.part(part))
+        self._client.check_index(collection_id)
+        for part in fixed_slices(len(batch.ids), FAST_SLICE):
+            records = batch.part(part)
+            if not self._write(Operation.UPDATE, collection_id, database, records):
+                self._client.open(self._use_when_off if self._writer is None else None)
+                for inner in self._pace.slices(len(records.ids)):
+                    self._client.update(collection_id=collection_id, database=database, batch=records.part(inner))
+                    applied()
             applied()
 
     def delete(self, collection_id: str, database: str, ids: Sequence[str], applied: Callable[[], None]) -> int:
         """Delete records by id in slices; return how many ids were named. Ids that are not there are skipped."""
-        deleted = 0
-        for part in self._pace.slices(len(ids)):
-            deleted += self._client.delete(collection_id=collection_id, database=database, ids=ids[part])
+        self._client.check_index(collection_id)
+        for part in fixed_slices(len(ids), FAST_SLICE):
+            named = ids[part]
+            if not self._write(Operation.DELETE, collection_id, database, Batch(named, None)):
+                self._client.open(self._use_when_off if self._writer is None else None)
+                for inner in self._pace.slices(len(named)):
+                    self._client.delete(collection_id=collection_id, database=database, ids=named[inner])
+                    applied()
             applied()
-        return deleted
+        return len(ids)
 
     def refuse_delete(self, collection_id: str, database: str, ids: Sequence[str] | None, limit: int | None) -> None:
         """Pass a deletion that names no record, or has a limit without a filter, to Chroma, which refuses it."""

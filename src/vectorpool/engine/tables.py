@@ -36,6 +36,14 @@ class Operation(enum.IntEnum):
     DELETE = 3
 
 
+def listed(count: int) -> str:
+    """Return a table of ``count`` parameters, in ``column1``.
+
+    A list behind IN becomes a table of its own, with 87 KB of buffers, which are cleared when they are had and freed.
+    """
+    return f"(VALUES {', '.join(('(?)',) * count)})"
+
+
 def stored_position(db: sqlite3.Connection, segment_id: str) -> int | bytes | None:
     """Return the position of a segment as it is stored: older versions of Chroma stored eight bytes, big-endian."""
     row = db.execute("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (segment_id,)).fetchone()

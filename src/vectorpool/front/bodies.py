@@ -14,7 +14,7 @@ from litestar.types import HTTPReceiveMessage, HTTPScope, Receive, Send
 from vectorpool.api.refusals import send_refusal
 from vectorpool.bounds import STREAMS, STREAMS_OF_USER
 from vectorpool.errors import LimitExceeded, QueueFull
-from vectorpool.front.stages import Stage, announced_length, context_of, is_stream, segments_of, state_of, user_of
+from vectorpool.front.stages import Stage, context_of, head_of
 from vectorpool.settings import Settings
 
 # Where the stage before says what the user may send.
@@ -37,14 +37,6 @@ class BodyBound(NamedTuple):
         )
 
 
-def _is_kept_on_disk(scope: HTTPScope) -> bool:
-    """Whether the body is an archive to import, which is written to disk as it comes, with a bound of its own."""
-    match segments_of(scope):
-        case ["admin", "users", _, "import"] | ["users", _, "directory"]:
-            return scope["method"] == "PUT"
-    return False
-
-
 class BodiesStage:
     """Refuses bodies beyond ``max_body_bytes_under_way``, and beyond half of that for one user."""
 
@@ -65,13 +57,16 @@ class BodiesStage:
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        announced = announced_length(scope)
-        user = user_of(scope) or context_of(scope).caller
-        if is_stream(scope):
+        head = head_of(scope)
+        announced, place = head.length, head.place
+        user = place.user or context_of(scope).caller
+        if place.takes_stream and scope["method"] == "PUT":
             # Its handler has a batch and a line in memory, whatever its length.
             await self._stream(user, scope, receive, send)
             return
-        if _is_kept_on_disk(scope) or announced == 0 or (announced is not None and announced > self._max_body_bytes):
+        # An archive is written to disk as it comes, with a bound of its own.
+        is_kept_on_disk = place.takes_archive and scope["method"] == "PUT"
+        if is_kept_on_disk or announced == 0 or (announced is not None and announced > self._max_body_bytes):
             # A body that is too long for any request is refused as that, unread, where its limit is known.
             await self._inner(scope, receive, send)
             return
@@ -81,7 +76,7 @@ class BodiesStage:
             await send_refusal(error, scope, send)
             return
         taken = 0
-        bound: BodyBound | None = state_of(scope).get(BODY_BOUND_KEY)
+        bound: BodyBound | None = scope["state"].get(BODY_BOUND_KEY)
 
         async def counted() -> HTTPReceiveMessage:
             nonlocal taken

@@ -17,7 +17,7 @@ from litestar.types import HTTPScope, Receive, Send
 from vectorpool.api.read_options import read_options_of
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import InvalidId, InvalidRequest
-from vectorpool.front.stages import Stage, context_of, head_of
+from vectorpool.front.stages import Place, Stage, context_of, head_of
 
 # The first segments of paths that name users or operate the service.
 _SCOPED: Final = frozenset({"users", "admin", "api", "vectorflow"})
@@ -34,12 +34,13 @@ class BoundsStage:
     def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on, or refuse it."""
         head = head_of(scope)
-        segments = head.segments
+        raw, query = scope.get("raw_path") or b"", scope["query_string"]
         try:
-            check_utf8(scope)
-            if segments and segments[0] in _SCOPED:
-                check_path(scope, segments)
-                if (options := read_options_of(head.fields, scope["query_string"])) is not None:
+            if query or b"%" in raw or not raw.isascii():
+                check_utf8(scope)
+            if head.place.family in _SCOPED:
+                check_path(head.place, raw)
+                if (options := read_options_of(head.fields, query)) is not None:
                     context_of(scope).read = options
         except InvalidRequest as error:
             return send_refusal(error, scope, send)
@@ -64,14 +65,16 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def check_path(scope: HTTPScope, segments: list[str]) -> None:
+def check_path(place: Place, raw: bytes) -> None:
     """Raise InvalidId if the path has an empty segment, or an encoded slash in an id."""
-    if "//" in scope["path"]:
+    if place.has_gap:
         raise InvalidId("The path has an empty segment, so an id in it is empty. Give every id at least one character.")
-    head: bytes = (scope.get("raw_path") or b"").lower()
+    if b"%" not in raw:
+        return
+    head = raw.lower()
     if b"%2f" not in head and b"%5c" not in head:
         return
-    match segments:
+    match place.segments:
         case ["users", _, "avatars", _, "documents", _, *_]:
             # The first part is empty: the path begins with a slash.
             head = b"/".join(head.split(b"/")[: _ABOVE_DOCUMENT + 1])

@@ -114,7 +114,7 @@ class BrowsersStage:
     # --- Refusals ------------------------------------------------------------------------------------
 
     def _refusal(self, head: Head, origin: bytes) -> VectorpoolError | None:
-        family = head.segments[0] if head.segments else ""
+        family = head.place.family
         if family == "health":
             return None
         host = head.fields.get(b"host")

@@ -31,6 +31,8 @@ Header = tuple[bytes, bytes]
 _LENGTH: Final = b"content-length"
 # Headers that decide how the answer is framed, or how its connection goes on.
 _FRAMING: Final = frozenset({_LENGTH, b"transfer-encoding", b"connection"})
+# Each answer has another one.
+_PASSING: Final = frozenset({b"x-request-id", b"chroma-trace-id"})
 _TYPES: Final = ((b"content-type", b"application/json"), (b"content-type", PROBLEM_MEDIA_TYPE.encode()))
 
 
@@ -54,7 +56,34 @@ def line_of(header: Header) -> bytes:
     return b"%b: %b\r\n" % (name.lower(), value)
 
 
-_LINES: Final = {header: line_of(header) for header in (*_TYPES, *SAFE_HEADERS, *PAGE_HEADERS)}
+# Lines that are remembered, and the longest of them. One too many makes the memory begin anew.
+_MAX_LINES: Final = 512
+_MAX_REMEMBERED: Final = 64
+
+
+class _OwnFraming(Exception):
+    """The answer says itself how it is framed, or how its connection goes on."""
+
+
+class _Lines(dict[Header, bytes]):
+    """The lines of headers, each checked and made once while it is remembered."""
+
+    def __missing__(self, header: Header) -> bytes:
+        line = line_of(header)
+        name = header[0].lower()
+        if name in _FRAMING and header[0] != _LENGTH:
+            raise _OwnFraming
+        if len(line) <= _MAX_REMEMBERED and name not in _PASSING:
+            if len(self) >= _MAX_LINES:
+                self.clear()
+                self.update(_CONSTANT_LINES)
+            self[header] = line
+        return line
+
+
+# Constants of this service.
+_CONSTANT_LINES: Final = {header: line_of(header) for header in (*_TYPES, *SAFE_HEADERS, *PAGE_HEADERS)}
+_line: Final = _Lines(_CONSTANT_LINES).__getitem__
 
 
 class _Defaults:
@@ -85,39 +114,80 @@ class Flow(FlowControl):
 class Cycle(RequestResponseCycle):
     """One request and its answer."""
 
+    # The head of an answer that waits for the body, so that both go out in one write.
+    _held: bytes | None = None
+
     def send(self, message: Message) -> Awaitable[None]:  # type: ignore[override]
         """Send a message of the answer."""
-        if (
-            message["type"] != "http.response.start"
-            or self.response_started
-            or self.disconnected
-            or self.flow.write_paused
-            or (head := self._head(message["status"], message["headers"])) is None
+        if message["type"] == "http.response.body" and (head := self._held) is not None:
+            self._held = None
+            if self.disconnected:
+                return _DONE
+            body: bytes = message.get("body", b"")
+            is_whole = not message.get("more_body") and len(body) == self.expected_content_length
+            if is_whole and not self.flow.write_paused and self.scope["method"] != "HEAD":
+                self.transport.writelines((head, body))
+                self._end()
+                return _DONE
+            self.transport.write(head)
+        elif (
+            message["type"] == "http.response.start"
+            and not self.response_started
+            and not self.disconnected
+            and not self.flow.write_paused
+            and (head := self._head(message["status"], message["headers"])) is not None
         ):
-            return super().send(message)  # type: ignore[arg-type]
-        self.response_started = True
-        self.waiting_for_100_continue = False
-        self.transport.write(head)
-        return _DONE
+            self.response_started = True
+            self.waiting_for_100_continue = False
+            self._held = head
+            return _DONE
+        return super().send(message)  # type: ignore[arg-type]
+
+    def _end(self) -> None:
+        """Complete the answer, as the server does."""
+        self.expected_content_length = 0
+        self.response_complete = True
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
     def _head(self, status: int, headers: Iterable[Header]) -> bytes | None:
         """Return the head of an answer whose length is announced; None leaves it to the server."""
-        headers, length = list(headers), None
-        lines: list[bytes] = list(map(_LINES.get, headers))  # type: ignore[arg-type]
-        while None in lines:
-            at = lines.index(None)  # type: ignore[arg-type]
-            name, value = headers[at]
-            if name == _LENGTH and length is None and value.isdigit():
-                length = int(value)
-            elif name.lower() in _FRAMING:
-                return None
-            lines[at] = line_of(headers[at])
-        if length is None:
+        headers = list(headers)
+        fields = dict(headers)
+        length = fields.get(_LENGTH)
+        # Of two headers with one name, either may be about the framing.
+        if length is None or not length.isdigit() or len(fields) != len(headers):
             return None
-        self.expected_content_length = length
+        try:
+            lines = b"".join(map(_line, headers))
+        except _OwnFraming:
+            return None
+        self.expected_content_length = int(length)
         self.chunked_encoding = False
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        return b"".join((STATUS_LINE[status], _DEFAULTS.of(self.default_headers), *lines, end))
+        return b"".join((STATUS_LINE[status], _DEFAULTS.of(self.default_headers), lines, end))
+
+
+# URLs that are remembered, and the longest of them. One too many makes the memory begin anew.
+_MAX_URLS: Final = 1024
+_MAX_URL: Final = 512
+_urls: dict[bytes, tuple[str, bytes, bytes]] = {}
+
+
+def _parts_of(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the decoded path of a request's URL, the path as it came, and the query."""
+    parts = _urls.get(url)
+    if parts is None:
+        parsed = httptools.parse_url(url)
+        path = parsed.path.decode("ascii")
+        parts = unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+        if len(url) <= _MAX_URL:
+            if len(_urls) >= _MAX_URLS:
+                _urls.clear()
+            _urls[url] = parts
+    return parts
 
 
 def begin_cycle(connection: HttpToolsProtocol) -> None:
@@ -126,13 +196,10 @@ def begin_cycle(connection: HttpToolsProtocol) -> None:
     The server's own method also looks for WebSockets and a bound of connections, which a connection here has not.
     """
     parser, scope = connection.parser, connection.scope
-    version, url = parser.get_http_version(), httptools.parse_url(connection.url)
-    path = url.path.decode("ascii")
+    version = parser.get_http_version()
     scope["method"] = parser.get_method().decode("ascii")
     scope["http_version"] = version
-    scope["path"] = unquote(path) if "%" in path else path
-    scope["raw_path"] = url.path
-    scope["query_string"] = url.query or b""
+    scope["path"], scope["raw_path"], scope["query_string"] = _parts_of(connection.url)
     former = connection.cycle
     connection.cycle = Cycle(
         scope=scope,

@@ -10,15 +10,14 @@ from collections.abc import Awaitable
 
 from litestar.types import HTTPScope, Receive, Send
 
-from vectorpool.api.call import CALLER_KEY
+from vectorpool.api.call import CALLER_KEY, CONTEXT_KEY
 from vectorpool.api.callers import Callers, token_of
 from vectorpool.api.refusals import send_refusal
 from vectorpool.errors import Forbidden, TokenKeysUnavailable, Unauthenticated
-from vectorpool.front.stages import Stage, context_of, segments_of, state_of, user_of
-from vectorpool.identity.access import check_access, is_open
+from vectorpool.front.stages import Stage, head_of, segments_of
+from vectorpool.identity.access import check_access
 from vectorpool.identity.authority import Authority
 from vectorpool.identity.caller import ANY_CALLER, NO_CALLER, Caller, reserved
-from vectorpool.names import is_reserved
 from vectorpool.settings import Settings
 
 
@@ -40,10 +39,10 @@ class IdentityStage:
 
     def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass the request on with its caller, or refuse it."""
-        user_id = user_of(scope)
-        if user_id is not None and is_reserved(user_id):
+        place = head_of(scope).place
+        if place.is_reserved:
             return self._reserved(scope, receive, send)
-        if is_open(segments_of(scope)):
+        if place.is_open:
             return self._pass_on(NO_CALLER, scope, receive, send)
         if not self.needs_token:
             # The one caller that may do everything.
@@ -73,8 +72,9 @@ class IdentityStage:
         await self._pass_on(caller, scope, receive, send)
 
     def _pass_on(self, caller: Caller, scope: HTTPScope, receive: Receive, send: Send) -> Awaitable[None]:
-        state_of(scope)[CALLER_KEY] = caller
-        context = context_of(scope)
+        state = scope["state"]
+        state[CALLER_KEY] = caller
+        context = state[CONTEXT_KEY]
         context.caller = caller.name
         context.is_confined = caller.avatars is not None
         return self._inner(scope, receive, send)

@@ -58,7 +58,7 @@ class LimitsStage:
             return
         self._under_way += 1
         try:
-            caller: Caller = state_of(scope).get(CALLER_KEY, ANY_CALLER)
+            caller: Caller = scope["state"].get(CALLER_KEY, ANY_CALLER)
             if self._allowances.is_idle and caller.limits is None:
                 await self._inner(scope, receive, send)
             else:

@@ -9,9 +9,8 @@ from typing import Any, Final
 
 from litestar.types import HTTPScope, Message, Receive, Send
 
-from vectorpool.api.refusals import is_chromas
 from vectorpool.front import request_log
-from vectorpool.front.stages import Stage, context_of, user_of
+from vectorpool.front.stages import Stage, context_of, head_of
 from vectorpool.sources import Sources
 from vectorpool.telemetry import figures as figures_
 from vectorpool.telemetry.families import PART_TIME, REQUEST_TIME, REQUESTS, SLOW_REQUESTS
@@ -79,10 +78,10 @@ class MeteringStage:
             self._note(scope, status, elapsed_s)
 
     def _note(self, scope: HTTPScope, status: int, elapsed_s: float) -> None:
-        path, context = scope["path"], context_of(scope)
+        path, context, place = scope["path"], context_of(scope), head_of(scope).place
         method = str(scope["method"]) if scope["method"] in _METHODS else OTHER
         route = scope.get("path_template") or NO_ROUTE
-        protocol = "chroma" if is_chromas(path) else "native"
+        protocol = "chroma" if place.is_chromas else "native"
         timing = context.timing
         if timing is not None and timing.parts[EMBED]:
             # The other parts are counted where they are spent, in the shards.
@@ -100,8 +99,8 @@ class MeteringStage:
                 "ms": round(elapsed_s * 1000, 3),
                 "id": context.request_id,
             }
-            if (user_id := user_of(scope)) is not None:
-                fields["user"] = self._marks.mark(user_id)
+            if place.user is not None:
+                fields["user"] = self._marks.mark(place.user)
             if context.commit is not None:
                 fields["commit"] = context.commit
             if context.shard:

@@ -13,11 +13,11 @@ from typing import Final
 from litestar.types import HTTPScope, Message, Receive, Send
 
 from vectorpool.api.call import CONTEXT_KEY
-from vectorpool.api.refusals import is_chromas, send_refusal
+from vectorpool.api.refusals import send_refusal
 from vectorpool.context import RequestContext
 from vectorpool.errors import InternalError
 from vectorpool.front.browsers import SAFE_NAMES, safe_headers
-from vectorpool.front.stages import Head, Stage, head_of, state_of
+from vectorpool.front.stages import Head, Stage, head_of
 from vectorpool.sources import Sources
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
@@ -46,9 +46,10 @@ class RequestIdStage:
 
     async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Pass the request on with its context."""
-        request_id = _sent_id(head_of(scope)) or self._sources.uuid()
+        head = head_of(scope)
+        request_id = _sent_id(head) or self._sources.uuid()
         context = RequestContext(request_id, timeout_s=self._timeout_s, sources=self._sources)
-        state_of(scope)[CONTEXT_KEY] = context
+        scope["state"][CONTEXT_KEY] = context
         has_started = False
 
         def marked(message: Message) -> Awaitable[None]:
@@ -59,7 +60,7 @@ class RequestIdStage:
                 safe = safe_headers(path)
                 if not SAFE_NAMES.isdisjoint(names := dict(said)):
                     safe = tuple(header for header in safe if header[0] not in names)
-                chromas = ((_CHROMA_NAME, value),) if is_chromas(path) else ()
+                chromas = ((_CHROMA_NAME, value),) if head.place.is_chromas else ()
                 message["headers"] = [*said, (_NAME, value), *chromas, *safe]
             return send(message)
 

@@ -1,12 +1,11 @@
 """The short path: requests that a warm user sends all the time skip the framework's router.
 
-They are query, get and count of a collection, and in Chroma's protocol query, get, add and upsert. The framework's
-router resolves dependencies, validates what they return and negotiates the response. That costs more than the rest of
-the front's work for such a read. So this stage recognises exactly these requests by their path, and answers them by
-the same functions that the controllers call. Every other request goes on to the application, whose routes are also the
-ones that are documented: escapes or a query in the path, another method, a body without a length or beyond the limit, a
-header that is sent twice,
-or in Chroma's protocol a body that is large enough to pass on in parts.
+They are query, get, count, add and upsert of a collection, and in Chroma's protocol query, get, add and upsert. The
+framework's router resolves dependencies, validates what they return and negotiates the response. That costs more than
+the rest of the front's work for such a request. So this stage recognises exactly these requests by their path, and
+answers them by the same functions that the controllers call. Every other request goes on to the application, whose
+routes are also the ones that are documented: escapes or a query in the path, another method, a body without a length or
+beyond the limit, a header that is sent twice, or a body that is large enough to pass on in parts.
 """
 
 from __future__ import annotations
@@ -22,17 +21,20 @@ from vectorpool.api.chroma.older_clients import is_older
 from vectorpool.api.chroma.requests import API_PATH, COLLECTION_PATH, check_content_type, pass_body
 from vectorpool.api.namespaces import AVATAR_PATH, USER_PATH, Namespace, avatar_namespace, own_namespace
 from vectorpool.api.problems import COMMIT_HEADER
-from vectorpool.api.records import count_in, get_from, query_in
+from vectorpool.api.records import add_to, count_in, get_from, query_in, upsert_into
 from vectorpool.api.service import Service
 from vectorpool.chroma_bodies import Operation, Target
 from vectorpool.context import RequestContext
 from vectorpool.front.stages import Head, Stage, context_of, head_of
 
-Read: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
+Native: TypeAlias = Callable[[bytes, Namespace, Service, RequestContext, str], Awaitable[Answer]]
 # Answers a request that was recognised, from its body.
 Answering: TypeAlias = Callable[[HTTPScope, bytes, Service, RequestContext], Awaitable[Answer]]
 # Converts an exception to the response that the application gives for it.
 Refuse: TypeAlias = Callable[[Request[Any, Any, Any], Exception], Response[bytes]]
+
+# The template of a path, the status of success, and the function.
+Found: TypeAlias = tuple[str, int, Answering]
 
 _COMMIT: Final = COMMIT_HEADER.lower().encode()
 _JSON: Final = "application/json"
@@ -52,10 +54,15 @@ _CHROMAS: Final[dict[str, tuple[Operation, int]]] = {
     "upsert": ("upsert", 200),
     "add": ("add", 201),
 }
-_LAST: Final = frozenset({"query", "get", "count", *_CHROMAS})
+_LAST: Final = frozenset({"query", "get", "count", "records", *_CHROMAS})
 # A longer body goes to the application: of Chroma's protocol it is passed to the shard while it arrives, and one of the
 # native API is put together beside the event loop.
 _WHOLE_BYTES: Final = 256 * 1024
+
+# Paths that are remembered, and the longest of them. One too many makes the memory begin anew.
+_MAX_FOUND: Final = 1024
+_MAX_REMEMBERED: Final = 512
+_found: dict[tuple[str, bytes], Found | None] = {}
 
 
 class ShortPathStage:
@@ -73,7 +80,7 @@ class ShortPathStage:
         head = head_of(scope)
         if not scope["query_string"] and not head.has_repeated and not scope.get("root_path"):
             length = self._body_bytes(head, scope["method"])
-            found = None if length is None else _find(scope["method"], scope["raw_path"], length)
+            found = None if length is None else _recognised(scope["method"], scope["raw_path"])
         if found is None:
             await self._inner(scope, receive, send)
             return
@@ -100,7 +107,21 @@ class ShortPathStage:
         return length if method == "GET" or b"content-length" in fields else None
 
 
-def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answering] | None:
+def _recognised(method: str, raw_path: bytes) -> Found | None:
+    """Return what ``_find`` does, which is remembered."""
+    key = method, raw_path
+    try:
+        return _found[key]
+    except KeyError:
+        found = _find(method, raw_path)
+    if len(raw_path) <= _MAX_REMEMBERED:
+        if len(_found) >= _MAX_FOUND:
+            _found.clear()
+        _found[key] = found
+    return found
+
+
+def _find(method: str, raw_path: bytes) -> Found | None:
     """Return (template, status, function) of a request that is answered here."""
     if b"%" in raw_path or not raw_path.isascii():
         return None
@@ -120,6 +141,14 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
             return _OWN + "count", 200, _native(count_in, user_id, None, name)
         case "GET", ["", "users", user_id, "avatars", avatar_id, "collections", name, "count"]:
             return _OF_AVATAR + "count", 200, _native(count_in, user_id, avatar_id, name)
+        case "PUT", ["", "users", user_id, "collections", name, "records"]:
+            return _OWN + "records", 200, _native(upsert_into, user_id, None, name)
+        case "PUT", ["", "users", user_id, "avatars", avatar_id, "collections", name, "records"]:
+            return _OF_AVATAR + "records", 200, _native(upsert_into, user_id, avatar_id, name)
+        case "POST", ["", "users", user_id, "collections", name, "records"]:
+            return _OWN + "records", 201, _native(add_to, user_id, None, name)
+        case "POST", ["", "users", user_id, "avatars", avatar_id, "collections", name, "records"]:
+            return _OF_AVATAR + "records", 201, _native(add_to, user_id, avatar_id, name)
         case "POST", ["", "api", "v2", "tenants", tenant, "databases", database, "collections", collection, name]:
             if name in _CHROMAS and tenant and database and collection:
                 operation, status = _CHROMAS[name]
@@ -127,10 +156,10 @@ def _find(method: str, raw_path: bytes, length: int) -> tuple[str, int, Answerin
     return None
 
 
-def _native(read: Read, user_id: str, avatar_id: str | None, name: str) -> Answering:
+def _native(function: Native, user_id: str, avatar_id: str | None, name: str) -> Answering:
     async def answer(scope: HTTPScope, body: bytes, service: Service, context: RequestContext) -> Answer:
         namespace = own_namespace(user_id) if avatar_id is None else avatar_namespace(user_id, avatar_id)
-        return await read(body, namespace, service, context, name)
+        return await function(body, namespace, service, context, name)
 
     return answer
 

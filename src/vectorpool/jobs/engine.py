@@ -51,8 +51,8 @@ ROUND_QUEUE: Final = "vectorpool-export-rounds"
 _EXECUTOR: Final = "instance"
 _WORKFLOW: Final = "vectorpool-job"
 _QUEUES: Final = (QUEUE, TRANSFER_QUEUE, ROUND_QUEUE)
-_ROUND_POLL_S: Final = 1.0
-_POLL_S: Final = 0.25
+# How often a worker asks each queue: its questions are most of what an idle worker costs.
+_POLL_S: Final = {QUEUE: 0.25, TRANSFER_QUEUE: 1.0, ROUND_QUEUE: 1.0}
 _ATTEMPTS: Final = 8
 _ROUND_ATTEMPTS: Final = 4
 _FIRST_BACKOFF_S: Final = 2.0
@@ -249,15 +249,16 @@ class Engine:
             raise JobsUnavailable(f"The database of jobs cannot be used: {error}.") from error
         if self._settings.jobs_at_once:
             at_once = {QUEUE: self._settings.jobs_at_once, TRANSFER_QUEUE: self._settings.transfers_at_once}
+            poll_s = _POLL_S[ROUND_QUEUE]
             await DBOS.register_queue_async(
-                ROUND_QUEUE, global_concurrency=1, polling_interval_sec=_ROUND_POLL_S, on_conflict="always_update"
+                ROUND_QUEUE, global_concurrency=1, polling_interval_sec=poll_s, on_conflict="always_update"
             )
             for name, most in at_once.items():
                 await DBOS.register_queue_async(
                     name,
                     partition_concurrency=1,
                     worker_concurrency=most,
-                    polling_interval_sec=_POLL_S,
+                    polling_interval_sec=_POLL_S[name],
                     on_conflict="always_update",
                 )
 
@@ -355,9 +356,8 @@ class Engine:
 
         Seen twice in a row: their end could not be written, on a full disk for example, and holds their user's place.
         """
-        queues = [QUEUE, TRANSFER_QUEUE]
         pending = await DBOS.list_workflows_async(
-            status="PENDING", name=_WORKFLOW, queue_name=queues, load_input=False, load_output=False
+            status="PENDING", name=_WORKFLOW, queue_name=[QUEUE, TRANSFER_QUEUE], load_input=False, load_output=False
         )
         of = {each.workflow_id: each.queue_name for each in pending if each.executor_id == self._executor}
         idle = of.keys() - _Current.running

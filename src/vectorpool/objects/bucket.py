@@ -7,8 +7,9 @@ free, and of any number of concurrent callers exactly one returns normally.
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -81,6 +82,11 @@ class KeyTaken(BucketDenied):
     """On a directory as store, the key is a folder of other objects, or lies below an object."""
 
 
+# What a key may not hold anywhere; most other characters that cannot be printed are allowed.
+_NO_CHARACTER: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_NO_SEGMENTS: Final = frozenset({"", ".", ".."})
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if every store can hold it verbatim; raise ValueError otherwise.
 
@@ -90,10 +96,9 @@ def check_key(key: str) -> str:
     """
     if not key or len(key.encode("utf-8", "surrogatepass")) > MAX_KEY_BYTES:
         raise ValueError(f"an object key has 1 to 1,024 bytes, not {len(key)} characters")
-    for segment in key.split("/"):
-        if segment in ("", ".", ".."):
-            raise ValueError(f"the object key {key!r} has a segment that is empty, '.' or '..'")
-    if any(char < " " or char == "\x7f" or "\ud800" <= char <= "\udfff" for char in key):
+    if not _NO_SEGMENTS.isdisjoint(key.split("/")):
+        raise ValueError(f"the object key {key!r} has a segment that is empty, '.' or '..'")
+    if not key.isprintable() and _NO_CHARACTER.search(key):
         raise ValueError(f"the object key {key!r} holds a control character")
     return key
 
@@ -145,6 +150,10 @@ class Bucket(Protocol):
 
     async def head(self, key: str) -> ObjectInfo:
         """Return an object's size in bytes, ETag and time without reading it; raise ObjectMissing."""
+        ...
+
+    def is_surely_absent(self, key: str) -> bool:
+        """Return whether the store shows at once, without waiting, that a key is free now; False says nothing."""
         ...
 
     async def list_objects(self, prefix: str, *, limit: int, after: str | None = None) -> list[ObjectInfo]:

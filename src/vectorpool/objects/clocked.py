@@ -42,6 +42,14 @@ class ClockedBucket:
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         return await self._time("get_range", self._inner.get_range(key, start, end))
 
+    def is_surely_absent(self, key: str) -> bool:
+        began_s = self._sources.monotonic_s()
+        is_absent = self._inner.is_surely_absent(key)
+        if is_absent:
+            self._clock.begin(began_s)
+            self._clock.end("head", began_s, self._sources.monotonic_s(), "missing")
+        return is_absent
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._time("head", self._inner.head(key))
 

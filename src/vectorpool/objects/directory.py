@@ -50,8 +50,9 @@ from vectorpool.objects.bucket import (
 )
 from vectorpool.objects.prefix_pages import folder_page
 from vectorpool.objects.unusable import UnusableLog
+from vectorpool.platform.name_cache import NameCache
 from vectorpool.platform.privacy import shared_mode
-from vectorpool.platform.trees import fsync_directory, open_directory, open_file
+from vectorpool.platform.trees import fsync_directory, make_directories, open_directory, open_file
 from vectorpool.sources import SYSTEM, Sources
 
 STAGING: Final = ".vectorpool-staging"
@@ -90,11 +91,12 @@ class DirectoryBucket(WithoutUploadUrls):
         self._unusable = UnusableLog(self._root.as_uri())
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="directory-bucket")
         try:
-            self._make_dirs(self._staging)
+            make_directories(self._staging, fsync=fsync)
             self._sweep()
         except OSError as error:
             self._threads.shutdown(wait=False)
             raise BucketDenied(f"the directory {self._root} cannot be used as store: {error.strerror}") from error
+        self._names = NameCache(self._root)
 
     @property
     def url(self) -> str:
@@ -148,6 +150,9 @@ class DirectoryBucket(WithoutUploadUrls):
             file.seek(start)
             return file.read(end - start)
 
+    def is_surely_absent(self, key: str) -> bool:
+        return self._names.is_absent(self._check(key))
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._run(partial(self._head, self._check(key)))
 
@@ -171,7 +176,7 @@ class DirectoryBucket(WithoutUploadUrls):
         if limit > 0:
             for key, path in self._walk(prefix, after):
                 try:
-                    found.append(self._info(key, path.lstat()))
+                    found.append(self._info(key, os.lstat(path)))
                 except FileNotFoundError:
                     continue  # Deleted since the directory was read, or no regular file.
                 if len(found) >= limit:
@@ -179,9 +184,10 @@ class DirectoryBucket(WithoutUploadUrls):
         self._unusable.note(info.key for info in found)
         return found
 
-    def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, Path]]:
+    def _walk(self, prefix: str, after: str | None) -> Iterator[tuple[str, str]]:
         """Yield (key, path) in key order. A directory sorts as its name and a slash, as in a flat key space."""
-        directory = self._root / prefix
+        # A path object for each entry would take longer than the look at the file.
+        directory = f"{self._root}/{prefix}"
         entries = sorted(name + "/" if is_directory else name for name, is_directory in self._scan(prefix))
         for name in entries:
             key = prefix + name
@@ -192,7 +198,7 @@ class DirectoryBucket(WithoutUploadUrls):
                 if after is None or key > after or after.startswith(key):
                     yield from self._walk(key, after)
             elif after is None or key > after:
-                yield key, directory / name
+                yield key, directory + name
 
     async def list_prefixes(self, prefix: str, *, limit: int | None = None, after: str | None = None) -> list[str]:
         check_prefix(prefix)
@@ -342,18 +348,6 @@ class DirectoryBucket(WithoutUploadUrls):
     def _taken(self, path: Path) -> KeyTaken:
         return KeyTaken(f"{self.url}: {_SHARED_NAME} ({str(path.relative_to(self._root))!r})")
 
-    def _make_dirs(self, directory: Path) -> None:
-        """Make a directory and those above it; with fsync on, their names survive power loss as well."""
-        if directory.is_dir():
-            return
-        self._make_dirs(directory.parent)
-        directory.mkdir(exist_ok=True)
-        if (mode := shared_mode(0o777)) is not None:
-            with contextlib.suppress(PermissionError):
-                directory.chmod(mode)
-        if self._fsync:
-            fsync_directory(directory.parent)
-
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))
 
@@ -397,4 +391,5 @@ class DirectoryBucket(WithoutUploadUrls):
                     continue  # Its writer was alive, or another instance swept it.
 
     async def close(self) -> None:
+        self._names.close()
         await asyncio.to_thread(self._threads.shutdown)

@@ -155,6 +155,10 @@ class FaultyBucket:
     async def get_range(self, key: str, start: int, end: int) -> bytes:
         return await self._call("get_range", key, lambda: self._inner.get_range(key, start, end), self._shorter)
 
+    def is_surely_absent(self, key: str) -> bool:
+        # The question itself may fail.
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._call("head", key, lambda: self._inner.head(key))
 

@@ -54,6 +54,9 @@ class MemoryBucket(WithoutUploadUrls):
         check_range(start, end)
         return self._find(key)[0][start:end]
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         return self._find(key)[1]
 

@@ -105,11 +105,14 @@ class MeteredBucket:
                 self._refusals.note(name, error)
             raise
         finally:
-            self._times[name].observe(self._sources.monotonic_s() - began_s)
-            counter = self._outcomes.get((name, outcome))
-            if counter is None:
-                counter = self._outcomes[name, outcome] = self._figures.counter(STORE_REQUESTS, name, outcome)
-            counter.value += 1
+            self._end(name, began_s, outcome)
+
+    def _end(self, name: str, began_s: float, outcome: str) -> None:
+        self._times[name].observe(self._sources.monotonic_s() - began_s)
+        counter = self._outcomes.get((name, outcome))
+        if counter is None:
+            counter = self._outcomes[name, outcome] = self._figures.counter(STORE_REQUESTS, name, outcome)
+        counter.value += 1
 
     def _traffic_samples(self) -> list[Sample]:
         return [
@@ -128,6 +131,15 @@ class MeteredBucket:
         data = await self._count("get_range", self._inner.get_range(key, start, end))
         self._counts["get_range"].bytes_received += len(data)
         return data
+
+    def is_surely_absent(self, key: str) -> bool:
+        began_s = self._sources.monotonic_s()
+        is_absent = self._inner.is_surely_absent(key)
+        if is_absent:
+            # Otherwise it is asked again, and counted then.
+            self._counts["head"].requests += 1
+            self._end("head", began_s, "missing")
+        return is_absent
 
     async def head(self, key: str) -> ObjectInfo:
         return await self._count("head", self._inner.head(key))

@@ -187,6 +187,9 @@ class RemoteBucket:
     async def _get_range(self, path: str, start: int, end: int) -> bytes:
         return bytes(await obstore.get_range_async(self._store, path, start=start, end=end))
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         path = self._key(key)
         try:

@@ -24,12 +24,14 @@ from pathlib import Path
 from typing import Final
 
 from vectorpool.errors import InvalidRequest, LimitExceeded
+from vectorpool.platform import openat2
 from vectorpool.platform.privacy import shared_mode
 from vectorpool.sources import SYSTEM
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK the open of a pipe would wait for a writer.
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_IN_ONE_STEP: Final = openat2.Opener(_DIRECTORY, openat2.BENEATH | openat2.NO_SYMLINKS | openat2.NO_MAGICLINKS)
 _MOST_LEVELS: Final = 32
 _COPY_BYTES: Final = 1024**2
 # All statements on one database of a stranger, together.
@@ -112,6 +114,10 @@ def open_directory(root: Path, *segments: str, make: bool = False, fsync: bool =
     """
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if len(segments) > 1 and (whole := _IN_ONE_STEP.open(descriptor, "/".join(segments))) >= 0:
+            os.close(descriptor)
+            descriptor, segments = whole, ()
+        # Otherwise the steps say what is wrong, or make what is missing.
         for segment in segments:
             try:
                 inner = os.open(segment, _DIRECTORY, dir_fd=descriptor)
@@ -132,6 +138,19 @@ def open_directory(root: Path, *segments: str, make: bool = False, fsync: bool =
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def make_directories(directory: Path, *, fsync: bool) -> None:
+    """Make a directory and those above it; with ``fsync`` their names survive power loss as well. Blocking."""
+    if directory.is_dir():
+        return
+    make_directories(directory.parent, fsync=fsync)
+    directory.mkdir(exist_ok=True)
+    if (mode := shared_mode(0o777)) is not None:
+        with suppress(PermissionError):
+            directory.chmod(mode)
+    if fsync:
+        fsync_directory(directory.parent)
 
 
 def fsync_directory(path: Path) -> None:

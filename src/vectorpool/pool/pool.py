@@ -40,7 +40,7 @@ from vectorpool.pool.occupancy import occupancy
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
 from vectorpool.pool.slot import Slot
-from vectorpool.pool.states import Broken, Ready, state_name
+from vectorpool.pool.states import Broken, Committing, Ready, state_name
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.pool.upkeep import Upkeep
 from vectorpool.pool.writer import SlotWriter
@@ -126,6 +126,37 @@ class Pool:
         finally:
             self._requests.discard(task)
             self._note(timing, context)
+
+    def answer_at_once(self, user_id: str, command: Command, context: RequestContext) -> Answer | None:
+        """Answer a read of an open vectorstore for which nothing has to be waited for; None: ask ``execute``.
+
+        Raises VectorpoolError. No task runs meanwhile, so the slot needs no pin, and the read cannot be cancelled.
+        """
+        options, slot = context.read, self._residency.slots.get(user_id)
+        if slot is None or self._draining or options.at is not None or not isinstance(command, Read):
+            return None
+        if not isinstance(slot.state, Ready | Committing) or not slot.may_be_quick:
+            return None
+        store, timing = slot.state.store, Timing(is_traced=bool(context.traceparent))
+        arrived_s = began_s = self._sources.monotonic_s()
+        busy_s = store.clock.busy_s()
+        if not store.is_known_fresh(options, arrived_s):
+            return None
+        timing.add(FRESHNESS, began_s, began_s := self._sources.monotonic_s())
+        timing.parts[STORE] += store.clock.busy_s() - busy_s
+        try:
+            answer = store.read_at_once(command)
+            slot.note_quick(answer is not None)
+            if answer is None:
+                return None
+        except (ReplicaClosed, BrokenReplica):
+            # ``execute`` opens it, or builds it anew.
+            return None
+        timing.add(ENGINE, began_s, self._sources.monotonic_s())
+        timing.follow(store.clock, arrived_s)
+        self._residency.touch(slot)
+        self._note(timing, context)
+        return answer
 
     def _note(self, timing: Timing, context: RequestContext) -> None:
         """Count what a command took, and tell its request."""

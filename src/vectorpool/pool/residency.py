@@ -103,6 +103,14 @@ class Residency:
         slot.uses += 1
         return slot
 
+    def touch(self, slot: Slot) -> None:
+        """Note the use of an open slot that was not pinned for it, because nothing was waited for."""
+        slot.last_use_s = self._sources.monotonic_s()
+        slot.last_use_ms = self._sources.now_ms()
+        slot.uses += 1
+        # A look-up makes it the last one to be evicted.
+        self._idle.get(slot.user_id)
+
     def unpin(self, slot: Slot) -> None:
         """Release a pin. A slot without pins may be evicted; one without a stored vectorstore is evicted at once."""
         slot.pins -= 1

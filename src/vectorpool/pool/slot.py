@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from vectorpool.answers import Answer
 from vectorpool.pool.states import Cold, Committing, Evicting, Ready, State, check_transition
 from vectorpool.telemetry.parts import Timing
 from vectorpool.vectorstore.ticket import Ticket
 from vectorpool.vectorstore.vectorstore import Vectorstore
+
+# Uses of a slot between two reads that are tried at once, if none of them can be.
+_LONGEST_PAUSE: Final = 31
 
 
 def _future() -> asyncio.Future[None]:
@@ -98,6 +101,8 @@ class Slot:
         self.last_use_ms = 0
         # Leases since it was opened, for operators.
         self.uses = 0
+        # Reads are not tried at once before there were so many: the last ones that were took too long for that.
+        self._long_until_uses = self._long_pause = 0
         self.dirty_since_s: float | None = None
         # The last hydrate, once it had a place: when it began and ended, and how long it waited for the store.
         self.hydrate_began_s = self.hydrate_ended_s = self.hydrate_store_s = 0.0
@@ -105,6 +110,16 @@ class Slot:
     def become(self, state: State) -> None:
         """Change the state; anything but an allowed transition is a defect."""
         self.state = check_transition(self.state, state)
+
+    @property
+    def may_be_quick(self) -> bool:
+        """Whether a read should be tried at once."""
+        return self.uses >= self._long_until_uses
+
+    def note_quick(self, is_quick: bool) -> None:
+        """Note whether a read was answered at once. The more of them were not, one after another, the rarer a try."""
+        self._long_pause = 0 if is_quick else min(2 * self._long_pause + 1, _LONGEST_PAUSE)
+        self._long_until_uses = self.uses + self._long_pause
 
     @property
     def store(self) -> Vectorstore | None:

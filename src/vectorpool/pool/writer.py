@@ -225,7 +225,7 @@ class SlotWriter:
             waited_s = min(max(slot.hydrate_ended_s - job.queued_s, 0.0), began_s - job.queued_s)
             job.timing.add(HYDRATE, job.queued_s, job.queued_s + waited_s)
             job.timing.add(QUEUE, job.queued_s + waited_s, began_s)
-            job.timing.include(spent, store.spent.since(began_s))
+            job.timing.include(spent, store.spent.since(began_s) if job.timing.steps is not None else None)
             job.timing.follow(store.clock, job.queued_s)
         for job in group:
             if job.ticket.error is not None:

@@ -165,7 +165,7 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
 
     # The fast path
     fast_reads: Annotated[bool, setting("Answer plain reads from Chroma's files, without a call of Chroma")] = True
-    fast_writes: Annotated[bool, setting("Make plain writes in Chroma's files, without a call of Chroma")] = True
+    fast_writes: Annotated[bool, setting("Change records in Chroma's files, without a call of Chroma")] = True
     patch_replicas: Annotated[
         bool, setting("Take other instances' commits into open replicas in place, and undo commits that lost a race")
     ] = True

@@ -22,6 +22,7 @@ from vectorpool.limits import Quota
 from vectorpool.platform.native_marks import Marks
 from vectorpool.settings import Settings
 from vectorpool.shard import launch
+from vectorpool.shard.channel import Channel
 from vectorpool.shard.counts import ShardCounts
 from vectorpool.shard.protocol import (
     Answered,
@@ -46,7 +47,6 @@ from vectorpool.shard.protocol import (
     encode_frame,
     from_shard_decoder,
     label_of,
-    read_frame,
 )
 from vectorpool.sources import SYSTEM
 from vectorpool.supervision import Supervisor
@@ -91,11 +91,11 @@ class ShardClient:
         self._marks: Marks | None = None
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._channel: Channel | None = None
         self._under_way: dict[int, tuple[asyncio.Future[Reply], bool]] = {}
         self._number = 0
         self._passing_bytes = 0
-        self._reader: asyncio.StreamReader | None = None
+        self._fresh: Channel | None = None  # of a new process, until its replies are watched
         self._supervisor = supervisor
         self._name = f"{'isolated shard' if is_isolated else 'shard'} {shard}"
         label = label_of(shard, is_isolated=is_isolated)
@@ -104,7 +104,7 @@ class ShardClient:
         self._process_name = f"process of {self._name}"
         self._ready = asyncio.Event()
         self.is_stopping = False
-        self.is_draining = False  # for the next process to serve: no request is sent meanwhile
+        self.is_draining = False  # for the next process: no request is sent meanwhile
         self.starts = self.deaths = 0
         self.ready_since_ms: int | None = None
 
@@ -125,7 +125,7 @@ class ShardClient:
 
     async def start(self) -> None:
         """Start the process; return when it serves. Raises Misconfigured with what it says is wrong."""
-        self._reader = await self._launch()
+        self._fresh = await self._launch()
         self._supervisor.start(self._watch_name, self._watch, is_essential=not self.is_isolated)
 
     async def execute(self, user_id: str, command: Command, context: RequestContext, quota: Quota | None) -> Answer:
@@ -146,7 +146,7 @@ class ShardClient:
         self, user_id: str, target: Target, body: AsyncIterator[bytes], context: RequestContext, quota: Quota | None
     ) -> Answer:
         """Pass a body on while it arrives, and return its answer. Raises VectorpoolError, and what ``body`` raises."""
-        number, writer = self._take_number(), self._writer
+        number, channel = self._take_number(), self._channel
         held, passed, complete = bytearray(), 0, False
         try:
             async for data in body:
@@ -154,9 +154,9 @@ class ShardClient:
                 if len(held) >= _PART_BYTES:
                     self._take_room(len(held))
                     passed += len(held)
-                    await self.tell(Part(number, bytes(held)), writer)
+                    await self.tell(Part(number, bytes(held)), channel)
                     held.clear()
-            if passed and self._writer is not writer:
+            if passed and self._channel is not channel:
                 raise ShardUnavailable("The user's shard died before it had the whole body. Send the request again.")
             complete, carried = True, context.carried(quota)
             reply = await self._request(
@@ -169,17 +169,17 @@ class ShardClient:
         finally:
             self._passing_bytes -= passed
             if passed and not complete:
-                await self.tell(Cancel(number), writer)
+                await self.tell(Cancel(number), channel)
         return self._counts.answer(reply, context)
 
-    async def tell(self, message: ToShard, writer: asyncio.StreamWriter | None = None) -> None:
-        """Send a message that has no reply, to the shard or to the one behind ``writer``. If it is gone, do nothing."""
-        writer = writer or self._writer
-        if writer is not None and writer is self._writer and not writer.is_closing():
+    async def tell(self, message: ToShard, channel: Channel | None = None) -> None:
+        """Send a message that has no reply, to the shard or to that of ``channel``. If it is gone, do nothing."""
+        channel = channel or self._channel
+        if channel is not None and channel is self._channel and not channel.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
-                writer.write(encode_frame(message))
-                await writer.drain()
+                channel.write(encode_frame(message))
+                await channel.drain()
 
     def _take_room(self, more: int) -> None:
         if self._passing_bytes + more > MAX_PASSING_BYTES:
@@ -244,8 +244,8 @@ class ShardClient:
         self.is_stopping = True
         report = await self.drain(budget_s) if self._ready.is_set() else None
         await self._supervisor.stop(_STOP_WATCH_S, [self._watch_name])
-        if self._writer is not None:
-            self._writer.close()
+        if self._channel is not None:
+            self._channel.close()
         await self._end_process()
         self._drop_marks()
         self._supervisor.forget([self._watch_name, self._process_name])
@@ -266,13 +266,15 @@ class ShardClient:
         remaining_s: float | None = None,
         number: int | None = None,
     ) -> Reply:
-        if not self._ready.is_set() or self._writer is None or self._writer.is_closing():
+        channel = self._channel
+        if channel is None or not self._ready.is_set() or channel.is_closing():
             raise ShardUnavailable("The user's shard is being started again. Send the request again.")
         if self.is_draining and context is not None:
             raise ShardUnavailable("The user's shard is being restarted by an operator. Send the request again.")
         if len(self._under_way) >= MAX_UNDER_WAY:
             raise QueueFull(f"{MAX_UNDER_WAY} requests are under way to the user's shard. Send it again later.")
-        writer, number = self._writer, self._take_number() if number is None else number
+        if number is None:
+            number = self._take_number()
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[Reply] = loop.create_future()
         timer: asyncio.TimerHandle | None = None
@@ -281,13 +283,14 @@ class ShardClient:
             # Only the shard knows whether a change had begun at the deadline: it gets some time to say so.
             timer = loop.call_later(remaining_s + _VERDICT_S * is_change, self._expire, number, context)
         try:
-            writer.write(encode_frame(make(number)))
-            await writer.drain()
+            channel.write(encode_frame(make(number)))
+            if channel.is_full:
+                await channel.drain()
             return await reply
         except ConnectionError:
             return await reply  # the watch notices the same, and fails the reply
         except asyncio.CancelledError:
-            self._send_cancel(writer, number)
+            self._send_cancel(channel, number)
             raise
         finally:
             if timer is not None:
@@ -299,43 +302,43 @@ class ShardClient:
         reply, is_change = self._under_way[number]
         if not reply.done():
             reply.set_exception(context.outcome_unknown() if is_change else context.deadline_exceeded())
-            if self._writer is not None:
-                self._send_cancel(self._writer, number)
+            if self._channel is not None:
+                self._send_cancel(self._channel, number)
 
-    def _send_cancel(self, writer: asyncio.StreamWriter, number: int) -> None:
-        if writer is self._writer and not writer.is_closing():
+    def _send_cancel(self, channel: Channel, number: int) -> None:
+        if channel is self._channel and not channel.is_closing():
             # A closed transport raises RuntimeError under uvloop.
             with contextlib.suppress(ConnectionError, RuntimeError):
-                writer.write(encode_frame(Cancel(number)))
+                channel.write(encode_frame(Cancel(number)))
 
-    async def _launch(self) -> asyncio.StreamReader:
+    async def _launch(self) -> Channel:
         self._drop_marks()
         self._marks = Marks()
-        self._process, reader, writer = await launch.start_process(self._marks)
+        self._process, channel = await launch.start_process(self._marks)
         hello = Hello(self.shard, self._shards, self._settings, self.is_isolated)
-        message = await launch.greet(reader, writer, hello, START_S)
+        message = await launch.greet(channel, hello, START_S)
         if not isinstance(message, Ready):
-            writer.close()
+            channel.close()
             await self._end_process()
             if isinstance(message, Failed):
                 raise VectorpoolError.from_wire(message.error)
             raise ShardUnavailable(f"Shard {self.shard} did not start. Its output says why.")
-        self._writer = writer
+        self._channel = channel
         self.is_draining, self.starts, self.ready_since_ms = False, self.starts + 1, SYSTEM.now_ms()
         self._counts.begin()
         self._ready.set()
         self._supervisor.record(self._process_name, None)
-        return reader
+        return channel
 
     async def _watch(self) -> None:
         """Receive replies. When the shard dies, fail the requests under way and start it again."""
         while not self.is_stopping:
-            reader = self._reader or await self._relaunch()
+            channel = self._fresh or await self._relaunch()
             try:
-                await self._receive(reader)
+                await channel.deliver(self._take_reply)
             finally:
                 # Also after an unexpected error: nothing would read the replies until the watch runs again.
-                self._reader = None
+                self._fresh = None
                 self._lose_callers()
             await self._end_process()
             if self.is_draining:
@@ -351,36 +354,35 @@ class ShardClient:
     def _lose_callers(self) -> None:
         self._ready.clear()
         self._fail_under_way()
-        if self._writer is not None:
-            self._writer.close()
+        if self._channel is not None:
+            self._channel.close()
 
-    async def _relaunch(self) -> asyncio.StreamReader:
+    async def _relaunch(self) -> Channel:
         await self._end_process()
         failures = 0
         while True:
             await asyncio.sleep(_RESTART_PAUSE_S[min(failures, len(_RESTART_PAUSE_S) - 1)])
             try:
-                self._reader = await self._launch()
+                self._fresh = await self._launch()
             except (VectorpoolError, OSError) as error:
                 failures += 1
                 self._supervisor.record_failure(self._process_name, error)
                 logger.error("%s cannot be started: %s", self._name, error)
             else:
-                return self._reader
+                return self._fresh
 
-    async def _receive(self, reader: asyncio.StreamReader) -> None:
-        while (frame := await read_frame(reader)) is not None:
-            try:
-                message = from_shard_decoder.decode(frame)
-            except UNDECODABLE:
-                logger.exception("shard %d sent what is no message; it is started again", self.shard)
-                return
-            if isinstance(message, Ready):
-                continue
-            reply, _ = self._under_way.get(message.number, (None, False))
-            if reply is None or reply.done():
-                continue
-            reply.set_result(message)
+    def _take_reply(self, frame: bytes) -> bool:
+        """Give a reply to the request that waits for it; return whether the shard speaks sense."""
+        try:
+            message = from_shard_decoder.decode(frame)
+        except UNDECODABLE:
+            logger.exception("shard %d sent what is no message; it is started again", self.shard)
+            return False
+        if not isinstance(message, Ready) and (asked := self._under_way.get(message.number)) is not None:
+            reply = asked[0]
+            if not reply.done():
+                reply.set_result(message)
+        return True
 
     def _fail_under_way(self) -> None:
         for reply, is_change in self._under_way.values():

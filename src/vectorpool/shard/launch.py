@@ -11,7 +11,8 @@ from typing import Final
 
 from vectorpool.errors import InternalError, OutcomeUnknown, ShardUnavailable, VectorpoolError
 from vectorpool.platform.native_marks import Marks
-from vectorpool.shard.protocol import FromShard, Hello, encode_frame, from_shard_decoder, read_frame
+from vectorpool.shard.channel import Channel, connect
+from vectorpool.shard.protocol import FromShard, Hello, encode_frame, from_shard_decoder
 
 # A shard multiplies a matrix by a vector, in well under a millisecond. A second thread of the linear algebra would spin
 # on a core that another shard or the front needs. Measured: ten times the time.
@@ -20,9 +21,7 @@ _ONE_THREAD_EACH: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", 
 _END_S: Final = 2.0
 
 
-async def start_process(
-    marks: Marks,
-) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
+async def start_process(marks: Marks) -> tuple[asyncio.subprocess.Process, Channel]:
     """Start a process, and return it with the front's end of its connection. Raises OSError."""
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
@@ -42,18 +41,15 @@ async def start_process(
         )
     finally:
         theirs.close()
-    reader, writer = await asyncio.open_connection(sock=ours, limit=1 << 20)
-    return process, reader, writer
+    return process, await connect(ours)
 
 
-async def greet(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, hello: Hello, timeout_s: float
-) -> FromShard | None:
+async def greet(channel: Channel, hello: Hello, timeout_s: float) -> FromShard | None:
     """Tell a new process what it is, and return its first message; None if none came in time."""
-    writer.write(encode_frame(hello))
+    channel.write(encode_frame(hello))
     try:
         async with asyncio.timeout(timeout_s):
-            frame = await read_frame(reader)
+            frame = await channel.read()
     except TimeoutError:
         return None
     return None if frame is None else from_shard_decoder.decode(frame)

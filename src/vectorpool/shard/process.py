@@ -17,6 +17,7 @@ from functools import partial
 import uvloop
 
 from vectorpool import logs
+from vectorpool.answers import Answer
 from vectorpool.commands import Command
 from vectorpool.context import RequestContext
 from vectorpool.engine.chroma_package import import_lean
@@ -30,6 +31,7 @@ from vectorpool.pool.pool import Pool
 from vectorpool.pool.stores import StoreFactory
 from vectorpool.settings import Settings
 from vectorpool.shard.bodies import check_size, decoded
+from vectorpool.shard.channel import Channel, connect
 from vectorpool.shard.protocol import (
     Answered,
     Cancel,
@@ -54,7 +56,6 @@ from vectorpool.shard.protocol import (
     Viewed,
     encode_frame,
     label_of,
-    read_frame,
     shard_of,
     to_shard_decoder,
 )
@@ -69,9 +70,8 @@ logger = logging.getLogger(__name__)
 class ShardServer:
     """Serves one pool over one connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         # Tasks by the number of their message.
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._pool: Pool | None = None
@@ -86,7 +86,8 @@ class ShardServer:
 
     async def serve(self) -> None:
         """Serve until drained, or until the front process is gone."""
-        hello = await self._receive()
+        frame = await self._channel.read()
+        hello = None if frame is None else to_shard_decoder.decode(frame)
         if not isinstance(hello, Hello):
             return
         self._settings = hello.settings
@@ -119,29 +120,29 @@ class ShardServer:
         await self._supervisor.stop(1.0)
         await bucket.close()
 
-    async def _receive(self) -> ToShard | None:
-        frame = await read_frame(self._reader)
-        return None if frame is None else to_shard_decoder.decode(frame)
-
     async def _receive_all(self) -> None:
-        while (message := await self._receive()) is not None:
-            if isinstance(message, Part):
-                self._bodies.setdefault(message.number, []).append(message.data)
-                continue
-            if isinstance(message, Cancel):
-                self._bodies.pop(message.number, None)
-                if (cancelled := self._tasks.get(message.number)) is not None:
-                    cancelled.cancel()
-                continue
-            if isinstance(message, Press):
-                assert self._pool is not None
-                self._pool.press(is_short=message.is_short)
-                continue
-            if isinstance(message, Hello):
-                continue
+        await self._channel.deliver(self._take)
+
+    def _take(self, frame: bytes) -> bool:
+        """Begin what a message asks for."""
+        message: ToShard = to_shard_decoder.decode(frame)
+        if isinstance(message, Part):
+            self._bodies.setdefault(message.number, []).append(message.data)
+        elif isinstance(message, Cancel):
+            self._bodies.pop(message.number, None)
+            if (cancelled := self._tasks.get(message.number)) is not None:
+                cancelled.cancel()
+        elif isinstance(message, Press):
+            assert self._pool is not None
+            self._pool.press(is_short=message.is_short)
+        elif not isinstance(message, Hello):
             number = message.number
+            if isinstance(message, Execute) and (reply := self._answer_at_once(message)) is not None:
+                self._channel.write(encode_frame(reply))
+                return True
             task = self._tasks[number] = asyncio.create_task(self._handle(message))
             task.add_done_callback(partial(self._forget, number))
+        return True
 
     def _forget(self, number: int, _: asyncio.Task[None]) -> None:
         del self._tasks[number]
@@ -179,25 +180,45 @@ class ShardServer:
             return Failed(message.number, error.to_wire())
         return await self._execute(pool, message, command)
 
+    def _answer_at_once(self, message: Execute) -> FromShard | None:
+        """Return the reply to a read for which nothing has to be waited for; None: it takes a task."""
+        if self._pool is None or self._channel.is_full or self._channel.is_closing():
+            return None
+        context = RequestContext.arrived(message.context)
+        try:
+            answer = self._pool.answer_at_once(message.user_id, message.command, context)
+            return None if answer is None else _answered(message, answer, context)
+        except Exception as error:
+            return _failed(message, error, context)
+
     async def _execute(self, pool: Pool, message: Execute | ExecuteBody, command: Command) -> FromShard:
         context = RequestContext.arrived(message.context)
         try:
             answer = await pool.execute(message.user_id, command, context, message.context.quota)
-            check_size(answer)
-        except VectorpoolError as error:
-            timing = context.timed()
-            return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
-        except Exception:
-            logger.exception("a command failed unexpectedly id=%s", message.context.request_id)
-            defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
-            return Failed(message.number, defect.to_wire())
-        timing = context.timed()
-        return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
+            return _answered(message, answer, context)
+        except Exception as error:
+            return _failed(message, error, context)
 
     async def _send(self, message: FromShard) -> None:
-        if not self._writer.is_closing():
-            self._writer.write(encode_frame(message))
-            await self._writer.drain()
+        if not self._channel.is_closing():
+            self._channel.write(encode_frame(message))
+            if self._channel.is_full:
+                await self._channel.drain()
+
+
+def _answered(message: Execute | ExecuteBody, answer: Answer, context: RequestContext) -> FromShard:
+    check_size(answer)
+    timing = context.timed()
+    return Answered(message.number, answer.body, answer.commit, timing.parts, timing.steps or [])
+
+
+def _failed(message: Execute | ExecuteBody, error: Exception, context: RequestContext) -> FromShard:
+    if isinstance(error, VectorpoolError):
+        timing = context.timed()
+        return Failed(message.number, error.to_wire(), timing.parts, timing.steps or [])
+    logger.error("a command failed unexpectedly id=%s", message.context.request_id, exc_info=error)
+    defect = InternalError("The command failed for a reason of ours. The instance's log says which.")
+    return Failed(message.number, defect.to_wire())
 
 
 def _owns(hello: Hello, user_id: str) -> bool:
@@ -212,9 +233,9 @@ def _process_name(hello: Hello) -> str:
 
 async def _main(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
-    reader, writer = await asyncio.open_connection(sock=connection, limit=1 << 20)
-    await ShardServer(reader, writer).serve()
-    writer.close()
+    channel = await connect(connection)
+    await ShardServer(channel).serve()
+    channel.close()
 
 
 def main() -> None:

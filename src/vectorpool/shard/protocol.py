@@ -9,7 +9,6 @@ the front neither holds nor decodes it.
 
 from __future__ import annotations
 
-import asyncio
 import struct
 
 import msgspec
@@ -25,6 +24,7 @@ from vectorpool.telemetry.figures import Sample
 from vectorpool.telemetry.parts import Step
 
 _LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
 # A body limit's worth of request with room for its encoding; a longer frame is a defect, not a request.
 MAX_FRAME_BYTES = 1 << 30
 
@@ -198,14 +198,3 @@ def encode_frame(message: ToShard | FromShard) -> bytearray:
     _encoder.encode_into(message, frame, _LENGTH.size)
     _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
     return frame
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the next message's bytes, or None when the other side is gone."""
-    try:
-        (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-        if length > MAX_FRAME_BYTES:
-            return None
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None

@@ -24,6 +24,7 @@ QUEUE, EMBED, HYDRATE, FRESHNESS, ENGINE, COMMIT, STORE = range(7)
 PART_NAMES: Final = ("queue", "embed", "hydrate", "freshness", "engine", "commit", "store")
 # Steps of one request in a trace. A request has few; an ingest or a scrub may have thousands, of which the first count.
 MOST_STEPS: Final = 128
+_NONE: Final = (0.0,) * len(PART_NAMES)
 # Calls of the store that are remembered for traces, of each open vectorstore.
 _MOST_CALLS: Final = 64
 
@@ -42,8 +43,8 @@ class Timing:
 
     __slots__ = ("parts", "steps")
 
-    def __init__(self, *, is_traced: bool = False) -> None:
-        self.parts = [0.0] * len(PART_NAMES)
+    def __init__(self, *, is_traced: bool = False, parts: Sequence[float] | None = None) -> None:
+        self.parts = [0.0] * len(PART_NAMES) if parts is None else [*parts, *_NONE[len(parts) :]]
         self.steps: list[Step] | None = [] if is_traced else None
 
     def add(self, part: int, start_s: float, end_s: float) -> None:

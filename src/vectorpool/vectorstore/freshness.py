@@ -15,10 +15,16 @@ from vectorpool.sources import Sources
 
 
 class Freshness:
-    """Calls ``ask`` (True: the replica is at the newest commit), and stores when the last True was asked for."""
+    """Calls ``ask`` (True: the replica is at the newest commit), and stores when the last True was asked for.
 
-    def __init__(self, ask: Callable[[], Awaitable[bool]], sources: Sources) -> None:
+    ``sees`` answers the same at once, and may be called on an event loop; its False says nothing.
+    """
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[bool]], sources: Sources, sees: Callable[[], bool] = lambda: False
+    ) -> None:
         self._ask = ask
+        self._sees = sees
         self._sources = sources
         self._current: asyncio.Task[bool] | None = None
         self._next: asyncio.Task[bool] | None = None
@@ -53,16 +59,31 @@ class Freshness:
         ``arrived_s`` is when the read arrived; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
         Raises the errors of ``ask``.
         """
-        bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+        known = self.is_known_enough(reading, settings, arrived_s, is_in_doubt=is_in_doubt)
+        return await self.is_newest() if known is None else known
+
+    def is_known_enough(
+        self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool
+    ) -> bool | None:
+        """Return the same without waiting; None if the store has to be asked."""
         consistency = reading.consistency or settings.consistency
         if consistency == "local":
             return True
         if is_in_doubt:
             # Another writer may have won the number of these writes: the outcome must be known first.
             return False
-        if consistency == "bounded" and self.age_ms() <= bound_ms:
-            return True
-        return self.is_known_since(arrived_s) or await self.is_newest()
+        if consistency == "bounded":
+            bound_ms = settings.consistency_bound_ms if reading.bound_ms is None else reading.bound_ms
+            if self.age_ms() <= bound_ms:
+                return True
+        return True if self.is_known_since(arrived_s) or self._is_seen() else None
+
+    def _is_seen(self) -> bool:
+        asked_s = self._sources.monotonic_s()
+        if not self._sees():
+            return False
+        self._note_fresh(asked_s)
+        return True
 
     def is_known_since(self, arrived_s: float) -> bool:
         """Return whether the replica was at the newest commit after ``arrived_s``, so that no request is needed."""

@@ -46,6 +46,11 @@ class ReadWriteLock:
         self._no_readers.set()
         self._shared = _Shared(self)
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a task holds the lock alone, or waits for it."""
+        return self._is_exclusive
+
     def shared(self) -> _Shared:
         """Return a context manager that holds the lock together with other readers."""
         return self._shared

@@ -81,7 +81,7 @@ class Vectorstore:
         self._replica: Replica | None = None
         # Tickets that are applied and not committed; the first of them may be in the pending commit of ``_offers``.
         self._uncommitted: list[Ticket] = []
-        self._freshness = Freshness(self._ask, sources)
+        self._freshness = Freshness(self._ask, sources, self._sees)
         self._absent = True
         # Whether uncommitted commands are applied again, because they were acknowledged.
         self._replays = settings.durability == "write-back"
@@ -132,26 +132,40 @@ class Vectorstore:
         read keeps the replica open until its thread ends.
         """
         async with self._lock.shared():
+            if (answer := self.read_at_once(command)) is not None:
+                return answer
             replica = self._replica
             if replica is None:
                 raise ReplicaClosed
             if self.is_absent:
                 raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
             seq = replica.position.seq
-            body = replica.read_at_once(command)
-            return Answer(await run_to_end(self._workers, replica.read, command) if body is None else body, seq)
+            return Answer(await run_to_end(self._workers, replica.read, command), seq)
+
+    def read_at_once(self, command: Read) -> Answer | None:
+        """Answer a read as ``read`` does, on the event loop; None if something has to be waited for, or is missing."""
+        replica = self._replica
+        if replica is None or self.is_absent or self._lock.is_exclusive:
+            return None
+        body = replica.read_at_once(command)
+        return None if body is None else Answer(body, replica.position.seq)
 
     async def is_fresh_enough(self, reading: ReadOptions, arrived_s: float) -> bool:
         """Return whether the replica may answer a read, by the consistency of the request or else of the setting.
 
         ``arrived_s`` is when the read arrived (monotonic seconds): a later proof of freshness needs no new request.
         """
+        known = self.is_known_fresh(reading, arrived_s)
+        return await self._freshness.is_newest() if known is None else known
+
+    def is_known_fresh(self, reading: ReadOptions, arrived_s: float) -> bool | None:
+        """Return the same without waiting; None if the store has to be asked."""
         if self._builder.at is not None:
             return True
         if self.commit_seq < reading.min_commit:
             return False
         doubt = self._offers.is_in_doubt
-        return await self._freshness.is_enough(reading, self._settings, arrived_s, is_in_doubt=doubt)
+        return self._freshness.is_known_enough(reading, self._settings, arrived_s, is_in_doubt=doubt)
 
     async def catch_up(self) -> None:
         """Bring the replica to the newest commit. Raises StoreUnavailable while a commit is in doubt."""
@@ -271,6 +285,9 @@ class Vectorstore:
         if self._replica is None or self._builder.at is not None:
             return self._replica is not None
         return await self._log.is_newest(self._replica.position)
+
+    def _sees(self) -> bool:
+        return self._replica is not None and self._log.is_surely_newest(self._replica.position)
 
     async def _open_to_write(self, *, asks: bool = False) -> None:
         """Build the replica, its migration as a commit of its own; ``asks``: take in newer commits if others commit."""

@@ -125,6 +125,9 @@ class FarBucket:
         await self._sources.sleep(len(data) / self._bytes_per_s)
         return data
 
+    def is_surely_absent(self, key: str) -> bool:
+        return False
+
     async def head(self, key: str) -> ObjectInfo:
         return await self._travel(key, self._latencies.head, lambda shelf: shelf.head(key))
 

@@ -9,10 +9,12 @@ import pytest
 from tests.support.seeded import SeededSources
 from vectorpool.errors import StoreRefused
 from vectorpool.objects.bucket import BucketDenied, BucketUnavailable, ObjectExists, ObjectMissing
+from vectorpool.objects.clocked import ClockedBucket
 from vectorpool.objects.faulty import Faults, FaultyBucket
 from vectorpool.objects.memory import MemoryBucket
 from vectorpool.objects.metered import MeteredBucket, OperationCount
 from vectorpool.objects.probe import PROBE_PREFIX, probe
+from vectorpool.telemetry.parts import StoreClock
 
 
 async def test_requests_and_bytes_are_counted_by_operation() -> None:
@@ -40,6 +42,20 @@ async def test_requests_and_bytes_are_counted_by_operation() -> None:
     traffic = bucket.traffic()
     assert traffic.requests == {name: count.requests for name, count in counts.items() if count.requests}
     assert (traffic.failed, traffic.bytes_sent, traffic.bytes_received) == (0, 9, 7)
+
+
+async def test_what_is_seen_at_once_counts_as_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that shows that a key is free is a HEAD in the counts and on the clock; one that says nothing is none."""
+    inner, sources = MemoryBucket(), SeededSources()
+    metered, clock = MeteredBucket(inner), StoreClock(sources)
+    bucket = ClockedBucket(metered, clock, sources)
+    assert not bucket.is_surely_absent("k")
+    assert metered.counts()["head"] == OperationCount()
+    monkeypatch.setattr(inner, "is_surely_absent", lambda key: True)
+    assert bucket.is_surely_absent("k")
+    assert metered.counts()["head"] == OperationCount(requests=1)
+    assert [(call.name, call.outcome) for call in clock.calls] == [("store head", "missing")]
+    assert not FaultyBucket(inner, Faults(), sources=sources).is_surely_absent("k"), "the question itself may fail"
 
 
 async def test_lost_answers_are_counted_as_errors() -> None:
