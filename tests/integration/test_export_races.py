@@ -22,6 +22,7 @@ from vectorpool.context import BACKGROUND
 from vectorpool.errors import UserNotFound
 from vectorpool.settings import Settings
 from vectorpool.targets import postgresql, runs
+from vectorpool.targets.kept import Kept, KeptSinks, KeptStates
 from vectorpool.targets.named import named_targets
 from vectorpool.targets.urls import Target
 
@@ -77,10 +78,10 @@ class Delays:
         return rested
 
 
-async def _export(service: Service, user: str, target: Target) -> None:
+async def _export(service: Service, user: str, target: Target, kept: Kept | None) -> None:
     for _ in range(2):
         try:
-            await runs.export_user(service.library.bucket, service.settings, user, target)
+            await runs.export_user(service.library.bucket, service.settings, user, target, kept=kept)
         except UserNotFound:
             return
 
@@ -111,21 +112,24 @@ async def _interleave(service: Service, seed: int, patch: pytest.MonkeyPatch) ->
     target, user, rng = named_targets(service.settings)["main"], f"user-{seed}", random.Random(seed)
     await service.router.execute(user, NOTES, BACKGROUND)
     await service.router.execute(user, upsert("a", "b"), BACKGROUND)
+    kept = Kept(KeptStates(service.settings.replica_dir, 2**24), KeptSinks()) if rng.random() < 0.5 else None
     if rng.random() < 0.5:
-        await runs.export_user(service.library.bucket, service.settings, user, target)
+        await runs.export_user(service.library.bucket, service.settings, user, target, kept=kept)
         await service.router.execute(user, upsert("c"), BACKGROUND)
     is_made_anew = rng.random() < 0.4
     with patch.context() as within:
         delays = Delays(seed, within)
-        exporters = [_export(service, user, target) for _ in range(rng.choice((1, 1, 2)))]
+        exporters = [_export(service, user, target, kept) for _ in range(rng.choice((1, 1, 2)))]
         deleting = _delete(service, user, target, delays, is_made_anew=is_made_anew)
         await asyncio.gather(deleting, *exporters)
     found, collections = _left(target.url, user)
     assert found <= ({"new"} if is_made_anew else set()), (seed, found)
     assert collections <= (1 if is_made_anew else 0), seed
     if is_made_anew:
-        await runs.export_user(service.library.bucket, service.settings, user, target)
+        await runs.export_user(service.library.bucket, service.settings, user, target, kept=kept)
         assert _left(target.url, user) == ({"new"}, 1), seed
+    if kept is not None:
+        kept.sinks.close_idle(0.0)
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(300, marks=pytest.mark.long)])

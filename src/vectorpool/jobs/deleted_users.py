@@ -66,6 +66,7 @@ class _Progress(msgspec.Struct):
 
 # Asks for the deletion of a user at a target; returns whether it is a new job.
 Ask = Callable[[str, str], Awaitable[bool]]
+Drop = Callable[[str], Awaitable[None]]
 
 
 class DeletedUsers:
@@ -79,13 +80,16 @@ class DeletedUsers:
         sources: Sources,
         ask: Ask,
         has_room: Callable[[], Awaitable[bool]],
+        drop: Drop | None = None,
     ) -> None:
+        """``drop`` is called for each mark of a deletion, perhaps several times, with its digest of the user."""
         self._bucket = bucket
         self._record = record
         self._targets = targets
         self._sources = sources
         self._ask = ask
         self._has_room = has_room
+        self._drop = drop
         self._one_at_a_time = asyncio.Lock()
         # Each with the time when it became known.
         self._owed: dict[str, int] = {}
@@ -158,7 +162,7 @@ class DeletedUsers:
 
     async def _listed(self, now_ms: int) -> list[str]:
         users = await users_with_receipts(self._bucket)
-        marks = await mark_keys_since(self._bucket, 0)
+        marks = await self._marks_since(0)
         newest: dict[str, int] = {}
         for mark in marks.values():
             newest[mark.digest] = max(mark.seq, newest.get(mark.digest, 0))
@@ -175,7 +179,7 @@ class DeletedUsers:
         return self._owe(found, now_ms)
 
     async def _marked(self, now_ms: int) -> list[str]:
-        marks = await mark_keys_since(self._bucket, max(self._looked_ms - _OVERLAP_MS, 0))
+        marks = await self._marks_since(max(self._looked_ms - _OVERLAP_MS, 0))
         new, found = [key for key in marks if key not in self._seen], list[str]()
         for start in range(0, len(new), _AT_ONCE):
             keys = new[start : start + _AT_ONCE]
@@ -187,6 +191,13 @@ class DeletedUsers:
                     found.append(user_id)
         self._see(marks, now_ms)
         return self._owe(found, now_ms)
+
+    async def _marks_since(self, time_ms: int) -> dict[str, Mark]:
+        marks = await mark_keys_since(self._bucket, time_ms)
+        if self._drop is not None:
+            for digest in {mark.digest for mark in marks.values()}:
+                await self._drop(digest)
+        return marks
 
     def _see(self, marks: dict[str, Mark], now_ms: int) -> None:
         self._seen = {key for key in marks if time_of_mark(key) >= now_ms - 2 * _OVERLAP_MS}

@@ -98,7 +98,14 @@ class Worker:
         transfers = Transfers(self._bucket, self._router, settings)
         runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
         rounds = ExportRounds(
-            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
+            self._bucket,
+            self.store.exports,
+            notifications,
+            settings,
+            SYSTEM,
+            self._ask_transfer,
+            self._waiting_exports,
+            transfers.drop,
         )
         self._deleted = rounds.deleted
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)

@@ -31,7 +31,7 @@ from vectorpool.errors import (
     VectorpoolError,
 )
 from vectorpool.ids import is_reserved
-from vectorpool.jobs.deleted_users import DeletedUsers
+from vectorpool.jobs.deleted_users import DeletedUsers, Drop
 from vectorpool.jobs.exported import ExportRecord
 from vectorpool.jobs.views import JobKind
 from vectorpool.notifications import Notifications
@@ -77,6 +77,7 @@ class ExportRounds:
         sources: Sources,
         ask: Ask,
         waiting: Callable[[], Awaitable[int]],
+        drop: Drop | None = None,
     ) -> None:
         """Raise Misconfigured for targets that cannot be meant."""
         self._bucket = bucket
@@ -89,7 +90,9 @@ class ExportRounds:
         self._targets = scheduled_targets(settings)
         self._all = sorted(named_targets(settings))
         # Also looked at between rounds.
-        self.deleted = DeletedUsers(bucket, record, self._all, sources, partial(self._asked, "forget"), self._has_room)
+        self.deleted = DeletedUsers(
+            bucket, record, self._all, sources, partial(self._asked, "forget"), self._has_room, drop
+        )
         self._patterns = settings.export_users.split()
 
     @property

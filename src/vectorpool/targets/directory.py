@@ -53,6 +53,11 @@ class DirectorySource:
         self._open.close()
         self._engine.close()
 
+    @property
+    def is_touched(self) -> bool:
+        """Whether Chroma was opened, which may write; the files are as they were otherwise."""
+        return self._engine.chroma_use is not None or self._engine.calls_of_chroma > 0
+
     def collections(self) -> list[Collection]:
         """Return the collections of all databases."""
         catalogue = self._engine.catalogue

@@ -93,6 +93,7 @@ class PostgresSink:
     """
 
     is_always_whole = False
+    may_be_kept = True
 
     def __init__(self, target: Target) -> None:
         self._target = target

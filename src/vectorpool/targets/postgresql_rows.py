@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import psycopg
@@ -50,6 +50,21 @@ def packed(user_id: str, collection: Collection, commit: int, records: Records, 
     return b"".join(parts)
 
 
+class _Reals(NamedTuple):
+    """A vector that is sent as ``real[]``, in binary."""
+
+    vector: Float32
+
+
+class _RealsDumper(psycopg.adapt.Dumper):
+    format = psycopg.pq.Format.BINARY
+    oid = 1021
+
+    def dump(self, obj: _Reals) -> bytes:
+        (field,) = _vectors(obj.vector.reshape(1, -1), is_vector=False)
+        return bytes(field[_LENGTH.size :])
+
+
 def upsert(cursor: psycopg.Cursor[Any], user_id: str, collection: Collection, commit: int, records: Records) -> int:
     """Put a few records that ``packed`` took, each in the place of an earlier one; return how many are new.
 
@@ -58,7 +73,8 @@ def upsert(cursor: psycopg.Cursor[Any], user_id: str, collection: Collection, co
     columns = zip(records.ids, records.vectors, records.documents, records.uris, records.metadatas, strict=True)
     values: list[Any] = []
     for record_id, vector, document, uri, metadata in columns:
-        values += (user_id, collection.id, commit, record_id, vector.tolist(), document, uri, to_json(metadata))
+        values += (user_id, collection.id, commit, record_id, _Reals(vector), document, uri, to_json(metadata))
+    cursor.adapters.register_dumper(_Reals, _RealsDumper)
     row = "(%s, %s, %s, %s, %s::real[], %s, %s, %s::jsonb)"
     updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ") if name not in _KEY)
     # A row that was inserted was never updated.

@@ -89,6 +89,8 @@ class Sink(Protocol):
 
     # Every export writes all records anew.
     is_always_whole: bool
+    # An open one serves one user after another, and is dear to open.
+    may_be_kept: bool
 
     def state(self, user_id: str) -> State | None:
         """Return what is there of a user, and keep other exporters of the user away where the target can."""
