@@ -18,7 +18,7 @@ from tests.crash.test_jobs import kill_worker_of, worker_of
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.service import Service
 
-RECORDS = 6000
+RECORDS = 4000
 DIMENSION = 16
 END_S = 240
 ROUNDS = 12
@@ -151,6 +151,7 @@ def test_an_export_to_postgresql_and_an_import_go_on(service: Service, postgres:
     assert_imported_once(service, "43", wanted)
 
 
+@pytest.mark.long
 def test_an_export_to_parquet_goes_on(service: Service, lake: Path) -> None:
     """The worker is killed while the new file is written; the old one stays until the next worker's is whole."""
     wanted = records(service, "42")
