@@ -113,31 +113,36 @@ class DeletedUsers:
 
     async def look(self) -> int:
         """Ask for the deletions that are new; return how many jobs are. Raises StoreUnavailable, JobsUnavailable."""
-        async with self._one_at_a_time:
-            return await self._go(is_round=False)
+        found = await self._find(is_round=False)
+        asked = await self._ask_for(found, is_round=False)
+        await self._save()
+        return asked
 
     async def run(self) -> int:
         """Ask for all that is owed; return how many jobs are new. Raises StoreUnavailable, JobsUnavailable."""
-        async with self._one_at_a_time:
-            return await self._go(is_round=True)
-
-    async def _go(self, *, is_round: bool) -> int:
-        if not self._targets:
-            return 0
-        began_ms = self._sources.now_ms()
-        if self._listed_ms is None:
-            await self._resume(began_ms)
-        is_due = self._listed_ms is None or min(self._looked_ms, self._listed_ms) < began_ms - LOOK_WITHIN_MS
-        if is_due or (is_round and self._may_be_more):
-            self._may_be_more = False
-            found = await self._listed(began_ms)
-            self._listed_ms = began_ms
-        else:
-            found = await self._marked(began_ms)
-        self._looked_ms = began_ms
-        asked = await self._ask_for(list(self._owed) if is_round else found)
+        await self._find(is_round=True)
+        asked = await self._ask_for(list(self._owed), is_round=True)
         await self._save()
         return asked
+
+    async def _find(self, *, is_round: bool) -> list[str]:
+        """Note who was deleted since the last look, or at any time, as owed; return them."""
+        if not self._targets:
+            return []
+        # Not while jobs are asked for: a round may wait long for room, and marks are looked at meanwhile.
+        async with self._one_at_a_time:
+            began_ms = self._sources.now_ms()
+            if self._listed_ms is None:
+                await self._resume(began_ms)
+            is_due = self._listed_ms is None or min(self._looked_ms, self._listed_ms) < began_ms - LOOK_WITHIN_MS
+            if is_due or (is_round and self._may_be_more):
+                self._may_be_more = False
+                found = await self._listed(began_ms)
+                self._listed_ms = began_ms
+            else:
+                found = await self._marked(began_ms)
+            self._looked_ms = began_ms
+            return found
 
     async def _resume(self, now_ms: int) -> None:
         """Begin where a worker of the same targets stood."""
@@ -150,8 +155,7 @@ class DeletedUsers:
 
     async def _save(self) -> None:
         before, owed = self._saved, sorted(self._owed)
-        assert self._listed_ms is not None
-        if self._may_be_more or len(owed) > _MOST_SAVED:
+        if self._listed_ms is None or self._may_be_more or len(owed) > _MOST_SAVED:
             return
         is_same = before is not None and (before.owed, before.listed_ms) == (owed, self._listed_ms)
         if is_same and before is not None and self._looked_ms - before.looked_ms < _SAVE_EVERY_MS:
@@ -216,22 +220,23 @@ class DeletedUsers:
         """Return by target which deletion of each user is done there, as far as the record knows."""
         return {name: await asyncio.to_thread(self._record.forgotten, name, users) for name in self._targets}
 
-    async def _ask_for(self, users: list[str]) -> int:
+    async def _ask_for(self, users: list[str], *, is_round: bool) -> int:
         asked = 0
         for start in range(0, len(users), _PAGE):
             page = users[start : start + _PAGE]
             known = await self._known(page)
             async for user_id, receipt in self._receipts(page):
                 if receipt is None:
-                    if self._sources.now_ms() - self._owed[user_id] > _NO_RECEIPT_MS:
-                        del self._owed[user_id]
+                    if self._sources.now_ms() - self._owed.get(user_id, 0) > _NO_RECEIPT_MS:
+                        self._owed.pop(user_id, None)
                     continue
                 left = [name for name in self._targets if known[name].get(user_id, -1) < receipt.commit]
                 left = [name for name in left if not await self._is_noted(receipt, name)]
                 if not left:
-                    del self._owed[user_id]
+                    self._owed.pop(user_id, None)
                 for name in left:
-                    if not await self._has_room():
+                    # As few as new deletions are, they are asked for at once, as by a request.
+                    if is_round and not await self._has_room():
                         return asked
                     asked += await self._ask(user_id, name)
         return asked

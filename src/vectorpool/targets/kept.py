@@ -27,7 +27,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.next_commits import NextCommit, Unpatchable, plan_patch, write_patch
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.scratch import make_scratch
-from vectorpool.errors import CorruptObject
+from vectorpool.errors import CorruptObject, LocalDiskFailed
 from vectorpool.local_paths import local_segment, scratch_dir
 from vectorpool.platform.local_disk import on_local_disk
 from vectorpool.sources import SYSTEM, Sources
@@ -37,6 +37,7 @@ from vectorpool.targets.urls import Target
 logger = logging.getLogger(__name__)
 
 _STATE: Final = "state"
+_MOST_STATES: Final = 1000
 # How long a connection is kept without an export. Other exports may be waiting for one.
 IDLE_S: Final = 60.0
 
@@ -84,7 +85,14 @@ class KeptStates:
         """
         state = None if at is not None else await self._follow(self._states.pop(user_id, None), log, newest)
         if state is None:
-            state = await self._build(log, at)
+            try:
+                state = await self._build(log, at)
+            except LocalDiskFailed:
+                if not self._states:
+                    raise
+                # What is kept for later may be what fills the disk.
+                await self._shrink(0, 0)
+                state = await self._build(log, at)
         is_kept = False
         try:
             yield state
@@ -104,9 +112,15 @@ class KeptStates:
         # Two exports of a user to two targets may have built one each.
         replaced = self._states.pop(user_id, None)
         self._states[user_id] = state
-        removed = [] if replaced is None else [replaced]
-        while sum(each.size for each in self._states.values()) > self._max_bytes:
+        if replaced is not None:
+            await _remove(replaced)
+        await self._shrink(self._max_bytes, _MOST_STATES)
+
+    async def _shrink(self, max_bytes: int, most: int) -> None:
+        total, removed = sum(each.size for each in self._states.values()), list[State]()
+        while self._states and (total > max_bytes or len(self._states) > most):
             removed.append(self._states.pop(next(iter(self._states))))
+            total -= removed[-1].size
         for each in removed:
             await _remove(each)
 
