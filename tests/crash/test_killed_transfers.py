@@ -18,7 +18,7 @@ from tests.crash.test_jobs import kill_worker_of, worker_of
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.service import Service
 
-RECORDS = 4000
+RECORDS = 2500
 DIMENSION = 16
 END_S = 240
 ROUNDS = 6

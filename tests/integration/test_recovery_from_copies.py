@@ -192,8 +192,8 @@ def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
     ("target", "into"),
     [
         ("parquet", "new"),
-        ("chroma", "same"),
-        ("qdrant", "same"),
+        pytest.param("chroma", "same", marks=LONG),
+        pytest.param("qdrant", "same", marks=LONG),
         pytest.param("postgresql", "same", marks=LONG),
         pytest.param("postgresql", "new", marks=LONG),
         pytest.param("parquet", "same", marks=LONG),
