@@ -1,13 +1,16 @@
 """What a warm request costs in this version and in another: ``python -m tests.bench.overhead OTHER/src [--turns N]``.
 
+``--count`` counts bytecode instructions of Python instead, in every thread: the same number at each run, whatever else
+runs on the machine, which tells nothing of the time spent in C and in the kernel.
+
 ``--without-figures`` takes this version for the other one too, with counters, histograms and timed parts that do
 nothing.
 
 Two services run at once, each with one shard over a directory, this version's and that of another checkout. Blocks of
-the same strong top-10 queries (or, with ``--work upsert``, upserts of one record) go to them by turns, over one
-connection each. The figure of a block is processor time of front and shard for a request, from the kernel's counts, so
-that what else runs on the machine matters little; the result is the median over blocks, and the median of the ratios of
-neighbouring blocks.
+the same strong top-10 queries (or, with ``--work``, gets of three records or upserts of one) go to them by turns, over
+one connection each. The figure of a block is processor time of front and shard for a request, from the counts of the
+kernel, so that what else runs on the machine matters little; the result is the median over blocks, and that of the
+ratios of neighbouring blocks.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,7 +31,8 @@ from pathlib import Path
 
 RECORDS, DIMENSION = 200, 384
 # Requests of a block: an upsert makes a commit, and takes some times as long.
-BLOCKS = {"query": 2000, "upsert": 300}
+BLOCKS = {"query": 2000, "get": 2000, "upsert": 300}
+_COUNTED = 100
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -43,18 +48,51 @@ parts.timed = lambda part: lambda method: method
 """
 
 
-class Side:
-    """A service of one version. ``has_figures``: whether it counts and times."""
+_COUNTING = """
+import os, signal, sys, threading
+_count, _is_on = [0], [False]
 
-    def __init__(self, name: str, source: Path, root: Path, *, has_figures: bool = True) -> None:
+def _traced(frame, event, argument):
+    if not _is_on[0]:
+        return None
+    frame.f_trace_opcodes, frame.f_trace_lines = True, False
+    def each(frame, event, argument):
+        _count[0] += event == "opcode"
+        return each
+    return each
+
+def _begin(*_):
+    _count[0], _is_on[0] = 0, True
+    sys.settrace(_traced)
+
+def _end(*_):
+    sys.settrace(None)
+    _is_on[0] = False
+    with open(os.environ["COUNTS"] + f"/{os.getpid()}.part", "w") as file:
+        file.write(str(_count[0]))
+    os.rename(file.name, file.name.removesuffix(".part"))
+
+threading.settrace(_traced)
+signal.signal(signal.SIGUSR1, _begin)
+signal.signal(signal.SIGUSR2, _end)
+"""
+
+
+class Side:
+    """A service of one version; ``custom`` is run at the start of each of its processes."""
+
+    def __init__(self, name: str, source: Path, root: Path, *, custom: str = "") -> None:
         self.name = name
         root.mkdir()
         flags = {"STORE": root / "store", "REPLICA_DIR": root / "replicas", "PORT": 0}
         own = {key: value for key, value in os.environ.items() if not key.startswith(("VECTORPOOL_", "OTEL_"))}
         path = [str(source)]
-        if not has_figures:
+        if custom:
             path.insert(0, str(root))
-            (root / "sitecustomize.py").write_text(_WITHOUT_FIGURES)
+            (root / "sitecustomize.py").write_text(custom)
+        self._counts = root / "counts"
+        self._counts.mkdir()
+        own["COUNTS"] = str(self._counts)
         own |= {f"VECTORPOOL_{key}": str(value) for key, value in flags.items()}
         env = {**own, "PYTHONPATH": os.pathsep.join(path)}
         command = [str(Path(sys.executable).with_name("vectorpool")), "serve", "--shards", "1"]
@@ -80,6 +118,7 @@ class Side:
         self.send("POST", "/users/42/collections/notes/records", {"records": records})
         self.requests = {
             "query": ("POST", "query", {"embeddings": [records[3]["embedding"]], "n_results": 10}),
+            "get": ("POST", "records/get", {"ids": ["r1", "r7", "r99"]}),
             "upsert": ("PUT", "records", {"records": records[3:4]}),
         }
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
@@ -103,17 +142,38 @@ class Side:
             found.append((int(fields[11]) + int(fields[12])) * _TICK_S)
         return found
 
-    def block(self, work: str) -> tuple[float, float]:
-        """Return the microseconds of processor time of front and shard for a request of one block."""
+    def repeat(self, work: str, times: int) -> None:
+        """Send one request again and again."""
         # An idle connection is closed after a while.
         self.connection.close()
         method, name, asked = self.requests[work]
-        body, count = json.dumps(asked).encode(), BLOCKS[work]
-        before = self.cpu_s()
-        for _ in range(count):
+        body = json.dumps(asked).encode()
+        for _ in range(times):
             self.send(method, f"/users/42/collections/notes/{name}", body)
+
+    def block(self, work: str) -> tuple[float, float]:
+        """Return the microseconds of processor time of front and shard for a request of one block."""
+        count, before = BLOCKS[work], self.cpu_s()
+        self.repeat(work, count)
         front, shard = (b - a for a, b in zip(before, self.cpu_s(), strict=True))
         return front / count * 1e6, shard / count * 1e6
+
+    def count(self, work: str) -> tuple[float, float]:
+        """Return the bytecode instructions of front and shard for a request."""
+        self.repeat(work, _COUNTED)
+        for pid in self.pids:
+            os.kill(pid, signal.SIGUSR1)
+        self.repeat(work, _COUNTED)
+        for pid in self.pids:
+            os.kill(pid, signal.SIGUSR2)
+        # A handler of Python runs when its process does something.
+        self.repeat(work, 1)
+        deadline_s = time.monotonic() + 30
+        while not all((self._counts / str(pid)).exists() for pid in self.pids):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        front, shard = (int((self._counts / str(pid)).read_text()) / _COUNTED for pid in self.pids)
+        return front, shard
 
 
 def main() -> None:
@@ -122,22 +182,29 @@ def main() -> None:
     parser.add_argument("other", type=Path, nargs="?")
     parser.add_argument("--without-figures", action="store_true")
     parser.add_argument("--turns", type=int, default=30)
-    parser.add_argument("--work", choices=("query", "upsert"), default="query")
+    parser.add_argument("--work", choices=tuple(BLOCKS), default="query")
+    parser.add_argument("--count", action="store_true")
     options = parser.parse_args()
     if (options.other is None) != options.without_figures:
         parser.error("give the src of another checkout, or --without-figures")
-    with tempfile.TemporaryDirectory() as directory:
+    custom = _COUNTING if options.count else ""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         here = Path(__file__).parents[2] / "src"
         sides = [
-            Side("this", here, Path(directory) / "this"),
+            Side("this", here, Path(directory) / "this", custom=custom),
             Side(
                 "other",
                 (options.other or here).resolve(),
                 Path(directory) / "other",
-                has_figures=not options.without_figures,
+                custom=custom + _WITHOUT_FIGURES * options.without_figures,
             ),
         ]
         try:
+            if options.count:
+                for side in sides:
+                    front, shard = side.count(options.work)
+                    print(f"{side.name:6} front {front:7,.0f} bytecodes, shard {shard:7,.0f}")
+                return
             for side in sides:
                 side.block(options.work)
             rows: dict[str, list[tuple[float, float]]] = {side.name: [] for side in sides}

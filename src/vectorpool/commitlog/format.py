@@ -224,13 +224,19 @@ def corrupt(key: str, what: str) -> CorruptObject:
     )
 
 
+_NO_SEGMENTS: Final = frozenset({"", ".", ".."})
+
+
 def check_path(path: str) -> str | None:
     """Return what is wrong with a path of a file table, or None: relative, clean, within the directory."""
     if not path or len(path.encode("utf-8", "surrogatepass")) > MAX_PATH_BYTES:
         return f"a path is empty or longer than {MAX_PATH_BYTES} bytes"
     if path.startswith("/") or "\\" in path or "\0" in path:
         return f"the path {path!a} is absolute, or holds a backslash or a zero byte"
-    if any(part in ("", ".", "..") or len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.split("/")):
+    parts = path.split("/")
+    # No character takes more than four bytes, and most paths are short.
+    is_long = len(path) * 4 > 255 and any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in parts)
+    if is_long or not _NO_SEGMENTS.isdisjoint(parts):
         return f"the path {path!a} has a segment that is empty, '.', '..' or too long"
     return None
 

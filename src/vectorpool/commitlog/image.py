@@ -15,6 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Container, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,8 @@ _LOOKS: Final = 5
 # Far more than a tick of any file system's clock.
 _TICKS_NS: Final = 2_000_000_000
 _SIDE_FILES: Final = ("-wal", "-journal", "-shm")
+# Digests that are compared at once.
+_GROUP_BYTES: Final = 8 * DIGEST_BYTES
 
 
 class UncleanDirectory(Exception):
@@ -136,8 +139,17 @@ class Capture(msgspec.Struct, frozen=True):
 def block_digests(data: bytes | bytearray | memoryview) -> bytes:
     """Return the digests of the blocks of ``data``, 16 bytes each; the last block may be short."""
     view = memoryview(data)
-    one = xxhash.xxh3_128_digest
-    return b"".join([one(view[at : at + BLOCK_BYTES]) for at in range(0, len(view), BLOCK_BYTES)])
+    count = -(-len(view) // BLOCK_BYTES)
+    cuts = islice(_CUTS, count) if count <= len(_CUTS) else _cuts(count)
+    return b"".join(map(xxhash.xxh3_128_digest, map(view.__getitem__, cuts)))
+
+
+def _cuts(count: int) -> list[slice]:
+    return [slice(at, at + BLOCK_BYTES) for at in range(0, count * BLOCK_BYTES, BLOCK_BYTES)]
+
+
+# Made once: each file that is captured is cut into blocks.
+_CUTS: Final = _cuts(1024)
 
 
 def list_files(directory: Path) -> dict[str, os.stat_result]:
@@ -280,14 +292,22 @@ def keep_changed(path: str, offset: int, data: memoryview, blocks: bytes, before
     old = before[first : first + len(blocks)]
     if old == blocks:
         return
-    count = len(blocks) // DIGEST_BYTES
-    run: int | None = None
-    for index in range(count + 1):
-        at = index * DIGEST_BYTES
-        differs = index < count and blocks[at : at + DIGEST_BYTES] != old[at : at + DIGEST_BYTES]
-        if differs and run is None:
-            run = index
-        elif not differs and run is not None:
-            raw = bytes(data[run * BLOCK_BYTES : index * BLOCK_BYTES])
-            extents.append(Extent(path, offset + run * BLOCK_BYTES, raw))
-            run = None
+    runs: list[list[int]] = []
+    for index in _differing(blocks, old):
+        if runs and runs[-1][1] == index:
+            runs[-1][1] += 1
+        else:
+            runs.append([index, index + 1])
+    for start, end in runs:
+        raw = bytes(data[start * BLOCK_BYTES : end * BLOCK_BYTES])
+        extents.append(Extent(path, offset + start * BLOCK_BYTES, raw))
+
+
+def _differing(blocks: bytes, old: bytes) -> Iterator[int]:
+    """Yield the indexes of the block digests that differ, or that are new, in order; most are equal."""
+    for start in range(0, len(blocks), _GROUP_BYTES):
+        end = start + _GROUP_BYTES
+        if blocks[start:end] != old[start:end]:
+            for at in range(start, min(end, len(blocks)), DIGEST_BYTES):
+                if blocks[at : at + DIGEST_BYTES] != old[at : at + DIGEST_BYTES]:
+                    yield at // DIGEST_BYTES

@@ -43,6 +43,7 @@ _LINGER_S: Final = 2.0
 # How long a connection beyond the bounds waits for the request that it is refused.
 _TURNED_AWAY_S: Final = 1.0
 _HEALTH: Final = b"/health"
+_EXPECT: Final = b"expect"
 
 
 class _Refused(Exception):
@@ -180,13 +181,10 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer after the body."""
-        if not self._in_head:
+        if self._in_head:
+            self.headers.append((name.lower(), value))
+        else:
             self._drop_trailer(len(name) + len(value) + _HEADER_OVERHEAD)
-            return
-        name = name.lower()
-        self.headers.append((name, value))
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
 
     def _drop_trailer(self, size: int) -> None:
         self._idle_bytes = 0
@@ -211,6 +209,8 @@ class Connection(HttpToolsProtocol):
             self._head_timer = None
         if self._turned_away is not None and not self.url.startswith(_HEALTH):
             raise self._refusing(self._turned_away)
+        if _EXPECT in dict(self.headers) and (_EXPECT, b"100-continue") in [(n, v.lower()) for n, v in self.headers]:
+            self.expect_100_continue = True
         self._take_forwarded()
         begin_cycle(self)
         self._has_cycle = True

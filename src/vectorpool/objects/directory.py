@@ -273,8 +273,8 @@ class DirectoryBucket(WithoutUploadUrls):
             self._write(target, file, only_if_free=False)
 
     def _write(self, key: str, data: bytes | IO[bytes], *, only_if_free: bool, instead_of: str | None = None) -> str:
-        path = self._root / key
-        staged = self._staging / self._sources.uuid()
+        # Paths as texts: each step on a path object costs more than a system call.
+        staged = f"{self._staging}/{self._sources.uuid()}"
         try:
             try:
                 etag = self._stage(staged, data)
@@ -285,24 +285,23 @@ class DirectoryBucket(WithoutUploadUrls):
                     raise BucketFull(f"{self.url}: {error.strerror}") from error
                 if error.errno == errno.ENAMETOOLONG:
                     raise KeyTooLong(
-                        f"{self.url}: a part of {str(path.relative_to(self._root))!r} is longer than the file system's "
-                        "limit for a name"
+                        f"{self.url}: a part of {key!r} is longer than the file system's limit for a name"
                     ) from error
                 raise
         finally:
             # A file that cannot be removed is swept later. The object may have its name by now.
             with contextlib.suppress(OSError):
-                staged.unlink(missing_ok=True)
+                os.unlink(staged)  # noqa: PTH108
         if self._fsync:
             try:
-                fsync_directory(path.parent)
+                fsync_directory((self._root / key).parent)
             except OSError as error:
                 raise BucketUnavailable(f"{self.url}: {error.strerror}, after the object was written") from error
         return etag
 
-    def _stage(self, staged: Path, data: bytes | IO[bytes]) -> str:
+    def _stage(self, staged: str, data: bytes | IO[bytes]) -> str:
         """Write a file in the staging directory; return its ETag."""
-        with staged.open("xb") as file:
+        with open(staged, "xb") as file:  # noqa: PTH123
             if (mode := shared_mode(0o666)) is not None:
                 os.fchmod(file.fileno(), mode)
             if isinstance(data, bytes):
@@ -314,9 +313,8 @@ class DirectoryBucket(WithoutUploadUrls):
                 os.fsync(file.fileno())
             return _etag(os.fstat(file.fileno()))
 
-    def _name(self, staged: Path, key: str, *, only_if_free: bool, instead_of: str | None) -> None:
+    def _name(self, staged: str, key: str, *, only_if_free: bool, instead_of: str | None) -> None:
         """Give a staged file its name, in one step of the file system."""
-        path = self._root / key
         for _ in range(_ATTEMPTS):
             try:
                 with self._parent(key, make=instead_of is None) as (parent, name):
@@ -328,25 +326,26 @@ class DirectoryBucket(WithoutUploadUrls):
                             self._require(parent, name, key, instead_of)
                         os.replace(staged, name, dst_dir_fd=parent)
             except FileExistsError:
+                path = self._root / key
                 if only_if_free and (path.is_file() or path.is_symlink()):
-                    raise ObjectExists(f"{self.url} already has an object {path.relative_to(self._root)}") from None
+                    raise ObjectExists(f"{self.url} already has an object {key}") from None
                 if path.is_dir() or any(parent.is_file() for parent in path.parents):
-                    raise self._taken(path) from None
+                    raise self._taken(key) from None
                 # The obstacle is gone again: a directory pruned while it was made, or a deleted object.
             except FileNotFoundError:
                 # A delete pruned the directory between the two steps. Without the staged file, a retry cannot succeed.
                 if instead_of is not None:
                     raise ObjectChanged(f"{self.url} has no object {key!r} any more") from None
-                if not staged.exists():
+                if not os.path.exists(staged):  # noqa: PTH110
                     raise OSError(errno.EIO, "the staging directory was emptied by somebody else") from None
             except (IsADirectoryError, NotADirectoryError):
-                raise self._taken(path) from None
+                raise self._taken(key) from None
             else:
                 return
         raise OSError(errno.EAGAIN, "the directory is deleted again and again")
 
-    def _taken(self, path: Path) -> KeyTaken:
-        return KeyTaken(f"{self.url}: {_SHARED_NAME} ({str(path.relative_to(self._root))!r})")
+    def _taken(self, key: str) -> KeyTaken:
+        return KeyTaken(f"{self.url}: {_SHARED_NAME} ({key!r})")
 
     async def delete(self, key: str) -> None:
         await self.delete_listed(self._check(key))

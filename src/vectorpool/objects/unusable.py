@@ -18,12 +18,14 @@ _log = logging.getLogger(__name__)
 # So many keys are remembered as logged; beyond that, keys are no longer named in the log.
 _MOST: Final = 1000
 # Every listed key is looked at, so that has to be quick.
-_UNUSABLE: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:^|/)\.{0,2}(?:/|$)")
+_NO_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NO_SEGMENTS: Final = frozenset({"", ".", ".."})
 
 
 def unusable_because(key: str) -> str | None:
     """Return why no call but ``delete_listed`` takes a listed key, fit to follow "it"; None if every call does."""
-    if len(key) * 4 <= MAX_KEY_BYTES and _UNUSABLE.search(key) is None:
+    is_text = key.isprintable() or _NO_CHARACTER.search(key) is None
+    if is_text and len(key) * 4 <= MAX_KEY_BYTES and _NO_SEGMENTS.isdisjoint(key.split("/")):
         return None
     if not 1 <= len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES:
         return f"is longer than {MAX_KEY_BYTES} bytes"
