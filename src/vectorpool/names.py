@@ -24,14 +24,12 @@ from vectorpool.ids import split_user_ids as split_user_ids
 
 MAX_SEQ: Final = 999_999_999_999
 MAX_BACKUP_NAME: Final = 64
-
 DEFAULT_TENANT: Final = "default_tenant"
 DEFAULT_DATABASE: Final = "default_database"
 AVATAR_DATABASE_PREFIX: Final = "avatar-"
 
 CHROMA_DATABASE_FILE: Final = "chroma.sqlite3"
 SIDECAR_FILE: Final = "vectorpool.sqlite3"
-
 KEPT_FOLDER: Final = "kept/"
 DAY_MS: Final = 24 * 3600 * 1000
 
@@ -103,6 +101,11 @@ def sweep_key(user_id: str) -> str:
 def deletion_marks_prefix() -> str:
     """Return the prefix of the marks of recent deletions, which instances look for."""
     return f"{_DELETIONS}recent/"
+
+
+def owed_deletions_key(targets: str) -> str:
+    """Return the key of what is still to be deleted at targets, which a digest of their names names."""
+    return f"{_DELETIONS}owed/{targets}.json"
 
 
 def receipts_prefix() -> str:

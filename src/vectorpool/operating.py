@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import itertools
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from vectorpool.answers import RecoveredDocuments, TaskView
+from vectorpool.settings.words import RecoverInto
+
+# Of a collection's name, by Chroma's bound.
+_MOST_CHARACTERS: Final = 512
 
 # ``starting`` also while it is started again; ``draining``: it finishes before it is started again; ``down``: stopped.
 ShardState: TypeAlias = Literal["ready", "starting", "draining", "down"]
@@ -162,13 +168,44 @@ class InstanceHealth(msgspec.Struct):
 # --- Recovery ----------------------------------------------------------------------------------------
 
 
+class CollectionPlace(msgspec.Struct, frozen=True, order=True):
+    """A collection by its database, as Chroma's protocol names it: an avatar's is ``avatar-`` and its id."""
+
+    database: str
+    collection: str
+
+
+class RecoveredCollection(msgspec.Struct, frozen=True):
+    """A collection that came back, or would, under a name of its own."""
+
+    database: str
+    collection: str
+    recovered_as: str
+
+    @classmethod
+    def named(
+        cls, found: Sequence[CollectionPlace], taken: Sequence[CollectionPlace], commit: int
+    ) -> list[RecoveredCollection]:
+        """Return collections under names that no other one has: ``NAME-recovered-COMMIT``, cut to Chroma's bound."""
+        used, named = set(taken), list[RecoveredCollection]()
+        for place in found:
+            for number in itertools.count(1):
+                end = f"-recovered-{commit}" + (f"-{number}" if number > 1 else "")
+                new = CollectionPlace(place.database, place.collection[: _MOST_CHARACTERS - len(end)] + end)
+                if new not in used:
+                    break
+            used.add(new)
+            named.append(cls(place.database, place.collection, new.collection))
+        return named
+
+
 class RecoverySource(msgspec.Struct):
     """A source, and what it would lose: the commits after ``commit``, and what their headers say that they did.
 
     ``kind`` is ``replica`` (this instance has the newest commit open), ``commit``, ``backup`` (a commit with a name),
     ``copy`` (what the target ``name`` has of the user, by an export) or ``documents`` (an empty vectorstore, and every
     source document ingested again). ``records`` are those that it holds, None if it is not known. ``unreadable`` lost
-    commits do not say what they did.
+    commits do not say what they did. ``collections`` are at most 1,000 of those that it holds.
     """
 
     kind: Literal["replica", "commit", "backup", "copy", "documents"]
@@ -181,6 +218,7 @@ class RecoverySource(msgspec.Struct):
     lost_added: int = 0
     lost_deleted: int = 0
     unreadable: int = 0
+    collections: list[CollectionPlace] = []
 
 
 class Sources(msgspec.Struct):
@@ -198,7 +236,9 @@ class Sources(msgspec.Struct):
 class RecoveryPlan(msgspec.Struct):
     """What a recovery would do. ``chosen`` is the first of the sources, None if there is none.
 
-    ``faults`` says of targets by name why what they have is no source.
+    ``faults`` says of targets by name why what they have is no source. ``into``: ``same``, the collections of the
+    source come back under their own names; ``new``, under the names of ``collections`` (1,000 are listed), and all else
+    is as commit ``base`` has it, 0 being an empty vectorstore.
     """
 
     user_id: str
@@ -208,14 +248,21 @@ class RecoveryPlan(msgspec.Struct):
     chosen: RecoverySource | None
     sources: list[RecoverySource]
     faults: dict[str, str] = {}
+    into: RecoverInto = "same"
+    base: int | None = None
+    collections: list[RecoveredCollection] = []
 
 
 class Recovered(msgspec.Struct):
-    """The new commit, and the records that its state holds; ``parts`` of the report list them."""
+    """The new commit, and the records that its state holds; ``parts`` of the report list them.
+
+    ``collections`` came back under names of their own; at most 1,000 are listed.
+    """
 
     commit: int
     records: int
     parts: int
+    collections: list[RecoveredCollection] = []
 
 
 class LostCommit(msgspec.Struct):
@@ -233,6 +280,7 @@ class RecoveryReport(msgspec.Struct):
     """What a recovery did: the new commit, its source, what was lost, and the documents that are ingested again.
 
     ``lost`` lists at most 1,000 commits, newest first. ``reingested`` are the avatars whose sync was scheduled.
+    ``into``, ``base`` and ``collections`` are those of the plan, as they were carried out.
     """
 
     user_id: str
@@ -246,6 +294,9 @@ class RecoveryReport(msgspec.Struct):
     documents: RecoveredDocuments | None = None
     reingested: list[str] = []
     caller: str = ""
+    into: RecoverInto = "same"
+    base: int | None = None
+    collections: list[RecoveredCollection] = []
 
 
 class RecoveredRecord(msgspec.Struct):

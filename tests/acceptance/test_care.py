@@ -89,6 +89,9 @@ def test_care_of_a_served_instance(service: Service) -> None:
     plan = service.client.post("/admin/users/42/recover", params={"dry_run": "true"}).json()
     assert plan["plan"]["chosen"]["kind"] == "replica" and plan.get("report") is None
     assert "replica of commit 4: 3 records" in _admin(service, "recover", "42", "--dry-run").stdout
+    beside = _admin(service, "recover", "42", "--dry-run", "--into", "new").stdout
+    assert "default_database/notes comes back as notes-recovered-5" in beside
+    assert service.client.post("/admin/users/42/recover", params={"into": "other"}).status_code == 400
     done = _admin(service, "recover", "42", "--yes", "--json")
     report = json.loads(done.stdout)["report"]
     assert (report["commit"], report["records"]) == (5, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -13,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.support.postgres import Postgres, postgres_server
-from tests.support.service import Service
+from tests.support.service import COMMAND, Service, environment
 
 SECRET = "the-secret-of-the-warehouse"
 TOKENS = {
@@ -220,3 +221,34 @@ def test_a_deletion_goes_on_to_every_target(service: Service, postgres: Postgres
     assert exported(service, user)["transfer"]["records"] == 1
     done = service.ok("GET", f"/users/{user}/jobs?state=done").json()["jobs"]
     assert [each["kind"] for each in done].count("forget") == 2
+
+
+@pytest.mark.long
+def test_a_reset_and_a_command_reach_targets_between_two_rounds(tmp_path: Path, postgres: Postgres) -> None:
+    """Chroma's reset asks for the deletions itself; for a command straight on the bucket a worker looks."""
+    targets = f"warehouse={postgres.url} lake=parquet://{tmp_path}/lake"
+    env = {"VECTORPOOL_TARGETS": targets, "VECTORPOOL_ALLOW_RESET": "true"}
+    made = Service(tmp_path / "service", "--shards", "1", env=env).start()
+    try:
+        for user in ("by-command", "by-reset"):
+            fill(made, user, 3)
+            for target in ("warehouse", "lake"):
+                assert exported(made, user, target)["state"] == "done"
+        deletion = subprocess.run(
+            [COMMAND, "admin", "delete", "by-command", "--yes", "--store", made.store],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=environment(),
+        )
+        assert deletion.returncode == 0, deletion.stderr
+        for target in ("warehouse", "lake"):
+            assert receipt_of(made, "by-command", target)["records"] == 3
+        made.ok("POST", "/api/v2/reset")
+        for target in ("warehouse", "lake"):
+            assert receipt_of(made, "by-reset", target)["records"] == 3
+        with psycopg.connect(postgres.url) as db:
+            sql = "SELECT count(*) FROM vectorpool.records WHERE user_id LIKE 'by-%'"
+            assert db.execute(sql).fetchone() == (0,)
+    finally:
+        made.close()

@@ -56,6 +56,8 @@ def _native() -> list[Command]:
         CountRecords(collection="notes"),
         GetRecords(collection="notes", ids=["a"], include=("documents", "metadatas")),
         GetRecords(collection="notes", where={"kind": "a"}, where_document={"$contains": "of a"}),
+        GetRecords(collection="notes", include=("embeddings",)),
+        QueryRecords(collection="notes", vectors=vectors(1), include=("embeddings",), n_results=2),
         QueryRecords(collection="notes", vectors=vectors(1), n_results=2),
         QueryRecords(collection="notes", vectors=vectors(1), where={"number": {"$gte": 1}}),
         upsert("a", "c", **_columns(2)),

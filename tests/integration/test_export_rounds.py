@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vectorpool.commitlog.deletions import load_receipt, save_receipt
 from vectorpool.commitlog.ending import end
 from vectorpool.errors import Misconfigured, QueueFull, TargetUnavailable
 from vectorpool.jobs import rounds
+from vectorpool.jobs.deleted_users import DeletedUsers
 from vectorpool.jobs.engine import Database
 from vectorpool.jobs.rounds import ExportRounds
 from vectorpool.jobs.store import JobStore
@@ -91,6 +93,9 @@ class World:
         (self.forgotten if kind == "forget" else self.asked).append((user_id, target))
         return True
 
+    async def has_room(self) -> bool:
+        return True
+
     async def _waiting(self) -> int:
         self.waiting = max(self.waiting - self.done_at_once, 0)
         return self.waiting
@@ -139,10 +144,10 @@ async def test_users_that_did_not_change_cost_a_listing_each(make: Callable[...,
     done = await world.rounds.run()
     assert (done.users, done.asked, world.asked) == (USERS, 0, [])
     assert world.opened == ["parquet:///a/lake"]
-    # Two pages of users, one of receipts, and the settled notification of the target.
-    assert world.bucket.requests["list_objects"] == USERS + 1
+    # Two pages of users, one of receipts, one of marks, the settled notification, and where an earlier worker stood.
+    assert world.bucket.requests["list_objects"] == USERS + 2
     assert world.bucket.requests["list_prefixes"] == 2
-    assert world.bucket.requests["get"] + world.bucket.requests["get_range"] + world.bucket.requests["head"] <= 1
+    assert world.bucket.requests["get"] + world.bucket.requests["get_range"] + world.bucket.requests["head"] <= 2
     await world.commit("user-7", 4)
     await world.commit("new", 1)
     done = await world.rounds.run()
@@ -196,7 +201,7 @@ async def test_deleted_users_are_deleted_at_every_target_until_it_is_done(make: 
         world.forgotten.clear()
         assert (await world.rounds.run()).forgotten == 2
         assert (sorted(world.forgotten), world.asked, world.opened) == (both, [], [])
-    assert world.record.forgotten("lake", ["gone", "told"]) == {"told"}
+    assert world.record.forgotten("lake", ["gone", "told"]) == {"told": receipt.commit}
     world.record.note("lake", "gone", -receipt.commit)
     world.forgotten.clear()
     await world.rounds.run()
@@ -205,6 +210,66 @@ async def test_deleted_users_are_deleted_at_every_target_until_it_is_done(make: 
     world.record.note("lake", "told", 7)
     await world.rounds.run()
     assert world.record.held("lake", ["told"]) == {"told": 7}
+
+
+async def _delete(world: World, *users: str, is_done: bool = False) -> None:
+    """Delete users as a command does straight in the bucket; ``is_done``: at both targets too."""
+    for user in users:
+        await end(world.bucket, user, world.clock, 10.0, seal=True)
+        receipt = await load_receipt(world.bucket, user)
+        assert receipt is not None
+        if is_done:
+            done = [TargetDeletion(name, 1, 1_780_000_000_000) for name in ("lake", "other")]
+            await save_receipt(world.bucket, msgspec.structs.replace(receipt, targets=done))
+
+
+async def test_a_look_for_deletions_costs_one_small_listing(make: Callable[..., World]) -> None:
+    """However many users were deleted; a new deletion is asked for at the next look, and owed until it is done."""
+    world = make(export_to="")
+    await _delete(world, *(f"user-{number}" for number in range(300)), is_done=True)
+    assert await world.rounds.deleted.look() == 0
+    world.bucket.requests.clear()
+    for _ in range(5):
+        world.clock.later_ms += 30_000
+        assert await world.rounds.deleted.look() == 0
+    assert world.bucket.requests == {"list_objects": 5}
+    await _delete(world, "late")
+    assert await world.rounds.deleted.look() == 2
+    assert await world.rounds.deleted.look() == 0
+    assert await world.rounds.deleted.run() == 2
+    # Another worker, which has no record, begins where this one stood. Marks that may have come late it reads again.
+    world.clock.later_ms += 3_600_000
+    assert await world.rounds.deleted.look() == 0
+    other = make(export_to="")
+    other.bucket = world.bucket
+    world.forgotten.clear()
+    successor = DeletedUsers(
+        world.bucket, other.record, ["lake", "other"], world.clock, partial(world._ask, "forget"), world.has_room
+    )
+    world.bucket.requests.clear()
+    assert await successor.look() == 0
+    assert await successor.run() == 2
+    assert world.forgotten == [("late", "lake"), ("late", "other")]
+    # Where the worker stood, and the receipt of the one who is owed.
+    assert world.bucket.requests["get"] == 2 and world.bucket.requests["list_objects"] == 2
+    await _delete(world, "late", is_done=True)
+    assert await successor.run() == 0
+    # Nobody looked for weeks, and the marks are gone: the receipts are listed.
+    world.clock.later_ms += 40 * 24 * 3_600_000
+    world.bucket.requests.clear()
+    assert await successor.run() == 0
+    assert world.bucket.requests["list_objects"] == 2
+
+
+async def test_marks_of_an_earlier_release_are_followed_by_a_list(make: Callable[..., World]) -> None:
+    """They do not say whom they are about; the next round lists the receipts."""
+    world = make(export_to="")
+    assert await world.rounds.deleted.look() == 0
+    await _delete(world, "old")
+    for info in await world.bucket.list_objects(names.deletion_marks_prefix(), limit=10):
+        await world.bucket.put(info.key, b"vectorpool: a vectorstore was deleted\n")
+    assert await world.rounds.deleted.look() == 0
+    assert await world.rounds.deleted.run() == 2
 
 
 async def test_a_round_waits_for_room(make: Callable[..., World]) -> None:

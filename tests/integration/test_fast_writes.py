@@ -206,7 +206,14 @@ def live_through(root: Path, space: str, threshold: int, steps: Any, probe: list
             kind = Operation["UPSERT" if step == "other" else step.upper()]
             rows: Any = np.array(vectors, "<f4") if step != "update" else None
             if step == "update" and any(vectors):
-                rows = [None if vector is None else np.array(vector, "<f4") for vector in vectors]
+                # Chroma applies some operations twice: then a record that is added later has the vector of an update
+                # that came before it. Our side need not have asked it as often.
+                there = set(twins.twin.get(info).ids)
+                rows = [
+                    np.array(vector, "<f4") if vector is not None and record_id in there else None
+                    for record_id, vector in zip(ids, vectors, strict=True)
+                ]
+                rows = rows if any(vector is not None for vector in rows) else None
             twins.put(kind, info, ids, rows, metadatas, documents, uris)
         twins.assert_same(probe)
     twins.close()
@@ -258,8 +265,6 @@ def test_the_index_is_written_all_the_same(twins: Twins) -> None:
     [
         ([{"n": []}], None, None),
         ([{"n": [1, "a"]}], None, None),
-        ([{"n": "a type that n never had"}], None, None),
-        ([{"m": 1}], None, None),
         ([{"n": 2**63}], None, None),
         ([{"n": float("inf")}], None, None),
         ([{"chroma:document": "x"}], None, None),
@@ -267,8 +272,7 @@ def test_the_index_is_written_all_the_same(twins: Twins) -> None:
     ],
 )
 def test_what_is_not_plain_is_left_to_chroma(twins: Twins, columns: Any) -> None:
-    """Keys and types that are new to an open Chroma, and what has no place in the file: nothing is written."""
-    twins.chroma.count(twins.info)
+    """Lists that Chroma refuses, and what has no place in the file: nothing is written."""
     before = tables(twins.ours)
     assert not twins.writer.write(Operation.UPSERT, twins.info.id, DATABASE, Batch(["x"], row(1, 2, 3, 4), *columns))
     assert tables(twins.ours) == before
@@ -368,16 +372,20 @@ def test_no_text_is_in_the_queue(twins: Twins) -> None:
         assert set(db.execute("SELECT metadata FROM embeddings_queue WHERE id = 'b'")) == {("{}",)}
 
 
-def test_a_key_that_a_closed_chroma_did_not_know_is_there_for_it(twins: Twins) -> None:
-    """A new key and a new type of a known one are written without Chroma, which then filters by them."""
-    twins.chroma.client.release()
+@pytest.mark.parametrize("is_open", [True, False])
+def test_a_key_that_chroma_did_not_know_is_there_for_it(twins: Twins, is_open: bool) -> None:
+    """A new key and a new type of a known one are written without Chroma, which then filters by them and adds more."""
+    twins.chroma.count(twins.info)
+    if not is_open:
+        twins.chroma.client.release()
     metadatas = [{"n": 1, "k": "v"}, {"n": "text", "l": [1.5, 2.5]}]
     assert twins.put(Operation.UPSERT, twins.info, ["b", "c"], np.ones((2, DIMENSION), "<f4"), metadatas, None, None)
     assert twins.chroma.client.use is None
     twins.assert_same([1, 2, 3, 4])
     assert twins.chroma.get(twins.info, where='{"k": "v"}').ids == ["b"]
     assert twins.chroma.get(twins.info, where='{"n": "text"}').ids == ["c"]
-    twins.put(Operation.UPSERT, twins.info, ["d"], row(1, 2, 3, 4), [{"other": 1}], None, None)
+    for chroma in (twins.chroma, twins.twin):
+        chroma.upsert(twins.info, ["d"], row(1, 2, 3, 4), [{"other": 1}], None, None)
     twins.assert_same([1, 2, 3, 4])
 
 

@@ -19,12 +19,20 @@ from vectorpool.api.service import Service
 from vectorpool.app import open_service
 from vectorpool.audit import Query, Who
 from vectorpool.care.parts import Care
-from vectorpool.commands import CreateBackup, DeleteVectorstore, GetRecords, ListCommits, Verify
+from vectorpool.commands import (
+    CreateBackup,
+    CreateCollection,
+    DeleteRecords,
+    DeleteVectorstore,
+    GetRecords,
+    ListCommits,
+    Verify,
+)
 from vectorpool.context import BACKGROUND, RequestContext
-from vectorpool.errors import Damaged, NotDamaged, NothingToRecoverFrom, UserNotFound
+from vectorpool.errors import CollectionNotFound, Damaged, NotDamaged, NothingToRecoverFrom, UserNotFound
 from vectorpool.objects.bucket import Bucket
-from vectorpool.operating import RecoveryReport
-from vectorpool.settings import Settings
+from vectorpool.operating import RecoveredCollection, RecoveryReport
+from vectorpool.settings import RecoverInto, Settings
 
 WHO = Who("operator")
 COMMITS = 4
@@ -70,9 +78,16 @@ async def _fill(service: Service, *users: str) -> None:
             await service.router.execute(user, upsert(f"n{number}"), BACKGROUND)
 
 
-async def _ids(service: Service, user: str = "42") -> set[str]:
-    answer = await service.router.execute(user, GetRecords(avatar_id=None, collection="notes"), BACKGROUND)
+async def _ids(service: Service, user: str = "42", collection: str = "notes") -> set[str]:
+    answer = await service.router.execute(user, GetRecords(avatar_id=None, collection=collection), BACKGROUND)
     return {record.id for record in msgspec.json.decode(answer.body, type=RecordPage).records}
+
+
+async def _rows(service: Service, collection: str, user: str = "42") -> dict[str, tuple[object, ...]]:
+    command = GetRecords(collection=collection, include=("documents", "metadatas", "embeddings"))
+    answer = await service.router.execute(user, command, BACKGROUND)
+    found = msgspec.json.decode(answer.body, type=RecordPage).records
+    return {each.id: (each.document, each.metadata, each.embedding) for each in found}
 
 
 def _key(seq: int, user: str = "42") -> str:
@@ -99,8 +114,8 @@ async def _objects(bucket: Bucket, prefix: str = "") -> dict[str, tuple[int, str
     return {info.key: (info.size, info.etag) for info in await bucket.list_objects(prefix, limit=10_000)}
 
 
-async def _recover(service: Service, user: str = "42") -> RecoveryReport:
-    done = await care_of(service).recoveries.recover(user, RequestContext(), WHO)
+async def _recover(service: Service, user: str = "42", into: RecoverInto | None = None) -> RecoveryReport:
+    done = await care_of(service).recoveries.recover(user, RequestContext(), WHO, into)
     assert done.report is not None
     return done.report
 
@@ -186,6 +201,64 @@ async def test_a_warm_instance_loses_nothing(services: list[Service], how: str) 
     assert await _ids(cold) == await _ids(warm) == everything == await _of_report(warm, report.commit)
     await cold.router.execute("42", upsert("later"), BACKGROUND)
     assert await _ids(warm) == {*everything, "later"}
+
+
+@pytest.mark.parametrize("is_warm", [True, pytest.param(False, marks=LONG)])
+async def test_a_recovery_into_new_collections(services: list[Service], is_warm: bool) -> None:
+    """The source comes back beside what the log alone gives; the plan shows the names; nothing is overwritten."""
+    one, cold = services
+    await _fill(one, "42")
+    served = one if is_warm else cold
+    bucket = cold.library.bucket
+    rows = await _rows(one, "notes")
+    await _damage(bucket, _key(COMMITS + 1), "changed")
+    before = await _objects(bucket, "users/")
+    plan = await care_of(served).recoveries.plan("42", RequestContext(), "new")
+    name = f"notes-recovered-{COMMITS + 2}"
+    named = [RecoveredCollection("default_database", "notes", name)]
+    assert (plan.into, plan.base, plan.collections) == ("new", COMMITS, named)
+    assert (await care_of(served).recoveries.plan("42", RequestContext())).into == "same"
+    assert await _objects(bucket, "users/") == before
+
+    report = await _recover(served, into="new")
+    assert (report.into, report.base, report.collections, report.commit) == ("new", COMMITS, named, COMMITS + 2)
+    log = {f"n{number}" for number in range(COMMITS - 1)}
+    source = {f"n{number}" for number in range(COMMITS if is_warm else COMMITS - 1)}
+    for service in services:
+        assert await _ids(service) == log
+        assert await _rows(service, name) == {record_id: rows[record_id] for record_id in source}
+    page = await care_of(cold).recoveries.records("42", report.commit, None)
+    assert {(each.collection, each.id, each.from_commit) for each in page.records} == {
+        *(("notes", each, COMMITS) for each in log),
+        *((name, each, COMMITS + 1 if is_warm else COMMITS) for each in source),
+    }
+    assert report.records == len(page.records)
+    after = await _objects(bucket, "users/")
+    assert {key: after.get(key) for key in before} == before
+    # Both collections are written like any other, and the log is well.
+    await one.router.execute("42", upsert("later"), BACKGROUND)
+    await cold.router.execute("42", DeleteRecords(collection=name, ids=["n0"]), BACKGROUND)
+    assert await _ids(one) == {*log, "later"} and await _ids(one, collection=name) == source - {"n0"}
+    with pytest.raises(NotDamaged):
+        await _recover(cold, into="new")
+
+
+async def test_new_collections_where_the_log_gives_nothing(services: list[Service], tmp_path: Path) -> None:
+    """By itself and by the setting: every object is damaged, and the open replica comes back under new names alone."""
+    one, cold = services
+    settings = msgspec.structs.replace(one.settings, recover_into="new", replica_dir=str(tmp_path / "c"))
+    async with open_service(settings) as instance:
+        await _fill(instance, "42")
+        await instance.router.execute("42", CreateCollection(avatar_id="7", name="notes"), BACKGROUND)
+        for key in await _objects(instance.library.bucket, names.log_prefix("42")):
+            await _damage(instance.library.bucket, key, "replaced")
+        assert await care_of(instance).recoveries.recover_by_itself("42")
+        name = f"notes-recovered-{COMMITS + 3}"
+        assert await _ids(cold, collection=name) == {f"n{number}" for number in range(COMMITS)}
+        with pytest.raises(CollectionNotFound):
+            await _ids(cold)
+        report = await care_of(cold).recoveries.report("42", COMMITS + 3)
+        assert (report.base, len(report.collections)) == (0, 2)
 
 
 async def test_a_hole_in_the_middle_is_passed_below(services: list[Service]) -> None:
@@ -298,12 +371,13 @@ async def test_health_finds_damage_and_recovers_by_itself(services: list[Service
 
 
 async def test_a_real_s3_is_recovered(tmp_path: Path, radosgw_server: Radosgw, radosgw_url: str) -> None:
-    """On radosgw, a cold instance keeps what the log has, and a warm one all that was acknowledged."""
+    """On radosgw, a cold instance keeps what the log has, and a warm one all that was acknowledged; beside it too."""
     async with _pair(radosgw_server.settings(radosgw_url, **VALUES), tmp_path) as (warm, cold):
-        await _fill(warm, "42", "43")
+        await _fill(warm, "42", "43", "44")
         bucket = cold.library.bucket
         await _damage(bucket, _key(COMMITS + 1), "cut")
         await _damage(bucket, _key(COMMITS + 1, "43"), "deleted")
+        await _damage(bucket, _key(COMMITS + 1, "44"), "cut")
         report = await _recover(cold)
         assert (report.source.kind, report.records) == ("commit", COMMITS - 1)
         report = await _recover(warm, "43")
@@ -311,3 +385,6 @@ async def test_a_real_s3_is_recovered(tmp_path: Path, radosgw_server: Radosgw, r
         everything = {f"n{number}" for number in range(COMMITS)}
         assert await _ids(cold, "43") == await _ids(warm, "43") == everything
         assert await _ids(cold) == await _ids(warm) == everything - {f"n{COMMITS - 1}"}
+        report = await _recover(warm, "44", "new")
+        assert await _ids(cold, "44") == everything - {f"n{COMMITS - 1}"}
+        assert await _ids(cold, "44", report.collections[0].recovered_as) == everything

@@ -73,7 +73,10 @@ def _s3(request: pytest.FixtureRequest) -> str:
     return f"s3://{server.make_bucket()}/folder?scheme=http&endpoint_override={place}&region={server.region}"
 
 
-@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant"])
+LANCEDB = pytest.param("lancedb", marks=pytest.mark.lancedb)
+
+
+@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant", LANCEDB])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     if request.param == "qdrant":
         # The client's local mode is the same client over a directory.
@@ -88,6 +91,7 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
         "postgresql": lambda: database(request.getfixturevalue("postgres")),
         "parquet": lambda: f"parquet://{tmp_path}/folder",
         "parquet-s3": lambda: _s3(request),
+        "lancedb": lambda: f"lancedb://{tmp_path}/lance",
         "parquet-file": lambda: str(tmp_path / "one.parquet"),
         "chroma": lambda: (
             f"chroma+{str(request.getfixturevalue('chroma').client.base_url).rstrip('/')}?tenant={tmp_path.name}"

@@ -298,21 +298,22 @@ async def test_what_does_not_pass_ends_the_ingest_with_its_error() -> None:
 
 
 async def test_few_documents_are_prepared_ahead_of_the_one_that_commits() -> None:
-    """While a commit hangs, two more documents are embedded, not all of them; commits keep the order of paths."""
+    """While the first commit hangs, four more documents are embedded, not all of them."""
     world = World()
-    for number in range(10):
-        await world.put(f"{number}.txt", f"text {number}")
+    for number in range(20):
+        await world.put(f"{number:02}.txt", f"text {number}")
     world.shard.waiting_for = asyncio.Event()
     task = asyncio.create_task(world.ingest())
     async with asyncio.timeout(60):
-        while len(world.embedder.embedded) < 3:
+        while len(world.embedder.embedded) < 5:
             await asyncio.sleep(0.01)
     for _ in range(20):
         await asyncio.sleep(0.005)
-    assert len(world.embedder.embedded) == 3 and world.shard.writes == []
+    assert len(world.embedder.embedded) == 5 and world.shard.writes == []
     world.shard.waiting_for.set()
     await task
-    assert world.shard.writes == [f"ingest {n}.txt" for n in range(10)]
+    assert world.shard.writes[0] == "ingest 00.txt"
+    assert sorted(world.shard.writes) == [f"ingest {n:02}.txt" for n in range(20)]
 
 
 async def test_a_cancelled_ingest_leaves_no_task_behind() -> None:

@@ -30,8 +30,16 @@ from vectorpool.errors import (
 )
 from vectorpool.names import check_user_id
 from vectorpool.notifications import Event, Notification, NotificationPage, State
+from vectorpool.settings import RecoverInto
 
 DryRun = Annotated[bool, QueryParameter(description="Only show the sources and what each would lose.")]
+Into = Annotated[
+    RecoverInto | None,
+    QueryParameter(
+        description="Bring the source's collections back under their own names (same), or under new ones beside the "
+        "newest intact commit of the log (new). By default as recover_into says."
+    ),
+]
 RecoveredCommit = Annotated[int, PathParameter(description="The commit that the recovery made.", ge=1)]
 Cursor = Annotated[str | None, QueryParameter(description="The next_cursor of the page before.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="The most notifications of a page.")]
@@ -102,19 +110,23 @@ class OperatorsCare(Controller):
             problems=(UserNotFound, NotDamaged, NothingToRecoverFrom, CommitConflict, OutcomeUnknown, StoreUnavailable),
         ),
     )
-    async def recover(self, request: Call, user_id: UserId, dry_run: DryRun = False) -> Response[Any]:
+    async def recover(
+        self, request: Call, user_id: UserId, dry_run: DryRun = False, into: Into = None
+    ) -> Response[Any]:
         """Make the state of the best source the newest, as a new commit; the damaged objects stay in the log.
 
-        The best source has the newest commit: an open replica of this instance, an intact commit, a backup, or nothing
-        but the source documents. Documents are ingested again in each case. A deleted user is never recovered.
+        The best source has the newest commit: an open replica of this instance, an intact commit, a backup, the copy at
+        a target, or nothing but the source documents. With `into=new` its collections come back as
+        `NAME-recovered-COMMIT`, beside what the log alone gives. Documents are ingested again in each case. A deleted
+        user is never recovered.
         """
         request.context.allow(RECOVER_S)
         recoveries = care_of(request).recoveries
         check_user_id(user_id)
         if dry_run:
-            plan = await request.context.within(recoveries.plan(user_id, request.context))
+            plan = await request.context.within(recoveries.plan(user_id, request.context, into))
             return respond(operating.Recovery(plan), commit=plan.commit)
-        working = recoveries.recover(user_id, request.context, who(request))
+        working = recoveries.recover(user_id, request.context, who(request), into)
         done = await request.context.within(working, changes=True)
         return respond(done, commit=done.report.commit if done.report is not None else None)
 

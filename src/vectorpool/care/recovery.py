@@ -5,6 +5,9 @@ commit of the log, a commit before the copy that an export left at a target, and
 Whatever the source, the documents' bytes are brought back
 as after a restore, and a sync of every avatar with documents makes records of what the state does not have.
 
+*Into.* The state replaces what cannot be read, under the collections' own names; or it comes beside what the log alone
+gives, in new collections (``into`` new).
+
 The commit is made on the number that the plan saw, so that of two recoveries one wins and nothing that was committed
 meanwhile is replaced. The damaged objects stay. A deleted user is never recovered: the shard refuses it.
 
@@ -48,8 +51,10 @@ from vectorpool.errors import (
 )
 from vectorpool.notifications import Notifications
 from vectorpool.operating import (
+    CollectionPlace,
     LostCommit,
     Recovered,
+    RecoveredCollection,
     RecoveredPage,
     RecoveredRecord,
     RecoveryPlan,
@@ -58,7 +63,7 @@ from vectorpool.operating import (
     Sources,
 )
 from vectorpool.operating import Recovery as RecoveryDone
-from vectorpool.settings import Settings
+from vectorpool.settings import RecoverInto, Settings
 from vectorpool.sources import Sources as Ambient
 from vectorpool.targets.records import Copy
 from vectorpool.telemetry.families import RECOVERIES
@@ -100,8 +105,11 @@ class Recoveries:
 
     # --- The plan ------------------------------------------------------------------------------------
 
-    async def plan(self, user_id: str, context: RequestContext) -> RecoveryPlan:
-        """Return the sources and what each would lose. Raises UserNotFound for deleted users, StoreUnavailable."""
+    async def plan(self, user_id: str, context: RequestContext, into: RecoverInto | None = None) -> RecoveryPlan:
+        """Return the sources and what each would lose; ``into`` is by default the setting's.
+
+        Raises UserNotFound for deleted users, StoreUnavailable.
+        """
         answer = await self._router.execute(user_id, FindSources(), context)
         found = msgspec.json.decode(answer.body, type=Sources)
         sources, faults = list(found.sources), dict[str, str]()
@@ -125,7 +133,13 @@ class Recoveries:
             )
         sources.sort(key=lambda source: -source.commit)
         chosen = sources[0] if sources else None
-        return RecoveryPlan(user_id, found.is_damaged, found.over, found.reason, chosen, sources, faults)
+        plan = RecoveryPlan(user_id, found.is_damaged, found.over, found.reason, chosen, sources, faults)
+        plan.into = into or self._settings.recover_into
+        if plan.into == "new" and chosen is not None:
+            base = next((source for source in sources if source.kind == "commit"), None)
+            plan.base, taken = (0, []) if base is None else (base.commit, base.collections)
+            plan.collections = RecoveredCollection.named(chosen.collections, taken, plan.commit + 1)
+        return plan
 
     async def _count_documents(self, user_id: str) -> int:
         return (await documents_size(self._library.bucket, user_id)).objects
@@ -146,12 +160,14 @@ class Recoveries:
 
     # --- The recovery --------------------------------------------------------------------------------
 
-    async def recover(self, user_id: str, context: RequestContext, who: Who) -> RecoveryDone:
+    async def recover(
+        self, user_id: str, context: RequestContext, who: Who, into: RecoverInto | None = None
+    ) -> RecoveryDone:
         """Recover a user from the best source; return the plan and the report, which is stored too.
 
         Raises NotDamaged, NothingToRecoverFrom, CommitConflict, UserNotFound, StoreUnavailable, OutcomeUnknown.
         """
-        plan = await self.plan(user_id, context)
+        plan = await self.plan(user_id, context, into)
         if not plan.is_damaged:
             raise NotDamaged("The newest commit can be read, so nothing is recovered. To go back, restore a commit.")
         if plan.chosen is None:
@@ -159,7 +175,7 @@ class Recoveries:
                 f"Nothing is left of the vectorstore of user {user_id}: {plan.reason}. If it may go, delete it."
             )
         lost = [each for each in await self._entries(user_id, context) if each.commit > plan.chosen.commit]
-        detail = {"source": plan.chosen.kind, "of_commit": plan.chosen.commit, "over": plan.commit}
+        detail = {"source": plan.chosen.kind, "of_commit": plan.chosen.commit, "over": plan.commit, "into": plan.into}
         try:
             async with self._audit.recorded("recover", who, user_id=user_id, detail=detail) as told:
                 report = await self._recover(user_id, plan, plan.chosen, lost, context, who)
@@ -197,7 +213,13 @@ class Recoveries:
         who: Who,
     ) -> RecoveryReport:
         kinds: dict[str, SourceKind] = {"replica": "replica", "commit": "commit", "backup": "commit", "copy": "copy"}
-        command = Recover(kind=kinds.get(source.kind, "documents"), commit=source.commit, over=plan.commit)
+        command = Recover(
+            kind=kinds.get(source.kind, "documents"),
+            commit=source.commit,
+            over=plan.commit,
+            into=plan.into,
+            base=plan.base or 0,
+        )
         if source.kind == "copy":
             async with scratch_below(self._settings.replica_dir) as path:
                 directory = path / "state"
@@ -218,6 +240,9 @@ class Recoveries:
             parts=done.parts,
             lost=lost,
             caller=who.caller,
+            into=plan.into,
+            base=plan.base,
+            collections=done.collections,
         )
         # The commit is durable: what follows may fail, and is made up for by the next sync of each avatar.
         try:
@@ -295,4 +320,5 @@ def _as_source(name: str, copy: Copy, entries: list[LostCommit]) -> RecoverySour
         lost_added=sum(each.added or 0 for each in lost),
         lost_deleted=sum(each.deleted or 0 for each in lost),
         unreadable=sum(each.damage is not None for each in lost),
+        collections=sorted(CollectionPlace(*each) for each in copy.collections),
     )

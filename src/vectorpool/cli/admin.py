@@ -269,8 +269,14 @@ def health(settings: Settings, user_id: str | None, check: bool, **place: Any) -
 @_command("recover")
 @_USER
 @click.option("--dry-run", is_flag=True, help="Only show the sources, and what each would lose.")
+@click.option(
+    "--into",
+    type=click.Choice(["same", "new"]),
+    help="Collections come back under their own names, or beside them as NAME-recovered-COMMIT.  [default: as the "
+    "service is set]",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def recover(settings: Settings, user_id: str, dry_run: bool, yes: bool, **place: Any) -> None:
+def recover(settings: Settings, user_id: str, dry_run: bool, into: str | None, yes: bool, **place: Any) -> None:
     """Recover a user's damaged vectorstore from the best source, as a new commit.
 
     \b
@@ -278,7 +284,7 @@ def recover(settings: Settings, user_id: str, dry_run: bool, yes: bool, **place:
     """
     if not (dry_run or yes):
         click.confirm(f"Recover the vectorstore of user {user_id} from the best source?", abort=True, err=True)
-    _work("recover", settings, user_id, dry_run, **place)
+    _work("recover", settings, user_id, dry_run, into, **place)
 
 
 @_command("notifications")

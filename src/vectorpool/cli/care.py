@@ -54,12 +54,12 @@ def _instance(told: Any) -> str:
     return "\n".join([*lines, *map(_user, told["unwell"])])
 
 
-def recover(settings: Settings, user_id: str, dry_run: bool, **place: Any) -> int:
+def recover(settings: Settings, user_id: str, dry_run: bool, into: str | None, **place: Any) -> int:
     """Recover a user, or print the plan."""
 
     async def work(where: Place) -> int:
         async with where.client() as client:
-            params = {"dry_run": str(dry_run).lower()}
+            params = {"dry_run": str(dry_run).lower()} | ({} if into is None else {"into": into})
             told = await client.ask("POST", f"{path_of(user_id)}/recover", params=params)
         where.show(told, _recovery)
         return 0
@@ -78,6 +78,7 @@ def _recovery(told: Any) -> str:
             f"  lost commit {each['commit']}" + (f": {each['damage']}" if each.get("damage") else "")
             for each in report["lost"]
         ]
+        lines += _names(report)
         return "\n".join(lines + [f"  avatar {printable(each)} is ingested again" for each in report["reingested"]])
     if not plan["is_damaged"]:
         return f"commit {plan['commit']} can be read: there is nothing to recover"
@@ -91,8 +92,15 @@ def _recovery(told: Any) -> str:
             f"  {source['kind']}{name} of commit {source['commit']}: {held}; loses {source['lost_commits']} commits "
             f"(+{source['lost_added']}, -{source['lost_deleted']}, {source['unreadable']} not readable)"
         )
+    lines += _names(plan)
     lines += [f"  no source: {name}: {printable(fault)}" for name, fault in plan.get("faults", {}).items()]
     return "\n".join(lines if plan["sources"] else [*lines, "  there is no source"])
+
+
+def _names(told: Any) -> list[str]:
+    """Return the lines about collections that get names of their own."""
+    rows = ((printable(each["database"]), printable(each["collection"]), each) for each in told.get("collections", []))
+    return [f"  {database}/{name} comes back as {printable(each['recovered_as'])}" for database, name, each in rows]
 
 
 def notifications(settings: Settings, state: str | None, **place: Any) -> int:

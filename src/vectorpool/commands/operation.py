@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, TypeAlias
 
 from vectorpool.commands.base import LogOperation, Operation
+from vectorpool.settings.words import RecoverInto
 
 # Where a recovered state comes from: this instance's open replica, a commit of the log, a directory with what a target
 # had, or nothing but documents.
@@ -59,7 +60,8 @@ class FindSources(Operation, frozen=True, kw_only=True, tag="find-sources"):
 class Recover(Operation, frozen=True, kw_only=True, tag="recover"):
     """Makes the state of a source the newest, as a new commit on number ``over``. Answers operating.Recovered.
 
-    ``directory`` has the state of a copy. Only the front sends it: a caller names no directory.
+    ``directory`` has the state of a copy. Only the front sends it: a caller names no directory. With ``into`` new, the
+    collections of the source are added, under new names, to the state of commit ``base``; 0 is an empty vectorstore.
     """
 
     is_change: ClassVar[bool] = True
@@ -68,3 +70,5 @@ class Recover(Operation, frozen=True, kw_only=True, tag="recover"):
     commit: int
     over: int
     directory: str | None = None
+    into: RecoverInto = "same"
+    base: int = 0

@@ -1,8 +1,9 @@
 """What is told of deletions: a mark for instances, so that they drop what they hold, and a receipt for people.
 
-A mark is one small object whose name says when, who (as a digest) and up to which commit. Instances list the marks of
-the last minutes, so a look costs one request, however many users there are. A mark is removed after ``KEPT_MS``. An
-instance that did not look for longer than ``LOOK_WITHIN_MS`` drops everything that it has cached instead.
+A mark is one small object whose name says when, who (as a digest; the object has the id) and up to which commit.
+Instances list the marks of the last minutes, so a look costs one request, however many users there are. A mark is
+removed after ``KEPT_MS``. An instance that did not look for longer than ``LOOK_WITHIN_MS`` drops everything that it has
+cached instead.
 
 Safety does not depend on either: a vectorstore is deleted by its tombstone.
 """
@@ -26,11 +27,16 @@ from vectorpool.objects.bucket import Bucket
 _DAY_MS: Final = 24 * 3600 * 1000
 KEPT_MS: Final = 30 * _DAY_MS
 LOOK_WITHIN_MS: Final = 28 * _DAY_MS
-_CONTENT: Final = b"vectorpool: a vectorstore was deleted\n"
 _PAGE: Final = 1000
 _DELETES: Final = 16
 _DIGEST: Final = 16
 _MARK: Final = re.compile(rf"([0-9]{{13}})-([0-9a-f]{{{_DIGEST}}})-([0-9]{{1,12}})")
+
+
+class _Body(msgspec.Struct):
+    """What a mark's object says, for those who look for users that they do not know. Earlier releases wrote none."""
+
+    user_id: str
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -58,19 +64,34 @@ def parse_mark(key: str) -> tuple[int, Mark] | None:
 
 async def announce(bucket: Bucket, user_id: str, seq: int, now_ms: int) -> None:
     """Mark that a vectorstore was deleted. Raises StoreUnavailable."""
-    key = mark_key(now_ms, user_id, seq)
-    with store_errors(bucket, f"writing {key}"):
-        await bucket.put(key, _CONTENT)
+    await save_json(bucket, mark_key(now_ms, user_id, seq), _Body(user_id))
 
 
 async def marks_since(bucket: Bucket, time_ms: int) -> list[Mark]:
     """Return the marks made since a time, oldest first: a request for each thousand. Raises StoreUnavailable."""
+    return list((await mark_keys_since(bucket, time_ms)).values())
+
+
+def time_of_mark(key: str) -> int:
+    """Return when a mark was made, ms since 1970; 0 for a foreign key."""
+    parsed = parse_mark(key)
+    return 0 if parsed is None else parsed[0]
+
+
+async def user_of_mark(bucket: Bucket, key: str) -> str | None:
+    """Return whom a mark is about; None for one that is gone, or of an earlier release. Raises StoreUnavailable."""
+    body = await load_json(bucket, key, _Body)
+    return None if body is None else next(iter(names.split_user_ids([body.user_id])[0]), None)
+
+
+async def mark_keys_since(bucket: Bucket, time_ms: int) -> dict[str, Mark]:
+    """Return as ``marks_since`` does, by key."""
     prefix = names.deletion_marks_prefix()
-    after, found = f"{prefix}{max(time_ms, 0):013d}", list[Mark]()
+    after, found = f"{prefix}{max(time_ms, 0):013d}", dict[str, Mark]()
     while True:
         with store_errors(bucket, f"listing {prefix}"):
             page = await bucket.list_objects(prefix, limit=_PAGE, after=after)
-        found += [parsed[1] for info in page if (parsed := parse_mark(info.key)) is not None]
+        found |= {info.key: parsed[1] for info in page if (parsed := parse_mark(info.key)) is not None}
         if len(page) < _PAGE:
             return found
         after = page[-1].key

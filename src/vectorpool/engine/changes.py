@@ -13,6 +13,7 @@ from vectorpool.engine.tables import (
     METADATA_SCOPE,
     OF_COLLECTION,
     VECTOR_SCOPE,
+    Operation,
     has_waiting,
     position_of,
     segments_of,
@@ -42,12 +43,23 @@ class Changes:
         sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
         return int(self._db.execute(sql, (segment,)).fetchone()[0])
 
+    def may_have_deleted(self, collection_id: str, since: int) -> bool:
+        """Whether a record may have been deleted after a position; False only if the queue still has all that was."""
+        if not self._is_in_queue(segments_of(self._db, collection_id), since):
+            return True
+        sql = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} AND operation = ? LIMIT 1"
+        return self._db.execute(sql, (since, collection_id, int(Operation.DELETE))).fetchone() is not None
+
+    def _is_in_queue(self, segments: dict[str, str], since: int) -> bool:
+        """Whether the queue has every operation after a position: it keeps what the index files do not have."""
+        vectors = segments.get(VECTOR_SCOPE)
+        return bool(since) and vectors is not None and position_of(self._db, vectors) <= since
+
     def ids(self, collection_id: str, since: int = 0) -> list[str]:
         """Return the ids of the records that were added or changed after a position, in the order of insertion."""
         segments = segments_of(self._db, collection_id)
-        segment, vectors = segments.get(METADATA_SCOPE), segments.get(VECTOR_SCOPE)
-        if since and vectors is not None and position_of(self._db, vectors) <= since:
-            # Chroma keeps operations in the queue until the index files have them, so it names all that changed.
+        segment = segments.get(METADATA_SCOPE)
+        if self._is_in_queue(segments, since):
             sql = (
                 "SELECT embedding_id FROM embeddings WHERE segment_id = ? AND seq_id > ? AND embedding_id IN "
                 f"(SELECT id FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}) ORDER BY id"

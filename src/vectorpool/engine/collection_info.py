@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
 
 from vectorpool.names import avatar_of_database
+
+# What a collection can be created with; the rest of a configuration is derived.
+_OF_INDEX: Final = (
+    "space",
+    "ef_construction",
+    "max_neighbors",
+    "ef_search",
+    "num_threads",
+    "batch_size",
+    "sync_threshold",
+)
+
+
+def of_creation(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a configuration a new collection can be created with."""
+    index = configuration.get("hnsw") or {}
+    kept: dict[str, Any] = {"hnsw": {key: index[key] for key in _OF_INDEX if index.get(key) is not None}}
+    if configuration.get("embedding_function"):
+        kept["embedding_function"] = configuration["embedding_function"]
+    return kept
 
 
 class DatabaseInfo(msgspec.Struct, frozen=True):

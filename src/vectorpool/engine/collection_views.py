@@ -22,7 +22,7 @@ from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 
 # Operations of the queue that are read at a time; as many wait as the sync threshold says, 1,000 by default.
-_TAIL: Final = 20_000
+_TAIL: Final = 2000
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
 # Rows that are remembered of a collection; one too many makes the memory begin anew.
@@ -167,6 +167,7 @@ class Views:
             held = Held(self._load(db, view, key), view.vector_segment, persisted, view.stamp)
             if key[0] in self._unsettled:
                 raise Later
+            held.index.reserve(self.count(db, view))
         if _take_in(db, key[0], held) or is_loaded or is_doubted:
             view.count = None
             self._check_size(db, view)

@@ -306,7 +306,7 @@ class FastReader:
             raise Doubt
         if "embeddings" not in include:
             return rows
-        if reading.index is None or reading.index.space == "cosine":
-            # The index holds directions; Chroma has the vectors as they were sent.
+        if reading.index is None or not reading.index.has_vectors:
+            # Older index files hold directions alone.
             raise Doubt
         return msgspec.structs.replace(rows, embeddings=reading.index.vectors(rows.ids))

@@ -264,14 +264,14 @@ class FastWriter:
                 remove_record(db, row)
                 continue
             self._put(db, target.segment, queue.seq, row, step, has_lists=has_lists)
+            has_lists = has_lists or any(type(value) is list for value in step.fields.values())
             named.update(types_of(step.fields))
         moved = db.execute("UPDATE max_seq_id SET seq_id = ? WHERE segment_id = ?", (queue.seq, target.segment))
         if moved.rowcount != 1:
             raise NotPlain
         if (text := target.schema.grown(named)) is not None:
-            if self._client.use is not None:
-                # It remembers the schema, and would write it again without what it learned here.
-                raise NotPlain
+            # An open client remembers the schema, and would write it again without what it learned here.
+            self._client.close_client()
             db.execute("UPDATE collections SET schema_str = ? WHERE id = ?", (text, key[0]))
         return target.dimension if queue.count >= target.schema.sync_threshold else None
 

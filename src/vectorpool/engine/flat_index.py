@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from vectorpool.engine.rows import Float32, unit
+from vectorpool.engine.rows import TINY, Float32, unit
 from vectorpool.engine.tables import Operation
 
 # How far the quick form of a squared distance may be off, in units of the squared lengths that it subtracts.
@@ -40,6 +40,8 @@ class FlatIndex:
         # Half of each row's squared length, and a number that none of them exceeds.
         self._halves: Float32 = np.empty(_SMALLEST, np.float32)
         self._longest = 0.0
+        # Under cosine, the lengths that the vectors had; None if they are not known.
+        self._lengths: Float32 | None = np.empty(_SMALLEST, np.float32) if space == "cosine" else None
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -55,31 +57,44 @@ class FlatIndex:
     @property
     def nbytes(self) -> int:
         """About the bytes of memory that it takes."""
-        return self._rows.nbytes + self._halves.nbytes + _BYTES_OF_AN_ID * len(self._ids)
+        lengths = 0 if self._lengths is None else self._lengths.nbytes
+        return self._rows.nbytes + self._halves.nbytes + lengths + _BYTES_OF_AN_ID * len(self._ids)
 
-    def fill(self, ids: list[str], rows: Float32) -> None:
-        """Replace everything. ``rows`` is float32[count, dimension], under cosine of length 1, and is kept."""
+    @property
+    def has_vectors(self) -> bool:
+        """Whether ``vectors`` can tell them as they were sent."""
+        return self.space != "cosine" or self._lengths is not None
+
+    def fill(self, ids: list[str], rows: Float32, lengths: Float32 | None = None) -> None:
+        """Replace everything. ``rows`` is float32[count, dimension], under cosine of length 1, and is kept.
+
+        ``lengths`` is float32[count], what the length of each vector was, if that is known.
+        """
         self._ids = ids
         self._places = {record_id: place for place, record_id in enumerate(ids)}
         self._rows = rows
         self._halves = np.einsum("ij,ij->i", rows, rows) / np.float32(2)
         self._longest = float(self._halves.max(initial=0))
+        self._lengths = lengths if self.space == "cosine" else None
 
-    def put(self, record_id: str, vector: Float32) -> None:
-        """Add or replace one vector, float32[dimension], of any length."""
+    def put(self, ids: Sequence[str], vectors: Float32) -> None:
+        """Add or replace vectors, float32[len(ids), dimension], of any length; no id comes twice."""
+        places = np.empty(len(ids), np.intp)
+        for at, record_id in enumerate(ids):
+            place = self._places.get(record_id)
+            if place is None:
+                place = self._places[record_id] = len(self._ids)
+                self._ids.append(record_id)
+            places[at] = place
+        self.reserve(len(self._ids))
         if self.space == "cosine":
-            vector = unit(vector)
-        place = self._places.get(record_id)
-        if place is None:
-            place = len(self._ids)
-            if place >= len(self._rows):
-                self._grow()
-            self._ids.append(record_id)
-            self._places[record_id] = place
-        self._rows[place] = vector
-        half = _half(vector)
-        self._halves[place] = half
-        self._longest = max(self._longest, half)
+            vectors, lengths = _units(vectors)
+            if self._lengths is not None:
+                self._lengths[places] = lengths
+        self._rows[places] = vectors
+        halves = _halves(vectors)
+        self._halves[places] = halves
+        self._longest = max(self._longest, float(halves.max(initial=0)))
 
     def remove(self, record_id: str) -> None:
         """Forget one vector, if it is there; the last row moves into its place."""
@@ -92,14 +107,22 @@ class FlatIndex:
             self._places[last] = place
             self._rows[place] = self._rows[len(self._ids)]
             self._halves[place] = self._halves[len(self._ids)]
+            if self._lengths is not None:
+                self._lengths[place] = self._lengths[len(self._ids)]
 
-    def _grow(self) -> None:
-        capacity = max(_SMALLEST, len(self._rows) * 3 // 2)
-        rows = np.empty((capacity, self.dimension), np.float32)
-        rows[: len(self._rows)] = self._rows
-        halves = np.empty(capacity, np.float32)
-        halves[: len(self._halves)] = self._halves
-        self._rows, self._halves = rows, halves
+    def reserve(self, count: int) -> None:
+        """Make room for ``count`` vectors in all."""
+        if count <= len(self._rows):
+            return
+        capacity = max(count, _SMALLEST, len(self._rows) * 3 // 2)
+
+        def grown(array: Float32) -> Float32:
+            more = np.empty((capacity, *array.shape[1:]), np.float32)
+            more[: len(array)] = array
+            return more
+
+        self._rows, self._halves = grown(self._rows), grown(self._halves)
+        self._lengths = None if self._lengths is None else grown(self._lengths)
 
     def places_of(self, record_ids: Sequence[str]) -> NDArray[np.intp]:
         """Return the places of records, in the order of the index; raise KeyError if one is not there."""
@@ -108,8 +131,19 @@ class FlatIndex:
         return places
 
     def vectors(self, record_ids: Sequence[str]) -> list[list[float]]:
-        """Return the vectors of records; raise KeyError if one is not there."""
-        return [self._rows[self._places[i]].tolist() for i in record_ids]
+        """Return the vectors of records as they were sent.
+
+        Raises KeyError if one is not there, and ValueError if one was too long for its direction to be kept.
+        """
+        places = [self._places[i] for i in record_ids]
+        rows = self._rows[places]
+        if self._lengths is not None:
+            lengths = self._lengths[places]
+            if not np.isfinite(lengths).all():
+                raise ValueError("a vector's length is not a number of float32")
+            rows = rows * lengths[:, None]
+        found: list[list[float]] = rows.tolist()
+        return found
 
     def nearest(
         self, query: Float32, limit: int, among: NDArray[np.intp] | None = None
@@ -184,6 +218,22 @@ def _half(vector: Float32) -> float:
         return float(np.dot(vector, vector)) / 2
 
 
+def _halves(vectors: Float32) -> Float32:
+    """Return half the squared length of each row."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.einsum("ij,ij->i", vectors, vectors) / np.float32(2), np.float32)
+
+
+def _units(vectors: Float32) -> tuple[Float32, Float32]:
+    """Return the rows with length 1, and their lengths, to the last digit as hnswlib stores both.
+
+    It adds squares in turn, and multiplies by the reciprocal. A row whose square overflows has no direction.
+    """
+    with np.errstate(over="ignore"):
+        lengths = np.sqrt(np.add.accumulate(vectors * vectors, axis=1)[:, -1])
+        return np.asarray(vectors * (np.float32(1) / (lengths + TINY))[:, None], np.float32), lengths
+
+
 def _candidates(scores: Float32, limit: int, rounding: float) -> NDArray[np.intp]:
     """Return the places of all rows that may be among the nearest, given scores that may be off by ``rounding``.
 
@@ -204,11 +254,14 @@ def _highest(scores: Float32, limit: int) -> NDArray[np.intp]:
 
 def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:
     """Apply queued operations: (kind, record id, vector, encoding). Return False if one cannot be interpreted."""
+    # What becomes of each record: its last vector, or None if it is deleted.
+    newest: dict[str, bytes | None] = {}
     for kind, record_id, vector, encoding in operations:
         if kind == Operation.DELETE:
-            index.remove(record_id)
+            newest[record_id] = None
             continue
-        if (kind == Operation.ADD and record_id in index) or (kind == Operation.UPDATE and record_id not in index):
+        is_there = newest[record_id] is not None if record_id in newest else record_id in index
+        if (kind == Operation.ADD and is_there) or (kind == Operation.UPDATE and not is_there):
             continue
         if vector is None:
             if kind != Operation.UPDATE:
@@ -216,5 +269,10 @@ def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, s
             continue
         if encoding != "FLOAT32" or len(vector) != 4 * index.dimension:
             return False
-        index.put(record_id, np.frombuffer(vector, "<f4"))
+        newest[record_id] = vector
+    put = {record_id: vector for record_id, vector in newest.items() if vector is not None}
+    for record_id in newest.keys() - put.keys():
+        index.remove(record_id)
+    if put:
+        index.put(list(put), np.frombuffer(b"".join(put.values()), "<f4").reshape(len(put), index.dimension))
     return True

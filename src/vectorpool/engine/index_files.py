@@ -124,21 +124,22 @@ def read_vectors(
     max_neighbors: int,
     max_bytes: int,
     there: Callable[[], Container[str]] | None = None,
-) -> tuple[list[str], Float32] | None:
+) -> tuple[list[str], Float32, Float32 | None] | None:
     """Return all ids and their vectors as stored, float32[n, dimension], in one reading; none if nothing is persisted.
 
+    Third, if the files tell it, are the lengths, float32[n], that vectors of a cosine collection had.
     If the vectors take more than ``max_bytes``, only those of the ids that ``there`` returns are read. Returns None if
     these take more too, or if ids and elements do not fit together.
     """
     labels = read_labels(directory)
     if not labels:
-        return [], np.empty((0, dimension), np.float32)
+        return [], np.empty((0, dimension), np.float32), None
     is_part = len(labels) * dimension * 4 > max_bytes
     if is_part and there is not None:
         kept = there()
         labels = {record_id: label for record_id, label in labels.items() if record_id in kept}
         if not labels:
-            return [], np.empty((0, dimension), np.float32)
+            return [], np.empty((0, dimension), np.float32), None
     if len(labels) * dimension * 4 > max_bytes:
         return None
     layout = _element(directory, dimension, max_neighbors)
@@ -156,7 +157,9 @@ def read_vectors(
     chosen = order[at]
     if (elements["flags"][chosen, 2] & _DELETED).any():
         return None
-    return list(labels), np.ascontiguousarray(elements["vector"][chosen])
+    lengths = map_norms(directory)
+    told = np.array(lengths[chosen]) if chosen.max() < len(lengths) else None
+    return list(labels), np.ascontiguousarray(elements["vector"][chosen]), told
 
 
 def write_vectors(

@@ -14,7 +14,7 @@ Metadatas: TypeAlias = Sequence[dict[str, Any] | None] | None
 Texts: TypeAlias = Sequence[str | None] | None
 
 # hnswlib divides by the norm plus this, so that a vector of zeros stays one.
-_TINY: Final = np.float32(1e-30)
+TINY: Final = np.float32(1e-30)
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -52,4 +52,4 @@ class Batch(msgspec.Struct, frozen=True):
 def unit(vector: Float32) -> Float32:
     """Return float32[dimension] of length 1; of length 0 if it was, or if its square overflows, as Chroma stores it."""
     with np.errstate(over="ignore"):
-        return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + _TINY), np.float32)
+        return np.asarray(vector / (np.sqrt(np.dot(vector, vector)) + TINY), np.float32)

@@ -14,6 +14,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from vectorpool.commitlog.deletions import LOOK_WITHIN_MS
 from vectorpool.jobs.tables import exports as _exports
 from vectorpool.sources import Sources
 
@@ -29,16 +30,23 @@ class ExportRecord:
 
     def held(self, target: str, user_ids: Sequence[str]) -> dict[str, int]:
         """Return the commit that a target holds of each of at most a thousand users, where that is not in doubt."""
-        since_ms = self._sources.now_ms() - int(DOUBTED_S * 1000)
+        return self._noted(target, user_ids, DOUBTED_S)
+
+    def _noted(self, target: str, user_ids: Sequence[str], within_s: float) -> dict[str, int]:
+        since_ms = self._sources.now_ms() - int(within_s * 1000)
         wanted = sa.select(_exports.c.user_id, _exports.c.commit).where(
             _exports.c.target == target, _exports.c.user_id.in_(list(user_ids)), _exports.c.exported_ms > since_ms
         )
         with self._begin() as db:
             return {row.user_id: row.commit for row in db.execute(wanted).all()}
 
-    def forgotten(self, target: str, user_ids: Sequence[str]) -> set[str]:
-        """Return those of at most a thousand users of whom a target has nothing after their deletion."""
-        return {user_id for user_id, commit in self.held(target, user_ids).items() if commit < 0}
+    def forgotten(self, target: str, user_ids: Sequence[str]) -> dict[str, int]:
+        """Return which commit deleted each of at most a thousand users of whom a target has nothing since.
+
+        A receipt says the same and stays, so this is doubted as late as marks of deletions are kept.
+        """
+        noted = self._noted(target, user_ids, LOOK_WITHIN_MS / 1000)
+        return {user_id: -commit for user_id, commit in noted.items() if commit < 0}
 
     def note(self, target: str, user_id: str, commit: int) -> None:
         """Note that a target holds a commit of a user."""

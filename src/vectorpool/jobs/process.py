@@ -98,8 +98,16 @@ class Worker:
         transfers = Transfers(self._bucket, self._router, settings)
         runner = Runner(self.store, self._ingestor, hooks, notifications, SYSTEM, transfers, self._tracer)
         rounds = ExportRounds(
-            self._bucket, self.store.exports, notifications, settings, SYSTEM, self._ask_transfer, self._waiting_exports
+            self._bucket,
+            self.store.exports,
+            notifications,
+            settings,
+            SYSTEM,
+            self._ask_transfer,
+            self._waiting_exports,
+            transfers.drop,
         )
+        self._deleted = rounds.deleted
         self.engine = Engine(self._database, self.store, runner, settings, SYSTEM, rounds)
         self._supervisor = Supervisor(SYSTEM)
 
@@ -108,6 +116,7 @@ class Worker:
         await asyncio.to_thread(self.store.create)
         await self.engine.launch()
         self._supervisor.start("job upkeep", self.engine.keep)
+        self._supervisor.start("deletions at targets", self._deleted.keep)
         self._supervisor.start("memory return", partial(allocator.give_back, SYSTEM))
 
     async def _ingestor(self) -> Ingestor:

@@ -1,6 +1,6 @@
 """Rounds of exports: each looks which users changed since their last export, and asks for exports of those.
 
-It also asks for the deletion, at every target, of users that were deleted and may be there still.
+It also asks for the deletion, at every target, of users that were deleted and may be there still (``deleted_users``).
 
 A round costs a small listing a user, and opens neither a vectorstore nor a target for one that did not change. Each
 target is tried once before: one that is away is told once, and not for every user. Exports are jobs, which any worker
@@ -14,12 +14,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from vectorpool import names
-from vectorpool.commitlog.deletions import load_receipt, users_with_receipts
 from vectorpool.commitlog.ending import newest_header, newest_object
 from vectorpool.commitlog.fetch import store_errors
 from vectorpool.errors import (
@@ -31,6 +31,7 @@ from vectorpool.errors import (
     VectorpoolError,
 )
 from vectorpool.ids import is_reserved
+from vectorpool.jobs.deleted_users import DeletedUsers, Drop
 from vectorpool.jobs.exported import ExportRecord
 from vectorpool.jobs.views import JobKind
 from vectorpool.notifications import Notifications
@@ -76,6 +77,7 @@ class ExportRounds:
         sources: Sources,
         ask: Ask,
         waiting: Callable[[], Awaitable[int]],
+        drop: Drop | None = None,
     ) -> None:
         """Raise Misconfigured for targets that cannot be meant."""
         self._bucket = bucket
@@ -87,6 +89,10 @@ class ExportRounds:
         self._waiting = waiting
         self._targets = scheduled_targets(settings)
         self._all = sorted(named_targets(settings))
+        # Also looked at between rounds.
+        self.deleted = DeletedUsers(
+            bucket, record, self._all, sources, partial(self._asked, "forget"), self._has_room, drop
+        )
         self._patterns = settings.export_users.split()
 
     @property
@@ -97,7 +103,7 @@ class ExportRounds:
     async def run(self) -> Round:
         """Ask for what is to be done at targets. Raises StoreUnavailable, JobsUnavailable."""
         done = Round()
-        await self._forget(done)
+        done.forgotten = await self.deleted.run()
         reached = []
         for name, target in self._targets.items():
             if await self._is_reached(name, target):
@@ -122,31 +128,6 @@ class ExportRounds:
                 break
             after = found[-1]
         return done
-
-    async def _forget(self, done: Round) -> None:
-        """Ask for deletions at targets that may hold deleted users: one that was away, or that a lost job was for."""
-        users = await users_with_receipts(self._bucket)
-        for start in range(0, len(users), _PAGE):
-            page = users[start : start + _PAGE]
-            for name in self._all:
-                known = await asyncio.to_thread(self._record.forgotten, name, page)
-                for user_id in page:
-                    if user_id in known or is_reserved(user_id):
-                        continue
-                    receipt = await load_receipt(self._bucket, user_id)
-                    if receipt is None:
-                        continue
-                    if any(each.target == name and each.deleted_at_ms for each in receipt.targets):
-                        await asyncio.to_thread(self._note_forgotten, name, user_id, receipt.commit)
-                        continue
-                    if not await self._has_room():
-                        return
-                    done.forgotten += await self._asked("forget", user_id, name)
-
-    def _note_forgotten(self, name: str, user_id: str, commit: int) -> None:
-        """Note what a receipt says, unless the user was made anew and exported since."""
-        if self._record.held(name, [user_id]).get(user_id, 0) < commit:
-            self._record.note(name, user_id, -commit)
 
     def _is_meant(self, user_id: str) -> bool:
         if is_reserved(user_id):

@@ -35,6 +35,7 @@ from vectorpool.targets.named import named_targets, pick
 from vectorpool.targets.urls import Target
 
 if TYPE_CHECKING:
+    from vectorpool.targets.kept import Kept
     from vectorpool.targets.transfer import Progress
 
 T = TypeVar("T")
@@ -61,6 +62,12 @@ class Transfers:
         self._router = router
         self._settings = settings
         self._targets = named_targets(settings)
+        self._kept: Kept | None = None
+
+    async def drop(self, digest: str) -> None:
+        """Remove what is kept of a deleted user, who is named as marks of deletions name one."""
+        if self._kept is not None:
+            await self._kept.states.drop(digest)
 
     async def run(self, work: Work, transfer: Transfer, changed: Callable[[], None]) -> int:
         """Run an export or import; return the commit that the target has, or that was made.
@@ -81,13 +88,17 @@ class Transfers:
         return await _ended(step(work, transfer, progress), stopping)
 
     async def _export(self, work: Work, transfer: Transfer, progress: Progress) -> int:
-        from vectorpool.targets import runs  # noqa: PLC0415 - the engine is for workers that move something
+        from vectorpool.targets import kept, runs  # noqa: PLC0415 - the engine is for workers that move something
 
+        if self._kept is None:
+            states = kept.KeptStates(self._settings.replica_dir, self._settings.export_kept_bytes)
+            self._kept = kept.Kept(states, kept.KeptSinks())
         target = pick(self._targets, transfer.target)
         await self._router.flush(work.user_id)
         done = await runs.export_user(
-            self._bucket, self._settings, work.user_id, target, at=transfer.at, progress=progress
+            self._bucket, self._settings, work.user_id, target, at=transfer.at, progress=progress, kept=self._kept
         )
+        asyncio.get_running_loop().call_later(kept.IDLE_S + 1, self._kept.sinks.close_idle)
         transfer.records = transfer.total = done.written
         transfer.deleted, transfer.dropped = done.deleted, done.dropped
         transfer.collections, transfer.is_current = done.collections, done.is_current

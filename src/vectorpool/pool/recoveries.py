@@ -6,6 +6,9 @@ instance's open replica is a source: its files were checked when they were built
 
 A deletion is the end of every source: neither a commit at or below it nor a replica that is older is looked at. The
 commit goes on the next number only, so what was committed meanwhile is never replaced.
+
+*Into new collections*, the state is the newest intact commit of the log, and the collections of the source are added to
+it under names of their own: what a collection's name meant by the log, it means still.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from vectorpool import names
-from vectorpool.commands import Recover
+from vectorpool.commands import Recover, SourceKind
 from vectorpool.commitlog import tags
 from vectorpool.commitlog.care import build, deleted_at, replace, top_of
 from vectorpool.commitlog.fetch import store_errors
@@ -37,7 +40,7 @@ from vectorpool.errors import (
     UserNotFound,
     VectorpoolError,
 )
-from vectorpool.operating import Recovered, RecoveredRecord, RecoverySource, Sources
+from vectorpool.operating import Recovered, RecoveredCollection, RecoveredRecord, RecoverySource, Sources
 from vectorpool.pool.residency import BROKEN_RETRY_S, Residency
 from vectorpool.pool.slot import Slot
 from vectorpool.pool.stores import StoreFactory
@@ -45,6 +48,7 @@ from vectorpool.pool.writer import SlotWriter
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources as Ambient
 from vectorpool.vectorstore.compatibility import ENGINE
+from vectorpool.vectorstore.recovered_collections import add_collections, places_of
 from vectorpool.vectorstore.replica import ReplicaClosed
 from vectorpool.vectorstore.restored_documents import flag_documents
 
@@ -54,6 +58,8 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS: Final = 12
 _MOST_TAGS: Final = 8
 _MOST_LOST: Final = 1000
+# Collections that a plan and a report name.
+_MOST_COLLECTIONS: Final = 1000
 # Records of one part of a report, and parts; further records are recovered and not listed.
 _PART: Final = 1000
 _MOST_PARTS: Final = 10_000
@@ -100,8 +106,8 @@ class Recoveries:
             return Sources(False, top, "", [])
         lost = await self._entries(user_id)
         sources = list[RecoverySource]()
-        if held >= top and held > log.deleted_at and (records := await self._records_of_replica(user_id)) is not None:
-            sources.append(RecoverySource("replica", held, records))
+        if held >= top and held > log.deleted_at and (found := await self._look_at_replica(user_id)) is not None:
+            sources.append(found)
         if (found := await self._newest_that_opens(user_id, log)) is not None:
             sources.append(_losing(found, lost))
         sources += [_losing(each, lost) for each in await self._backups(user_id, log, found)]
@@ -132,7 +138,7 @@ class Recoveries:
                 if hydrated is None or hydrated.tombstone:
                     raise UserNotFound("The vectorstore was deleted. What was deleted is not recovered.")
                 await self._stores.run(
-                    user_id, self._count, user_id, scratch / "state", hydrated.position, hydrated.image
+                    user_id, self._examine, user_id, scratch / "state", hydrated.position, hydrated.image
                 )
         except (Damaged, CommitNotFound) as error:
             return error.detail
@@ -157,10 +163,10 @@ class Recoveries:
                 built = await build(self._stores.bucket, user_id, log.intact, seq, state, ENGINE)
                 if built.tombstone:
                     return None
-                records = await self._stores.run(user_id, self._count, user_id, state, built.position, built.image)
+                seen = await self._stores.run(user_id, self._examine, user_id, state, built.position, built.image)
         except (Damaged, CommitNotFound):
             return None
-        return RecoverySource("commit", seq, records, time_ms=built.time_ms)
+        return msgspec.structs.replace(seen, commit=seq, time_ms=built.time_ms)
 
     async def _is_tombstone(self, user_id: str, log: _Log, seq: int) -> bool:
         """Whether a commit ended the vectorstore: what is below it was deleted."""
@@ -203,17 +209,18 @@ class Recoveries:
         finally:
             self._residency.unpin(slot)
 
-    async def _records_of_replica(self, user_id: str) -> int | None:
+    async def _look_at_replica(self, user_id: str) -> RecoverySource | None:
         async with self._stores.scratch() as scratch:
             held = await self._copy_replica(user_id, scratch / "state")
             if not held:
                 return None
             try:
-                return await self._stores.run(
-                    user_id, self._count, user_id, scratch / "state", Position(held, b""), Image({})
+                seen = await self._stores.run(
+                    user_id, self._examine, user_id, scratch / "state", Position(held, b""), Image({})
                 )
             except Damaged:
                 return None
+            return msgspec.structs.replace(seen, kind="replica", commit=held)
 
     # --- The recovery --------------------------------------------------------------------------------
 
@@ -236,8 +243,12 @@ class Recoveries:
             async with self._stores.scratch() as scratch:
                 state = scratch / "state"
                 state.mkdir()
-                taken = await self._fill(user_id, command, log, state)
-                done = await self._report(user_id, command, state, scratch / "copy", taken)
+                added = list[RecoveredCollection]()
+                if command.into == "new":
+                    taken, added = await self._fill_beside(user_id, command, log, state, scratch / "source")
+                else:
+                    taken = await self._fill(user_id, command, log, state)
+                done = await self._report(user_id, command, state, scratch / "copy", taken, added)
                 position = await replace(
                     self._stores.bucket,
                     user_id,
@@ -278,10 +289,38 @@ class Recoveries:
         await self._stores.run(user_id, flag_documents, state)
         return command.commit
 
-    async def _report(self, user_id: str, command: Recover, state: Path, copy: Path, taken: int) -> Recovered:
+    async def _fill_beside(
+        self, user_id: str, command: Recover, log: _Log, state: Path, source: Path
+    ) -> tuple[int, list[RecoveredCollection]]:
+        """Build the state of the base, and add the collections of the source under names of their own."""
+        kind: SourceKind = "commit" if command.base else "documents"
+        base = msgspec.structs.replace(command, kind=kind, commit=command.base)
+        await self._fill(user_id, base, log, state)
+        if command.kind == "documents":
+            return 0, []
+        source.mkdir()
+        taken = await self._fill(user_id, command, log, source)
+        try:
+            return taken, await self._stores.run(user_id, add_collections, state, source, command.over + 1)
+        except Damaged as error:
+            raise NothingToRecoverFrom(
+                f"{error.detail} So it cannot come back under another name. Recover with into=same, which takes the "
+                "state as it is."
+            ) from error
+
+    async def _report(
+        self,
+        user_id: str,
+        command: Recover,
+        state: Path,
+        copy: Path,
+        taken: int,
+        added: list[RecoveredCollection],
+    ) -> Recovered:
         """Open a copy of the state, store a list of its records in parts, and return how many there are."""
         seq = command.over + 1
-        await asyncio.to_thread(_copy, state, copy)
+        new = {(each.database, each.recovered_as) for each in added}
+        await asyncio.to_thread(shutil.copytree, state, copy)
         replica = await self._stores.run(
             user_id, self._stores.open_replica, user_id, copy, Position(taken, b""), Image({})
         )
@@ -293,7 +332,9 @@ class Recoveries:
                 if page is not None:
                     info, ids = page
                     records += len(ids)
-                    waiting += [RecoveredRecord(info.name, each, info.avatar_id, taken) for each in ids]
+                    is_base = command.into == "new" and (info.database, info.name) not in new
+                    of = command.base if is_base else taken
+                    waiting += [RecoveredRecord(info.name, each, info.avatar_id, of) for each in ids]
                 while waiting and (len(waiting) >= _PART or page is None) and parts < _MOST_PARTS:
                     key = names.recovery_key(user_id, seq, parts)
                     with store_errors(self._stores.bucket, "writing the report of a recovery"):
@@ -301,7 +342,7 @@ class Recoveries:
                     del waiting[:_PART]
                     parts += 1
                 if page is None:
-                    return Recovered(seq, records, parts)
+                    return Recovered(seq, records, parts, added[:_MOST_COLLECTIONS])
                 if parts >= _MOST_PARTS:
                     waiting.clear()
         finally:
@@ -327,12 +368,14 @@ class Recoveries:
         finally:
             self._residency.unpin(slot)
 
-    def _count(self, user_id: str, directory: Path, position: Position, image: Image) -> int:
-        """Open a directory, read everything once, and return the number of records. Blocking. Raises BrokenReplica."""
+    def _examine(self, user_id: str, directory: Path, position: Position, image: Image) -> RecoverySource:
+        """Open a directory, read everything once, and return what it holds. Blocking. Raises BrokenReplica."""
         replica = self._stores.open_replica(user_id, directory, position, image)
         try:
             replica.examine()
-            return replica.engine.check_up(0, self._sources.random).records
+            records = replica.engine.check_up(0, self._sources.random).records
+            places = places_of(replica.engine, _MOST_COLLECTIONS)
+            return RecoverySource("commit", position.seq, records, collections=places)
         finally:
             replica.close()
 
@@ -341,10 +384,6 @@ def _move(source: Path, state: Path) -> None:
     """Move the content of a directory of the front into an empty one."""
     for each in source.iterdir():
         shutil.move(each, state / each.name)
-
-
-def _copy(state: Path, copy: Path) -> None:
-    shutil.copytree(state, copy)
 
 
 def _losing(source: RecoverySource, entries: list[CommitInfo]) -> RecoverySource:

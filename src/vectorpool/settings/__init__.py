@@ -10,9 +10,27 @@ from typing import Annotated
 
 from vectorpool import bounds
 from vectorpool.settings.documents import DocumentSettings
-from vectorpool.settings.words import ChunkStrategy, Consistency, Durability, EmbedderKind, RecoverMode, Space, setting
+from vectorpool.settings.words import (
+    ChunkStrategy,
+    Consistency,
+    Durability,
+    EmbedderKind,
+    RecoverInto,
+    RecoverMode,
+    Space,
+    setting,
+)
 
-__all__ = ["ChunkStrategy", "Consistency", "Durability", "EmbedderKind", "RecoverMode", "Settings", "Space"]
+__all__ = [
+    "ChunkStrategy",
+    "Consistency",
+    "Durability",
+    "EmbedderKind",
+    "RecoverInto",
+    "RecoverMode",
+    "Settings",
+    "Space",
+]
 
 
 class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,6 +229,13 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
             "that loses nothing, else after two health intervals, in which an instance with a better source may"
         ),
     ] = "ask"
+    recover_into: Annotated[
+        RecoverInto,
+        setting(
+            "Where a recovery puts the collections of its source: same is their own names, new is names of their own, "
+            "beside the newest intact commit of the log"
+        ),
+    ] = "same"
     notifications_url: Annotated[
         str | None,
         setting("Where notifications are sent as webhooks, signed by webhook_secret; without it they are only listed"),

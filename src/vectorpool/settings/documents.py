@@ -100,6 +100,14 @@ class DocumentSettings(FrontSettings, frozen=True, kw_only=True, forbid_unknown_
     export_to: Annotated[
         str, setting("Names of targets, separated by spaces, to which every user is exported, again and again")
     ] = ""
+    export_kept_bytes: Annotated[
+        int,
+        setting(
+            "Most bytes of vectorstores that a worker keeps on local disk after an export, so that the next export of "
+            "the user reads only newer commits; 0 keeps none",
+            ge=0,
+        ),
+    ] = 256 * 1024**2
     export_interval_s: Annotated[
         float, setting("Interval at which users that changed are exported to export_to", ge=1, le=31_536_000)
     ] = 3600.0

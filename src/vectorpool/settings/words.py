@@ -12,6 +12,8 @@ EmbedderKind = Literal["onnx", "sentence-transformers", "openai"]
 Space = Literal["cosine", "l2", "ip"]
 # What happens to a vectorstore whose newest commit is damaged.
 RecoverMode = Literal["ask", "auto"]
+# Where a recovered state goes: to the collections' own names, or to new collections beside what the log has.
+RecoverInto = Literal["same", "new"]
 ChunkStrategy = Literal["auto", "tokens", "sentences", "markdown", "rows", "code", "none"]
 
 Positive = Meta(ge=1)

@@ -125,6 +125,7 @@ class ChromaSink:
     """Collections on a server, by the ids that they have here."""
 
     is_always_whole = False
+    may_be_kept = False
 
     def __init__(self, target: Target) -> None:
         self._server = _Server(target)

@@ -20,6 +20,7 @@ from vectorpool.targets.urls import Target, parse
 
 # Targets that are looked at together.
 _AT_ONCE: Final = 8
+_MOST_COLLECTIONS: Final = 1000
 
 
 class Ask(msgspec.Struct):
@@ -67,7 +68,10 @@ def _look(target: Target, user_id: str) -> Copy | None:
     except UserNotFound:
         return None
     try:
-        return source.copy()
+        if (copy := source.copy()) is None:
+            return None
+        places = sorted((each.database, each.name) for each in source.collections())
+        return msgspec.structs.replace(copy, collections=places[:_MOST_COLLECTIONS])
     finally:
         source.close()
 

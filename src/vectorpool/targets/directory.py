@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from vectorpool.engine.changes import Changes
-from vectorpool.engine.collection_info import CollectionInfo
+from vectorpool.engine.collection_info import CollectionInfo, of_creation
 from vectorpool.engine.engine import Engine, create_empty
 from vectorpool.engine.failures import translate
 from vectorpool.engine.records import EngineOptions
@@ -26,8 +26,6 @@ from vectorpool.targets.source_documents import SourceDocument, documents_of
 
 # All statements over the source of one export, and what the target takes between them.
 _EXPORT_S: Final = 24 * 3600.0
-# What a collection can be created with; the rest of a configuration is derived.
-_OF_INDEX = ("space", "ef_construction", "max_neighbors", "ef_search", "num_threads", "batch_size", "sync_threshold")
 
 
 class DirectorySource:
@@ -55,6 +53,11 @@ class DirectorySource:
         self._open.close()
         self._engine.close()
 
+    @property
+    def is_touched(self) -> bool:
+        """Whether Chroma was opened, which may write; the files are as they were otherwise."""
+        return self._engine.chroma_use is not None or self._engine.calls_of_chroma > 0
+
     def collections(self) -> list[Collection]:
         """Return the collections of all databases."""
         catalogue = self._engine.catalogue
@@ -69,6 +72,10 @@ class DirectorySource:
     def count(self, collection: Collection) -> int:
         """Return the number of records."""
         return self._changes.count(collection.id)
+
+    def may_have_deleted(self, collection: Collection, since: int) -> bool:
+        """Return whether a record may have been deleted after a position, which counts would tell at more cost."""
+        return self._changes.may_have_deleted(collection.id, since)
 
     def ids(self, collection: Collection, since: int = 0) -> list[str]:
         """Return the ids of the records that changed after a position, all for 0, in an order that does not change."""
@@ -130,7 +137,7 @@ class DirectoryWriter:
                 collection.database,
                 collection.name,
                 metadata=collection.metadata or None,
-                configuration=json.dumps(_configuration(collection.configuration)),
+                configuration=json.dumps(of_creation(collection.configuration)),
             )
         except Exception as error:
             raise _told(error, collection.shown) from error
@@ -167,16 +174,8 @@ def _collection(info: CollectionInfo) -> Collection:
         name=info.name,
         metadata=info.metadata or None,
         dimension=info.dimension,
-        configuration=_configuration(info.configuration),
+        configuration=of_creation(info.configuration),
     )
-
-
-def _configuration(given: dict[str, Any]) -> dict[str, Any]:
-    index = {key: value for key, value in (given.get("hnsw") or {}).items() if key in _OF_INDEX and value is not None}
-    kept: dict[str, Any] = {"hnsw": index}
-    if given.get("embedding_function"):
-        kept["embedding_function"] = given["embedding_function"]
-    return kept
 
 
 def _records(rows: Rows, vectors: Float32) -> Records:

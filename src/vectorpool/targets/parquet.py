@@ -126,6 +126,7 @@ class ParquetSink:
     """One file, written anew and put in the old one's place."""
 
     is_always_whole = True
+    may_be_kept = False
 
     def __init__(self, target: Target) -> None:
         self._target = target

@@ -21,7 +21,7 @@ import psycopg
 from vectorpool.errors import InvalidTarget, NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.names import avatar_of_database
 from vectorpool.targets import postgresql_extras, postgresql_schema
-from vectorpool.targets.postgresql_rows import COLUMNS, check_text, packed
+from vectorpool.targets.postgresql_rows import COLUMNS, check_text, packed, upsert
 from vectorpool.targets.records import BATCH, Collection, Copy, Held, Records, State
 from vectorpool.targets.source_documents import SourceDocument
 from vectorpool.targets.urls import Target
@@ -32,6 +32,8 @@ _CONNECT_S: Final = 15
 _STATEMENT_MS: Final = 600_000
 _LOCK_MS: Final = 60_000
 _MAX_DIMENSION: Final = 16_000
+# Up to so many records one statement costs less than a deletion and a COPY, which wait for the server four times.
+_FEW: Final = 20
 
 
 def open_sink(target: Target) -> PostgresSink:
@@ -85,9 +87,13 @@ def _connect(target: Target) -> psycopg.Connection[Any]:
 
 
 class PostgresSink:
-    """One transaction from ``state`` to ``finish``."""
+    """One transaction from ``state`` to ``finish``.
+
+    An increment is a few small statements, so what does not depend on an answer is sent together (a pipeline of libpq).
+    """
 
     is_always_whole = False
+    may_be_kept = True
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -95,6 +101,8 @@ class PostgresSink:
         self._commit, self._hash = 0, ""
         # Records of each collection, as the transaction has them.
         self._counts: dict[str, int] = {}
+        # Rows of collections that are whole: the statement and its values.
+        self._notes: list[tuple[bytes, tuple[Any, ...]]] = []
         self._are_avatars_stale = False
         wants_index = postgresql_extras.wants_index(target)
         with _told(target):
@@ -118,31 +126,33 @@ class PostgresSink:
 
     def state(self, user_id: str) -> State | None:
         """Return what is there, and lock the user's row; what was not finished before is taken back."""
-        self._user_id, self._counts, self._are_avatars_stale = user_id, {}, False
+        self._user_id, self._counts, self._notes, self._are_avatars_stale = user_id, {}, [], False
         with _told(self._target):
             self._db.rollback()
-            row = self._locked(user_id)
+            row, found = self._locked(user_id)
             if row is None:
                 self._db.execute(
                     "INSERT INTO vectorpool.users (user_id, commit, commit_hash) VALUES (%s, 0, '') "
                     "ON CONFLICT DO NOTHING",
                     (user_id,),
                 )
-                row = self._locked(user_id)
+                row, found = self._locked(user_id)
                 assert row is not None
             if not row[0]:
                 return None
-            columns = "collection_id, commit, commit_hash, mark, records"
-            sql = f"SELECT {columns} FROM vectorpool.collections WHERE user_id = %s".encode()
-            found = self._db.execute(sql, (user_id,)).fetchall()
             self._counts = {each[0]: each[4] for each in found}
             # An export of the same commit makes the indexes that were not asked for before.
             is_done = self._indexes is None or not self._indexes.missing(user_id)
             return State(row[0], row[1] if is_done else "", {each[0]: Held(*each[1:4]) for each in found})
 
-    def _locked(self, user_id: str) -> tuple[int, str] | None:
-        sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
-        return self._db.execute(sql, (user_id,)).fetchone()
+    def _locked(self, user_id: str) -> tuple[tuple[int, str] | None, list[Any]]:
+        """Lock the row of a user; return it and the rows of the collections, which are read once it is locked."""
+        columns = "collection_id, commit, commit_hash, mark, records"
+        with self._db.pipeline(), self._db.cursor() as user, self._db.cursor() as collections:
+            sql = "SELECT commit, commit_hash FROM vectorpool.users WHERE user_id = %s FOR UPDATE"
+            user.execute(sql, (user_id,))
+            collections.execute(f"SELECT {columns} FROM vectorpool.collections WHERE user_id = %s".encode(), (user_id,))
+            return user.fetchone(), collections.fetchall()
 
     def begin(self, user_id: str, commit: int, commit_hash: str) -> None:
         """Note the commit that the transaction brings."""
@@ -163,6 +173,9 @@ class PostgresSink:
         """Copy records into the table; where some may be there, their rows go first."""
         data = packed(self._user_id, collection, self._commit, records, is_vector=self._is_vector)
         with _told(self._target), self._db.cursor() as cursor:
+            if not is_new and len(records.ids) <= _FEW:
+                self._counts[collection.id] += upsert(cursor, self._user_id, collection, self._commit, records)
+                return
             if not is_new:
                 self.delete(collection, records.ids)
             with cursor.copy(f"COPY vectorpool.records ({COLUMNS}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
@@ -200,13 +213,13 @@ class PostgresSink:
         if held.next_commit:
             return
         sql = (
-            "INSERT INTO vectorpool.collections (user_id, collection_id, database, avatar_id, name, metadata, "
-            "dimension, configuration, commit, commit_hash, mark, records) "
-            "VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb, %s, %s, %s, %s) "
-            "ON CONFLICT (user_id, collection_id) DO UPDATE SET database = excluded.database, "
-            "avatar_id = excluded.avatar_id, name = excluded.name, metadata = excluded.metadata, "
-            "dimension = excluded.dimension, configuration = excluded.configuration, commit = excluded.commit, "
-            "commit_hash = excluded.commit_hash, mark = excluded.mark, records = excluded.records"
+            b"INSERT INTO vectorpool.collections (user_id, collection_id, database, avatar_id, name, metadata, "
+            b"dimension, configuration, commit, commit_hash, mark, records) "
+            b"VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s, %s::jsonb, %s, %s, %s, %s) "
+            b"ON CONFLICT (user_id, collection_id) DO UPDATE SET database = excluded.database, "
+            b"avatar_id = excluded.avatar_id, name = excluded.name, metadata = excluded.metadata, "
+            b"dimension = excluded.dimension, configuration = excluded.configuration, commit = excluded.commit, "
+            b"commit_hash = excluded.commit_hash, mark = excluded.mark, records = excluded.records"
         )
         values = (
             self._user_id,
@@ -222,17 +235,24 @@ class PostgresSink:
             held.mark,
             self._counts[collection.id],
         )
-        with _told(self._target):
+        # It is sent with what comes next.
+        self._notes.append((sql, values))
+
+    def _send_notes(self) -> None:
+        notes, self._notes = self._notes, []
+        for sql, values in notes:
             self._db.execute(sql, values)
 
     def put_documents(self, documents: Iterator[SourceDocument]) -> None:
         """Make the documents of the user those that are given."""
-        with _told(self._target):
+        with _told(self._target), self._db.pipeline():
+            self._send_notes()
             postgresql_extras.put_documents(self._db, self._user_id, documents)
 
     def finish(self) -> None:
         """Write the commit and the avatars, and commit the transaction."""
-        with _told(self._target):
+        with _told(self._target), self._db.pipeline():
+            self._send_notes()
             self._db.execute(
                 "UPDATE vectorpool.users SET commit = %s, commit_hash = %s, deleted = false, exported_at = now() "
                 "WHERE user_id = %s",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import psycopg
 
 from vectorpool.errors import NotExportable
 from vectorpool.targets.records import Collection, Float32, Records
 from vectorpool.targets.values import to_json
 
 COLUMNS: Final = "user_id, collection_id, commit, id, embedding, document, uri, metadata"
+_KEY: Final = ("user_id", "collection_id", "id")
 _HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END: Final = struct.pack(">h", -1)
 _LENGTH: Final = struct.Struct(">i")
@@ -46,6 +48,41 @@ def packed(user_id: str, collection: Collection, commit: int, records: Records, 
         parts.append(_NULL if text is None else _field(b"\x01" + text.encode()))
     parts.append(_END)
     return b"".join(parts)
+
+
+class _Reals(NamedTuple):
+    """A vector that is sent as ``real[]``, in binary."""
+
+    vector: Float32
+
+
+class _RealsDumper(psycopg.adapt.Dumper):
+    format = psycopg.pq.Format.BINARY
+    oid = 1021
+
+    def dump(self, obj: _Reals) -> bytes:
+        (field,) = _vectors(obj.vector.reshape(1, -1), is_vector=False)
+        return bytes(field[_LENGTH.size :])
+
+
+def upsert(cursor: psycopg.Cursor[Any], user_id: str, collection: Collection, commit: int, records: Records) -> int:
+    """Put a few records that ``packed`` took, each in the place of an earlier one; return how many are new.
+
+    One statement, which costs one answer of the server. Raises psycopg.Error.
+    """
+    columns = zip(records.ids, records.vectors, records.documents, records.uris, records.metadatas, strict=True)
+    values: list[Any] = []
+    for record_id, vector, document, uri, metadata in columns:
+        values += (user_id, collection.id, commit, record_id, _Reals(vector), document, uri, to_json(metadata))
+    cursor.adapters.register_dumper(_Reals, _RealsDumper)
+    row = "(%s, %s, %s, %s, %s::real[], %s, %s, %s::jsonb)"
+    updates = ", ".join(f"{name} = excluded.{name}" for name in COLUMNS.split(", ") if name not in _KEY)
+    # A row that was inserted was never updated.
+    sql = (
+        f"INSERT INTO vectorpool.records ({COLUMNS}) VALUES {', '.join([row] * len(records.ids))} "
+        f"ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {updates} RETURNING xmax = 0"
+    )
+    return sum(is_new for (is_new,) in cursor.execute(sql.encode(), values))
 
 
 def _refuse_nul(collection: Collection, record_id: str, document: str | None, uri: str | None) -> None:

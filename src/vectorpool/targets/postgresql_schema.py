@@ -109,7 +109,7 @@ def prepare(db: psycopg.Connection[Any]) -> str:
 def _of_this_version(db: psycopg.Connection[Any]) -> str | None:
     """Return the type of vectors if the schema is of this version; None says to look closer."""
     try:
-        with db.transaction():
+        with db.pipeline(), db.transaction():
             row = db.execute("SELECT version, vectors FROM vectorpool.schema_version LIMIT 2").fetchall()
     except psycopg.errors.ProgrammingError:
         # No such schema, table or column.

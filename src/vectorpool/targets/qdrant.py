@@ -163,6 +163,7 @@ class QdrantSink:
     """Collections in Qdrant, one for each here."""
 
     is_always_whole = False
+    may_be_kept = False
 
     def __init__(self, target: Target, client: QdrantClient) -> None:
         self._target = target

@@ -73,11 +73,15 @@ class State(msgspec.Struct, frozen=True):
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """What a target holds of a user since the last finished export; ``records`` is None if they were not counted."""
+    """What a target holds of a user since the last finished export; ``records`` is None if they were not counted.
+
+    ``collections`` are the databases and names of at most a thousand collections, where they were asked for.
+    """
 
     commit: int
     commit_hash: str
     records: int | None = None
+    collections: list[tuple[str, str]] = []
 
 
 class Sink(Protocol):
@@ -85,6 +89,8 @@ class Sink(Protocol):
 
     # Every export writes all records anew.
     is_always_whole: bool
+    # An open one serves one user after another, and is dear to open.
+    may_be_kept: bool
 
     def state(self, user_id: str) -> State | None:
         """Return what is there of a user, and keep other exporters of the user away where the target can."""

@@ -15,6 +15,7 @@ _KINDS: Final = {
     "parquet": ("parquet", "parquet"),
     "chroma": ("chroma_server", None),
     "qdrant": ("qdrant", "qdrant"),
+    "lancedb": ("lancedb", "lancedb"),
 }
 
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final
 
+from vectorpool.commitlog.deletions import load_receipt
 from vectorpool.commitlog.ending import newest_header
+from vectorpool.commitlog.format import Decoded
 from vectorpool.commitlog.log import CommitLog
-from vectorpool.commitlog.scratch import scratch_below
-from vectorpool.errors import UserNotFound
+from vectorpool.commitlog.outcomes import Position
+from vectorpool.errors import TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.targets import registry, transfer
 from vectorpool.targets.directory import DirectorySource, DirectoryWriter
+from vectorpool.targets.kept import Kept, KeptSinks, KeptStates, State
 from vectorpool.targets.lineage import Lineage
+from vectorpool.targets.records import Sink
 from vectorpool.targets.transfer import Exported, Progress, no_progress
 from vectorpool.targets.urls import Target
 from vectorpool.vectorstore.compatibility import ENGINE
-
-_STATE: Final = "state"
 
 
 async def export_user(
@@ -34,8 +35,9 @@ async def export_user(
     *,
     at: int | None = None,
     progress: Progress = no_progress,
+    kept: Kept | None = None,
 ) -> Exported:
-    """Bring a target to a commit of a user, the newest or ``at``.
+    """Bring a target to a commit of a user, the newest or ``at``. ``kept`` is what earlier exports left.
 
     Raises UserNotFound for a user who has no vectorstore, or was deleted, also meanwhile: then nothing of the user is
     at the target. Raises CommitNotFound, NotExportable, TargetRefused, TargetUnavailable, StoreUnavailable.
@@ -46,65 +48,102 @@ async def export_user(
     if newest.header.tombstone:
         await forget_user(user_id, target, newest.header.seq)
         raise _deleted(user_id)
-    if at is None and await asyncio.to_thread(_has, target, user_id, newest.header.seq, newest.commit_hash.hex()):
+    states, sinks = (KeptStates(settings.replica_dir, 0), None) if kept is None else kept
+    # What the target has is asked before anything is read from the log; little is read where a state is kept.
+    if at is None and user_id not in states and await asyncio.to_thread(_has, target, user_id, newest):
         return Exported(newest.header.seq, is_current=True)
-    async with scratch_below(settings.replica_dir) as path:
-        directory = path / _STATE
-        directory.mkdir()
-        # A state of a later engine is refused, because it is opened.
-        log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
-        position = (await log.export(directory, at=at)).position
+    # A state of a later engine is refused, because it is opened.
+    log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
+    async with states.state(user_id, log, Position(newest.header.seq, newest.commit_hash), at) as state:
+        position = state.position
         lineage = Lineage(bucket, user_id, position.seq, asyncio.get_running_loop())
-        done = await asyncio.to_thread(
-            _export, directory, target, user_id, position.seq, position.commit_hash.hex(), lineage, progress
-        )
+        try:
+            done = await asyncio.to_thread(_export, state, target, user_id, lineage, progress, sinks)
+        except TargetRefused:
+            # The target may have the deletion, which is above the commit.
+            await _check_not_deleted(bucket, user_id, position.seq, target)
+            raise
+        await _check_not_deleted(bucket, user_id, position.seq, target)
+    return done
+
+
+async def _check_not_deleted(bucket: Bucket, user_id: str, commit: int, target: Target) -> None:
+    """Raise UserNotFound if the user was deleted after a commit, and take back what was exported of it.
+
+    The user may have been made anew since; the receipt tells of the deletion then.
+    """
     newest = await newest_header(bucket, user_id)
     if newest is not None and newest.header.tombstone:
-        await forget_user(user_id, target, newest.header.seq)
+        ended = newest.header.seq
+    else:
+        receipt = await load_receipt(bucket, user_id)
+        ended = 0 if receipt is None else receipt.commit
+    if ended > commit:
+        await forget_user(user_id, target, ended)
         raise _deleted(user_id)
-    return done
 
 
 def _deleted(user_id: str) -> UserNotFound:
     return UserNotFound(f"User {user_id} was deleted, so nothing is exported, and nothing is left at the target.")
 
 
-def _has(target: Target, user_id: str, commit: int, commit_hash: str) -> bool:
+def _has(target: Target, user_id: str, newest: Decoded) -> bool:
     sink = registry.open_sink(target)
     try:
         state = sink.state(user_id)
-        return state is not None and (state.commit, state.commit_hash) == (commit, commit_hash)
+        wanted = (newest.header.seq, newest.commit_hash.hex())
+        return state is not None and (state.commit, state.commit_hash) == wanted
     finally:
         sink.close()
 
 
 def _export(
-    directory: Path,
+    state: State, target: Target, user_id: str, lineage: Lineage, progress: Progress, sinks: KeptSinks | None
+) -> Exported:
+    sink = None if sinks is None else sinks.take(target)
+    if sink is not None:
+        try:
+            return _export_to(sink, state, target, user_id, lineage, progress, sinks)
+        except TargetUnavailable:
+            # The connection may have died since the export before; nothing is lost by another try.
+            pass
+    return _export_to(registry.open_sink(target), state, target, user_id, lineage, progress, sinks)
+
+
+def _export_to(
+    sink: Sink,
+    state: State,
     target: Target,
     user_id: str,
-    commit: int,
-    commit_hash: str,
     lineage: Lineage,
     progress: Progress,
+    sinks: KeptSinks | None,
 ) -> Exported:
-    sink = registry.open_sink(target)
+    is_well = False
     try:
-        source = DirectorySource(directory)
+        source = DirectorySource(state.directory)
         try:
-            return transfer.export(
+            done = transfer.export(
                 source,
                 sink,
                 user_id=user_id,
-                commit=commit,
-                commit_hash=commit_hash,
+                commit=state.position.seq,
+                commit_hash=state.position.commit_hash.hex(),
                 lineage=lineage,
                 shown=target.shown,
                 progress=progress,
             )
+            # What is current was only looked at, in a transaction that holds the user.
+            is_well = not done.is_current
+            return done
         finally:
+            state.is_touched |= source.is_touched
             source.close()
     finally:
-        sink.close()
+        if is_well and sinks is not None:
+            sinks.give(target, sink)
+        else:
+            sink.close()
 
 
 async def forget_user(user_id: str, target: Target, commit: int) -> int:

@@ -1,8 +1,9 @@
 """An export to a sink, and an import from a source: what is written, in which order, and what need not be.
 
 A collection is written by increment if the target has it whole as of a commit of the same history: then the rows that
-changed since that commit's position are written. If the counts differ afterwards, the ids are compared and those that
-are left over are deleted. Whatever is doubtful is written whole, and the ids are compared.
+changed since that commit's position are written. If something may have been deleted since, and the counts differ
+afterwards, the ids are compared and those that are left over are deleted. Whatever is doubtful is written whole, and
+the ids are compared.
 """
 
 from __future__ import annotations
@@ -127,13 +128,18 @@ def _collection(
         sink.note(collection, step)
         progress(done.written, total)
     if not sink.is_always_whole and not is_new:
-        done.deleted += _delete_left_over(source, sink, collection, is_whole)
+        done.deleted += _delete_left_over(source, sink, collection, 0 if is_whole else before.mark)
     sink.note(collection, whole)
 
 
-def _delete_left_over(source: DirectorySource, sink: Sink, collection: Collection, is_whole: bool) -> int:
-    """Delete what the source has no more. All that it has is in the target now, so equal counts mean equal ids."""
-    if sink.count(collection) == source.count(collection) and not is_whole:
+def _delete_left_over(source: DirectorySource, sink: Sink, collection: Collection, since: int) -> int:
+    """Delete what the source has no more, if it may be that anything was deleted after a position, 0 for the first.
+
+    All that the source has is in the target now, so equal counts mean equal ids.
+    """
+    if since and not source.may_have_deleted(collection, since):
+        return 0
+    if since and sink.count(collection) == source.count(collection):
         return 0
     left = sorted(sink.ids(collection) - set(source.ids(collection)))
     for start in range(0, len(left), _IDS_AT_ONCE):

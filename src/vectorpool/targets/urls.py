@@ -21,6 +21,7 @@ SCHEMES: Final = {
     "chroma+https": "chroma",
     "qdrant+http": "qdrant",
     "qdrant+https": "qdrant",
+    "lancedb": "lancedb",
 }
 # Parameters whose values may be shown; those of any other are not.
 _PLAIN: Final = frozenset(
@@ -101,6 +102,8 @@ def parse(text: str) -> Target:
         raise InvalidTarget("The s3:// URL of the target names no bucket. Write s3://BUCKET/FOLDER.")
     if scheme == "parquet" and not (parts.netloc + parts.path):
         raise InvalidTarget("The parquet:// URL of the target names no path. Write parquet:///FOLDER or FILE.parquet.")
+    if scheme == "lancedb" and not (parts.netloc + parts.path).strip("/"):
+        raise InvalidTarget("The lancedb:// URL of the target names no folder. Write lancedb:///FOLDER.")
     return Target(kind, text, _shown(parts), _secrets(parts))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vectorpool.engine.flat_index import FlatIndex
+from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.rows import Float32
+from vectorpool.engine.tables import Operation
 
 DIMENSION = 8
 SPACES = ("l2", "cosine", "ip")
@@ -44,9 +45,8 @@ def test_the_nearest_are_those_of_float64_whatever_the_lengths(space: str, scale
     rows = rows_of(scale, 60, 1)
     index = FlatIndex(space, DIMENSION)
     for number, row in enumerate(rows[:50]):
-        index.put(f"r{number}", row)
-    for number in range(10):
-        index.put(f"r{number}", rows[50 + number])
+        index.put([f"r{number}"], row[None])
+    index.put([f"r{number}" for number in range(10)], rows[50:])
     index.remove("r49")
     kept = np.concatenate([rows[50:], rows[10:49]])
 
@@ -66,5 +66,55 @@ def test_an_index_that_was_empty_takes_rows(space: str) -> None:
     index = FlatIndex(space, DIMENSION)
     index.fill([], np.empty((0, DIMENSION), np.float32))
     assert index.nearest(np.ones(DIMENSION, np.float32), 0) == ([], [])
-    index.put("a", np.ones(DIMENSION, np.float32))
+    index.put(["a"], np.ones((1, DIMENSION), np.float32))
     assert index.nearest(np.ones(DIMENSION, np.float32), 1)[0] == ["a"]
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("seed", range(20))
+def test_operations_have_the_effect_that_one_after_the_other_has(space: str, seed: int) -> None:
+    """Additions skip what is there, updates what is not; in parts of any size the index holds the last vectors."""
+    random = np.random.default_rng(seed)
+    rows = np.float32(rows_of(3.0, 60, seed))
+    operations, expected = list[tuple[int, str, bytes | None, str | None]](), dict[str, int]()
+    for at, kind in enumerate(random.choice(list(Operation), 60)):
+        record_id, is_bare = f"r{random.integers(12)}", kind == Operation.UPDATE and random.random() < 0.3
+        bare = kind == Operation.DELETE or is_bare
+        operations.append((int(kind), record_id, None if bare else rows[at].tobytes(), None if bare else "FLOAT32"))
+        if kind == Operation.DELETE:
+            expected.pop(record_id, None)
+        elif (kind == Operation.UPSERT or (kind == Operation.ADD) != (record_id in expected)) and not is_bare:
+            expected[record_id] = at
+    index, start = FlatIndex(space, DIMENSION), 0
+    while start < len(operations):
+        end = start + int(random.integers(1, 30))
+        assert apply(index, operations[start:end])
+        start = end
+    assert len(index) == len(expected)
+    for record_id, at in expected.items():
+        assert record_id in index
+        assert np.allclose(index.vectors([record_id]), rows[at], rtol=1e-5)
+        if space == "l2":
+            assert index.nearest(rows[at], 1)[0] == [record_id]
+
+
+def test_operations_that_cannot_be_interpreted_are_told() -> None:
+    """A vector of another length or type, and an addition without one."""
+    vector = np.ones(DIMENSION, "<f4").tobytes()
+    for kind, each, encoding in (
+        (Operation.ADD, None, None),
+        (Operation.UPSERT, vector[4:], "FLOAT32"),
+        (Operation.UPSERT, vector, "INT32"),
+    ):
+        assert not apply(FlatIndex("l2", DIMENSION), [(int(kind), "a", each, encoding)])
+
+
+def test_a_vector_whose_length_is_not_known_is_not_told() -> None:
+    """Under cosine: without lengths from the files, and one whose square overflows float32."""
+    index = FlatIndex("cosine", DIMENSION)
+    assert index.has_vectors
+    index.put(["a"], np.full((1, DIMENSION), 1e20, np.float32))
+    with pytest.raises(ValueError, match="length"):
+        index.vectors(["a"])
+    index.fill(["a"], np.ones((1, DIMENSION), np.float32))
+    assert not index.has_vectors

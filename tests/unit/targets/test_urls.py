@@ -23,6 +23,7 @@ from vectorpool.targets.urls import parse
         ("postgres://h/d", "postgresql"),
         ("chroma+http://h:8000", "chroma"),
         ("qdrant+https://h", "qdrant"),
+        ("lancedb:///x", "lancedb"),
     ],
 )
 def test_the_scheme_names_the_kind(text: str, kind: str) -> None:
@@ -31,7 +32,17 @@ def test_the_scheme_names_the_kind(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mysql://u:secret@h", "chroma+http://", "s3:///x", "parquet://", "qdrant+http://h:port", "s3://a b"]
+    "text",
+    [
+        "",
+        "mysql://u:secret@h",
+        "chroma+http://",
+        "s3:///x",
+        "parquet://",
+        "lancedb:///",
+        "qdrant+http://h:port",
+        "s3://a b",
+    ],
 )
 def test_what_is_no_target_is_refused_without_its_credentials(text: str) -> None:
     """A URL that cannot be used says what to write, and repeats no password."""
