@@ -97,6 +97,7 @@ LATER = {"stays": "It stays.", "replaced": "Other words.", "added": "Later."}
 def test_a_restore_brings_documents_back_and_ingest_keeps_them(served: Service, user: str, named_by: str) -> None:
     """The replaced and the deleted document are at their paths, and an ingest finds nothing to do for them."""
     avatar, commit = _story(served, user)
+    later = avatar.commit
     listed = served.ok("GET", f"{avatar.user}/commits").json()["commits"]
     (made_ms,) = (each["time_ms"] for each in listed if each["commit"] == commit)
     if named_by == "backup":
@@ -114,7 +115,7 @@ def test_a_restore_brings_documents_back_and_ingest_keeps_them(served: Service, 
     assert avatar.commit == before + 1
     assert avatar.records() == FIRST | {"added": "Later."}
     # And forwards again: what the restore replaced was kept.
-    assert avatar.restore(commit=commit + 3) == _counts(written=1, present=2)
+    assert avatar.restore(commit=later) == _counts(written=1, present=2)
     assert (avatar.records(), avatar.texts()) == (LATER, LATER | {"deleted": "Soon deleted."})
     served.problem("POST", f"{avatar.user}/restore", "backup-not-found", json={"backup": "none"})
     served.problem("POST", f"{avatar.user}/restore", "invalid-id", json={"backup": "../x"})
@@ -211,6 +212,7 @@ def test_the_command_line_brings_documents_back(served: Service, user: str) -> N
 def test_another_programs_documents_are_left_alone(service: Service, user: str) -> None:
     """A restore does not write where another program wrote; what that program replaced was not kept."""
     avatar, commit = _story(service, user)
+    later = avatar.commit
     folder = Path(service.store) / "users" / user / "avatars" / "7" / "vectorstore_data"
     (folder / "replaced.txt").write_text("Straight into the bucket.")
     (folder / "deleted.txt").write_text("Here too.")
@@ -222,4 +224,4 @@ def test_another_programs_documents_are_left_alone(service: Service, user: str) 
         "added": "Later.",
     }
     assert avatar.ingest()["replaced"] == "ingested"
-    assert avatar.restore(commit=commit + 3) == _counts(different=1, present=2)
+    assert avatar.restore(commit=later) == _counts(different=1, present=2)
