@@ -81,6 +81,7 @@ def test_the_disk_of_working_copies_and_jobs_is_full(tmp_path: Path, disk: Small
         service.close()
 
 
+@pytest.mark.long
 def test_a_job_whose_end_could_not_be_noted_blocks_no_other(tmp_path: Path) -> None:
     """The engine of the jobs cannot write that one ended; the user's next one runs once it can."""
     path = tmp_path / "jobs.sqlite3"
