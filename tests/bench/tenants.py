@@ -55,8 +55,9 @@ class Requests:
             body = {**json.loads(chroma_query(near(1, number)[0])), "where": {"$and": bounds}}
             first = f'"record-{number}"'.encode()
             self._filtered.append((json.dumps(body).encode(), first))
-            ids = [f"record-{(number + more) % RECORDS}" for more in range(10)]
-            self._gets.append((json.dumps({"ids": ids, "include": ["documents", "metadatas"]}).encode(), first))
+            ids = [f"record-{n}" for n in range(min(number, RECORDS - 10), RECORDS)][:10]
+            body = {"ids": ids, "include": ["documents", "metadatas"]}
+            self._gets.append((json.dumps(body).encode(), f'"{ids[0]}"'.encode()))
 
     def of(self, kind: str) -> Iterator[Request]:
         """Return requests of a kind without an end: the same users and bodies in the same order for each server."""
