@@ -12,6 +12,13 @@ from vectorpool.sources import SYSTEM
 from vectorpool.vectorstore.freshness import Freshness
 
 
+async def _is_enough(
+    freshness: Freshness, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool
+) -> bool:
+    known = freshness.is_known_enough(reading, settings, arrived_s, is_in_doubt=is_in_doubt)
+    return await freshness.is_newest() if known is None else known
+
+
 class Store:
     """Answers questions when told to."""
 
@@ -87,13 +94,13 @@ async def test_what_a_read_asks_for_decides_whether_the_store_is_asked(consisten
     asked_for = {"local": [], "bounded": [later], "strong": [in_time, later]}[consistency]
     for reading in (in_time, later):
         before = store.asked
-        read = asyncio.create_task(freshness.is_enough(reading, settings, now_s, is_in_doubt=False))
+        read = asyncio.create_task(_is_enough(freshness, reading, settings, now_s, is_in_doubt=False))
         await _schedule()
         assert store.asked - before == (reading in asked_for)
         if reading in asked_for:
             store.answers[-1].set_result(False)
         assert await read == (reading not in asked_for)
-    assert await freshness.is_enough(later, settings, now_s - 2, is_in_doubt=False), "it was known since then"
+    assert await _is_enough(freshness, later, settings, now_s - 2, is_in_doubt=False), "it was known since then"
 
 
 async def test_a_replica_in_doubt_answers_local_reads_only() -> None:
@@ -103,7 +110,7 @@ async def test_a_replica_in_doubt_answers_local_reads_only() -> None:
     now_s = SYSTEM.monotonic_s()
     freshness.confirm(now_s)
     for consistency, enough in (("local", True), ("bounded", False), ("strong", False)):
-        assert await freshness.is_enough(ReadOptions(consistency), Settings(), now_s, is_in_doubt=True) == enough
+        assert await _is_enough(freshness, ReadOptions(consistency), Settings(), now_s, is_in_doubt=True) == enough
     assert store.asked == 0
 
 
@@ -133,13 +140,13 @@ async def test_what_is_seen_at_once_is_not_asked() -> None:
     store, seen = Store(), [True]
     freshness = Freshness(store, SYSTEM, lambda: seen[0])
     now_s = SYSTEM.monotonic_s()
-    assert await freshness.is_enough(ReadOptions("strong"), Settings(), now_s, is_in_doubt=False)
+    assert await _is_enough(freshness, ReadOptions("strong"), Settings(), now_s, is_in_doubt=False)
     assert store.asked == 0
     assert freshness.age_ms() < 60_000
-    assert not await freshness.is_enough(ReadOptions("strong"), Settings(), now_s, is_in_doubt=True)
+    assert not await _is_enough(freshness, ReadOptions("strong"), Settings(), now_s, is_in_doubt=True)
     seen[0] = False
     read = asyncio.create_task(
-        freshness.is_enough(ReadOptions("strong"), Settings(), SYSTEM.monotonic_s(), is_in_doubt=False)
+        _is_enough(freshness, ReadOptions("strong"), Settings(), SYSTEM.monotonic_s(), is_in_doubt=False)
     )
     await _schedule()
     store.answers[-1].set_result(False)

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,6 +30,7 @@ from vectorpool.commitlog.scratch import make_scratch
 from vectorpool.errors import CorruptObject, LocalDiskFailed
 from vectorpool.local_paths import local_segment, scratch_dir
 from vectorpool.platform.local_disk import on_local_disk
+from vectorpool.platform.threads import run_to_end
 from vectorpool.sources import SYSTEM, Sources
 from vectorpool.targets.records import Sink
 from vectorpool.targets.urls import Target
@@ -146,7 +147,8 @@ class KeptStates:
             is_of_log = state.position.seq < newest.seq or state.position == newest
             commits = await log.following(state.position) if is_of_log else None
             if commits:
-                await _to_end(_patch, state, commits)
+                # To its end also if the caller is cancelled: the files are removed afterwards.
+                await run_to_end(None, _patch, state, commits)
             is_current = commits is not None
         except (Unpatchable, CorruptObject, OSError) as error:
             logger.info("the state of an earlier export is built anew: %s", error)
@@ -201,16 +203,6 @@ def _patch(state: State, commits: list[NextCommit]) -> None:
     patch = plan_patch(state.image, commits)
     write_patch(state.directory, patch)
     state.position, state.image = patch.position, patch.image
-
-
-async def _to_end(step: Callable[..., None], *arguments: object) -> None:
-    """Run a step in a thread, to its end also if the caller is cancelled: its files are removed afterwards."""
-    task = asyncio.create_task(asyncio.to_thread(step, *arguments))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 async def _remove(state: State) -> None:

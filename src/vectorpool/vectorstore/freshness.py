@@ -53,19 +53,14 @@ class Freshness:
         """
         return self._proven_s is not None and self._sources.monotonic_s() - self._proven_s <= limit_s
 
-    async def is_enough(self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool) -> bool:
-        """Return whether the replica may answer, by the consistency of the request, or else of the setting.
-
-        ``arrived_s`` is when the read arrived; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
-        Raises the errors of ``ask``.
-        """
-        known = self.is_known_enough(reading, settings, arrived_s, is_in_doubt=is_in_doubt)
-        return await self.is_newest() if known is None else known
-
     def is_known_enough(
         self, reading: ReadOptions, settings: Settings, arrived_s: float, *, is_in_doubt: bool
     ) -> bool | None:
-        """Return the same without waiting; None if the store has to be asked."""
+        """Return whether the replica may answer, by the consistency of the request, or else of the setting.
+
+        ``arrived_s`` is when the read arrived; ``is_in_doubt`` says that the replica holds a commit of unknown outcome.
+        Nothing is waited for: None if the store has to be asked (``is_newest``).
+        """
         consistency = reading.consistency or settings.consistency
         if consistency == "local":
             return True

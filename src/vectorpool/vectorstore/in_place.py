@@ -18,12 +18,12 @@ from vectorpool.commitlog.next_commits import Unpatchable
 from vectorpool.commitlog.outcomes import PendingCommit
 from vectorpool.engine.directory_state import NotPristine
 from vectorpool.errors import CorruptObject
+from vectorpool.platform.threads import run_to_end
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica
-from vectorpool.vectorstore.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 

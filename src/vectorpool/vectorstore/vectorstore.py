@@ -15,18 +15,15 @@ one task at a time: the slot's writer.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TypeVar
 
 from vectorpool.answers import Answer, ChromaUse, SchemaState
 from vectorpool.commands import Read, ReadOptions
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import Compaction, LostRace, PendingCommit, Position
-from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
+from vectorpool.errors import BrokenLog, BrokenReplica, OutcomeUnknown, VectorpoolError
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.families import CATCH_UPS
@@ -36,11 +33,10 @@ from vectorpool.vectorstore.erasure import ErasureSchedule
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.in_place import InPlace
 from vectorpool.vectorstore.offers import Offers
+from vectorpool.vectorstore.open_replica import OpenReplica
 from vectorpool.vectorstore.packing import Packing
-from vectorpool.vectorstore.read_write_lock import ReadWriteLock
 from vectorpool.vectorstore.replica import Replica, ReplicaClosed, ReplicaLost
 from vectorpool.vectorstore.restored_documents import flag_documents
-from vectorpool.vectorstore.threads import run_to_end
 from vectorpool.vectorstore.ticket import (
     MAX_REBASES,
     Ticket,
@@ -53,7 +49,6 @@ from vectorpool.vectorstore.ticket import (
     too_many_conflicts,
 )
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
@@ -74,11 +69,9 @@ class Vectorstore:
         self.clock = StoreClock(sources) if clock is None else clock
         self._log = log
         self._builder = builder
-        self._workers = workers
         self._settings = settings
         self._sources = sources
-        self._lock = ReadWriteLock()
-        self._replica: Replica | None = None
+        self._open = OpenReplica(workers, lambda: self.is_absent)
         # Tickets that are applied and not committed; the first of them may be in the pending commit of ``_offers``.
         self._uncommitted: list[Ticket] = []
         self._freshness = Freshness(self._ask, sources, self._sees)
@@ -89,14 +82,18 @@ class Vectorstore:
         # Whether there was a write. From then on the migration of an older state is committed when it is opened.
         self._migrates = False
         self._erasures = ErasureSchedule(settings, sources)
-        self._in_place = InPlace(log, self._lock, workers, settings, sources, self._drop_replica)
+        self._in_place = InPlace(log, self._open.lock, workers, settings, sources, self._open.drop)
 
     # --- Properties for the slot ---------------------------------------------------------------------
 
     @property
+    def _replica(self) -> Replica | None:
+        return self._open.replica
+
+    @property
     def commit_seq(self) -> int:
         """The commit that the replica was built from or made; 0 if there is none."""
-        return self._replica.position.seq if self._replica is not None else 0
+        return self._open.seq
 
     @property
     def is_dirty(self) -> bool:
@@ -110,11 +107,11 @@ class Vectorstore:
 
     def engine_state(self) -> tuple[SchemaState | None, ChromaUse | None]:
         """Return whether the fast paths were tested on the open replica's schema, and why Chroma is open on it."""
-        return (None, None) if self._replica is None else (self._replica.schema_state, self._replica.chroma_use)
+        return self._open.engine_state()
 
     def size_bytes(self) -> int:
         """Return the size of the working directory as of the last commit, in bytes."""
-        return self._replica.size_bytes() if self._replica is not None else 0
+        return self._open.size_bytes()
 
     # --- Open, read, leave ---------------------------------------------------------------------------
 
@@ -126,29 +123,12 @@ class Vectorstore:
             await self._rebuild(create=create)
 
     async def read(self, command: Read) -> Answer:
-        """Answer a read from the replica as it is.
-
-        Raises BrokenReplica if Chroma no longer works, ReplicaClosed if there is no replica to read from. A cancelled
-        read keeps the replica open until its thread ends.
-        """
-        async with self._lock.shared():
-            if (answer := self.read_at_once(command)) is not None:
-                return answer
-            replica = self._replica
-            if replica is None:
-                raise ReplicaClosed
-            if self.is_absent:
-                raise UserNotFound("Nothing is stored for this user. A first write creates the vectorstore.")
-            seq = replica.position.seq
-            return Answer(await run_to_end(self._workers, replica.read, command), seq)
+        """Answer a read from the replica as it is. Raises BrokenReplica, ReplicaClosed, UserNotFound."""
+        return await self._open.read(command)
 
     def read_at_once(self, command: Read) -> Answer | None:
         """Answer a read as ``read`` does, on the event loop; None if something has to be waited for, or is missing."""
-        replica = self._replica
-        if replica is None or self.is_absent or self._lock.is_exclusive:
-            return None
-        body = replica.read_at_once(command)
-        return None if body is None else Answer(body, replica.position.seq)
+        return self._open.read_at_once(command)
 
     async def is_fresh_enough(self, reading: ReadOptions, arrived_s: float) -> bool:
         """Return whether the replica may answer a read, by the consistency of the request or else of the setting.
@@ -192,8 +172,7 @@ class Vectorstore:
 
     async def discard(self) -> None:
         """Close the replica and remove its directory, without a commit."""
-        async with self._lock.exclusive():
-            await self._drop_replica()
+        await self._open.discard()
 
     # --- Write ---------------------------------------------------------------------------------------
 
@@ -246,11 +225,10 @@ class Vectorstore:
 
     async def copy_to(self, directory: Path) -> int:
         """Copy the open replica's files into an empty directory; return its commit. Raises ReplicaClosed."""
-        async with self._lock.exclusive():
-            if self._replica is None or self.is_absent or self.is_dirty:
+        async with self._open.lock.exclusive():
+            if self.is_absent or self.is_dirty:
                 raise ReplicaClosed
-            await self._run(self._replica.copy_to, directory)
-            return self._replica.position.seq
+            return await self._open.copy_to(directory)
 
     async def compact(self) -> Compaction:
         """Merge the deltas that the log's bound requires. Safe at any time; reads and writes go on."""
@@ -270,16 +248,13 @@ class Vectorstore:
             built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
         except LostRace:
             return
-        async with self._lock.exclusive():
-            await self._drop_replica()
-            self._replica, self._absent = built.replica, built.is_absent
+        async with self._open.lock.exclusive():
+            await self._open.drop()
+            self._open.replica, self._absent = built.replica, built.is_absent
         self._freshness.confirm(asked_s)
         self._erasures.end(built.replica)
 
     # --- Inside --------------------------------------------------------------------------------------
-
-    async def _run(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
 
     async def _ask(self) -> bool:
         if self._replica is None or self._builder.at is not None:
@@ -302,7 +277,7 @@ class Vectorstore:
     async def _apply(self, ticket: Ticket) -> None:
         while not ticket.is_poison:
             assert self._replica is not None
-            if await apply(ticket, self._replica, self._run):
+            if await apply(ticket, self._replica, self._open.run):
                 if ticket.error is None and ticket.effect.touched:
                     self._uncommitted.append(ticket)
                 return
@@ -344,14 +319,14 @@ class Vectorstore:
         await self._prove_parent(replica.position)
         packing = Packing(self._log, replica, summarise(self._uncommitted))
         try:
-            async with self._lock.exclusive():
-                capture, pending = await self._run(packing.take)
+            async with self._open.lock.exclusive():
+                capture, pending = await self._open.run(packing.take)
         except ReplicaLost:
             logger.error("a working directory was removed or replaced while it was open; it is built anew")
             await self._start_over()
             return False
         if pending is None:
-            pending = await self._run(packing.pack, capture)
+            pending = await self._open.run(packing.pack, capture)
         self._offers.begin(pending, len(self._uncommitted))
         asked_s = self._sources.monotonic_s()
         if not await self._offer():
@@ -418,9 +393,9 @@ class Vectorstore:
     @timed(HYDRATE)
     async def _rebuild(self, *, create: bool, suspect: bool = False) -> None:
         """Discard the replica, build it from the log, apply again what was not committed; no read runs meanwhile."""
-        async with self._lock.exclusive():
+        async with self._open.lock.exclusive():
             for _ in range(REBUILDS + len(self._uncommitted)):
-                await self._drop_replica()
+                await self._open.drop()
                 try:
                     asked_s = self._sources.monotonic_s()
                     built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
@@ -431,14 +406,9 @@ class Vectorstore:
                 except LostRace:
                     logger.warning("another instance committed before a salvage or migration did; it is built anew")
                 else:
-                    self._replica, self._absent = built.replica, built.is_absent
+                    self._open.replica, self._absent = built.replica, built.is_absent
                     self._freshness.confirm(asked_s)
                     self._offers.forget()
-                    if await apply_again(self._uncommitted, built.replica, self._run, acknowledged=self._replays):
+                    if await apply_again(self._uncommitted, built.replica, self._open.run, acknowledged=self._replays):
                         return
         raise BrokenReplica("The vectorstore could not be built with the writes that wait. See the log.")
-
-    async def _drop_replica(self) -> None:
-        if self._replica is not None:
-            replica, self._replica = self._replica, None
-            await self._run(replica.discard)

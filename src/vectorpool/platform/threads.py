@@ -15,8 +15,8 @@ class CallerLeft(Exception):
     """The caller was cancelled before a thread had begun its work."""
 
 
-async def run_to_end(workers: Executor, function: Callable[..., T], *arguments: object) -> T:
-    """Return what ``function`` returns in a thread of ``workers``.
+async def run_to_end(workers: Executor | None, function: Callable[..., T], *arguments: object) -> T:
+    """Return what ``function`` returns in a thread of ``workers``, or of the loop's own.
 
     A thread cannot be stopped. So a cancelled caller waits until the thread ends, because the thread still uses its
     arguments. Work that no thread has begun by then is dropped.
