@@ -89,7 +89,7 @@ async def test_what_must_wait_is_left_to_a_task(tmp_path: Path) -> None:
         assert ask(USER, upsert("x"), context_of(consistency="local")) is None
         store = instance.pool._residency.slots[USER].store
         assert store is not None
-        async with store._lock.exclusive():
+        async with store._open.lock.exclusive():
             assert ask(USER, COUNT, context_of(consistency="local")) is None
         filtered, tried = query(*[1.0] * dimension, where={"k": 1}), 0
         for _ in range(200):

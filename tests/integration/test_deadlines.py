@@ -184,11 +184,11 @@ async def test_a_read_in_a_thread_keeps_the_replica_until_it_ends(tmp_path: Path
         for task in (reader, queued):
             task.cancel()
         await asyncio.sleep(0.05)
-        assert not reader.done() and store._lock._readers == 2
+        assert not reader.done() and store._open.lock._readers == 2
         go_on.set()
         await asyncio.wait([reader, queued])
         assert reader.cancelled() and queued.cancelled()
-        assert len(reads) == 1 and store._lock._readers == 0
+        assert len(reads) == 1 and store._open.lock._readers == 0
 
 
 async def test_the_router_in_this_process_keeps_the_deadline(tmp_path: Path) -> None:
