@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import lanes, minio, moto, radosgw
+from tests.support.postgres import Postgres, postgres_server
 from tests.support.store import S3Server
 from vectorpool.objects.bucket import Bucket
 from vectorpool.objects.directory import DirectoryBucket
@@ -42,6 +43,13 @@ def _network(request: pytest.FixtureRequest) -> Iterator[None]:
     """Block the network in the quick lane."""
     with lanes.without_network() if request.node.get_closest_marker("quick") else nullcontext():
         yield
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the tests of one file; they are skipped where none is installed."""
+    with postgres_server() as server:
+        yield server
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

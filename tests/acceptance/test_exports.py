@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from tests.support.service import COMMAND, Service, environment
 
 SECRET = "the-secret-of-the-warehouse"
@@ -21,12 +21,6 @@ TOKENS = {
     "gateway": 'users = "*"\nadmin = true',
     "ann": 'users = ["ann"]',
 }
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from tests.support.service import COMMAND, Service, environment
 
 HOME = "/users/{user}/avatars/7"
@@ -26,12 +26,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     made = Service(tmp_path_factory.mktemp("service"), "--shards", "1").start()
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 def home(user: str) -> str:

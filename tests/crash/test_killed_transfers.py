@@ -15,19 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.crash.test_jobs import kill_worker_of, worker_of
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from tests.support.service import Service
 
 RECORDS = 2500
 DIMENSION = 16
 END_S = 240
 ROUNDS = 6
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

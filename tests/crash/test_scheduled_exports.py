@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from tests.support.service import Service
 
 pytestmark = pytest.mark.long
@@ -19,12 +19,6 @@ pytestmark = pytest.mark.long
 USERS = [f"user-{number}" for number in range(6)]
 ROUNDS = 12
 END_S = 300
-
-
-@pytest.fixture
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 def records_of(service: Service, user: str) -> dict[str, tuple[Any, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.support.instances import NOTES, upsert
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from vectorpool.api.service import Service
 from vectorpool.app import open_service
 from vectorpool.commands import DeleteVectorstore
@@ -28,12 +28,6 @@ from vectorpool.targets.urls import Target
 
 LONGEST_S = 0.02
 STEPS = ("state", "begin", "put_collection", "put", "note", "finish", "forget", "close")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from tests.support.instances import NOTES, upsert
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from vectorpool.api.service import Service
 from vectorpool.app import open_service
 from vectorpool.commands import (
@@ -35,12 +35,6 @@ from vectorpool.targets.named import named_targets
 from vectorpool.targets.transfer import Exported
 
 SEVERAL = 12
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from qdrant_client import QdrantClient
 from tests.integration.test_recovery import LONG, _damage, _fill, _ids, _key, _of_report, _pair, _recover, care_of
 from tests.support.chroma_server import ChromaServer
 from tests.support.instances import vectors
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from vectorpool import names
 from vectorpool.answers import Collection, RecordPage
 from vectorpool.api.service import Service
@@ -37,12 +37,6 @@ from vectorpool.targets import copies, qdrant, runs
 from vectorpool.targets.named import named_targets
 
 NEWEST = 5
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture

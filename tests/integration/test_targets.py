@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient
 from tests.support.chroma_server import ChromaServer
 from tests.support.instances import NOTES, Instance, upsert
 from tests.support.plain_chroma import PlainChroma
-from tests.support.postgres import Postgres, postgres_server
+from tests.support.postgres import Postgres
 from tests.support.store import S3Server
 from tests.support.texts import standard_docstrings
 from vectorpool.cli import main
@@ -38,12 +38,6 @@ ODD = [
     {"tags": ["a", "b"], "nested.key": "x"},
     None,
 ]
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    with postgres_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

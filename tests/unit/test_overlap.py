@@ -61,7 +61,8 @@ async def test_nothing_is_taken_ahead_of_a_slow_consumer() -> None:
     given: list[int] = []
     async with aclosing(prepared_ahead(_numbers(20, given), _Work(), 3)) as ready:
         await anext(ready)
-        await asyncio.sleep(0.01)
+        for _ in range(100):
+            await asyncio.sleep(0)
         assert len(given) == 4
 
 
