@@ -15,13 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.test_jobs import Worker, begun, kill_worker_of, postgres, worker_of
+from tests.crash.test_jobs import Worker, begun, kill_worker_of, worker_of
 from tests.support import document_files
 from tests.support.postgres import Postgres
 from tests.support.service import Service
 from tests.support.store import S3Server
-
-__all__ = ["postgres"]
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3000)]
 USER, HOME = "42", "/users/42/avatars/7"

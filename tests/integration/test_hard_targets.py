@@ -25,7 +25,6 @@ from tests.integration.test_targets import (  # noqa: F401
     database,
     is_rounded,
     kind,
-    postgres,
     read,
     store,
 )

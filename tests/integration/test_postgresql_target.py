@@ -12,7 +12,6 @@ from tests.integration.test_targets import (  # noqa: F401
     Store,
     assert_same,
     database,
-    postgres,
     read,
     store,
 )

@@ -96,6 +96,35 @@ def _chromas(text: str) -> set[str]:
     return {what for what, pattern in CHROMAS.items() if pattern.search(text)}
 
 
+def _names(path: Path) -> set[str]:
+    """Return the names that a module defines or imports, wherever in it."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found.update(alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def test_tests_import_only_what_is_there() -> None:
+    """A name that one test module imports from another exists: long forms are collected seldom."""
+    missing = []
+    for path in tests:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("tests"):
+                continue
+            place = ROOT.joinpath(*(node.module or "").split("."))
+            if place.is_dir():
+                there = {child.stem for child in place.iterdir()} | _names(place / "__init__.py")
+            else:
+                there = _names(place.with_suffix(".py"))
+            missing += [f"{_name(path)}: {a.name} of {node.module}" for a in node.names if a.name not in there]
+    assert missing == []
+
+
 @needs_sources
 def test_only_the_engine_knows_chroma() -> None:
     """Outside of the engine there is no table, file, error text or binding of Chroma; the engine has all of them."""
