@@ -92,7 +92,7 @@ async def _pipeline(place: Place, service: Service) -> Line:
     """Measure the whole pipeline and the embedder alone, in alternation."""
     count = 20 if place.quick else 60
     ours, alone = list[float](), list[float]()
-    embedder = open_embedder(Settings(), SYSTEM)
+    embedder = open_embedder(Settings(), SYSTEM, is_bulk=True)
     await embedder.start()
     try:
         for turn in range(TURNS):

@@ -346,3 +346,28 @@ async def test_a_lane_forgets_users_that_have_nothing_waiting() -> None:
         await asyncio.gather(*left, return_exceptions=True)
         for lane in (queue._small, queue._large):
             assert (lane._users, lane._texts, lane.waiting) == ({}, {}, 0)
+
+
+async def test_one_call_keeps_all_workers_busy() -> None:
+    """A call of several batches is run by as many threads as there are, though it woke only one."""
+    model = GatedModel()
+    async with queue_of(model, batch=4, workers=3) as queue:
+        call = await started(queue, ["a"] * 12)
+        for _ in range(3):
+            await model.running()
+        model.let(3)
+        assert len(await call) == 12 and [len(batch) for batch in model.batches] == [4, 4, 4]
+
+
+async def test_few_texts_are_shared_out_among_workers() -> None:
+    """Where runs have one thread each: three threads take two of six texts each, and not one of them four."""
+    model = GatedModel()
+    queue = EmbeddingQueue(model, batch=4, limit=100, workers=3, spreads=True)
+    queue.start()
+    call = await started(queue, ["a"] * 6)
+    for _ in range(3):
+        await model.running()
+    model.let(1000)
+    assert len(await call) == 6 and sum(len(batch) for batch in model.batches) == 6
+    assert max(len(batch) for batch in model.batches) == 2
+    await queue.close()

@@ -30,11 +30,16 @@ _PROVIDERS = {
 }
 
 
-def open_embedder(settings: Settings, sources: Sources = SYSTEM, figures: Figures | None = None) -> Embedder:
+def open_embedder(
+    settings: Settings, sources: Sources = SYSTEM, figures: Figures | None = None, *, is_bulk: bool = False
+) -> Embedder:
     """Return the embedder that ``settings.embedder`` names, not started yet.
+
+    ``is_bulk``: it is for throughput, and nobody waits for a single text. A run of the model then has one thread, and
+    as many run at once as others have threads.
 
     Raises Misconfigured if a setting that it needs is missing, or a package that it needs is not installed.
     """
     counts = EmbeddingCounts(Figures() if figures is None else figures)
-    embedder: Embedder = import_module(_PROVIDERS[settings.embedder]).build(settings, sources, counts)
+    embedder: Embedder = import_module(_PROVIDERS[settings.embedder]).build(settings, sources, counts, is_bulk=is_bulk)
     return embedder

@@ -271,8 +271,13 @@ class OpenAiEmbedder:
         self._endpoint.close()
 
 
-def build(settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> OpenAiEmbedder:
-    """Return the embedder, not started; raise Misconfigured if the model or a usable URL is missing."""
+def build(
+    settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None, *, is_bulk: bool = False
+) -> OpenAiEmbedder:
+    """Return the embedder, not started; raise Misconfigured if the model or a usable URL is missing.
+
+    ``is_bulk`` makes no difference.
+    """
     if not settings.embedder_model:
         raise Misconfigured(
             "The openai embedder needs the name of a model. Set VECTORPOOL_EMBEDDER_MODEL, such as "

@@ -55,14 +55,25 @@ class EmbeddingQueue:
     """Runs ``model`` in ``workers`` threads over the texts of all concurrent calls."""
 
     def __init__(
-        self, model: Model, *, batch: int, limit: int, workers: int = 1, counts: EmbeddingCounts | None = None
+        self,
+        model: Model,
+        *,
+        batch: int,
+        limit: int,
+        workers: int = 1,
+        spreads: bool = False,
+        counts: EmbeddingCounts | None = None,
     ) -> None:
-        """Prepare; ``start`` starts the threads. ``limit`` counts texts that no run has taken yet."""
+        """Prepare; ``start`` starts the threads. ``limit`` counts texts that no run has taken yet.
+
+        ``spreads``: fewer texts than fill a batch of each thread are shared out among the threads.
+        """
         assert batch >= 1 and limit >= 1 and workers >= 1
         self._counts = EmbeddingCounts(Figures()) if counts is None else counts
         self._counts.figures.add_source(self._samples)
         self._model = model
         self._batch = batch
+        self._shares = workers if spreads else 1
         self._limit = limit
         self._change = threading.Condition()
         self._small = Lane(max(SMALL_TEXTS, limit // _QUESTIONS_PART))
@@ -143,7 +154,8 @@ class EmbeddingQueue:
         """Return the next batch, as parts of jobs. Called with the lock held and something waiting."""
         questions = bool(self._small) and (self._small_runs < _SMALL_RUNS or not self._large)
         self._small_runs = self._small_runs + 1 if questions else 0
-        return (self._small if questions else self._large).take(self._batch)
+        lane = self._small if questions else self._large
+        return lane.take(min(self._batch, -(-lane.waiting // self._shares)))
 
     def _work(self) -> None:
         while True:
@@ -153,6 +165,9 @@ class EmbeddingQueue:
                 if self._closed:
                     return
                 parts = self._take()
+                if self._small or self._large:
+                    # Another thread takes what is left. A call wakes one thread, however many batches it brings.
+                    self._change.notify()
             self._run(parts)
 
     def is_wanted(self) -> bool:

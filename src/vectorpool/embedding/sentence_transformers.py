@@ -102,8 +102,13 @@ class SentenceTransformersEmbedder:
             await self._queue.close()
 
 
-def build(settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None) -> SentenceTransformersEmbedder:
-    """Return the embedder, not started; raise Misconfigured if the extra is not installed."""
+def build(
+    settings: Settings, sources: Sources, counts: EmbeddingCounts | None = None, *, is_bulk: bool = False
+) -> SentenceTransformersEmbedder:
+    """Return the embedder, not started; raise Misconfigured if the extra is not installed.
+
+    ``is_bulk`` makes no difference.
+    """
     if importlib.util.find_spec("sentence_transformers") is None:
         raise Misconfigured(
             "The embedder sentence-transformers is not installed. Run `uv sync --extra sentence-transformers` (or "

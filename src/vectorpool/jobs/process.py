@@ -126,7 +126,7 @@ class Worker:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Ingestor:
-        embedder = open_embedder(self._settings, SYSTEM)
+        embedder = open_embedder(self._settings, SYSTEM, is_bulk=True)
         await embedder.start()
         library = DocumentLibrary(self._bucket, self._settings)
         turns = FairTurns(self._settings.documents_at_once, _LARGE_AT_ONCE)
