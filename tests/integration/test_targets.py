@@ -17,6 +17,7 @@ from qdrant_client import QdrantClient
 
 from tests.support.chroma_server import ChromaServer
 from tests.support.instances import NOTES, Instance, upsert
+from tests.support.milvus import MilvusServer
 from tests.support.plain_chroma import PlainChroma
 from tests.support.postgres import Postgres
 from tests.support.store import S3Server
@@ -47,6 +48,13 @@ def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
     server.close()
 
 
+@pytest.fixture(scope="module")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    server = MilvusServer(tmp_path_factory.mktemp("milvus") / "served.db")
+    yield server
+    server.close()
+
+
 class Kind:
     """One target: a sink and a source of it, opened anew each time."""
 
@@ -68,9 +76,10 @@ def _s3(request: pytest.FixtureRequest) -> str:
 
 
 LANCEDB = pytest.param("lancedb", marks=pytest.mark.lancedb)
+MILVUS = [pytest.param(each, marks=pytest.mark.milvus) for each in ("milvus", "milvus-server")]
 
 
-@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant", LANCEDB])
+@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant", LANCEDB, *MILVUS])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     if request.param == "qdrant":
         # The client's local mode is the same client over a directory.
@@ -86,6 +95,8 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
         "parquet": lambda: f"parquet://{tmp_path}/folder",
         "parquet-s3": lambda: _s3(request),
         "lancedb": lambda: f"lancedb://{tmp_path}/lance",
+        "milvus": lambda: f"milvus://{tmp_path}/milvus.db",
+        "milvus-server": lambda: request.getfixturevalue("milvus_server").database(),
         "parquet-file": lambda: str(tmp_path / "one.parquet"),
         "chroma": lambda: (
             f"chroma+{str(request.getfixturevalue('chroma').client.base_url).rstrip('/')}?tenant={tmp_path.name}"
