@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.milvus import MilvusServer
+from tests.support.milvus import PASSWORD, USER, MilvusServer
 from vectorpool.errors import NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.targets import registry
 from vectorpool.targets.records import Collection, Held, Records
@@ -44,17 +44,26 @@ def _put(target: Target, user: str, records: Records, commit: int = 1, collectio
         sink.close()
 
 
+@pytest.fixture(params=["folder", "server"])
+def either(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """Return a folder, and a database of a server."""
+    if request.param == "server":
+        server: MilvusServer = request.getfixturevalue("milvus_server")
+        return parse(server.database())
+    return parse(f"milvus://{tmp_path}/milvus.db")
+
+
 @pytest.fixture
 def target(tmp_path: Path) -> Target:
     return parse(f"milvus://{tmp_path}/milvus%20folder.db")
 
 
-def test_odd_ids_are_stored_and_deleted_one_by_one(target: Target) -> None:
+def test_odd_ids_are_stored_and_deleted_one_by_one(either: Target) -> None:
     """Ids are values and never part of an expression, and users with odd ids are apart."""
     users = ["../a user/with: everything'", "a_b", "a.b", "a_5Fb", "ü" * 64]
     for user in users:
-        _export(target, user, IDS)
-    sink = registry.open_sink(target)
+        _export(either, user, IDS)
+    sink = registry.open_sink(either)
     assert sink.state(users[0]) is not None
     assert sink.ids(NOTES) == set(IDS)
     for number, each in enumerate(IDS[:-1], 1):
@@ -62,17 +71,17 @@ def test_odd_ids_are_stored_and_deleted_one_by_one(target: Target) -> None:
         assert sink.count(NOTES) == len(IDS) - number, each
     sink.close()
     for user in users:
-        source = registry.open_source(target, user)
+        source = registry.open_source(either, user)
         (batch,) = source.batches(source.collections()[0])
         found = dict(zip(batch.ids, batch.documents, strict=True))
         assert found == {each: f"the text of {each}" for each in (IDS[-1:] if user == users[0] else IDS)}
         assert repr(batch.metadatas[0]) == "{'n': -0.0}" and source.collections() == [NOTES]
         source.close()
     with pytest.raises(UserNotFound):
-        registry.open_source(target, "another")
+        registry.open_source(either, "another")
 
 
-def test_what_is_longer_than_a_field_comes_back(target: Target) -> None:
+def test_what_is_longer_than_a_field_comes_back(either: Target) -> None:
     """An id, a document, a URI and metadata of more bytes than a field holds, and what just fits, in any script."""
     texts = ["x" * MOST, "x" * (MOST + 1), "ü" * MOST, "€" * 200_000, '"\\\n\0' * 40_000, "𝄞" * 16_384]
     metadatas = [{"k": text, "n": 2**63 - 1, "z": -0.0, "nan": float("inf")} for text in texts]
@@ -83,12 +92,12 @@ def test_what_is_longer_than_a_field_comes_back(target: Target) -> None:
     vectors = np.random.default_rng(1).normal(size=(len(ids), 3)).astype(np.float32)
     vectors[0], vectors[1] = (-0.0, 1e-40, 3.4e38), (0, 0, 0)
     collection = Collection(NOTES.id, "avatar-7", "notes", {"k": "ü" * MOST}, 3, {"hnsw": {"space": "cosine"}})
-    _put(target, "42", Records(ids, vectors, documents, metas, uris), collection=collection)
-    sink = registry.open_sink(target)
+    _put(either, "42", Records(ids, vectors, documents, metas, uris), collection=collection)
+    sink = registry.open_sink(either)
     sink.state("42")
     assert sink.ids(collection) == set(ids)
     sink.close()
-    source = registry.open_source(target, "42")
+    source = registry.open_source(either, "42")
     assert source.collections() == [collection]
     found = {}
     for batch in source.batches(collection):
@@ -104,10 +113,10 @@ def test_what_is_longer_than_a_field_comes_back(target: Target) -> None:
     assert found.keys() == set(ids)
 
 
-def test_a_batch_goes_on_at_a_cursor(target: Target) -> None:
+def test_a_batch_goes_on_at_a_cursor(either: Target) -> None:
     """The order of records does not change, whatever the batches were."""
-    _export(target, "42", [f"r{number}" for number in range(700)])
-    source = registry.open_source(target, "42")
+    _export(either, "42", [f"r{number}" for number in range(700)])
+    source = registry.open_source(either, "42")
     ids = [each for batch in source.batches(NOTES) for each in batch.ids]
     assert sorted(ids) == sorted(f"r{number}" for number in range(700))
     for cursor in (1, 250, 699, 700):
@@ -202,20 +211,34 @@ sys.stdin.read()
     source.close()
 
 
-def test_a_server_that_goes_away_is_told_within_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two calls of an export; what was written before is there when the server is back."""
+def test_a_server_that_does_not_answer_is_told_within_a_bound(
+    milvus_server: MilvusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two calls of an export; what was written before is there when the server answers again."""
     from vectorpool.targets import milvus_connection
 
-    monkeypatch.setattr(milvus_connection, "_CALL_S", 1.0)
-    server = MilvusServer(tmp_path / "served.db")
-    target = parse(server.database())
+    target = parse(milvus_server.database())
     _export(target, "42", ["a"])
     sink = registry.open_sink(target)
     assert sink.state("42") is not None
-    server.close()
-    with pytest.raises(TargetUnavailable, match="fails"):
-        sink.ids(NOTES)
+    with monkeypatch.context() as patch, milvus_server.paused():
+        patch.setattr(milvus_connection, "_CALL_S", 1.0)
+        with pytest.raises(TargetUnavailable, match="fails"):
+            sink.ids(NOTES)
+    assert sink.ids(NOTES) == {"a"}
     sink.close()
+
+
+def test_a_wrong_password_and_a_database_that_is_not_there_are_refused(
+    milvus_server: MilvusServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the server's words, and no output has the password."""
+    url = milvus_server.database()
+    for bad in (url.replace(f":{PASSWORD}@", ":s3cretword@"), url.replace(f"{USER}:{PASSWORD}@", ""), url + "x"):
+        with pytest.raises(TargetRefused, match="refuses") as raised:
+            registry.open_sink(parse(bad)).state("42")
+        assert not any(word in raised.value.detail + repr(parse(bad)) for word in ("s3cretword", PASSWORD + "@"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_errors_have_no_password(capfd: pytest.CaptureFixture[str]) -> None:
@@ -236,3 +259,15 @@ def test_the_client_reads_no_file_of_settings(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
+
+
+def test_a_collection_that_a_server_refuses_is_named(
+    milvus_server: MilvusServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the server's words: another one may have a smaller bound than this one has."""
+    from vectorpool.targets import milvus
+
+    monkeypatch.setattr(milvus, "_MOST_DIMENSION", 100_000)
+    wide = Collection(NOTES.id, "avatar-7", "wide", None, 40_000)
+    with pytest.raises(TargetRefused, match=r"(?i)dimension.*This was avatar-7/wide"):
+        _put(parse(milvus_server.database()), "42", Records([], np.empty((0, 40_000)), [], [], []), collection=wide)

@@ -17,7 +17,6 @@ from qdrant_client import QdrantClient
 
 from tests.support.chroma_server import ChromaServer
 from tests.support.instances import NOTES, Instance, upsert
-from tests.support.milvus import MilvusServer
 from tests.support.plain_chroma import PlainChroma
 from tests.support.postgres import Postgres
 from tests.support.store import S3Server
@@ -44,13 +43,6 @@ ODD = [
 @pytest.fixture(scope="module")
 def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChromaServer]:
     server = ChromaServer(tmp_path_factory.mktemp("chroma")).start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
-    server = MilvusServer(tmp_path_factory.mktemp("milvus") / "served.db")
     yield server
     server.close()
 

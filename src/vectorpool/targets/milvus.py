@@ -2,9 +2,10 @@
 
 A collection here is a collection ``vectorpool_{user}__{id}`` there, where the user's id is written in letters and
 digits. A row's primary key is a hash of the record's id, because keys are part of queries; beside it are ``id``,
-``document``, ``uri``, ``metadata`` (JSON; ``values`` says how floats survive) and ``vector`` as it is. Milvus bounds a
-text and a JSON value by 65,535 bytes: a record with a longer one has ``is_long``, texts cut there, no metadata, and
-all of it as JSON in ``rest``, an array of texts. The collection ``vectorpool_{user}`` says which collections there are
+``document``, ``uri``, ``metadata`` (JSON; ``values`` says how floats survive) and ``vector`` as it is. Servers before
+2.5 have no empty fields, so ``has_document`` and the like tell nothing from an empty text. Milvus bounds a text and a
+JSON value by 65,535 bytes: a record with a longer one has ``is_long``, texts cut there, no metadata, and all of it as
+JSON in ``rest``, an array of texts. The collection ``vectorpool_{user}`` says which collections there are
 and where their export stands: there are no transactions, and the next export goes on behind the last batch. A deleted
 user's collections are dropped, this one too.
 """
@@ -20,14 +21,11 @@ import numpy as np
 
 from vectorpool.errors import NotExportable, TargetRefused, UserNotFound
 from vectorpool.targets.milvus_connection import Connection, Field, folder, is_folder
+from vectorpool.targets.milvus_rows import READ, RECORD_FIELDS, STATE_FIELDS, Record, key_of, pieces, row_of
 from vectorpool.targets.records import Collection, Copy, Held, Records, State
 from vectorpool.targets.urls import Target
 from vectorpool.targets.values import decode, encode
 
-_SPACE: Final = uuid.UUID("0c1b6f5e-86a1-5e0e-8e7a-3b6f0f0a9d52")
-# Bytes of a text or a JSON value, and texts of an array.
-_MOST_BYTES: Final = 65_535
-_MOST_PIECES: Final = 4096
 _MOST_DIMENSION: Final = 32_768
 # A longer name of a user is a hash: the names of Milvus have 255 characters.
 _MOST_NAME: Final = 180
@@ -38,22 +36,6 @@ _IDS_AT_ONCE: Final = 500
 _METRICS: Final = {"l2": "L2", "cosine": "COSINE", "ip": "IP"}
 # The keys of the state's rows: the user's, and those of collections.
 _USER: Final = "user"
-_KEY: Final = Field("key", "VARCHAR", {"is_primary": True, "max_length": 64})
-_TEXT: Final = {"max_length": _MOST_BYTES}
-_PIECES: Final = {"element_type": "VARCHAR", "max_capacity": _MOST_PIECES, **_TEXT}
-# Milvus has no collection without a vector.
-_STATE_FIELDS: Final = (_KEY, Field("value", "ARRAY", _PIECES), Field("vector", "FLOAT_VECTOR", {"dim": 2}))
-_RECORD_FIELDS: Final = (
-    _KEY,
-    Field("id", "VARCHAR", _TEXT),
-    Field("document", "VARCHAR", {**_TEXT, "nullable": True}),
-    Field("uri", "VARCHAR", {**_TEXT, "nullable": True}),
-    Field("metadata", "JSON", {"nullable": True}),
-    Field("is_long", "BOOL", {}),
-    Field("rest", "ARRAY", _PIECES),
-)
-_READ: Final = ("id", "document", "uri", "metadata", "is_long")
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 class _Done(msgspec.Struct):
@@ -69,15 +51,6 @@ class _Entry(msgspec.Struct):
     collection: Collection
     held: Held
     is_there: bool = False
-
-
-class _Long(msgspec.Struct):
-    """A record that is longer than Milvus's fields."""
-
-    id: str
-    document: str | None = None
-    uri: str | None = None
-    metadata: dict[str, Any] | None = None
 
 
 def open_sink(target: Target) -> MilvusSink:
@@ -96,15 +69,11 @@ def open_source(target: Target, user_id: str) -> MilvusSource:
 def state_name(user_id: str) -> str:
     """Return the name of the collection that has a user's state; those of records begin with it."""
     plain = "".join(each if each.isascii() and each.isalnum() else _escaped(each) for each in user_id)
-    return f"vectorpool_{plain if len(plain) <= _MOST_NAME else '_' + _key(user_id)}"
+    return f"vectorpool_{plain if len(plain) <= _MOST_NAME else '_' + key_of(user_id)}"
 
 
 def _escaped(character: str) -> str:
     return "".join(f"_{byte:02X}" for byte in character.encode())
-
-
-def _key(text: str) -> str:
-    return uuid.uuid5(_SPACE, text).hex
 
 
 class _State:
@@ -122,12 +91,13 @@ class _State:
         """Create the collection, unless it is there."""
         if self._connection.is_there(self.name):
             return
-        self._connection.create(self.name, _STATE_FIELDS, "L2")
+        self._connection.create(self.name, STATE_FIELDS, "L2")
 
     def read(self) -> tuple[_Done, dict[str, _Entry]]:
         """Return what the state says: nothing for a user who is not there."""
         done, entries = _Done(), dict[str, _Entry]()
         if not self._connection.is_there(self.name):
+            self._connection.check_database()
             return done, entries
         foreign = TargetRefused(
             f"{self._connection.target.shown} has a collection {self.name} that vectorpool did not make. "
@@ -157,7 +127,7 @@ class _State:
         metadata = entry.collection.metadata
         kept = msgspec.structs.replace(entry.collection, metadata=None if metadata is None else encode(metadata))
         text = msgspec.json.encode(msgspec.structs.replace(entry, collection=kept)).decode()
-        self._write(_key(kept.id), pieces(text, f"The metadata of {kept.shown}"))
+        self._write(key_of(kept.id), pieces(text, f"The metadata of {kept.shown}"))
 
     def put_user(self, done: _Done) -> None:
         """Note the commit of the user."""
@@ -168,7 +138,7 @@ class _State:
 
     def remove(self, collection_id: str) -> None:
         """Remove what is noted of a collection."""
-        self._connection.call("delete", self.name, ids=[_key(collection_id)])
+        self._connection.call("delete", self.name, ids=[key_of(collection_id)])
 
 
 class MilvusSink:
@@ -229,7 +199,7 @@ class MilvusSink:
             return
         try:
             vector = Field("vector", "FLOAT_VECTOR", {"dim": dimension})
-            self._connection.create(name, (*_RECORD_FIELDS, vector), _METRICS[collection.space])
+            self._connection.create(name, (*RECORD_FIELDS, vector), _METRICS[collection.space])
         except TargetRefused as error:
             raise TargetRefused(f"{error.detail} This was {collection.shown}.") from None
 
@@ -240,7 +210,7 @@ class MilvusSink:
         size = 0
         columns = zip(records.ids, records.vectors, records.documents, records.uris, records.metadatas, strict=True)
         for record_id, vector, document, uri, metadata in columns:
-            row, row_size = _row(collection, _Long(record_id, document, uri, metadata))
+            row, row_size = row_of(collection, Record(record_id, document, uri, metadata))
             row["vector"] = np.ascontiguousarray(vector, np.float32)
             row_size += 4 * len(vector)
             if rows and size + row_size > _REQUEST_BYTES:
@@ -269,7 +239,7 @@ class MilvusSink:
 
     def delete(self, collection: Collection, ids: Sequence[str]) -> None:
         """Delete rows by the records' ids."""
-        self._connection.call("delete", self._name(collection), ids=[_key(each) for each in ids])
+        self._connection.call("delete", self._name(collection), ids=[key_of(each) for each in ids])
 
     def drop_collection(self, collection_id: str) -> None:
         """Drop a collection, and then what is noted of it."""
@@ -335,7 +305,7 @@ class MilvusSource:
         name = self._state.name_of(collection.id)
         keys = self._connection.keys(name)[cursor:]
         for start in range(0, len(keys), _ROWS_AT_ONCE):
-            rows = self._connection.rows(name, keys[start : start + _ROWS_AT_ONCE], [*_READ, "vector"])
+            rows = self._connection.rows(name, keys[start : start + _ROWS_AT_ONCE], [*READ, "vector"])
             plain = [self._read(collection, name, row) for row in rows]
             yield Records(
                 [each.id for each in plain],
@@ -345,7 +315,7 @@ class MilvusSource:
                 [each.uri for each in plain],
             )
 
-    def _read(self, collection: Collection, name: str, row: dict[str, Any]) -> _Long:
+    def _read(self, collection: Collection, name: str, row: dict[str, Any]) -> Record:
         if row["is_long"]:
             try:
                 return _long(self._connection, name, row["key"])
@@ -354,44 +324,14 @@ class MilvusSource:
                     f"The record {row['id'][:80]!r} of {collection.shown} cannot be read: it was not written by "
                     "vectorpool."
                 ) from None
-        return _Long(row["id"], row["document"], row["uri"], row["metadata"])
+        return Record(
+            row["id"],
+            row["document"] if row["has_document"] else None,
+            row["uri"] if row["has_uri"] else None,
+            row["metadata"] if row["has_metadata"] else None,
+        )
 
 
-def _row(collection: Collection, record: _Long) -> tuple[dict[str, Any], int]:
-    """Return a record as a row without its vector, and its bytes."""
-    metadata = None if record.metadata is None else encode(record.metadata)
-    row: dict[str, Any] = {"key": _key(record.id), "id": record.id, "document": record.document, "uri": record.uri}
-    row |= {"metadata": metadata, "is_long": False, "rest": []}
-    texts = [len(each.encode()) for each in (record.id, record.document or "", record.uri or "")]
-    size = sum(texts) + (0 if metadata is None else len(_ENCODER.encode(metadata)))
-    if max(*texts, size - sum(texts)) > _MOST_BYTES:
-        record.metadata = metadata
-        whole = _ENCODER.encode(record)
-        row["rest"] = pieces(whole.decode(), f"The record {record.id[:80]!r} of {collection.shown}")
-        row |= {"is_long": True, "id": _cut(record.id), "metadata": None}
-        row |= {"document": _cut(record.document), "uri": _cut(record.uri)}
-        size = len(whole) + 3 * _MOST_BYTES
-    return row, size
-
-
-def _cut(text: str | None) -> Any:
-    return None if text is None else text.encode()[:_MOST_BYTES].decode(errors="ignore")
-
-
-def pieces(text: str, what: str) -> list[str]:
-    """Return a text in pieces that Milvus takes, cut between characters; raise NotExportable for too long a one."""
-    data, found, start = text.encode(), list[str](), 0
-    while start < len(data):
-        end = min(start + _MOST_BYTES, len(data))
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        found.append(data[start:end].decode())
-        start = end
-    if len(found) > _MOST_PIECES:
-        raise NotExportable(f"{what} is longer than Milvus can hold: {len(data)} bytes. Make it shorter.")
-    return found
-
-
-def _long(connection: Connection, name: str, key: str) -> _Long:
+def _long(connection: Connection, name: str, key: str) -> Record:
     (row,) = connection.rows(name, [key], ["rest"])
-    return msgspec.json.decode("".join(row["rest"]), type=_Long)
+    return msgspec.json.decode("".join(row["rest"]), type=Record)

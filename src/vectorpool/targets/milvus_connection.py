@@ -80,6 +80,10 @@ def told(target: Target) -> Iterator[None]:
     try:
         yield
     except MilvusException as error:
+        # The client says of every failed connection that the server may be away; the server's own word is beneath.
+        told_by = next((each for each in (error.__cause__, error.__context__) if isinstance(each, grpc.Call)), None)
+        if told_by is not None:
+            raise _error(target, told_by.code(), told_by.details() or str(error.message)) from None
         raise _error(target, error.code, str(error.message)) from None
     except grpc.RpcError as error:
         code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
@@ -131,6 +135,11 @@ class Connection:
     def is_there(self, name: str) -> bool:
         """Return whether a collection is there."""
         return bool(self.call("has_collection", name))
+
+    def check_database(self) -> None:
+        """Raise TargetRefused if the database is not there: of such a one a server says that it has no collection."""
+        if self._lite is None and self.target.parts.path.strip("/"):
+            self.call("list_collections")
 
     def create(self, name: str, fields: Sequence[Field], metric: str) -> None:
         """Create a collection whose reads see every earlier write. The vector's field is named ``vector``."""
