@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from vectorpool.errors import NotExportable, TargetRefused, UserNotFound
+from vectorpool.errors import NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.targets.milvus_connection import Connection, Field, folder, is_folder
 from vectorpool.targets.milvus_rows import READ, RECORD_FIELDS, STATE_FIELDS, Record, key_of, pieces, row_of
 from vectorpool.targets.records import Collection, Copy, Held, Records, State
@@ -200,8 +200,9 @@ class MilvusSink:
         try:
             vector = Field("vector", "FLOAT_VECTOR", {"dim": dimension})
             self._connection.create(name, (*RECORD_FIELDS, vector), _METRICS[collection.space])
-        except TargetRefused as error:
-            raise TargetRefused(f"{error.detail} This was {collection.shown}.") from None
+        except (TargetRefused, TargetUnavailable) as error:
+            # Servers before 2.4 have one code for what they refuse and for what fails.
+            raise type(error)(f"{error.detail} This was {collection.shown}.") from None
 
     def put(self, collection: Collection, records: Records, *, is_new: bool) -> None:
         """Add rows or replace them whole."""
