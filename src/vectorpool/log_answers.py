@@ -10,7 +10,8 @@ class Commit(msgspec.Struct):
 
     ``restored_from`` names the commit whose state it brought back; ``backups`` are the names that keep it;
     ``damage`` says what is wrong with its object, if anything is. ``migrated`` says that it holds what opening a state
-    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files.
+    of an older version changed, and no write; ``erased``, that it removes what was deleted before from the files;
+    ``indexed``, that it adds an index that was built in the background.
     """
 
     commit: int
@@ -26,6 +27,7 @@ class Commit(msgspec.Struct):
     damage: str | None
     migrated: bool = False
     erased: bool = False
+    indexed: bool = False
 
 
 class CommitPage(msgspec.Struct):

@@ -1,7 +1,8 @@
 """The bytes that a bulk load writes into the store, by what writes them, against the bytes of its vectors.
 
 Nothing is removed during a load, so what the log holds at its end is what was written: commits, and the bases and
-merged deltas that compaction made of them. 50,000 records take minutes: set VECTORPOOL_BENCH_LARGE=1 for them.
+merged deltas that compaction made of them. 50,000 and 200,000 records take a minute: set
+VECTORPOOL_BENCH_LARGE=1 for them.
 """
 
 from __future__ import annotations
@@ -58,5 +59,5 @@ async def run(place: Place) -> list[Line]:
     """Measure loads of several sizes, which shows what grows faster than the records."""
     sizes: tuple[int, ...] = (2000, 4000) if place.quick else (5000, 20_000)
     if os.environ.get("VECTORPOOL_BENCH_LARGE"):
-        sizes += (50_000,)
+        sizes += (50_000, 200_000)
     return [line for count in sizes for line in await _one(place, count)]

@@ -60,8 +60,10 @@ def tables(directory: Path) -> dict[str, list[Any]]:
 class Twins:
     """Two directories with the same content and ids: one is written directly where that is possible, one by Chroma."""
 
-    def __init__(self, root: Path, space: str = "l2", threshold: int = 1000) -> None:
-        self.space, self.threshold = space, threshold
+    def __init__(
+        self, root: Path, space: str = "l2", threshold: int = 1000, *, keeps: bool = False, exact_bytes: int = 1024**2
+    ) -> None:
+        self.space, self.threshold, self.keeps, self.exact_bytes = space, threshold, keeps, exact_bytes
         self.ours, self.theirs = root / "ours", root / "theirs"
         self.ours.mkdir()
         chroma = PlainChroma(self.ours)
@@ -77,8 +79,10 @@ class Twins:
     def open(self) -> None:
         """Open both."""
         self.chroma, self.twin = PlainChroma(self.ours), PlainChroma(self.theirs)
-        self.writer = FastWriter(self.ours, self.chroma.client, self.files)
-        self.reader = FastReader(DatabaseFile(self.ours, self.files), self.chroma.catalogue.known_by_id, 1024**2)
+        self.writer = FastWriter(self.ours, self.chroma.client, self.files, keeps=self.keeps)
+        known, needs = self.chroma.catalogue.known_by_id, self.chroma.client.needs
+        source = DatabaseFile(self.ours, self.files)
+        self.reader = FastReader(source, known, self.exact_bytes, needs=needs)
 
     def close(self) -> None:
         """Close both."""

@@ -27,7 +27,7 @@ def held(count: int) -> Held:
     """Return an index of some records."""
     index = FlatIndex("l2", DIMENSION)
     index.fill([str(n) for n in range(count)], np.ones((count, DIMENSION), "<f4"))
-    return Held(index, "segment", 0, (b"", 0))
+    return Held(index, "segment", 0, (b"", 0), 0, 0, b"")
 
 
 def test_the_least_recently_used_is_dropped() -> None:
@@ -114,5 +114,5 @@ async def test_all_vectorstores_of_a_shard_share_one_bound(tmp_path: Path) -> No
     settings = Settings(store="memory://", replica_dir=str(tmp_path), index_rows_bytes=12_345)
     stores = StoreFactory(MemoryBucket(), settings)
     first, second = (stores.make(user)._builder._open_replica.keywords["index_rows"] for user in ("1", "2"))  # type: ignore[attr-defined]
-    assert first is second and first._max_bytes == 12_345
+    assert first is second and first.max_bytes == 12_345
     stores.close()

@@ -81,7 +81,9 @@ def test_every_record_and_the_embedder_come_along(tmp_path: Path) -> None:
 
 def test_a_collection_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """Nothing is left out in silence."""
-    source = _directory(tmp_path / "source", Collection("", "default_database", "notes", None, 4))
+    # Chosen, so that the index is written with the records.
+    indexed = {"hnsw": {"sync_threshold": 100}}
+    source = _directory(tmp_path / "source", Collection("", "default_database", "notes", None, 4, indexed))
     there = _directory(tmp_path / "there")
     for path in source.glob("*/data_level0.bin"):
         path.write_bytes(b"")

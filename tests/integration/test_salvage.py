@@ -58,9 +58,13 @@ def _upsert(collection: str, numbers: range, seed: int, avatar_id: str | None = 
     )
 
 
-async def _fill(instance: Instance, count: int, space: str = "cosine") -> None:
-    """Fill a collection with ``count`` records, a part of them updated and deleted, and a small one of an avatar."""
-    await instance.do(CreateCollection(name="notes", metadata={"k": 1, "f": 0.5, "b": True}, hnsw=Hnsw(space=space)))  # type: ignore[arg-type]
+async def _fill(instance: Instance, count: int, space: str = "cosine", threshold: int | None = 999) -> None:
+    """Fill a collection with ``count`` records, a part of them updated and deleted, and a small one of an avatar.
+
+    The index is written at the ``threshold``; with None all vectors stay in the queue.
+    """
+    hnsw = Hnsw(space=space, sync_threshold=threshold)  # type: ignore[arg-type]
+    await instance.do(CreateCollection(name="notes", metadata={"k": 1, "f": 0.5, "b": True}, hnsw=hnsw))
     await instance.do(_upsert("notes", range(count), 1))
     await instance.do(_upsert("notes", range(10, 20), 2))
     await instance.do(UpdateRecords(collection="notes", ids=["r1"], metadatas=[{"number": None, "new": 1}]))
@@ -198,6 +202,25 @@ async def test_what_lived_only_in_the_lost_index_is_listed_by_id(
     assert not Path("/tmp/vectorpool-evil").exists()
 
 
+@pytest.mark.parametrize("damage", [_garbage_header, _no_index])
+async def test_nothing_is_lost_of_a_long_queue(
+    tmp_path: Path, instance: Instance, damage: Callable[[Path, Path], None]
+) -> None:
+    """All vectors of a collection that is searched exactly wait there, and every record returns."""
+    await _fill(instance, 1500, threshold=None)
+    get = GetRecords(collection="notes", include=ALL)
+    before = _by_id(await instance.do(get))
+    wedged = await _wedge(instance, tmp_path, damage)
+    # An expression needs Chroma, which then takes in what waits.
+    await instance.do(
+        QueryRecords(collection="notes", vectors=_vectors(1, 1), where_document={"$regex": "text"}, n_results=1)
+    )
+    after = _by_id(await instance.do(get))
+    assert await instance.commit() in (wedged, wedged + 1)
+    assert (await instance.do(ListLost()))["total"] == 0
+    _assert_equal(after, before)
+
+
 async def test_a_truncated_index_costs_exactly_the_records_behind_the_cut(tmp_path: Path, instance: Instance) -> None:
     """Half of the index is cut off: the records before the cut and those of the queue return, the others are listed."""
     await _fill(instance, 1500)
@@ -275,28 +298,29 @@ async def _have_the_queue_applied(tmp_path: Path, instance: Instance) -> None:
     _assert_equal(after, before)
 
 
-async def test_a_document_that_lost_chunks_counts_as_changed(tmp_path: Path, instance: Instance) -> None:
+async def test_a_document_that_lost_chunks_counts_as_changed(tmp_path: Path) -> None:
     """The next ingest finds no ETag for it, and so embeds it again."""
     ids = [f"c{n}" for n in range(1100)]
-    for path, chunks in (("a.md", ids), ("b.md", ["z"])):
-        await instance.do(
-            IngestDocument(
-                avatar_id="7",
-                collection="documents",
-                path=path,
-                etag="e1",
-                size=10,
-                recipe="r1",
-                ids=chunks,
-                vectors=_vectors(len(chunks), 1),
-                documents=[f"chunk {i}" for i in chunks],
-                metadatas=[{"path": path} for _ in chunks],
+    async with Instance(tmp_path, MemoryBucket(), hnsw_sync_threshold=999) as instance:
+        for path, chunks in (("a.md", ids), ("b.md", ["z"])):
+            await instance.do(
+                IngestDocument(
+                    avatar_id="7",
+                    collection="documents",
+                    path=path,
+                    etag="e1",
+                    size=10,
+                    recipe="r1",
+                    ids=chunks,
+                    vectors=_vectors(len(chunks), 1),
+                    documents=[f"chunk {i}" for i in chunks],
+                    metadatas=[{"path": path} for _ in chunks],
+                )
             )
-        )
-    await _wedge(instance, tmp_path, _no_index)
-    await instance.do(GetRecords(avatar_id="7", collection="documents", include=ALL))
-    documents = (await instance.do(ListIngested(avatar_id="7")))["documents"]
-    assert {document["path"]: document["etag"] for document in documents} == {"a.md": "", "b.md": "e1"}
+        await _wedge(instance, tmp_path, _no_index)
+        await instance.do(GetRecords(avatar_id="7", collection="documents", include=ALL))
+        documents = (await instance.do(ListIngested(avatar_id="7")))["documents"]
+        assert {document["path"]: document["etag"] for document in documents} == {"a.md": "", "b.md": "e1"}
 
 
 async def test_a_file_that_sqlite_cannot_read_is_refused_and_an_earlier_commit_restores(

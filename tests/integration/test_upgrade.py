@@ -330,9 +330,9 @@ class _Calls:
             monkeypatch.setattr(of, "__init__", self._counting(of.__name__, of.__init__))
 
     def _counting(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
-        def opened(*arguments: object) -> None:
+        def opened(*arguments: object, **options: object) -> None:
             self.opened.append(name)
-            real(*arguments)
+            real(*arguments, **options)
 
         return opened
 

@@ -27,6 +27,7 @@ from vectorpool.platform.tars import CHUNK_BYTES, TarReader, tar_chunks
 from vectorpool.platform.trees import regular_files
 from vectorpool.settings import Settings
 from vectorpool.sources import SYSTEM
+from vectorpool.vectorstore.exporting import export_directory
 
 
 def export_user(settings: Settings, user_id: str, file: Path, at: int | None, **place: Any) -> int:
@@ -81,7 +82,7 @@ class _target:
 
 async def _export(bucket: Bucket, settings: Settings, user_id: str, at: int | None, target: IO[bytes]) -> int:
     with _scratch(settings) as path:
-        hydrated = await log_of(bucket, settings, user_id).export(path, at=at)
+        hydrated = await export_directory(log_of(bucket, settings, user_id), path, at=at)
         sizes = regular_files(path, max_files=MAX_FILES, max_bytes=MAX_STATE_BYTES)
         for data in tar_chunks(path, sizes, SYSTEM.now_ms() // 1000):
             await asyncio.to_thread(target.write, data)

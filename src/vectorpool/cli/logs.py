@@ -24,6 +24,7 @@ from vectorpool.objects.stores import open_bucket
 from vectorpool.objects.unusable import printable
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.compatibility import ENGINE
+from vectorpool.vectorstore.exporting import export_directory
 
 # Users looked at at the same time.
 _AT_ONCE: Final = 16
@@ -107,7 +108,8 @@ async def _log(settings: Settings, user_id: str, limit: int) -> int:
             continue
         when = datetime.fromtimestamp(entry.time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         what = "deleted" if entry.tombstone else ", ".join(entry.summary.collections)
-        what = "migrated" if entry.summary.migrated else "erased" if entry.summary.erased else what
+        for name in ("indexed", "erased", "migrated"):
+            what = name if getattr(entry.summary, name) else what
         table.add_row(
             str(entry.seq),
             when,
@@ -174,7 +176,8 @@ async def _export(settings: Settings, user_id: str, directory: Path, at: int | N
     directory.mkdir(parents=True, exist_ok=True)
     async with open_store(settings) as bucket:
         with spinner(f"Exporting {user_id}"):
-            hydrated = await CommitLog(bucket, user_id, settings=settings, engine=ENGINE).export(directory, at=at)
+            log = CommitLog(bucket, user_id, settings=settings, engine=ENGINE)
+            hydrated = await export_directory(log, directory, at=at)
     out.print(
         f"{directory}: commit {hydrated.position.seq} of user {user_id}, {decimal(hydrated.image.size)}", markup=False
     )

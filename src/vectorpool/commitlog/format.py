@@ -90,7 +90,8 @@ class Summary(msgspec.Struct, frozen=True):
     ``restored_from`` is the commit whose state this one brought back; 0 for any other commit.
     ``salvaged`` and ``lost`` count the records of a vectorstore that Chroma could not open or answer from.
     ``migrated`` says that the commit holds what opening an older state changed, and no write. ``erased`` says that it
-    removes what was deleted before from the files. ``adopted`` says that another program made the files.
+    removes what was deleted before from the files, ``indexed`` that it adds an index that was built in the background.
+    ``adopted`` says that another program made the files.
     """
 
     added: int = 0
@@ -101,6 +102,7 @@ class Summary(msgspec.Struct, frozen=True):
     lost: int = 0
     migrated: bool = False
     erased: bool = False
+    indexed: bool = False
     adopted: bool = False
 
 

@@ -200,3 +200,8 @@ class Client(Calls):
             if collection_id in self._behind:
                 self._replace_client()
         self.query(collection_id=collection_id, database=database, embeddings=[[1.0] * dimension], n_results=1)
+
+    def take_in(self, *, collection_id: str, database: str) -> None:
+        """Have a long queue taken in before a write, which would do it with the interpreter lock held."""
+        if not self.refuses(collection_id) and (dimension := self._repair.overdue(collection_id)) is not None:
+            self.apply_queue(collection_id=collection_id, database=database, dimension=dimension)

@@ -22,6 +22,7 @@ from vectorpool.engine.deletions import Deletions
 from vectorpool.engine.directory_state import DirectoryState
 from vectorpool.engine.failures import as_broken
 from vectorpool.engine.index_bounds import refusals
+from vectorpool.engine.index_needs import IndexNeeds
 from vectorpool.engine.index_repair import Change, IndexRepair
 from vectorpool.errors import BrokenReplica, InvalidRequest
 from vectorpool.names import CHROMA_DATABASE_FILE
@@ -65,7 +66,8 @@ class Calls:
         self._max_indexes = max_indexes
         self._refusals = refusals(directory)
         self._directory = directory
-        self._repair = IndexRepair(directory)
+        self.needs = IndexNeeds()
+        self._repair = IndexRepair(directory, self.needs)
         self._loaded: set[str] = set()
         # Loaded collections whose queue has operations that the client does not know.
         self._behind: set[str] = set()

@@ -18,11 +18,16 @@ from vectorpool.engine.database_file import Doubt, Later
 from vectorpool.engine.filter_rows import Segment, rows_named
 from vectorpool.engine.flat_index import FlatIndex, apply
 from vectorpool.engine.index_files import read_vectors
-from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp
+from vectorpool.engine.index_needs import USUAL_THRESHOLD, IndexNeeds
+from vectorpool.engine.index_rows import NEVER, Held, IndexRows, Place, Stamp, mark_of
 from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, noted_parameters, position_of
 
-# Operations of the queue that are read at a time; as many wait as the sync threshold says, 1,000 by default.
+# Operations of the queue that are read at a time.
 _TAIL: Final = 2000
+# While much waits for an index, up to so many times the bytes are searched that all kept indexes may take.
+_WHILE_BEHIND: Final = 4
+# How long a search waits for another one whose vectors are not kept either.
+_TURN_S: Final = 2.0
 # Collections that are remembered; the oldest is forgotten for another.
 _MAX_VIEWS: Final = 64
 # Rows that are remembered of a collection; one too many makes the memory begin anew.
@@ -48,6 +53,8 @@ class View(msgspec.Struct):
     rows: dict[str, int] = {}
     # Whether the vectors take more than they may, or the files are not as Chroma writes them.
     is_too_large: bool = False
+    # Operations that wait for Chroma's index, as far as they were counted.
+    waiting: int = 0
 
 
 class Views:
@@ -64,23 +71,30 @@ class Views:
         max_bytes: int,
         unsettled: Container[str],
         rows: IndexRows,
+        needs: IndexNeeds,
     ) -> None:
         self._directory = directory
         self._known = known
         self._max_bytes = max_bytes
         self._unsettled = unsettled
         self._rows = rows
+        self._needs = needs
+        self._has_turn = False
         self._owner = rows.owner()
         self._views: dict[Key, View] = {}
+        # The newest operation of the queue, of whatever collection, when a collection's tables were last not behind.
+        self._looked: dict[Key, int] = {}
 
     def clear(self) -> None:
         """Forget everything."""
         self._views.clear()
+        self._looked.clear()
         self._rows.drop_all(self._owner)
 
     def files_changed(self) -> None:
         """Forget all but the vectors, which are compared with the files at their next use."""
         self._views.clear()
+        self._looked.clear()
         self._rows.doubt(self._owner)
 
     def forget_beyond(self, seq: int) -> None:
@@ -98,6 +112,7 @@ class Views:
     def forget(self, key: Key, seq: int | None) -> None:
         """Forget what was read while the file changed; an index that is still at ``seq`` took in nothing of it."""
         self._views.pop(key, None)
+        self._looked.pop(key, None)
         held = self._rows.get(self._place(key))
         if held is not None and held.seq == seq:
             held.stamp = NEVER
@@ -118,9 +133,16 @@ class Views:
         if segments.keys() != {METADATA_SCOPE, VECTOR_SCOPE}:
             raise Doubt
         metadata_segment = segments[METADATA_SCOPE]
+        # Of other collections' operations, each is looked at once.
+        last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0] or 0
+        looked = self._looked.get(key, 0)
+        start = max(position_of(db, metadata_segment), looked if looked <= last else 0)
         late = f"SELECT 1 FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION} LIMIT 1"
-        if db.execute(late, (position_of(db, metadata_segment), key[0])).fetchone():
+        if db.execute(late, (start, key[0])).fetchone():
             raise Behind
+        if len(self._looked) >= _MAX_VIEWS:
+            self._looked.clear()
+        self._looked[key] = last
         lists = db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone()
         fresh = View(stamp, found[0][0], metadata_segment, segments[VECTOR_SCOPE], bool(lists))
         if len(self._views) >= _MAX_VIEWS and key not in self._views:
@@ -146,7 +168,7 @@ class Views:
             raise Doubt
         place = self._place(key)
         held = self._rows.get(place)
-        if held is not None and held.segment != view.vector_segment:
+        if held is not None and (held.segment != view.vector_segment or held.mark != mark_of(view.stamp)):
             held = None
         if held is not None and held.stamp == view.stamp:
             return held.index
@@ -162,13 +184,22 @@ class Views:
         self._rows.drop(place)
         if held is None or is_loaded:
             # Counted first: to read all vectors only to leave them would be half of a cold answer.
+            self._count_waiting(db, view, key, persisted)
             self._check_size(db, view)
+            self._take_turn(db, view)
             # The queue may have lost what the HNSW files have taken in.
-            held = Held(self._load(db, view, key), view.vector_segment, persisted, view.stamp)
+            index = self._load(db, view, key)
+            held = Held(index, view.vector_segment, persisted, view.stamp, persisted, 0, mark_of(view.stamp))
             if key[0] in self._unsettled:
                 raise Later
             held.index.reserve(self.count(db, view))
-        if _take_in(db, key[0], held) or is_loaded or is_doubted:
+        is_changed = _take_in(db, key[0], held)
+        if held.persisted != persisted:
+            # Index files came that hold no more than this index.
+            self._count_waiting(db, view, key, persisted)
+            held.persisted, held.waiting = persisted, view.waiting
+        view.waiting = held.waiting
+        if is_changed or is_loaded or is_doubted:
             view.count = None
             self._check_size(db, view)
             if len(held.index) != view.count:
@@ -183,6 +214,43 @@ class Views:
             sql = "SELECT COUNT(*) FROM embeddings WHERE segment_id = ?"
             view.count = int(db.execute(sql, (view.metadata_segment,)).fetchone()[0])
         return view.count
+
+    def _most(self, view: View) -> int:
+        """Return the bytes of vectors that are searched without Chroma: more while much waits for its index.
+
+        To take that in would cost Chroma a millisecond a vector, and a search some nanoseconds.
+        """
+        most = self._rows.max_bytes * _WHILE_BEHIND if view.waiting >= USUAL_THRESHOLD else 0
+        return max(self._max_bytes, most)
+
+    def _count_waiting(self, db: sqlite3.Connection, view: View, key: Key, persisted: int) -> None:
+        last = db.execute("SELECT MAX(seq_id) FROM embeddings_queue").fetchone()[0] or 0
+        view.waiting = last - persisted
+        if view.waiting >= USUAL_THRESHOLD:
+            sql = f"SELECT COUNT(*) FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}"
+            view.waiting = int(db.execute(sql, (persisted, key[0])).fetchone()[0])
+
+    def _take_turn(self, db: sqlite3.Connection, view: View) -> None:
+        """Wait until no other index is in use that is too large to be kept; raise Later if that takes long."""
+        assert view.dimension is not None
+        if self._has_turn or self.count(db, view) * view.dimension * 4 <= self._rows.max_bytes:
+            return
+        if not self._rows.large.acquire(timeout=_TURN_S):
+            raise Later
+        self._has_turn = True
+
+    def end_turn(self) -> None:
+        """Let another large index be used, after the answer. Idempotent."""
+        if self._has_turn:
+            self._has_turn = False
+            self._rows.large.release()
+
+    def note_search(self, view: View, key: Key, index: FlatIndex, queries: int) -> None:
+        """Note that queries were compared with all vectors of a collection, if an index would spare that."""
+        size = len(index) * index.dimension * 4
+        if size > self._max_bytes:
+            is_kept = index.nbytes <= self._rows.max_bytes
+            self._needs.note_search(key[0], size * queries, view.waiting, is_kept=is_kept)
 
     def rows(self, db: sqlite3.Connection, view: View, record_ids: Sequence[str]) -> list[tuple[int, str]]:
         """Return (row, record id) of records in this order. Raises Doubt if one is not there."""
@@ -199,7 +267,7 @@ class Views:
 
     def _check_size(self, db: sqlite3.Connection, view: View) -> None:
         assert view.dimension is not None
-        view.is_too_large = self.count(db, view) * view.dimension * 4 > self._max_bytes
+        view.is_too_large = self.count(db, view) * view.dimension * 4 > self._most(view)
         if view.is_too_large:
             raise Doubt
 
@@ -219,7 +287,7 @@ class Views:
             self._directory / view.vector_segment,
             dimension=view.dimension,
             max_neighbors=info.max_neighbors,
-            max_bytes=2 * self._max_bytes,
+            max_bytes=2 * self._most(view),
             there=there,
         )
         if read is None:
@@ -242,6 +310,7 @@ def _take_in(db: sqlite3.Connection, collection_id: str, held: Held) -> bool:
         if not apply(held.index, [operation[1:] for operation in tail]):
             raise Doubt
         held.seq, is_changed = tail[-1][0], True
+        held.waiting += len(tail)
     return is_changed
 
 

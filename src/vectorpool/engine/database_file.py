@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from vectorpool.engine.index_rows import Stamp
+from vectorpool.engine.squeeze import MARK
 from vectorpool.names import CHROMA_DATABASE_FILE
 
 # SQLite would keep 2 MB of pages a connection. A read needs some dozens, and the system caches the others.
@@ -75,13 +76,13 @@ class DatabaseFile:
         if self.is_closed:
             raise Doubt
         file = self.open()
-        head = os.pread(file, 28, 0)
-        if len(head) < 28 or head[18] != 1 or head[19] != 1:
+        head = os.pread(file, MARK.stop, 0)
+        if len(head) < MARK.stop or head[18] != 1 or head[19] != 1:
             raise Doubt
         if os.access(self._journal, os.F_OK):
             return None
         # The time too: a transaction that is rolled back leaves the counter as it was.
-        return head[24:28], os.fstat(file).st_mtime_ns
+        return head[24:28] + head[MARK], os.fstat(file).st_mtime_ns
 
     def forget_pages(self) -> None:
         """Drop the connection with the pages that it read; the next use opens another."""

@@ -13,7 +13,7 @@ import numpy as np
 from vectorpool.answers import ChromaUse
 from vectorpool.engine.bindings import Client
 from vectorpool.engine.catalogue import Catalogue
-from vectorpool.engine.checkup import EngineCheckup, check_up
+from vectorpool.engine.checkup import EngineCheckup, check_up, cut_queues
 from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.collection_info import CollectionInfo
 from vectorpool.engine.database_file import DatabaseFile
@@ -25,6 +25,7 @@ from vectorpool.engine.fast_drops import FastDropper
 from vectorpool.engine.fast_writes import RECORDED_FROM_BYTES
 from vectorpool.engine.free_pages import zero_free_pages
 from vectorpool.engine.index_files import is_unsound
+from vectorpool.engine.index_needs import IndexNeeds
 from vectorpool.engine.pace import YIELD_S
 from vectorpool.engine.records import EngineOptions, Records
 from vectorpool.errors import BrokenReplica, InternalError, NotFound
@@ -69,6 +70,11 @@ class Engine:
     def chroma_use(self) -> ChromaUse | None:
         """Why Chroma is open; None if it is not."""
         return self._client.use
+
+    @property
+    def index_needs(self) -> IndexNeeds:
+        """Which collections need an index."""
+        return self._client.needs
 
     @property
     def calls_of_chroma(self) -> int:
@@ -149,11 +155,16 @@ class Engine:
         return count
 
     def check_up(self, samples: int, random: Callable[[], float]) -> EngineCheckup:
-        """Look at every collection, and at ``samples`` records of each; raise BrokenReplica if Chroma cannot."""
+        """Look at every collection, and at ``samples`` records of each; raise BrokenReplica if Chroma cannot.
+
+        The directory is a copy that was opened for this, and is thrown away.
+        """
+        drawn = cut_queues(self._directory, self.records.finds, samples=samples, random=random)
+        self.release_files()
         self._client.open()
         found = [info for name in self.catalogue.database_names() for info in self.catalogue.collections(name)]
         try:
-            return check_up(self._client, found, self._records_of, samples=samples, random=random)
+            return check_up(self._client, found, self._records_of, drawn, samples=samples, random=random)
         except BrokenReplica:
             raise
         except Exception as error:

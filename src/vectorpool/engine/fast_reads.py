@@ -26,6 +26,7 @@ from vectorpool.engine.database_file import DatabaseFile, Doubt, Later
 from vectorpool.engine.filter_rows import Segment, matching
 from vectorpool.engine.filters import Condition, LeftToChroma, is_indexed, keys_of, left_to_chroma, resolved
 from vectorpool.engine.flat_index import FlatIndex
+from vectorpool.engine.index_needs import IndexNeeds
 from vectorpool.engine.index_rows import IndexRows, Stamp
 from vectorpool.engine.record_columns import read_columns
 from vectorpool.engine.rows import Float32, Rows
@@ -99,7 +100,7 @@ class FastReader:
 
     ``known`` returns a collection by database and id. ``max_bytes`` bounds the vectors of one collection, and ``rows``
     those of all that are kept. ``unsettled`` holds the collections whose index files Chroma may be writing. Without
-    ``chroma``, what needs it is not answered.
+    ``chroma``, what needs it is not answered. ``needs`` learns which collections an index would help.
     """
 
     def __init__(
@@ -110,12 +111,15 @@ class FastReader:
         unsettled: Container[str] = (),
         rows: IndexRows | None = None,
         chroma: Chroma | None = None,
+        needs: IndexNeeds | None = None,
     ) -> None:
         self._source = source
         source.open()
         self._known = known
         self._chroma = chroma
-        self._views = Views(source.directory, known, max_bytes, unsettled, IndexRows() if rows is None else rows)
+        rows = IndexRows() if rows is None else rows
+        needs = IndexNeeds() if needs is None else needs
+        self._views = Views(source.directory, known, max_bytes, unsettled, rows, needs)
 
     def close(self) -> None:
         """Close the file once the read in progress ends. Idempotent."""
@@ -221,6 +225,8 @@ class FastReader:
                     raise Doubt
                 places = index.places_of([record_id for _, record_id in reading.found(self._source.db, ids)])
             asked = _Asked(include, places)
+            if places is None:
+                self._views.note_search(reading.view, (collection_id, database), index, len(queries))
             return [self._nearest(reading, index, query, limit, asked) for query in queries]
 
         return self._answer(_Question((collection_id, database), condition, True, at_once), ask)
@@ -264,6 +270,7 @@ class FastReader:
                 raise Later
             return self._answer_at(stamp, question, condition, ask)
         finally:
+            self._views.end_turn()
             self._source.lock.release()
 
     def _answer_at(

@@ -8,8 +8,9 @@ open is replaced before it is asked for what it does not know (``Client.note_fas
 A row of the queue has no text and no metadata here. Chroma takes those from the queue only for records that its tables
 do not have yet, and these rows are in the tables already. So what is deleted or overwritten later is not in the queue.
 
-Chroma alone writes the index files. Once as many operations wait in the queue as the sync threshold says, it is asked a
-query, for which it applies the queue and writes its files; during a query, unlike a write, other threads may run.
+Chroma alone writes the index files. Vectors wait in the queue for an index that is built later (``index_needs``). Of a
+collection whose sync threshold somebody chose, Chroma is asked a query once as many operations wait, for which it
+applies the queue and writes its files; during a query, unlike a write, other threads may run.
 
 A collection's first record is Chroma's, and so is all that it may refuse, and every doubt: ``write`` returns False, and
 nothing was changed.
@@ -41,9 +42,12 @@ from vectorpool.engine.fast_rows import (
     remove_record,
     types_of,
 )
+from vectorpool.engine.index_files import read_labels
 from vectorpool.engine.journal import ChangedPages, FileMark, changed_pages, mark_of
 from vectorpool.engine.rows import Batch, Float32
-from vectorpool.engine.tables import METADATA_SCOPE, OF_COLLECTION, VECTOR_SCOPE, Operation, stored_position
+from vectorpool.engine.squeeze import squeeze
+from vectorpool.engine.tables import METADATA_SCOPE, VECTOR_SCOPE, Operation, stored_position
+from vectorpool.engine.waiting_queues import Due, WaitingQueue, WaitingQueues
 from vectorpool.errors import BrokenReplica
 from vectorpool.names import CHROMA_DATABASE_FILE
 
@@ -70,28 +74,23 @@ class _Step(msgspec.Struct, frozen=True):
 
 
 class _Target(msgspec.Struct, frozen=True):
-    """The collection that is written: its metadata segment, the dimension of its vectors, its schema."""
+    """The collection that is written: its segments, the dimension of its vectors, its schema, its queue."""
 
     segment: str
+    vector_segment: str
     dimension: int
     schema: Schema
-
-
-class _Queue(msgspec.Struct):
-    """How many operations of a collection wait for its index: those after ``persisted``, counted up to ``seq``."""
-
-    persisted: int
-    seq: int
-    count: int
+    queue: WaitingQueue
 
 
 class FastWriter:
     """Writes into one open Chroma directory. One thread at a time.
 
-    Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those.
+    Meanwhile ``client`` delays Chroma's calls, and ``files``, the lock of the fast reads, delays those. ``keeps``:
+    vectors may wait in the queue for an index that is built later, because they are searched there.
     """
 
-    def __init__(self, directory: Path, client: Client, files: FilesLock) -> None:
+    def __init__(self, directory: Path, client: Client, files: FilesLock, *, keeps: bool = False) -> None:
         self._path = directory / CHROMA_DATABASE_FILE
         self._journal = f"{self._path}-journal"
         self._file: int | None = None
@@ -102,7 +101,7 @@ class FastWriter:
         self._files = files
         self._db: sqlite3.Connection | None = None
         self._schemas: dict[str, Schema | None] = {}
-        self._queues: dict[str, _Queue] = {}
+        self._queues = WaitingQueues(keeps=keeps)
         self._is_closed = False
 
     def close(self) -> None:
@@ -246,12 +245,12 @@ class FastWriter:
         target = self._check(db, key, dimension)
         has_lists = bool(db.execute("SELECT 1 FROM embedding_metadata_array LIMIT 1").fetchone())
         topic = f"persistent://default/default/{key[0]}"
-        queue = self._queues[key[0]]
+        queue = target.queue
         named: set[tuple[str, str]] = set()
         for step in steps:
             encoding = None if step.vector is None else "FLOAT32"
             cursor = db.execute(_QUEUE, (int(operation), topic, step.record_id, step.vector, encoding))
-            queue.seq, queue.count = int(cursor.lastrowid or 0), queue.count + 1
+            queue.seq = int(cursor.lastrowid or 0)
             found = db.execute(_FIND, (target.segment, step.record_id)).fetchone()
             row = None if found is None else int(found[0])
             if row is None and operation in (Operation.UPDATE, Operation.DELETE):
@@ -273,7 +272,7 @@ class FastWriter:
             # An open client remembers the schema, and would write it again without what it learned here.
             self._client.close_client()
             db.execute("UPDATE collections SET schema_str = ? WHERE id = ?", (text, key[0]))
-        return target.dimension if queue.count >= target.schema.sync_threshold else None
+        return target.dimension if self._is_due(db, key, target) else None
 
     def _put(
         self, db: sqlite3.Connection, segment: str, seq: int, row: int | None, step: _Step, *, has_lists: bool
@@ -307,18 +306,35 @@ class FastWriter:
         if last is None or last < applied:
             # The next number would be one that was used.
             raise NotPlain
-        queue = self._queues.get(key[0])
-        if queue is None or queue.persisted != persisted:
-            if len(self._queues) >= _MAX_SCHEMAS:
-                self._queues.clear()
-            queue = self._queues[key[0]] = _Queue(persisted, persisted, 0)
-        late = f"SELECT COUNT(*), MAX(seq_id) FROM embeddings_queue WHERE seq_id > ? AND {OF_COLLECTION}"
-        more, newest = db.execute(late, (queue.seq, key[0])).fetchone()
-        queue.count, queue.seq = queue.count + more, max(queue.seq, newest or 0)
-        if queue.seq > applied or queue.count >= 2 * schema.sync_threshold:
-            # Chroma has something to catch up with, or did not when it was asked to.
+        queue = self._queues.queue(db, key[0], persisted=persisted, applied=applied, last=last)
+        if queue is None:
+            # Chroma has something to catch up with.
             raise NotPlain
-        return _Target(segments[METADATA_SCOPE], int(found[0][0]), schema)
+        if not self._queues.may_wait(schema.sync_threshold) and queue.counts(db, key[0]) >= 2 * schema.sync_threshold:
+            # It did not take in what waits when it was asked to.
+            raise NotPlain
+        return _Target(segments[METADATA_SCOPE], segments[VECTOR_SCOPE], int(found[0][0]), schema, queue)
+
+    def _is_due(self, db: sqlite3.Connection, key: tuple[str, str], target: _Target) -> bool:
+        """Return whether the index is to be written now; squeeze the queue if that is due."""
+        threshold, queue = target.schema.sync_threshold, target.queue
+        due = self._queues.due(db, key[0], queue, metadata_segment=target.segment, threshold=threshold)
+        if due is not Due.SQUEEZE:
+            return due is Due.INDEX
+        left = self._squeeze(db, key[0], target)
+        if left is None:
+            # Chroma knows what it makes of such a queue.
+            return True
+        queue.count = left
+        return False
+
+    def _squeeze(self, db: sqlite3.Connection, collection_id: str, target: _Target) -> int | None:
+        # An open client may have taken in what the queue is about to forget; the next one begins with the files.
+        self._client.close_client()
+        sql = "SELECT embedding_id FROM embeddings WHERE segment_id = ?"
+        there = {record_id for (record_id,) in db.execute(sql, (target.segment,))}
+        indexed = read_labels(self._path.parent / target.vector_segment) if target.queue.persisted else {}
+        return squeeze(db, collection_id, target.queue.persisted, there, indexed)
 
     def _schema(self, text: str | None) -> Schema:
         if text is None:

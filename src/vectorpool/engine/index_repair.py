@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from vectorpool.engine.index_files import read_labels, write_vectors
+from vectorpool.engine.index_needs import USUAL_THRESHOLD, IndexNeeds
 from vectorpool.engine.rows import Float32
 from vectorpool.engine.tables import OF_COLLECTION, VECTOR_SCOPE, Operation, noted_parameters, position_of
 from vectorpool.errors import BrokenReplica
@@ -79,8 +80,9 @@ class IndexRepair:
     must not be read from the files.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, needs: IndexNeeds) -> None:
         self._directory = directory
+        self._needs = needs
         # Held by a call that may write index files, so that no other one writes them after its look at the tables.
         self._alone = threading.Lock()
         self._tables = threading.Lock()
@@ -113,6 +115,8 @@ class IndexRepair:
             if before is None or not _is_due(before, more):
                 yield
                 return
+            if before.count >= before.parameters.sync_threshold == USUAL_THRESHOLD:
+                self._needs.note_long_queue()
             changed = self._changed(collection_id, before, change)
             self.unsettled.add(collection_id)
             try:
@@ -123,9 +127,21 @@ class IndexRepair:
                 finally:
                     self.unsettled.discard(collection_id)
 
+    def overdue(self, collection_id: str) -> int | None:
+        """Return the dimension of a collection of which more operations wait than Chroma lets wait, else None.
+
+        Raises BrokenReplica.
+        """
+        waiting = self._look(collection_id)
+        if waiting is None or not waiting.count >= waiting.parameters.sync_threshold > 1:
+            return None
+        return waiting.dimension
+
     def forget_client(self) -> None:
         """Note, while no call is in progress, that the next client applies every queue anew."""
         self._applied.clear()
+        # A client is closed before a queue is squeezed.
+        self._counts.clear()
 
     # --- The tables ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import msgspec
 
 from vectorpool.engine.flat_index import FlatIndex
 
+# The change counter and the mark of a squeeze, four bytes each, and when the file was written, in nanoseconds.
 Stamp: TypeAlias = tuple[bytes, int]
 # An open directory, a collection's id, and its database.
 Place: TypeAlias = tuple[int, str, str]
@@ -27,19 +28,33 @@ NEVER: Final[Stamp] = (b"", 0)
 
 
 class Held(msgspec.Struct):
-    """An index as of ``stamp``. It holds a vector segment up to the operation ``seq`` of the queue."""
+    """An index as of ``stamp``. It holds a vector segment up to the operation ``seq`` of the queue.
+
+    ``waiting`` of the operations are later than what Chroma's index files held, ``persisted``. It was read while the
+    queue had the mark ``mark``.
+    """
 
     index: FlatIndex
     segment: str
     seq: int
     stamp: Stamp
+    persisted: int
+    waiting: int
+    mark: bytes
+
+
+def mark_of(stamp: Stamp) -> bytes:
+    """Return the mark of the last squeeze (see ``squeeze``)."""
+    return stamp[0][4:]
 
 
 class IndexRows:
     """Indexes by place. Many threads may call."""
 
     def __init__(self, max_bytes: int = DEFAULT_BYTES) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        # Held while an index is in use that is larger than the bound: one at a time.
+        self.large = threading.Lock()
         self._owners = itertools.count()
         self._lock = threading.Lock()
         # The least recently used first.
@@ -69,9 +84,9 @@ class IndexRows:
         size = held.index.nbytes
         with self._lock:
             self._drop(place)
-            if size > self._max_bytes:
+            if size > self.max_bytes:
                 return
-            while self._held and self._bytes + size > self._max_bytes:
+            while self._held and self._bytes + size > self.max_bytes:
                 self._drop(next(iter(self._held)))
             self._held[place] = held, size
             self._bytes += size

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from vectorpool.answers import ChromaUse
 from vectorpool.engine.bindings import Client
@@ -72,12 +73,19 @@ class Records:
         self._use_when_off = options.use_when_off
         self._reader = (
             FastReader(
-                source, catalogue.known_by_id, options.exact_bytes, client.unsettled, options.index_rows, self._chroma
+                source,
+                catalogue.known_by_id,
+                options.exact_bytes,
+                client.unsettled,
+                options.index_rows,
+                self._chroma,
+                client.needs,
             )
             if options.fast_reads
             else None
         )
-        self._writer = FastWriter(source.directory, client, source.lock) if options.fast_writes else None
+        keeps = options.fast_reads and options.exact_bytes > 0
+        self._writer = FastWriter(source.directory, client, source.lock, keeps=keeps) if options.fast_writes else None
 
     def close(self) -> None:
         """Close the files of the fast path. Idempotent."""
@@ -259,6 +267,18 @@ class Records:
                     raise
         return None
 
+    def finds(self, collection_id: str, database: str, ids: Sequence[str]) -> bool:
+        """Return whether a search of the fast path finds records by their own vectors; False too if it cannot tell."""
+        if self._reader is None or not ids:
+            return False
+        include = ("embeddings",)
+        own = self._reader.get(collection_id, database, ids=ids, limit=None, offset=0, include=include)
+        if own is None or own.embeddings is None or len(own.ids) != len(ids):
+            return False
+        queries = np.asarray(own.embeddings, np.float32)
+        found = self._reader.query(collection_id, database, queries, 1, ("distances",))
+        return found is not None and all(rows.ids for rows in found)
+
     def existing(self, collection_id: str, database: str, ids: Sequence[str]) -> set[str]:
         """Return which of the ids are there."""
         found: set[str] = set()
@@ -305,7 +325,7 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if not self._write(operation, collection_id, database, records):
-                self._client.open(self._use_when_off if self._writer is None else None)
+                self._prepare(collection_id, database)
                 if operation is Operation.UPSERT:
                     self._note_replaced(collection_id, database, records.ids)
                 for inner in self._pace.slices(len(records.ids)):
@@ -316,6 +336,11 @@ class Records:
     def _write(self, operation: Operation, collection_id: str, database: str, batch: Batch) -> bool:
         """Change records by the fast path; return False if Chroma is to be called."""
         return self._writer is not None and self._writer.write(operation, collection_id, database, batch)
+
+    def _prepare(self, collection_id: str, database: str) -> None:
+        """Open Chroma for a write that is left to it, and have it take in what waits."""
+        self._client.open(self._use_when_off if self._writer is None else None)
+        self._client.take_in(collection_id=collection_id, database=database)
 
     def _note_replaced(self, collection_id: str, database: str, ids: Sequence[str]) -> None:
         deletions = self._client.deletions
@@ -328,7 +353,7 @@ class Records:
         for part in fixed_slices(len(batch.ids), FAST_SLICE):
             records = batch.part(part)
             if not self._write(Operation.UPDATE, collection_id, database, records):
-                self._client.open(self._use_when_off if self._writer is None else None)
+                self._prepare(collection_id, database)
                 for inner in self._pace.slices(len(records.ids)):
                     self._client.update(collection_id=collection_id, database=database, batch=records.part(inner))
                     applied()
@@ -340,7 +365,7 @@ class Records:
         for part in fixed_slices(len(ids), FAST_SLICE):
             named = ids[part]
             if not self._write(Operation.DELETE, collection_id, database, Batch(named, None)):
-                self._client.open(self._use_when_off if self._writer is None else None)
+                self._prepare(collection_id, database)
                 for inner in self._pace.slices(len(named)):
                     self._client.delete(collection_id=collection_id, database=database, ids=named[inner])
                     applied()

@@ -52,7 +52,7 @@ class Erasures:
             if slot.writer is None and isinstance(slot.state, Ready):
                 # Before it is evicted for being idle.
                 is_idle = slot.pins == 0 and now_s - slot.last_use_s >= self._settings.idle_timeout_s / 2
-                if slot.state.store.is_erasure_due(is_idle=is_idle):
+                if slot.state.store.edits.is_erasure_due(is_idle=is_idle):
                     return slot
         return None
 
@@ -65,7 +65,7 @@ class Erasures:
 
     async def erase(self, slot: Slot) -> None:
         """Erase a pinned slot that is about to be closed, if that is due; a failure does not keep it from that."""
-        if slot.store is not None and slot.store.is_erasure_due(is_idle=True):
+        if slot.store is not None and slot.store.edits.is_erasure_due(is_idle=True):
             try:
                 await self._writer.erase_later(slot).done
             except VectorpoolError as error:

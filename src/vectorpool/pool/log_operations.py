@@ -33,6 +33,7 @@ from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import CommitInfo, ScrubReport, Tag
 from vectorpool.errors import DeletionNotFound, UserNotFound, VerificationNotFound
 from vectorpool.platform.local_disk import on_local_disk
+from vectorpool.vectorstore.exporting import export_directory
 from vectorpool.vectorstore.restored_documents import flag_documents
 
 _encode = msgspec.json.Encoder().encode
@@ -102,7 +103,7 @@ class LogOperations:
     async def _export(self, command: ExportTo) -> Answer:
         directory = Path(command.directory)
         with on_local_disk(directory):
-            hydrated = await self._log.export(directory, at=command.commit)
+            hydrated = await export_directory(self._log, directory, at=command.commit)
         commit = hydrated.position.seq
         return Answer(_encode(operating.Exported(commit, hydrated.image.size)), commit)
 
@@ -160,6 +161,7 @@ def _commit(entry: CommitInfo, backups: list[str]) -> answers.Commit:
         restored_from=entry.restored_from,
         migrated=entry.summary.migrated,
         erased=entry.summary.erased,
+        indexed=entry.summary.indexed,
         tombstone=entry.tombstone,
         backups=backups,
         damage=entry.damage,

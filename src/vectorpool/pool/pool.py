@@ -36,6 +36,7 @@ from vectorpool.names import parse_slot_key, slot_key
 from vectorpool.platform import allocator
 from vectorpool.pool.deletions import DeletionSweep
 from vectorpool.pool.erasures import ERASURE, Erasures
+from vectorpool.pool.index_builds import INDEX_BUILD, IndexBuilds
 from vectorpool.pool.occupancy import occupancy
 from vectorpool.pool.operations import Operations
 from vectorpool.pool.residency import Residency
@@ -87,6 +88,7 @@ class Pool:
         self._upkeep = Upkeep(stores, settings, sources, self._supervisor, owns=owns)
         self._writer = SlotWriter(self._residency, self._upkeep.committed, settings, sources)
         self._erasures = Erasures(self._residency, self._writer, settings, sources, self._supervisor)
+        self._index_builds = IndexBuilds(stores, self._residency, self._writer, settings, sources, self._supervisor)
         self._operations = Operations(
             stores, self._residency, self._writer, self._erasures, settings, sources, self.residency
         )
@@ -256,6 +258,8 @@ class Pool:
                     self._guarded("periodic commit", partial(self._commit_overdue, slot))
             if (due := self._erasures.next_slot()) is not None:
                 self._guarded(ERASURE, partial(self._erasures.start, due))
+            if (due := self._index_builds.next_slot()) is not None:
+                self._guarded(INDEX_BUILD, partial(self._index_builds.start, due))
 
     def press(self, *, is_short: bool) -> None:
         """Open no further vectorstore while the instance is short of memory, and close some that are not used."""
@@ -353,6 +357,7 @@ class Pool:
         report = DrainReport()
         deadline_s = self._sources.monotonic_s() + budget_s
         await self._supervisor.stop(budget_s / 4, [_TICK])
+        await self._index_builds.stop()
         if self._requests:
             # Work under way gets at most half of the time; the other half is for committing acknowledged writes.
             _, pending = await asyncio.wait(set(self._requests), timeout=budget_s / 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 from vectorpool.answers import Answer
@@ -65,6 +66,14 @@ class EraseJob:
 
 
 @dataclass(slots=True)
+class InstallJob:
+    """Put the indexes that were built in ``directory`` into the newest state."""
+
+    directory: Path
+    done: asyncio.Future[None] = field(default_factory=_future)
+
+
+@dataclass(slots=True)
 class RestoreJob:
     """Make the state of commit ``seq`` the newest; the result is the number of the new commit."""
 
@@ -80,7 +89,7 @@ class EndJob:
     done: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
-Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | EraseJob | RestoreJob | EndJob
+Job: TypeAlias = WriteJob | FlushJob | CatchUpJob | HealJob | EraseJob | InstallJob | RestoreJob | EndJob
 
 
 class Slot:

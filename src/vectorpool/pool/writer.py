@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from vectorpool.answers import Answer
 from vectorpool.commands import Write
@@ -16,7 +17,18 @@ from vectorpool.context import RequestContext
 from vectorpool.errors import DeadlineExceeded, InternalError, QueueFull, StoreUnavailable, VectorpoolError
 from vectorpool.limits import Quota
 from vectorpool.pool.residency import Residency
-from vectorpool.pool.slot import CatchUpJob, EndJob, EraseJob, FlushJob, HealJob, Job, RestoreJob, Slot, WriteJob
+from vectorpool.pool.slot import (
+    CatchUpJob,
+    EndJob,
+    EraseJob,
+    FlushJob,
+    HealJob,
+    InstallJob,
+    Job,
+    RestoreJob,
+    Slot,
+    WriteJob,
+)
 from vectorpool.pool.states import Committing, Ready
 from vectorpool.settings import Settings
 from vectorpool.sources import Sources
@@ -133,6 +145,12 @@ class SlotWriter:
         self._enqueue(slot, erase)
         return erase
 
+    def install_later(self, slot: Slot, directory: Path) -> InstallJob:
+        """Queue the installation of indexes; a failure is raised to callers that wait for the job."""
+        install = InstallJob(directory)
+        self._enqueue(slot, install)
+        return install
+
     async def restore(self, slot: Slot, seq: int) -> int:
         """Make the state of commit ``seq`` the newest; return the number of the new commit."""
         job = RestoreJob(seq)
@@ -196,9 +214,9 @@ class SlotWriter:
                 case HealJob():
                     await store.heal()
                     _succeed(job.done, None)
-                case EraseJob():
+                case EraseJob() | InstallJob():
                     before = store.commit_seq
-                    await store.erase()
+                    await (store.edits.erase() if isinstance(job, EraseJob) else store.edits.install(job.directory))
                     _succeed(job.done, None)
                     self._committed(slot.user_id, store, before)
                 case RestoreJob():

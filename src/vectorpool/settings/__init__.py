@@ -139,7 +139,8 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
     hnsw_sync_threshold: Annotated[
         int,
         setting(
-            "Additions that a new collection queues in SQLite before they are written to the HNSW files",
+            "Additions that a new collection queues in SQLite before they are written to the HNSW files; at 1000, "
+            "Chroma's default, they stay in the queue until an index pays",
             ge=2,
             le=int(bounds.SYNC_THRESHOLD.most),
         ),
@@ -153,7 +154,7 @@ class Settings(DocumentSettings, frozen=True, kw_only=True, forbid_unknown_field
             "index; 0 always asks Chroma",
             ge=0,
         ),
-    ] = 16 * 1024**2
+    ] = 32 * 1024**2
     index_rows_bytes: Annotated[
         int,
         setting(

@@ -8,8 +8,8 @@ stays in the history.
 A replica whose schema the open changed, because an older engine wrote it, is *migrated*. A read does not commit that.
 Before the first write is applied, the migration is committed as a commit of its own.
 
-An *erasure* removes what was deleted from the files (see ``erasure``). It is made in a directory that is not open yet,
-and it is a commit of its own too.
+An *edit* changes the files of a directory that is not open yet, and is a commit of its own too: an erasure removes what
+was deleted (see ``erasure``), an installation adds indexes that were built elsewhere (see ``engine.index_build``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+import msgspec
+
 from vectorpool.commitlog.format import Summary
 from vectorpool.commitlog.image import Image
 from vectorpool.commitlog.log import CommitLog
 from vectorpool.commitlog.outcomes import ORIGIN, Hydrated, PendingCommit, Position
+from vectorpool.engine.index_build import install_indexes
 from vectorpool.engine.leftovers import forget_mark, sweep_lists
 from vectorpool.engine.salvage import SalvageReport, salvage
 from vectorpool.errors import BrokenReplica, OutcomeUnknown, UserNotFound, VectorpoolError
@@ -65,6 +68,22 @@ class Built:
     is_absent: bool
 
 
+class Edit(msgspec.Struct, frozen=True):
+    """A change of a closed directory. ``apply`` makes it, blocking, and returns whether anything was done.
+
+    ``summary`` is that of its commit, and ``what`` says it in words: the vectorstore was ...
+    """
+
+    apply: Callable[[Path], bool]
+    summary: Summary
+    what: str
+
+
+def installation(built: Path) -> Edit:
+    """Return the edit that installs the indexes of ``built``."""
+    return Edit(partial(install_indexes, built=built), Summary(indexed=True), "given an index")
+
+
 class Builder:
     """Builds replicas of one user: of the newest commit, or read-only ones of the past commit ``at``.
 
@@ -97,10 +116,15 @@ class Builder:
         self._settings = settings
         self._sources = sources
 
-    async def build(self, *, create: bool, suspect: bool, migrate: bool = False, erases: bool = False) -> Built:
+    @property
+    def erasure(self) -> Edit:
+        """The edit that removes what was deleted."""
+        return Edit(self._erase, Summary(erased=True), "freed of what was deleted from it")
+
+    async def build(self, *, create: bool, suspect: bool, migrate: bool = False, edit: Edit | None = None) -> Built:
         """Fill a new directory and open it; one that is ``suspect`` is examined, and salvaged if it is damaged.
 
-        With ``migrate``, what opening an older state changed is committed.
+        With ``migrate``, what opening an older state changed is committed. What ``edit`` changes is committed.
 
         Raises UserNotFound if nothing is stored and ``create`` is False, BrokenReplica if Chroma cannot work with it,
         LostRace if another instance committed during a salvage or a migration, LocalDiskFailed, and what a hydrate
@@ -129,15 +153,16 @@ class Builder:
                     await self._run(sweep_lists, directory)
                 if hydrated.adopted:
                     await self._run(forget_mark, directory)
-            is_erased = erases and not is_absent and await self._run(self._erase, directory)
+            if is_absent or (edit is not None and not await self._run(edit.apply, directory)):
+                edit = None
             if suspect and self.at is None:
                 opened = await self._open_sound(directory, position, image)
             else:
                 opened = await self._run(self._open_replica, self._user_id, directory, position, image, self._settings)
-            if not (is_edited or is_erased):
+            if not is_edited and edit is None:
                 opened.state.hydrated()
-            if (opened.is_migrated and migrate) or is_erased:
-                await self._commit_upkeep(opened, Summary(migrated=opened.is_migrated, erased=is_erased))
+            if (opened.is_migrated and migrate) or edit is not None:
+                await self._commit_upkeep(opened, edit)
             self._count(hydrated, self._sources.monotonic_s() - began_s)
             return Built(opened, is_absent)
         except BaseException as error:
@@ -178,9 +203,11 @@ class Builder:
             raise
         return replica
 
-    async def _commit_upkeep(self, replica: Replica, summary: Summary) -> None:
-        """Commit a migration or an erasure; the replica is closed if that fails. Raises LostRace, StoreUnavailable."""
+    async def _commit_upkeep(self, replica: Replica, edit: Edit | None) -> None:
+        """Commit a migration or an edit; the replica is closed if that fails. Raises LostRace, StoreUnavailable."""
+        is_migrated, summary = replica.is_migrated, Summary() if edit is None else edit.summary
         try:
+            summary = msgspec.structs.replace(summary, migrated=is_migrated)
             pending = await self._run(self._prepare, replica, summary)
             replica.advance(await self._log.append(pending), pending.image)
         except BaseException as error:
@@ -189,7 +216,7 @@ class Builder:
                 # The write that asked for it was not applied. The next hydrate shows whether the commit landed.
                 raise in_doubt(error) from error
             raise
-        what = "migrated from an older state" if summary.migrated else "freed of what was deleted from it"
+        what = "migrated from an older state" if edit is None else edit.what
         logger.info("a vectorstore was %s, in commit %d", what, replica.position.seq)
 
     def _prepare(self, replica: Replica, summary: Summary) -> PendingCommit:

@@ -28,8 +28,8 @@ from vectorpool.settings import Settings
 from vectorpool.sources import Sources
 from vectorpool.telemetry.families import CATCH_UPS
 from vectorpool.telemetry.parts import COMMIT, ENGINE, HYDRATE, Stopwatch, StoreClock, timed
-from vectorpool.vectorstore.builder import REBUILDS, Builder
-from vectorpool.vectorstore.erasure import ErasureSchedule
+from vectorpool.vectorstore.builder import REBUILDS, Builder, Built
+from vectorpool.vectorstore.edits import Edits
 from vectorpool.vectorstore.freshness import Freshness
 from vectorpool.vectorstore.in_place import InPlace
 from vectorpool.vectorstore.offers import Offers
@@ -80,8 +80,9 @@ class Vectorstore:
         self._replays = settings.durability == "write-back"
         self._offers = Offers(log, replays=self._replays)
         # Whether there was a write. From then on the migration of an older state is committed when it is opened.
-        self._migrates = False
-        self._erasures = ErasureSchedule(settings, sources)
+        self.has_written = False
+        # Commits that change the files and not what is stored.
+        self.edits = Edits(builder, self._open, settings, sources, self)
         self._in_place = InPlace(log, self._open.lock, workers, settings, sources, self._open.drop)
 
     # --- Properties for the slot ---------------------------------------------------------------------
@@ -236,23 +237,12 @@ class Vectorstore:
             return Compaction()
         return await self._log.compact(self._replica.position)
 
-    def is_erasure_due(self, *, is_idle: bool) -> bool:
-        """Whether what was deleted should be removed from the files now; ``is_idle``: the vectorstore is not used."""
-        return self._migrates and not self.is_absent and self._erasures.is_due(self._replica, is_idle=is_idle)
-
-    async def erase(self) -> None:
-        """Commit the state without what was deleted, unless another commits first. Raises what a commit raises."""
-        asked_s = self._erasures.begin()
-        await self.commit()
-        try:
-            built = await self._builder.build(create=True, suspect=False, migrate=True, erases=True)
-        except LostRace:
-            return
+    async def replace(self, built: Built, asked_s: float) -> None:
+        """Open a replica of the newest commit in place of the present one; ``asked_s`` is when it was the newest."""
         async with self._open.lock.exclusive():
             await self._open.drop()
             self._open.replica, self._absent = built.replica, built.is_absent
         self._freshness.confirm(asked_s)
-        self._erasures.end(built.replica)
 
     # --- Inside --------------------------------------------------------------------------------------
 
@@ -266,7 +256,7 @@ class Vectorstore:
 
     async def _open_to_write(self, *, asks: bool = False) -> None:
         """Build the replica, its migration as a commit of its own; ``asks``: take in newer commits if others commit."""
-        self._migrates = True
+        self.has_written = True
         await self.open(create=True)
         if self._replica is not None and self._replica.is_migrated:
             await self._rebuild(create=True)
@@ -398,7 +388,7 @@ class Vectorstore:
                 await self._open.drop()
                 try:
                     asked_s = self._sources.monotonic_s()
-                    built = await self._builder.build(create=create, suspect=suspect, migrate=self._migrates)
+                    built = await self._builder.build(create=create, suspect=suspect, migrate=self.has_written)
                 except BrokenReplica:
                     if suspect:
                         raise
