@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import lanes, minio, moto, radosgw
+from tests.support.milvus import MilvusServer
 from tests.support.postgres import Postgres, postgres_server
 from tests.support.store import S3Server
 from vectorpool.objects.bucket import Bucket
@@ -50,6 +51,15 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for the tests of one file; they are skipped where none is installed."""
     with postgres_server() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusServer]:
+    """A real Milvus server for the tests of one file; they are skipped without the group that has it."""
+    pytest.importorskip("milvus", reason="uv sync --group milvus-server")
+    server = MilvusServer(tmp_path_factory.mktemp("milvus"))
+    yield server
+    server.close()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -68,9 +68,10 @@ def _s3(request: pytest.FixtureRequest) -> str:
 
 
 LANCEDB = pytest.param("lancedb", marks=pytest.mark.lancedb)
+MILVUS = [pytest.param(each, marks=pytest.mark.milvus) for each in ("milvus", "milvus-server")]
 
 
-@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant", LANCEDB])
+@pytest.fixture(params=["postgresql", "parquet", "parquet-file", "parquet-s3", "chroma", "qdrant", LANCEDB, *MILVUS])
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     if request.param == "qdrant":
         # The client's local mode is the same client over a directory.
@@ -86,6 +87,8 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
         "parquet": lambda: f"parquet://{tmp_path}/folder",
         "parquet-s3": lambda: _s3(request),
         "lancedb": lambda: f"lancedb://{tmp_path}/lance",
+        "milvus": lambda: f"milvus://{tmp_path}/milvus.db",
+        "milvus-server": lambda: request.getfixturevalue("milvus_server").database(),
         "parquet-file": lambda: str(tmp_path / "one.parquet"),
         "chroma": lambda: (
             f"chroma+{str(request.getfixturevalue('chroma').client.base_url).rstrip('/')}?tenant={tmp_path.name}"

@@ -19,7 +19,7 @@ LAYERS = ("unit", "property", "simulation", "integration", "protocol", "acceptan
 # About two minutes on two cores: no network, no object store of its own, no process of the service.
 QUICK = frozenset({"unit", "property"})
 # Long tests, and tests with requirements outside a checkout. They run only if the expression of -m names their mark.
-LEFT_OUT = ("long", "versions", "wheel", "torch", "lancedb", "containers")
+LEFT_OUT = ("long", "versions", "wheel", "torch", "lancedb", "milvus", "containers")
 SERVERS = frozenset({"radosgw_server", "moto_server", "minio_server"})
 
 

@@ -16,6 +16,7 @@ _KINDS: Final = {
     "chroma": ("chroma_server", None),
     "qdrant": ("qdrant", "qdrant"),
     "lancedb": ("lancedb", "lancedb"),
+    "milvus": ("milvus", "milvus"),
 }
 
 

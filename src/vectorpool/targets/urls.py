@@ -22,6 +22,9 @@ SCHEMES: Final = {
     "qdrant+http": "qdrant",
     "qdrant+https": "qdrant",
     "lancedb": "lancedb",
+    "milvus": "milvus",
+    "milvus+http": "milvus",
+    "milvus+https": "milvus",
 }
 # Parameters whose values may be shown; those of any other are not.
 _PLAIN: Final = frozenset(
@@ -96,7 +99,7 @@ def parse(text: str) -> Target:
         raise InvalidTarget(f"The {scheme}:// URL of the target is malformed: check its host and port.") from None
     if len(text) > _MAX_URL or any(ord(character) < 33 for character in text):
         raise InvalidTarget(f"The {scheme}:// URL of the target has spaces or control characters, or is too long.")
-    if kind in ("chroma", "qdrant") and not parts.hostname:
+    if (kind in ("chroma", "qdrant") or scheme.startswith("milvus+")) and not parts.hostname:
         raise InvalidTarget(f"The {scheme}:// URL of the target names no host. Write {scheme}://HOST:PORT.")
     if scheme == "s3" and not parts.netloc:
         raise InvalidTarget("The s3:// URL of the target names no bucket. Write s3://BUCKET/FOLDER.")
@@ -104,6 +107,9 @@ def parse(text: str) -> Target:
         raise InvalidTarget("The parquet:// URL of the target names no path. Write parquet:///FOLDER or FILE.parquet.")
     if scheme == "lancedb" and not (parts.netloc + parts.path).strip("/"):
         raise InvalidTarget("The lancedb:// URL of the target names no folder. Write lancedb:///FOLDER.")
+    if scheme == "milvus" and Path(unquote(parts.netloc + parts.path)).suffix != ".db":
+        # The client's own rule, so that it opens what was exported by the same name.
+        raise InvalidTarget("The milvus:// URL of the target names no folder that ends with .db: milvus:///FOLDER.db.")
     return Target(kind, text, _shown(parts), _secrets(parts))
 
 

@@ -24,6 +24,8 @@ from vectorpool.targets.urls import parse
         ("chroma+http://h:8000", "chroma"),
         ("qdrant+https://h", "qdrant"),
         ("lancedb:///x", "lancedb"),
+        ("milvus:///x.db", "milvus"),
+        ("milvus+http://h:19530/database", "milvus"),
     ],
 )
 def test_the_scheme_names_the_kind(text: str, kind: str) -> None:
@@ -40,6 +42,9 @@ def test_the_scheme_names_the_kind(text: str, kind: str) -> None:
         "s3:///x",
         "parquet://",
         "lancedb:///",
+        "milvus:///",
+        "milvus:///no-suffix",
+        "milvus+http://",
         "qdrant+http://h:port",
         "s3://a b",
     ],
