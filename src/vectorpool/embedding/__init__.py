@@ -35,8 +35,8 @@ def open_embedder(
 ) -> Embedder:
     """Return the embedder that ``settings.embedder`` names, not started yet.
 
-    ``is_bulk``: it is for throughput, and nobody waits for a single text. A run of the model then has one thread, and
-    as many run at once as others have threads.
+    ``is_bulk``: it is for throughput, where no person waits for a single text. A run of the model then has one thread,
+    and as many run at once as others have threads.
 
     Raises Misconfigured if a setting that it needs is missing, or a package that it needs is not installed.
     """
