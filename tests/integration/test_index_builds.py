@@ -217,6 +217,31 @@ async def test_a_build_that_dies_is_told_and_counted(
 
 
 @pytest.mark.usefixtures("soon")
+async def test_a_build_that_has_nothing_to_write_is_not_repeated_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Chroma refuses stays due: another vectorstore has its turn, and this one is not hydrated every time."""
+    async with Instance(tmp_path, MemoryBucket(), exact_bytes=EXACT_BYTES) as instance:
+        await load(instance)
+        begun = 0
+
+        async def build_in(_directory: Path) -> int:
+            nonlocal begun
+            begun += 1
+            return 0
+
+        monkeypatch.setattr(index_builds, "_build_in", build_in)
+        await search_until_due(instance)
+
+        async def is_over() -> bool:
+            return begun > 0 and instance.pool._index_builds._current is None
+
+        await until(is_over)
+        await search_until_due(instance)
+        assert instance.pool._index_builds.next_slot() is None and begun == 1
+
+
+@pytest.mark.usefixtures("soon")
 async def test_a_drain_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process is gone, and so is its directory."""
     instance = Instance(tmp_path, MemoryBucket(), exact_bytes=EXACT_BYTES)

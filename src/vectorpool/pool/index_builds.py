@@ -34,7 +34,8 @@ INDEX_BUILD: Final = "index build"
 _BUILD_S: Final = 3600.0
 # The hydrated state, its index beside the queue, and the state that they are put into.
 _ROOM: Final = 4
-# Least time between two builds of a shard, and after one that failed until the next of that vectorstore.
+# Least time between two builds of a shard, and after one that failed or found nothing to build until the next of that
+# vectorstore.
 _REST_S: Final = 10.0
 _PAUSE_S: Final = 300.0
 # Vectorstores whose failure is remembered.
@@ -96,15 +97,18 @@ class IndexBuilds:
             # Deleted meanwhile.
             pass
         except Exception as error:
-            if len(self._paused_until_s) >= _MAX_PAUSED:
-                self._paused_until_s.clear()
-            self._paused_until_s[user_id] = self._sources.monotonic_s() + _PAUSE_S
+            self._pause(user_id)
             told = error if isinstance(error, VectorpoolError) else repr(error)
             logger.warning("the index of a vectorstore could not be built; searches compare all vectors: %s", told)
             self._supervisor.record_failure(INDEX_BUILD, error)
         finally:
             self._current = None
             self._not_before_s = self._sources.monotonic_s() + _REST_S
+
+    def _pause(self, user_id: str) -> None:
+        if len(self._paused_until_s) >= _MAX_PAUSED:
+            self._paused_until_s.clear()
+        self._paused_until_s[user_id] = self._sources.monotonic_s() + _PAUSE_S
 
     async def _build(self, user_id: str) -> None:
         async with self._stores.scratch() as directory:
@@ -119,6 +123,8 @@ class IndexBuilds:
                     f"{_ROOM * size}."
                 )
             if not await _build_in(state):
+                # It would be due again at once, and be hydrated for nothing again.
+                self._pause(user_id)
                 return
             slot = self._residency.pin(user_id)
             try:
