@@ -6,6 +6,8 @@ import asyncio
 import logging
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -382,3 +384,11 @@ def test_an_index_of_another_past_changes_nothing(tmp_path: Path) -> None:
     before = (restored / CHROMA_DATABASE_FILE).read_bytes()
     assert not install_indexes(restored, built)
     assert (restored / CHROMA_DATABASE_FILE).read_bytes() == before
+
+
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """It watches its standard input, which ends when that process does, however it ends."""
+    command = [sys.executable, "-m", "vectorpool.engine.index_process", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        told, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and told == b""
