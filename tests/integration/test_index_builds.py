@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.integration.test_squeezed_queues import IDS, History
 from tests.support.instances import USER, HookedBucket, Instance, upsert, vectors
 from tests.support.plain_chroma import PlainChroma
 from tests.support.queues import THRESHOLD, queue, take_as_usual
-from vectorpool.commands import CreateCollection, DeleteRecords, DeleteVectorstore, Hnsw, QueryRecords
+from vectorpool.commands import CreateCollection, DeleteRecords, DeleteVectorstore, Hnsw, QueryRecords, Restore
 from vectorpool.engine import index_needs
 from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.fast_writes import FastWriter
@@ -392,3 +393,64 @@ def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         told, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and told == b""
+
+
+@pytest.mark.usefixtures("soon")
+async def test_an_index_that_does_not_fit_is_not_built_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vectorstore was restored to an earlier commit while its index was built: nothing is changed, and it rests."""
+    async with Instance(tmp_path, MemoryBucket(), exact_bytes=EXACT_BYTES) as instance:
+        await load(instance)
+        earlier = await instance.commit()
+        await instance.do(upsert("later", vectors=vectors(1)))
+        build, is_restored = index_builds._build_in, False
+
+        async def build_in(directory: Path) -> int:
+            nonlocal is_restored
+            count = await build(directory)
+            await instance.do(Restore(commit=earlier))
+            is_restored = True
+            return count
+
+        monkeypatch.setattr(index_builds, "_build_in", build_in)
+        await search_until_due(instance)
+
+        async def is_over() -> bool:
+            return is_restored and instance.pool._index_builds._current is None
+
+        await until(is_over)
+        assert len(await instance.records()) == COUNT
+        assert not any(each.summary.indexed for each in await instance.history())
+        await search_until_due(instance)
+        assert instance.pool._index_builds.next_slot() is None
+
+
+@pytest.mark.usefixtures("soon")
+async def test_vectorstores_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two whose index is due, the one that had its turn longest ago is next."""
+
+    async def build_in(directory: Path) -> int:
+        return 0
+
+    monkeypatch.setattr(index_builds, "_build_in", build_in)
+    monkeypatch.setattr(index_builds, "_PAUSE_S", 0.0)
+    async with Instance(tmp_path, MemoryBucket(), exact_bytes=EXACT_BYTES) as instance:
+        begun: list[str] = []
+        builds, start = instance.pool._index_builds, instance.pool._index_builds.start
+
+        def begin(slot: Any) -> None:
+            begun.append(slot.user_id)
+            start(slot)
+
+        monkeypatch.setattr(builds, "start", begin)
+        for user in ("42", "43"):
+            await load(instance, user)
+
+        async def had_turns() -> bool:
+            for user in ("42", "43"):
+                await nearest(instance, user=user)
+            return len(begun) >= 6
+
+        await until(had_turns)
+    assert all(one != other for one, other in pairwise(begun))

@@ -38,8 +38,8 @@ _ROOM: Final = 4
 # vectorstore.
 _REST_S: Final = 10.0
 _PAUSE_S: Final = 300.0
-# Vectorstores whose failure is remembered.
-_MAX_PAUSED: Final = 1000
+# Vectorstores of which is remembered when they had their turn, and until when they have none.
+_MAX_KNOWN: Final = 1000
 
 
 class IndexBuilds:
@@ -63,6 +63,7 @@ class IndexBuilds:
         self._current: asyncio.Task[None] | None = None
         self._not_before_s = 0.0
         self._paused_until_s: dict[str, float] = {}
+        self._begun_s: dict[str, float] = {}
 
     def next_slot(self) -> Slot | None:
         """Return a slot with an index that is due; None if there is none, or while one is built."""
@@ -71,17 +72,22 @@ class IndexBuilds:
         now_s = self._sources.monotonic_s()
         if now_s < self._not_before_s:
             return None
-        for slot in self._residency.slots.values():
-            is_due = isinstance(slot.state, Ready) and slot.state.store.edits.is_index_due()
-            if is_due and now_s >= self._paused_until_s.get(slot.user_id, 0.0):
-                return slot
-        return None
+        due = [
+            slot
+            for slot in self._residency.slots.values()
+            if isinstance(slot.state, Ready)
+            and slot.state.store.edits.is_index_due()
+            and now_s >= self._paused_until_s.get(slot.user_id, 0.0)
+        ]
+        # The one that had its turn longest ago.
+        return min(due, key=lambda slot: self._begun_s.get(slot.user_id, 0.0), default=None)
 
     def start(self, slot: Slot) -> None:
         """Begin to build the indexes of a slot's vectorstore."""
         assert slot.store is not None
         slot.store.edits.begin_index()
-        self._current = asyncio.create_task(self._run(slot.user_id))
+        _note(self._begun_s, slot.user_id, self._sources.monotonic_s())
+        self._current = asyncio.create_task(self._run(slot.user_id, slot.store.size_bytes()))
 
     async def stop(self) -> None:
         """End the build that is under way; nothing of it stays."""
@@ -90,9 +96,11 @@ class IndexBuilds:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._current
 
-    async def _run(self, user_id: str) -> None:
+    async def _run(self, user_id: str, size: int) -> None:
         try:
-            await self._build(user_id)
+            if not await self._build(user_id, size):
+                # It would be due again soon, and be built for nothing again.
+                self._pause(user_id)
         except UserNotFound:
             # Deleted meanwhile.
             pass
@@ -106,31 +114,38 @@ class IndexBuilds:
             self._not_before_s = self._sources.monotonic_s() + _REST_S
 
     def _pause(self, user_id: str) -> None:
-        if len(self._paused_until_s) >= _MAX_PAUSED:
-            self._paused_until_s.clear()
-        self._paused_until_s[user_id] = self._sources.monotonic_s() + _PAUSE_S
+        _note(self._paused_until_s, user_id, self._sources.monotonic_s() + _PAUSE_S)
 
-    async def _build(self, user_id: str) -> None:
+    async def _build(self, user_id: str, size: int) -> bool:
+        """Build and install the indexes of a vectorstore of ``size`` bytes; return False if that led to nothing."""
         async with self._stores.scratch() as directory:
-            state = directory / "state"
-            hydrated = await self._stores.log(user_id).hydrate(state)
-            if hydrated is None or hydrated.tombstone:
-                return
-            size, free = hydrated.image.size, shutil.disk_usage(directory).free
+            free = shutil.disk_usage(directory).free
             if free < _ROOM * size:
                 raise LocalDiskFailed(
                     f"The replica directory has {free} bytes free, and an index build of this vectorstore needs "
                     f"{_ROOM * size}."
                 )
-            if not await _build_in(state):
-                # It would be due again at once, and be hydrated for nothing again.
-                self._pause(user_id)
-                return
+            state = directory / "state"
+            hydrated = await self._stores.log(user_id).hydrate(state)
+            if hydrated is None or hydrated.tombstone or not await _build_in(state):
+                return False
             slot = self._residency.pin(user_id)
             try:
-                await self._writer.install_later(slot, state).done
+                job = self._writer.install_later(slot, state)
+                try:
+                    return await asyncio.shield(job.done)
+                except asyncio.CancelledError:
+                    # The directory stays until the writer does not need it any more.
+                    await asyncio.wait([job.done])
+                    raise
             finally:
                 self._residency.unpin(slot)
+
+
+def _note(times: dict[str, float], user_id: str, time_s: float) -> None:
+    if len(times) >= _MAX_KNOWN and user_id not in times:
+        times.clear()
+    times[user_id] = time_s
 
 
 async def _build_in(directory: Path) -> int:

@@ -22,6 +22,10 @@ def _future() -> asyncio.Future[None]:
     return asyncio.get_running_loop().create_future()
 
 
+def _future_bool() -> asyncio.Future[bool]:
+    return asyncio.get_running_loop().create_future()
+
+
 @dataclass(slots=True, eq=False)
 class WriteJob:
     """One write. ``size`` is its share of the queue's bytes; ``request_id`` names its request in the log.
@@ -67,10 +71,10 @@ class EraseJob:
 
 @dataclass(slots=True)
 class InstallJob:
-    """Put the indexes that were built in ``directory`` into the newest state."""
+    """Put the indexes that were built in ``directory`` into the newest state; the result is whether they fitted."""
 
     directory: Path
-    done: asyncio.Future[None] = field(default_factory=_future)
+    done: asyncio.Future[bool] = field(default_factory=_future_bool)
 
 
 @dataclass(slots=True)

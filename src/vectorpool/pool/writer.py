@@ -214,10 +214,14 @@ class SlotWriter:
                 case HealJob():
                     await store.heal()
                     _succeed(job.done, None)
-                case EraseJob() | InstallJob():
+                case EraseJob():
                     before = store.commit_seq
-                    await (store.edits.erase() if isinstance(job, EraseJob) else store.edits.install(job.directory))
+                    await store.edits.erase()
                     _succeed(job.done, None)
+                    self._committed(slot.user_id, store, before)
+                case InstallJob():
+                    before = store.commit_seq
+                    _succeed(job.done, await store.edits.install(job.directory))
                     self._committed(slot.user_id, store, before)
                 case RestoreJob():
                     _succeed(job.done, await store.restore(job.seq))
@@ -279,7 +283,9 @@ def _size_of(command: Write) -> int:
     return (len(vectors.data) if vectors is not None else 0) + sum(len(d) for d in documents if d) + 256
 
 
-def _succeed(done: asyncio.Future[Answer] | asyncio.Future[None] | asyncio.Future[int], value: object) -> None:
+def _succeed(
+    done: asyncio.Future[Answer] | asyncio.Future[None] | asyncio.Future[int] | asyncio.Future[bool], value: object
+) -> None:
     if not done.done():
         done.set_result(value)  # type: ignore[arg-type]
 

@@ -62,10 +62,14 @@ OpenReplica = Callable[[str, Path, Position, Image, Settings], Replica]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A replica; ``is_absent`` says that nothing is stored for the user, and the replica is empty."""
+    """A replica; ``is_absent`` says that nothing is stored for the user, and the replica is empty.
+
+    ``is_edited`` says whether an edit that was asked for changed something.
+    """
 
     replica: Replica
     is_absent: bool
+    is_edited: bool = False
 
 
 class Edit(msgspec.Struct, frozen=True):
@@ -164,7 +168,7 @@ class Builder:
             if (opened.is_migrated and migrate) or edit is not None:
                 await self._commit_upkeep(opened, edit)
             self._count(hydrated, self._sources.monotonic_s() - began_s)
-            return Built(opened, is_absent)
+            return Built(opened, is_absent, edit is not None)
         except BaseException as error:
             if isinstance(error, VectorpoolError) and not isinstance(error, UserNotFound):
                 self._log.figures.counter(HYDRATE_FAILURES, error.code).add()

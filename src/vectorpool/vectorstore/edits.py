@@ -74,13 +74,15 @@ class Edits:
         if self._open.replica is not None:
             self._open.replica.engine.index_needs.begin()
 
-    async def install(self, directory: Path) -> None:
+    async def install(self, directory: Path) -> bool:
         """Commit the state with the indexes of ``directory``, unless another commits first.
 
-        Raises UserNotFound, BrokenReplica if they do not belong to the state, and what a commit raises.
+        Returns False if none of them fits the state any more. Raises UserNotFound, BrokenReplica if they contradict the
+        records, and what a commit raises.
         """
         await self._vectorstore.open(create=False)
-        await self._edit(installation(directory), self._sources.monotonic_s())
+        built = await self._edit(installation(directory), self._sources.monotonic_s())
+        return built is None or built.is_edited
 
     async def _edit(self, edit: Edit, asked_s: float) -> Built | None:
         await self._vectorstore.commit()
