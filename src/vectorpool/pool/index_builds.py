@@ -89,12 +89,11 @@ class IndexBuilds:
         _note(self._begun_s, slot.user_id, self._sources.monotonic_s())
         self._current = asyncio.create_task(self._run(slot.user_id, slot.store.size_bytes()))
 
-    async def stop(self) -> None:
-        """End the build that is under way; nothing of it stays."""
+    async def stop(self, timeout_s: float) -> None:
+        """End the build that is under way, of which nothing stays; an installation that has begun ends first."""
         if self._current is not None:
             self._current.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._current
+            await asyncio.wait([self._current], timeout=timeout_s)
 
     async def _run(self, user_id: str, size: int) -> None:
         try:

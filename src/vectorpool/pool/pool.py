@@ -357,7 +357,7 @@ class Pool:
         report = DrainReport()
         deadline_s = self._sources.monotonic_s() + budget_s
         await self._supervisor.stop(budget_s / 4, [_TICK])
-        await self._index_builds.stop()
+        await self._index_builds.stop(budget_s / 4)
         if self._requests:
             # Work under way gets at most half of the time; the other half is for committing acknowledged writes.
             _, pending = await asyncio.wait(set(self._requests), timeout=budget_s / 2)
