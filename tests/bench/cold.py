@@ -46,6 +46,7 @@ from vectorpool.commitlog.hydrate import hydrate, list_log
 from vectorpool.commitlog.image import Image, block_digests
 from vectorpool.commitlog.outcomes import Position
 from vectorpool.commitlog.plan import Chain
+from vectorpool.engine.index_build import write_indexes
 from vectorpool.objects.bucket import Bucket
 from vectorpool.settings import Settings
 from vectorpool.vectorstore.replica import Replica
@@ -121,8 +122,12 @@ async def _upload_plain(place: Place, bucket: Bucket, user_id: str) -> tuple[Pat
     directory = place.scratch / f"plain-{user_id}"
     hydrated = await hydrate(bucket, user_id, None, directory)
     assert hydrated is not None
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        await bucket.put(f"plain/{user_id}/{path.relative_to(directory)}", path.read_bytes())
+    # A program without the log would have Chroma's indexes beside the queue.
+    plain = place.scratch / f"indexed-{user_id}"
+    await asyncio.to_thread(shutil.copytree, directory, plain)
+    await asyncio.to_thread(write_indexes, plain)
+    for path in sorted(p for p in plain.rglob("*") if p.is_file()):
+        await bucket.put(f"plain/{user_id}/{path.relative_to(plain)}", path.read_bytes())
     return directory, hydrated.image
 
 

@@ -28,7 +28,7 @@ from vectorpool.commands import CreateCollection, DeleteRecords, DeleteVectorsto
 from vectorpool.engine import index_needs
 from vectorpool.engine.collection_ids import wait_until_closed
 from vectorpool.engine.fast_writes import FastWriter
-from vectorpool.engine.index_build import install_indexes, write_indexes
+from vectorpool.engine.index_build import build_indexes, install_indexes
 from vectorpool.engine.index_files import read_labels
 from vectorpool.engine.rows import Batch
 from vectorpool.engine.tables import VECTOR_SCOPE, Operation
@@ -317,7 +317,7 @@ def test_an_installed_index_is_the_same_to_chroma(tmp_path: Path, space: str, se
         shutil.rmtree(built, ignore_errors=True)
         shutil.copytree(twins.ours, built)
         twins.open()
-        written, squeezed = write_indexes(built), history.squeezed
+        written, squeezed = build_indexes(built), history.squeezed
         write(int(random.integers(0, 40)))
         twins.close()
         if written:
@@ -348,7 +348,7 @@ def test_an_index_that_does_not_lead_to_the_records_is_refused(tmp_path: Path) -
     twins.close()
     built = tmp_path / "built"
     shutil.copytree(twins.ours, built)
-    assert write_indexes(built) == 1
+    assert build_indexes(built) == 1
     broken = tmp_path / "broken"
     shutil.copytree(twins.ours, broken)
     with closing(sqlite3.connect(broken / CHROMA_DATABASE_FILE)) as db:
@@ -381,7 +381,7 @@ def test_an_index_of_another_past_changes_nothing(tmp_path: Path) -> None:
         other.close()
     wait_until_closed(built)
     wait_until_closed(restored)
-    assert write_indexes(built) == 1
+    assert build_indexes(built) == 1
     before = (restored / CHROMA_DATABASE_FILE).read_bytes()
     assert not install_indexes(restored, built)
     assert (restored / CHROMA_DATABASE_FILE).read_bytes() == before

@@ -49,8 +49,10 @@ async def test_plain_chroma_finds_the_index_of_an_export(tmp_path: Path) -> None
         assert (await instance.do(ExportTo(directory=str(target))))["commit"] == commit
         assert _waiting(working) == COUNT + 11 and await instance.commit() == commit
         expected = await instance.records()
+        files = {path.name for path in working.iterdir() if path.is_file()}
     assert _waiting(target) == 1
     assert next(target.glob("*/data_level0.bin")).stat().st_size > (COUNT - 10) * 4 * 4
+    assert {path.name for path in target.iterdir() if path.is_file()} == files
     client = chromadb.PersistentClient(str(target))
     collection = client.get_collection("notes")
     assert collection.count() == COUNT - 10

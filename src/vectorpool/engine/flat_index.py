@@ -25,6 +25,8 @@ _SURELY_SMALL: Final = 1e37
 _SMALLEST: Final = 16
 # A text, and its places in a list and a dictionary.
 _BYTES_OF_AN_ID: Final = 200
+# Vectors from which on their lengths are computed together.
+_MANY_ROWS: Final = 64
 # Rows that are converted to float64 at a time.
 _LONG_ROWS: Final = 4096
 
@@ -48,6 +50,10 @@ class FlatIndex:
 
     def __contains__(self, record_id: str) -> bool:
         return record_id in self._places
+
+    def has_none_of(self, record_ids: set[str]) -> bool:
+        """Return whether none of the records is there."""
+        return self._places.keys().isdisjoint(record_ids)
 
     @property
     def dimension(self) -> int:
@@ -79,13 +85,14 @@ class FlatIndex:
 
     def put(self, ids: Sequence[str], vectors: Float32) -> None:
         """Add or replace vectors, float32[len(ids), dimension], of any length; no id comes twice."""
-        places = np.empty(len(ids), np.intp)
-        for at, record_id in enumerate(ids):
-            place = self._places.get(record_id)
-            if place is None:
-                place = self._places[record_id] = len(self._ids)
-                self._ids.append(record_id)
-            places[at] = place
+        places: NDArray[np.intp] | slice
+        if self._places.keys().isdisjoint(ids):
+            # All are new, as when a loaded collection is read.
+            places = slice(len(self._ids), len(self._ids) + len(ids))
+            self._places.update(zip(ids, range(places.start, places.stop), strict=True))
+            self._ids.extend(ids)
+        else:
+            places = self._make_places(ids)
         self.reserve(len(self._ids))
         if self.space == "cosine":
             vectors, lengths = _units(vectors)
@@ -95,6 +102,17 @@ class FlatIndex:
         halves = _halves(vectors)
         self._halves[places] = halves
         self._longest = max(self._longest, float(halves.max(initial=0)))
+
+    def _make_places(self, ids: Sequence[str]) -> NDArray[np.intp]:
+        """Return the places of records, new ones at the end."""
+        places = np.empty(len(ids), np.intp)
+        for at, record_id in enumerate(ids):
+            place = self._places.get(record_id)
+            if place is None:
+                place = self._places[record_id] = len(self._ids)
+                self._ids.append(record_id)
+            places[at] = place
+        return places
 
     def remove(self, record_id: str) -> None:
         """Forget one vector, if it is there; the last row moves into its place."""
@@ -230,7 +248,13 @@ def _units(vectors: Float32) -> tuple[Float32, Float32]:
     It adds squares in turn, and multiplies by the reciprocal. A row whose square overflows has no direction.
     """
     with np.errstate(over="ignore"):
-        lengths = np.sqrt(np.add.accumulate(vectors * vectors, axis=1)[:, -1])
+        squares = vectors * vectors
+        if len(vectors) >= _MANY_ROWS:
+            # Whole rows of the transposed array are added in turn; of few columns numpy would add pairs.
+            sums = np.add.reduce(np.ascontiguousarray(squares.T), axis=0)
+        else:
+            sums = np.add.accumulate(squares, axis=1)[:, -1]
+        lengths = np.sqrt(sums)
         return np.asarray(vectors * (np.float32(1) / (lengths + TINY))[:, None], np.float32), lengths
 
 
@@ -252,8 +276,26 @@ def _highest(scores: Float32, limit: int) -> NDArray[np.intp]:
     return scores.argpartition(len(scores) - limit)[len(scores) - limit :]
 
 
+def _is_load(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:
+    """Whether each operation adds a record of its own that is not there."""
+    size, plain = 4 * index.dimension, (Operation.ADD, Operation.UPSERT)
+    ids = {operation[1] for operation in operations}
+    return (
+        len(ids) == len(operations)
+        and index.has_none_of(ids)
+        and all(
+            kind in plain and vector is not None and len(vector) == size and encoding == "FLOAT32"
+            for kind, _, vector, encoding in operations
+        )
+    )
+
+
 def apply(index: FlatIndex, operations: Sequence[tuple[int, str, bytes | None, str | None]]) -> bool:
     """Apply queued operations: (kind, record id, vector, encoding). Return False if one cannot be interpreted."""
+    if _is_load(index, operations):
+        added = np.frombuffer(b"".join(vector or b"" for _, _, vector, _ in operations), "<f4")
+        index.put([operation[1] for operation in operations], added.reshape(len(operations), index.dimension))
+        return True
     # What becomes of each record: its last vector, or None if it is deleted.
     newest: dict[str, bytes | None] = {}
     for kind, record_id, vector, encoding in operations:

@@ -47,9 +47,20 @@ def write_indexes(directory: Path) -> int:
     A directory in which there is none, or whose schema was not tested, is not opened. Raises BrokenReplica,
     sqlite3.Error, OSError, and what the bindings raise: the directory may not be used then.
     """
+    return len(_write(directory))
+
+
+def build_indexes(directory: Path) -> int:
+    """Do the same, and note beside the files what the indexes were built from, for ``install_indexes``."""
+    notes = _write(directory)
+    (directory / _NOTES).write_bytes(msgspec.json.encode(notes))
+    return len(notes)
+
+
+def _write(directory: Path) -> list[_Note]:
     overdue = [queue for queue in closed_queues(directory) if queue.is_long]
     if not overdue:
-        return 0
+        return []
     with closing(read_only(directory)) as db:
         notes = {queue.collection_id: _Note(queue, _digest(db, directory, queue)) for queue in overdue}
     client = Client(directory)
@@ -60,9 +71,7 @@ def write_indexes(directory: Path) -> int:
     finally:
         client.close()
     wait_until_closed(directory)
-    found = [notes[each.collection_id] for each in written]
-    (directory / _NOTES).write_bytes(msgspec.json.encode(found))
-    return len(written)
+    return [notes[each.collection_id] for each in written]
 
 
 def install_indexes(directory: Path, built: Path) -> bool:

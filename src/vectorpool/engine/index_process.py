@@ -27,12 +27,12 @@ def main() -> None:
     """Write the indexes of the directory that the command line names."""
     os.nice(_NICE)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from vectorpool.engine.index_build import write_indexes  # noqa: PLC0415 - the watch begins first
+    from vectorpool.engine.index_build import build_indexes  # noqa: PLC0415 - the watch begins first
     from vectorpool.platform.fsync import skip_fsync  # noqa: PLC0415 - as above
 
     # The directory is removed when this process fails, so it need not survive a power cut.
     skip_fsync()
-    os.write(1, b"%d\n" % write_indexes(Path(sys.argv[1])))
+    os.write(1, b"%d\n" % build_indexes(Path(sys.argv[1])))
     # Chroma's threads may still run.
     os._exit(0)
 

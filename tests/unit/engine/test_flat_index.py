@@ -118,3 +118,32 @@ def test_a_vector_whose_length_is_not_known_is_not_told() -> None:
         index.vectors(["a"])
     index.fill(["a"], np.ones((1, DIMENSION), np.float32))
     assert not index.has_vectors
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 7, 8, 9, 127, 128, 129, 384, 1536])
+def test_lengths_of_many_vectors_are_those_of_each(dimension: int) -> None:
+    """To the last digit: squares are added in turn, however many vectors come at once."""
+    random = np.random.default_rng(dimension)
+    for count in (63, 64, 65, 100, 1000, 2000):
+        vectors = (random.normal(size=(count, dimension)) * 10.0 ** random.integers(-3, 4)).astype("<f4")
+        together, one_by_one = FlatIndex("cosine", dimension), FlatIndex("cosine", dimension)
+        ids = [str(number) for number in range(count)]
+        together.put(ids, vectors)
+        for number in range(count):
+            one_by_one.put(ids[number : number + 1], vectors[number : number + 1])
+        assert together.vectors(ids) == one_by_one.vectors(ids)
+
+
+def test_a_load_is_applied_as_single_operations_are() -> None:
+    """Added records of their own are taken together; with a repeated id, or one that is there, in turn."""
+    vector = [np.full(2, number, "<f4").tobytes() for number in range(6)]
+    load = [(Operation.ADD, f"r{number}", vector[number], "FLOAT32") for number in range(3)]
+    again = [(Operation.UPSERT, "r1", vector[4], "FLOAT32"), (Operation.ADD, "r2", vector[5], "FLOAT32")]
+    twice = [(Operation.ADD, "new", vector[1], "FLOAT32"), (Operation.ADD, "new", vector[2], "FLOAT32")]
+    index = FlatIndex("l2", 2)
+    for operations in (load, again, twice):
+        assert apply(index, operations)
+    assert index.vectors(["r0", "r1", "r2", "new"]) == [[0, 0], [4, 4], [2, 2], [1, 1]]
+    for wrong in ((Operation.ADD, "x", vector[0][:4], "FLOAT32"), (Operation.ADD, "x", vector[0], "INT32")):
+        assert not apply(index, [wrong])
+    assert not apply(index, [(Operation.ADD, "x", None, None)]) and "x" not in index and apply(index, [])
