@@ -22,9 +22,10 @@ import numpy as np
 import pyarrow as pa
 
 from vectorpool.errors import TargetRefused, TargetUnavailable, UserNotFound
+from vectorpool.targets.notes import Done, Entry, read_entry, write_entry
 from vectorpool.targets.records import BATCH, Collection, Copy, Held, Records, State
 from vectorpool.targets.urls import Target
-from vectorpool.targets.values import decode, encode, from_json, to_json
+from vectorpool.targets.values import from_json, to_json
 
 _STATE: Final = "vectorpool"
 _KEPT_FOR: Final = timedelta(days=1)
@@ -32,21 +33,6 @@ _KEPT_FOR: Final = timedelta(days=1)
 _USER: Final = "user"
 _ENTRY: Final = "collection "
 _STATE_SCHEMA: Final = pa.schema([("key", pa.string()), ("value", pa.string())])
-
-
-class _Done(msgspec.Struct):
-    """The commit of the last finished export; without a hash, that of the user's deletion."""
-
-    commit: int = 0
-    commit_hash: str = ""
-
-
-class _Entry(msgspec.Struct):
-    """What is noted of a collection. One without a dimension has no table."""
-
-    collection: Collection
-    held: Held
-    is_there: bool = False
 
 
 def open_sink(target: Target) -> LanceSink:
@@ -77,7 +63,8 @@ class _Database:
         self.target = target
         self._path = Path(unquote(target.parts.netloc + target.parts.path)) / quote(user_id, safe="")
         with _told(target):
-            self.db = lancedb.connect(str(self._path)) if self._path.is_dir() else None
+            # The library's types do not name all of its options.
+            self.db: Any = lancedb.connect(str(self._path)) if self._path.is_dir() else None
 
     def make(self) -> None:
         """Make the database and its table of the state, unless they are there."""
@@ -93,9 +80,9 @@ class _Database:
         with _told(self.target):
             return self.db.open_table(name)
 
-    def read(self) -> tuple[_Done, dict[str, _Entry]]:
+    def read(self) -> tuple[Done, dict[str, Entry]]:
         """Return what the state says: nothing for a user who is not there."""
-        done, entries = _Done(), dict[str, _Entry]()
+        done, entries = Done(), dict[str, Entry]()
         if self.db is None:
             return done, entries
         if not (self._path / f"{_STATE}.lance").is_dir():
@@ -105,12 +92,9 @@ class _Database:
         try:
             for row in rows:
                 if row["key"] == _USER:
-                    done = msgspec.json.decode(row["value"], type=_Done)
+                    done = msgspec.json.decode(row["value"], type=Done)
                 else:
-                    entry = msgspec.json.decode(row["value"], type=_Entry)
-                    if (metadata := entry.collection.metadata) is not None:
-                        plain = msgspec.structs.replace(entry.collection, metadata=decode(metadata))
-                        entry = msgspec.structs.replace(entry, collection=plain)
+                    entry = read_entry(row["value"])
                     entries[entry.collection.id] = entry
         except (KeyError, msgspec.MsgspecError):
             raise TargetRefused(
@@ -118,14 +102,14 @@ class _Database:
             ) from None
         return done, entries
 
-    def note(self, key: str, value: msgspec.Struct | None) -> None:
+    def note(self, key: str, value: str | None) -> None:
         """Write a row of the state, or remove it."""
         table = self.table(_STATE)
         with _told(self.target):
             if value is None:
                 table.delete(f"key = {_literal(key)}")
                 return
-            row = pa.table({"key": [key], "value": [msgspec.json.encode(value).decode()]}, schema=_STATE_SCHEMA)
+            row = pa.table({"key": [key], "value": [value]}, schema=_STATE_SCHEMA)
             _upsert(table, "key", row)
 
 
@@ -138,9 +122,9 @@ class LanceSink:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._database: _Database | None = None
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._changed: set[str] = set()
-        self._done = _Done()
+        self._done = Done()
 
     def close(self) -> None:
         """Forget the database; its files are closed with it."""
@@ -161,13 +145,13 @@ class LanceSink:
 
     def begin(self, user_id: str, commit: int, commit_hash: str) -> None:
         """Make the user's database."""
-        self._done = _Done(commit, commit_hash)
+        self._done = Done(commit, commit_hash)
         self._of_user.make()
 
     def put_collection(self, collection: Collection, held: Held) -> None:
         """Create the table as soon as there is a dimension, and note the name and metadata."""
         before = self._entries.get(collection.id)
-        entry = _Entry(collection, held, before is not None and before.is_there)
+        entry = Entry(collection, held, before is not None and before.is_there)
         if collection.dimension is not None and not entry.is_there:
             db = self._of_user.db
             assert db is not None
@@ -177,10 +161,8 @@ class LanceSink:
         self._entries[collection.id] = entry
         self._note(entry)
 
-    def _note(self, entry: _Entry) -> None:
-        metadata = entry.collection.metadata
-        kept = msgspec.structs.replace(entry.collection, metadata=None if metadata is None else encode(metadata))
-        self._of_user.note(_ENTRY + kept.id, msgspec.structs.replace(entry, collection=kept))
+    def _note(self, entry: Entry) -> None:
+        self._of_user.note(_ENTRY + entry.collection.id, write_entry(entry))
 
     def put(self, collection: Collection, records: Records, *, is_new: bool) -> None:
         """Add rows or replace them whole."""
@@ -242,7 +224,7 @@ class LanceSink:
 
     def finish(self) -> None:
         """Note the commit of the user, and remove old versions of what changed."""
-        self._of_user.note(_USER, self._done)
+        self._of_user.note(_USER, msgspec.json.encode(self._done).decode())
         for name in (*self._changed, _STATE):
             table = self._of_user.table(name)
             with _told(self._target):
@@ -261,7 +243,7 @@ class LanceSink:
         with _told(self._target):
             db.drop_table(_STATE, ignore_missing=True)
         self._of_user.make()
-        self._of_user.note(_USER, _Done(commit))
+        self._of_user.note(_USER, msgspec.json.encode(Done(commit)).decode())
         return count
 
 

@@ -12,7 +12,6 @@ user's collections are dropped, this one too.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -22,9 +21,10 @@ import numpy as np
 from vectorpool.errors import NotExportable, TargetRefused, TargetUnavailable, UserNotFound
 from vectorpool.targets.milvus_connection import Connection, Field, folder, is_folder
 from vectorpool.targets.milvus_rows import READ, RECORD_FIELDS, STATE_FIELDS, Record, key_of, pieces, row_of
+from vectorpool.targets.notes import Done, Entry, read_entry, write_entry
 from vectorpool.targets.records import Collection, Copy, Held, Records, State
 from vectorpool.targets.urls import Target
-from vectorpool.targets.values import decode, encode
+from vectorpool.targets.values import decode
 
 _MOST_DIMENSION: Final = 32_768
 # A longer name of a user is a hash: the names of Milvus have 255 characters.
@@ -36,21 +36,6 @@ _IDS_AT_ONCE: Final = 500
 _METRICS: Final = {"l2": "L2", "cosine": "COSINE", "ip": "IP"}
 # The keys of the state's rows: the user's, and those of collections.
 _USER: Final = "user"
-
-
-class _Done(msgspec.Struct):
-    """The commit of the last finished export; without a hash, that of the user's deletion."""
-
-    commit: int = 0
-    commit_hash: str = ""
-
-
-class _Entry(msgspec.Struct):
-    """What is noted of a collection. One without a dimension is not there."""
-
-    collection: Collection
-    held: Held
-    is_there: bool = False
 
 
 def open_sink(target: Target) -> MilvusSink:
@@ -85,7 +70,8 @@ class _State:
 
     def name_of(self, collection_id: str) -> str:
         """Return the name of a collection of records."""
-        return f"{self.name}__{uuid.UUID(collection_id).hex}"
+        # A UUID, of which only the hyphens may not be in a name.
+        return f"{self.name}__{collection_id.replace('-', '')}"
 
     def create(self) -> None:
         """Create the collection, unless it is there."""
@@ -93,9 +79,9 @@ class _State:
             return
         self._connection.create(self.name, STATE_FIELDS, "L2")
 
-    def read(self) -> tuple[_Done, dict[str, _Entry]]:
+    def read(self) -> tuple[Done, dict[str, Entry]]:
         """Return what the state says: nothing for a user who is not there."""
-        done, entries = _Done(), dict[str, _Entry]()
+        done, entries = Done(), dict[str, Entry]()
         if not self._connection.is_there(self.name):
             self._connection.check_database()
             return done, entries
@@ -112,24 +98,20 @@ class _State:
                 for row in self._connection.rows(self.name, keys[start : start + _ROWS_AT_ONCE], ["value"]):
                     text = "".join(row["value"])
                     if row["key"] == _USER:
-                        done = msgspec.json.decode(text, type=_Done)
+                        done = msgspec.json.decode(text, type=Done)
                         continue
-                    entry = msgspec.json.decode(text, type=_Entry)
-                    if (metadata := entry.collection.metadata) is not None:
-                        entry.collection = msgspec.structs.replace(entry.collection, metadata=decode(metadata))
+                    entry = read_entry(text)
                     entries[entry.collection.id] = entry
         except msgspec.MsgspecError:
             raise foreign from None
         return done, entries
 
-    def put(self, entry: _Entry) -> None:
+    def put(self, entry: Entry) -> None:
         """Note a collection."""
-        metadata = entry.collection.metadata
-        kept = msgspec.structs.replace(entry.collection, metadata=None if metadata is None else encode(metadata))
-        text = msgspec.json.encode(msgspec.structs.replace(entry, collection=kept)).decode()
-        self._write(key_of(kept.id), pieces(text, f"The metadata of {kept.shown}"))
+        kept = entry.collection
+        self._write(key_of(kept.id), pieces(write_entry(entry), f"The metadata of {kept.shown}"))
 
-    def put_user(self, done: _Done) -> None:
+    def put_user(self, done: Done) -> None:
         """Note the commit of the user."""
         self._write(_USER, [msgspec.json.encode(done).decode()])
 
@@ -150,8 +132,8 @@ class MilvusSink:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._state: _State | None = None
-        self._entries: dict[str, _Entry] = {}
-        self._done = _Done()
+        self._entries: dict[str, Entry] = {}
+        self._done = Done()
 
     def close(self) -> None:
         """Close the connection."""
@@ -175,13 +157,13 @@ class MilvusSink:
 
     def begin(self, user_id: str, commit: int, commit_hash: str) -> None:
         """Make the collection of the user's state."""
-        self._done = _Done(commit, commit_hash)
+        self._done = Done(commit, commit_hash)
         self._of_user.create()
 
     def put_collection(self, collection: Collection, held: Held) -> None:
         """Create a collection as soon as it has a dimension, and note its name and metadata."""
         before = self._entries.get(collection.id)
-        entry = _Entry(collection, held, before is not None and before.is_there)
+        entry = Entry(collection, held, before is not None and before.is_there)
         if collection.dimension is not None and not entry.is_there:
             self._create(collection, collection.dimension)
             entry.is_there = True
@@ -266,7 +248,7 @@ class MilvusSink:
         # What was removed from it, the names and metadata of collections, stays in its files for a while.
         self._connection.drop(self._of_user.name)
         self._of_user.create()
-        self._of_user.put_user(_Done(commit))
+        self._of_user.put_user(Done(commit))
         return count
 
 
