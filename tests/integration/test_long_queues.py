@@ -118,3 +118,21 @@ def test_a_closed_queue_is_cut_only_to_what_searches_find(tmp_path: Path, monkey
     assert list(drawn) == [twins.info.id] and 0 < len(drawn[twins.info.id]) <= 3
     left = queue(twins.ours)
     assert len(left) <= 20 + 3
+
+
+def test_records_that_searches_do_not_find_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record finds itself by its own vector; one that is gone does not, nor one whose vector many others have."""
+    take_as_usual(monkeypatch)
+    twins = Twins(tmp_path, "l2", THRESHOLD, keeps=True)
+    rows = np.random.default_rng(3).normal(size=(40, DIMENSION)).astype("<f4")
+    rows[20:] = rows[20]
+    for n in range(40):
+        twins.put(Operation.UPSERT, twins.info, [f"r{n}"], rows[n : n + 1], None, None, None)
+    twins.close()
+    replica = Replica(USER, twins.ours, ORIGIN, Image({}), Settings())
+    finds = replica.engine.records.finds
+    where = (twins.info.id, "default_database")
+    assert finds(*where, ["r1", "r2"]) and finds(*where, ["r19"])
+    assert not finds(*where, ["r1", "unknown"]) and not finds(*where, [f"r{n}" for n in range(20, 40)])
+    assert not finds(*where, [])
+    replica.close()

@@ -16,7 +16,7 @@ TESTS = ROOT / "tests"
 SOURCES = ROOT / "src" / "vectorpool"
 MAX_LINES = 400
 # A longer one, with its own bound: the one face of a vectorstore.
-LONGER = {"src/vectorpool/vectorstore/vectorstore.py": 420}
+LONGER = {"src/vectorpool/vectorstore/vectorstore.py": 404}
 MAX_FUNCTION_LINES = 70
 BANNED = {"util", "utils", "helper", "helpers", "common", "core", "manager", "managers", "misc"}
 

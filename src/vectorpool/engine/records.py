@@ -38,6 +38,8 @@ _PAGE: Final = 1000
 _IDS_AT_ONCE: Final = 1000
 # How often an answer that Chroma completes is asked for again, because a record was deleted meanwhile.
 _ATTEMPTS: Final = 3
+# Nearest records among which one that is looked for by its own vector must be.
+_NEIGHBOURS: Final = 10
 
 
 class EngineOptions(msgspec.Struct, frozen=True):
@@ -268,7 +270,10 @@ class Records:
         return None
 
     def finds(self, collection_id: str, database: str, ids: Sequence[str]) -> bool:
-        """Return whether a search of the fast path finds records by their own vectors; False too if it cannot tell."""
+        """Return whether a search of the fast path finds each record by its own vector; False too if it cannot tell.
+
+        Some are not found though all is well: of many equal vectors, or where an inner product is greater.
+        """
         if self._reader is None or not ids:
             return False
         include = ("embeddings",)
@@ -276,8 +281,8 @@ class Records:
         if own is None or own.embeddings is None or len(own.ids) != len(ids):
             return False
         queries = np.asarray(own.embeddings, np.float32)
-        found = self._reader.query(collection_id, database, queries, 1, ("distances",))
-        return found is not None and all(rows.ids for rows in found)
+        found = self._reader.query(collection_id, database, queries, _NEIGHBOURS, ())
+        return found is not None and all(i in rows.ids for i, rows in zip(own.ids, found, strict=True))
 
     def existing(self, collection_id: str, database: str, ids: Sequence[str]) -> set[str]:
         """Return which of the ids are there."""
